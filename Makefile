@@ -1,0 +1,40 @@
+# `make lab` and `make test` each do everything on a fresh machine with Python 3.11 or newer.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup lab test test-full check format bench docs clean
+
+help:            ## list the targets
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+setup: $(READY)  ## make .venv with everything the other targets need
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "TightGrad needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,dev]'
+	touch $(READY)
+
+lab: $(READY)    ## train the case studies on the embedded data and build the report
+	$(BIN)/tightgrad lab
+
+test: $(READY)   ## the tests that take seconds each (under 15 minutes on two cores)
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-full: $(READY)  ## every test
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## ruff, mypy (strict on src), import contracts
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(READY) ## format the code
+	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests
+
+clean:           ## remove what the targets made
+	rm -rf $(VENV) runs report .pytest_cache .mypy_cache .ruff_cache .hypothesis

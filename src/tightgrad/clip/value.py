@@ -1,0 +1,52 @@
+"""Value clipping: each entry is limited to [-max_value, max_value].
+
+    Mikolov 2012, Statistical language models based on neural networks (thesis).
+
+Changes the direction of the gradient.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from tightgrad.core.card import MethodCard
+from tightgrad.core.check import check_number
+from tightgrad.core.protocols import Clipper, GradNorm
+from tightgrad.core.types import Clipped, Grads, State
+
+
+@dataclass(frozen=True)
+class Value(Clipper):
+    """A limit on every entry.
+
+    Args:
+        max_value: the largest absolute value that passes, above 0; inf measures without changing anything.
+    """
+
+    max_value: float
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="value",
+        kind="clip",
+        summary="a limit on every entry; changes the direction",
+        scope="element",
+        reference="Mikolov 2012, thesis",
+        use_when="single entries explode",
+        avoid_when="the direction matters: clip the norm",
+    )
+
+    def __post_init__(self) -> None:
+        check_number("max_value", self.max_value, above=0.0)
+
+    def clip_(self, grads: Grads, params: Mapping[str, nn.Parameter], norm: GradNorm, state: State) -> Clipped:
+        """Clamp every entry. NaN stays NaN."""
+        values = list(grads.values())
+        before = norm(values)
+        if values:
+            torch._foreach_clamp_min_(values, -self.max_value)
+            torch._foreach_clamp_max_(values, self.max_value)
+        after = norm(values)
+        return Clipped(before, torch.where(before > 0, after / before, 1.0))

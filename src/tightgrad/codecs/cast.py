@@ -1,0 +1,64 @@
+"""Half precision on the wire: C(x) = round(x) to float16 or bfloat16; sums are float32.
+
+    Micikevicius et al. 2018, Mixed Precision Training, arXiv:1710.03740.
+
+float16 keeps 11 bits and overflows above 65504 (the guard then refuses the step); bfloat16 keeps 8 bits and the
+range of float32.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tightgrad.core.card import MethodCard
+from tightgrad.core.check import check_choice
+from tightgrad.core.protocols import Codec
+from tightgrad.core.types import GradSpec, Payload, TensorLayout
+from tightgrad.core.wire import checked_tensors
+
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Cast(Codec):
+    """Half-precision values.
+
+    Args:
+        dtype: "float16" or "bfloat16".
+    """
+
+    dtype: str = "bfloat16"
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="cast",
+        kind="codec",
+        summary="half-precision values on the wire, float32 sums",
+        scope="element",
+        contraction="1 - 2^-16 for bfloat16",
+        reducer="two_shot",
+        reference="Micikevicius et al. 2018, arXiv:1710.03740",
+        use_when="the link is a little too slow and nothing may change",
+        avoid_when="the link is more than twice too slow, or (float16) gradients exceed 65504",
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("dtype", self.dtype, _DTYPES)
+
+    def contraction(self, numel: int) -> float:
+        """From half a unit in the last place; float16 claims nothing, since small numbers underflow."""
+        return 1.0 - 2.0**-16 if self.dtype == "bfloat16" else 0.0
+
+    def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
+        """One half-precision number an element."""
+        return (TensorLayout(_DTYPES[self.dtype], spec.numel),)
+
+    def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
+        """Round to nearest even."""
+        return Payload((flat.to(_DTYPES[self.dtype], copy=True),), spec)
+
+    def decode(self, payload: Payload) -> Tensor:
+        """Widen."""
+        (values,) = checked_tensors(self, payload)
+        return values.to(payload.spec.dtype)

@@ -1,0 +1,6 @@
+"""The only door to the network, and the only byte counter."""
+
+from tightgrad.collectives.single import SingleCollective as SingleCollective
+from tightgrad.collectives.threaded import ThreadedCollective as ThreadedCollective
+from tightgrad.collectives.threaded import run_threaded as run_threaded
+from tightgrad.collectives.torch_dist import TorchCollective as TorchCollective

@@ -1,0 +1,77 @@
+"""torch.distributed (gloo or NCCL), with every byte counted."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tightgrad.collectives.traffic import all_gather_nbytes, all_reduce_nbytes, all_to_all_nbytes, broadcast_nbytes
+from tightgrad.core.errors import UsageError
+from tightgrad.core.protocols import ReduceOp, Traffic
+
+_OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
+
+
+class TorchCollective:
+    """A process group.
+
+    Args:
+        group: a torch process group; None is the default group.
+
+    Raises:
+        UsageError: torch.distributed is not initialised.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        if not (dist.is_available() and dist.is_initialized()):
+            raise UsageError(
+                "torch.distributed is not initialised; call torch.distributed.init_process_group() first "
+                "(under torchrun), or train the plain module on one process."
+            )
+        self.group = group if group is not None else dist.group.WORLD
+        self.rank = dist.get_rank(self.group)
+        self.world_size = dist.get_world_size(self.group)
+        on_gpu = dist.get_backend(self.group) == "nccl"
+        self.control_device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        self.traffic = Traffic()
+
+    def all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Tensor:
+        """Reduce over ranks in place; return the same tensor."""
+        dist.all_reduce(tensor, _OPS[op], group=self.group)
+        self.traffic.add("all_reduce", all_reduce_nbytes(_nbytes(tensor), self.world_size))
+        return tensor
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Stack the ranks' tensors: shape (world_size, *tensor.shape)."""
+        flat = tensor.contiguous().view(-1)
+        gathered = torch.empty(self.world_size * flat.numel(), dtype=flat.dtype, device=flat.device)
+        if flat.numel():
+            _all_gather_flat(gathered, flat, self.group)
+        self.traffic.add("all_gather", all_gather_nbytes(_nbytes(flat), self.world_size))
+        return gathered.view(self.world_size, *tensor.shape)
+
+    def all_to_all(self, chunks: Sequence[Tensor], receive_numels: Sequence[int]) -> list[Tensor]:
+        """Send 1-D `chunks[r]` to rank r; return what each rank sent here, of the given sizes."""
+        send_numels = [chunk.numel() for chunk in chunks]
+        sent = torch.cat(list(chunks))
+        received = torch.empty(sum(receive_numels), dtype=sent.dtype, device=sent.device)
+        dist.all_to_all_single(received, sent, list(receive_numels), send_numels, group=self.group)
+        self.traffic.add("all_to_all", all_to_all_nbytes([_nbytes(chunk) for chunk in chunks], self.rank))
+        return list(received.split(list(receive_numels)))
+
+    def broadcast_(self, tensor: Tensor, source: int = 0) -> Tensor:
+        """Overwrite `tensor` with rank `source`'s; return it."""
+        dist.broadcast(tensor, group=self.group, group_src=source)
+        nbytes = broadcast_nbytes(_nbytes(tensor), self.world_size, is_source=self.rank == source)
+        self.traffic.add("broadcast", nbytes)
+        return tensor
+
+
+def _all_gather_flat(gathered: Tensor, flat: Tensor, group: dist.ProcessGroup | None) -> None:
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # renamed in torch 2.13
+    gather(gathered, flat, group=group)
+
+
+def _nbytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,26 @@
+"""How many bytes a collective makes this rank send, given the algorithms of gloo and NCCL.
+
+Ring algorithms are counted as they run: a reduce-scatter or an all-gather passes W - 1 pieces of nbytes / W (of
+nbytes, for all-gather's own tensor) to the neighbour; an all-reduce is one after the other.
+`tightgrad bench link` holds these counts against the network interface's own counters.
+"""
+
+
+def all_reduce_nbytes(nbytes: int, world_size: int) -> int:
+    """Bytes sent by one rank in an all-reduce of a tensor of `nbytes`."""
+    return -(-2 * (world_size - 1) * nbytes // world_size)
+
+
+def all_gather_nbytes(nbytes: int, world_size: int) -> int:
+    """Bytes sent by one rank in an all-gather where each rank contributes `nbytes`."""
+    return (world_size - 1) * nbytes
+
+
+def all_to_all_nbytes(chunk_nbytes: list[int], rank: int) -> int:
+    """Bytes sent by one rank in an all-to-all; its own chunk stays at home."""
+    return sum(chunk_nbytes) - chunk_nbytes[rank]
+
+
+def broadcast_nbytes(nbytes: int, world_size: int, *, is_source: bool) -> int:
+    """Bytes sent by one rank in a broadcast, counted at the source."""
+    return nbytes * (world_size - 1) if is_source else 0

@@ -1,0 +1,1 @@
+"""Protocols, types, errors, method cards and configuration. Imports nothing else of TightGrad."""

@@ -1,0 +1,181 @@
+"""The few shapes that everything else is made of."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tightgrad.core.card import MethodCard
+from tightgrad.core.clock import StageClock
+from tightgrad.core.rng import StepRng
+from tightgrad.core.types import Clipped, Grads, GradSpec, Payload, Reduced, State, TensorLayout
+
+ReduceOp = Literal["sum", "max", "min"]
+
+
+class Codec(ABC):
+    """Turns a flat tensor into a payload and back. A frozen dataclass: no state, no communication, no global RNG.
+
+    Subclasses are frozen dataclasses whose fields are their settings, and carry a `card`.
+    """
+
+    card: ClassVar[MethodCard]
+
+    @property
+    def granularity(self) -> int:
+        """A tensor may be cut into chunks at multiples of this many elements without changing what is decoded."""
+        return 1
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the expectation of what is decoded equals the input, with these settings."""
+        return self.card.unbiased
+
+    def contraction(self, numel: int) -> float:
+        """The delta in [0, 1] of ||x - C(x)||^2 <= (1 - delta) ||x||^2 for `numel` elements; 0 claims nothing."""
+        return 0.0
+
+    @abstractmethod
+    def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
+        """The tensors of the payload of `spec.numel` elements: exact, and known on every rank without being sent."""
+
+    @abstractmethod
+    def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
+        """Encode a float32 tensor of shape (spec.numel,). The input is left as it is."""
+
+    @abstractmethod
+    def decode(self, payload: Payload) -> Tensor:
+        """Return a new tensor of shape (spec.numel,) and dtype spec.dtype.
+
+        Raises:
+            PayloadError: the payload cannot have come from `encode`.
+        """
+
+    def add_to_(self, total: Tensor, payload: Payload) -> None:
+        """Add the decoded payload to `total`, of shape (spec.numel,), in place."""
+        total.add_(self.decode(payload))
+
+    def payload_nbytes(self, spec: GradSpec) -> int:
+        """Bytes that `encode` will produce."""
+        return sum(layout.nbytes for layout in self.layout(spec))
+
+
+class Traffic:
+    """Counts the bytes that leave this rank: the only byte counter there is."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self.by_operation: dict[str, int] = {}
+
+    def add(self, operation: str, nbytes: int) -> None:
+        """Count bytes under the name of the collective that sent them."""
+        self.nbytes += nbytes
+        self.by_operation[operation] = self.by_operation.get(operation, 0) + nbytes
+
+
+class Collective(Protocol):
+    """The only door to the network. Every rank must make the same calls in the same order."""
+
+    @property
+    def rank(self) -> int:
+        """This process, 0 to world_size - 1."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+
+    @property
+    def control_device(self) -> torch.device:
+        """Where small control tensors must be: the CPU, or this rank's GPU under NCCL."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes that left this rank so far."""
+
+    def all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Tensor:
+        """Reduce over ranks in place; return the same tensor."""
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Stack the ranks' tensors (all of one shape and dtype): shape (world_size, *tensor.shape)."""
+
+    def all_to_all(self, chunks: Sequence[Tensor], receive_numels: Sequence[int]) -> list[Tensor]:
+        """Send 1-D `chunks[r]` to rank r; return what each rank sent here, of the given sizes."""
+
+    def broadcast_(self, tensor: Tensor, source: int = 0) -> Tensor:
+        """Overwrite `tensor` with rank `source`'s; return it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReduceContext:
+    """What a reducer may use during one step."""
+
+    collective: Collective
+    rng: StepRng
+    clock: StageClock
+
+
+class Reducer(ABC):
+    """Owns the rounds of communication. Returns sums over ranks, and never divides."""
+
+    card: ClassVar[MethodCard]
+
+    def refuses(self, codec: Codec | None) -> str | None:
+        """Say why this reducer cannot run with `codec`, and what instead; None if it can."""
+        return None
+
+    @abstractmethod
+    def reduce(self, grads: Grads, codec: Codec | None, state: State, context: ReduceContext) -> Reduced:
+        """Sum float32 `grads` over ranks. Collective: every rank must call it with the same names and shapes.
+
+        The result of each tensor depends on its own values, name, step and rank only, never on the other tensors
+        of the call, so that it is the same however gradients are grouped.
+        """
+
+
+Reduce = Callable[[Grads], Reduced]
+
+
+class Feedback(ABC):
+    """Wraps a reducer so that what compression leaves behind is sent later."""
+
+    card: ClassVar[MethodCard]
+
+    @abstractmethod
+    def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
+        """Call `inner` once on the compensated gradients; return its totals and the new state."""
+
+
+class GradNorm(Protocol):
+    """The only code that knows how a gradient is placed."""
+
+    def __call__(self, tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
+        """The norm over all elements of all tensors: a float32 scalar, the same on every rank."""
+
+
+class Clipper(ABC):
+    """Limits gradients in place."""
+
+    card: ClassVar[MethodCard]
+
+    @abstractmethod
+    def clip_(self, grads: Grads, params: Mapping[str, nn.Parameter], norm: GradNorm, state: State) -> Clipped:
+        """Clip `grads` in place. Collective when the gradients are sharded: every rank must call it."""
+
+
+class Adapter(Protocol):
+    """One per wrapper: the only code that touches it. Does no maths."""
+
+    @property
+    def collective(self) -> Collective:
+        """The data-parallel ranks."""
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """Trainable parameters by name, each once, in the same order on every rank and under every wrapper."""
+
+    def window(self) -> AbstractContextManager[None]:
+        """Held around the forward and backward of every micro-batch of one window; keeps gradients local."""

@@ -1,0 +1,36 @@
+"""Random numbers that depend on (seed, step, parameter, rank) and on nothing else."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+_SEED_BITS = 63
+
+
+@dataclass(frozen=True, slots=True)
+class StepRng:
+    """Makes the generators of one step.
+
+    The global generator is never touched, so a run is the same whatever else draws random numbers, and a resumed
+    run is the same as one that was not interrupted.
+    """
+
+    seed: int
+    step: int
+    rank: int
+
+    def local(self, name: str, device: torch.device) -> torch.Generator:
+        """A generator that differs between ranks."""
+        return self._generator(f"{self.seed}/{self.step}/{name}/rank {self.rank}", device)
+
+    def shared(self, name: str, device: torch.device) -> torch.Generator:
+        """A generator that is the same on every rank."""
+        return self._generator(f"{self.seed}/{self.step}/{name}/shared", device)
+
+    @staticmethod
+    def _generator(key: str, device: torch.device) -> torch.Generator:
+        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+        generator = torch.Generator(device=device)
+        generator.manual_seed(int.from_bytes(digest, "little") & ((1 << _SEED_BITS) - 1))
+        return generator

@@ -1,0 +1,97 @@
+"""The values that walk down the gradient path."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Grads = dict[str, Tensor]
+"""Gradients by parameter name, in the same order on every rank."""
+
+State = Mapping[str, Mapping[str, Tensor]]
+"""What a method remembers between steps: slot -> parameter name -> tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLayout:
+    """Shape and dtype of one tensor of a payload, known on every rank without being sent."""
+
+    dtype: torch.dtype
+    numel: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the wire."""
+        return self.numel * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class GradSpec:
+    """What every rank knows about a tensor that one of them encodes.
+
+    Args:
+        name: the parameter's name.
+        shape: the shape of the whole gradient; a codec of scope "matrix" needs it.
+        numel: number of elements handed to the codec (a chunk of the gradient may be less than all of it).
+        dtype: dtype of the decoded result, float32 on the gradient path.
+        device: where the decoded result lives.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    numel: int
+    dtype: torch.dtype = torch.float32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    def of(cls, name: str, tensor: Tensor) -> "GradSpec":
+        """Describe a whole gradient."""
+        return cls(name, tuple(tensor.shape), tensor.numel(), tensor.dtype, tensor.device)
+
+    def part(self, numel: int) -> "GradSpec":
+        """Describe a chunk of `numel` elements of the same gradient."""
+        return GradSpec(self.name, self.shape, numel, self.dtype, self.device)
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """All that crosses the wire for one tensor, and the spec that is not sent."""
+
+    tensors: tuple[Tensor, ...]
+    spec: GradSpec
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the wire."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """What a reducer gives back.
+
+    Args:
+        total: the sum over ranks of what was delivered, never divided; bitwise equal on all ranks.
+        transmitted: what of `total` came from this rank; over ranks they add up to `total`.
+        state: what the method remembers, to be stored if the step is applied.
+    """
+
+    total: Grads
+    transmitted: Grads
+    state: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Clipped:
+    """What a clipper did.
+
+    Args:
+        total_norm: float32 scalar, the norm before clipping.
+        clip_coef: float32 scalar, norm after clipping over norm before; 1 when nothing was clipped.
+        state: what the method remembers, to be stored if the step is applied.
+    """
+
+    total_norm: Tensor
+    clip_coef: Tensor
+    state: State = field(default_factory=dict)

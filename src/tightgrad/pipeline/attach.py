@@ -1,0 +1,56 @@
+"""The way in."""
+
+from torch import nn, optim
+
+from tightgrad.accumulate.window import Weight, num_samples
+from tightgrad.adapters import make_adapter
+from tightgrad.core.check import check_integer
+from tightgrad.core.protocols import Collective
+from tightgrad.pipeline.handshake import check_ranks_agree
+from tightgrad.pipeline.pipeline import GradientPipeline
+from tightgrad.pipeline.plan import Plan
+from tightgrad.version import __version__
+
+
+def attach(
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+    plan: Plan,
+    *,
+    weight: Weight | None = None,
+    seed: int = 0,
+    collective: Collective | None = None,
+) -> GradientPipeline:
+    """Put a plan between `loss.backward()` and `optimizer.step()`. Collective: every rank must call it.
+
+    Args:
+        model: a plain module, or one in DistributedDataParallel.
+        optimizer: any torch optimizer over the model's parameters.
+        plan: what to run; the empty plan is bitwise plain PyTorch.
+        weight: what a batch counts: the number that its loss is averaged over, such as its number of tokens;
+            called for all batches of a window before the first backward. None counts samples.
+        seed: of all random numbers that methods draw.
+        collective: the data-parallel ranks; None takes DDP's process group, or one process for a plain module.
+
+    Raises:
+        UnsupportedError: the model's wrapper is not supported.
+        RankMismatchError: the ranks came with different plans, models, seeds or versions.
+
+    Example:
+        >>> import torch, tightgrad as tg
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> plan = tg.Plan(accumulate=tg.Accumulate(micro_batches=2), clip=tg.clip.GlobalNorm(1.0))
+        >>> pipe = tg.attach(model, optimizer, plan)
+        >>> for window in pipe.windows([torch.ones(3, 4), torch.ones(5, 4)]):
+        ...     for batch in window:
+        ...         pipe.backward(model(batch).square().mean())
+        ...     record = pipe.step()
+        >>> record.weight, record.micro_batches
+        (8.0, 2)
+    """
+    check_integer("seed", seed, low=0)
+    adapter = make_adapter(model, collective)
+    if not plan.is_empty:
+        check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__)
+    return GradientPipeline(adapter, optimizer, plan, weight=weight or num_samples, seed=seed)

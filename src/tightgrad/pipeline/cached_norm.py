@@ -1,0 +1,31 @@
+"""A norm that is computed once as long as the tensors do not change."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from tightgrad.core.protocols import GradNorm
+
+_Key = tuple[float, tuple[tuple[int, int], ...]]
+
+
+class CachedNorm:
+    """Remembers the last norm of each kind, keyed by the tensors' identities and in-place version counters."""
+
+    def __init__(self, norm: GradNorm) -> None:
+        self._norm = norm
+        self._last: dict[_Key, Tensor] = {}
+        self._alive: list[Tensor] = []
+
+    def __call__(self, tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
+        """The norm over all elements of all tensors."""
+        key = (norm_type, tuple((id(tensor), tensor._version) for tensor in tensors))
+        if key not in self._last:
+            self._alive.extend(tensors)  # an id is unique only while its tensor lives
+            self._last[key] = self._norm(tensors, norm_type)
+        return self._last[key]
+
+    def clear(self) -> None:
+        """Forget, and let the tensors go."""
+        self._last.clear()
+        self._alive.clear()

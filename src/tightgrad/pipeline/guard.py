@@ -1,0 +1,67 @@
+"""The vote: one small all-reduce that tells every rank what any rank has seen, before anything irreversible."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tightgrad.core.check import check_choice, check_integer
+from tightgrad.core.errors import NonFiniteGradientError
+from tightgrad.core.protocols import Collective
+from tightgrad.core.types import Grads
+
+POLICIES = ("raise", "skip")
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What happens when any rank's gradient holds inf or NaN.
+
+    Args:
+        on_nonfinite: "raise" names the parameters and ranks; "skip" leaves everything as it was before the window.
+        max_consecutive_skips: with "skip", how many steps in a row may be skipped before it raises, at least 1.
+    """
+
+    on_nonfinite: str = "raise"
+    max_consecutive_skips: int = 10
+
+    def __post_init__(self) -> None:
+        check_choice("on_nonfinite", self.on_nonfinite, POLICIES)
+        check_integer("max_consecutive_skips", self.max_consecutive_skips, low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What the ranks agreed on: whether all gradients are finite, and which parameters any rank used."""
+
+    finite: bool
+    used: frozenset[str]
+
+
+def vote(grads: Grads, names: Sequence[str], finite: bool, collective: Collective) -> Vote:
+    """Agree over ranks. Collective: every rank must call it."""
+    flags = torch.tensor([not finite, *(name in grads for name in names)], dtype=torch.int32)
+    not_finite, *used = collective.all_reduce_(flags.to(collective.control_device), "max").tolist()
+    return Vote(not not_finite, frozenset(name for name, flag in zip(names, used, strict=True) if flag))
+
+
+def nonfinite_error(grads: Grads, names: Sequence[str], collective: Collective) -> NonFiniteGradientError:
+    """Say which parameters on which ranks hold inf or NaN. Collective: every rank must call it."""
+    counts = torch.tensor(
+        [int((~torch.isfinite(grads[name])).sum()) if name in grads else 0 for name in names], dtype=torch.int64
+    )
+    table = collective.all_gather(counts.to(collective.control_device)).cpu()
+    worst = table.sum(dim=0).argsort(descending=True).tolist()
+    named = [
+        f"{names[index]} ({int(table[:, index].sum())} entries on rank "
+        f"{', '.join(str(rank) for rank in table[:, index].nonzero().view(-1).tolist())})"
+        for index in worst[:MOST_NAMED]
+        if table[:, index].any()
+    ]
+    affected = int(table.any(dim=0).sum())
+    more = f" and {affected - len(named)} more" if affected > len(named) else ""
+    return NonFiniteGradientError(
+        f"inf or NaN in the gradient of {'; '.join(named)}{more}. Lower the learning rate, clip, or look at the loss "
+        'of these batches; Guard(on_nonfinite="skip") leaves such steps out.'
+    )

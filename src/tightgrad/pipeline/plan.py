@@ -1,0 +1,122 @@
+"""A plan: which accumulation, clipping and compression run. Frozen, JSON, and refused when its parts cannot run
+together.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tightgrad.accumulate import Accumulate
+from tightgrad.core.config import from_config, method_from_config, to_config
+from tightgrad.core.errors import ConfigError, IncompatiblePlanError
+from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
+from tightgrad.pipeline.guard import Guard
+from tightgrad.pipeline.registry import method
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Compress:
+    """What crosses the network.
+
+    Args:
+        codec: how a gradient is encoded; None sends float32.
+        reducer: who talks to whom; None takes the one on the codec's card, or dense without a codec.
+        feedback: what happens to what compression leaves behind; None drops it.
+
+    Raises:
+        IncompatiblePlanError: the reducer cannot run with the codec.
+    """
+
+    codec: Codec | None = None
+    reducer: Reducer | None = None
+    feedback: Feedback | None = None
+
+    def __post_init__(self) -> None:
+        _check_kind("codec", self.codec, Codec)
+        _check_kind("reducer", self.reducer, Reducer)
+        _check_kind("feedback", self.feedback, Feedback)
+        if self.reducer is None:
+            object.__setattr__(self, "reducer", method(self.codec.card.reducer if self.codec else "dense")())
+        assert self.reducer is not None
+        reason = self.reducer.refuses(self.codec)
+        if reason:
+            raise IncompatiblePlanError(f"{reason}.")
+        if self.feedback is not None and self.reducer.card.id == "dense":
+            raise IncompatiblePlanError("dense leaves nothing behind, so feedback has no use; drop one of them.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which accumulation, clipping and compression run. The default installs nothing: it is plain PyTorch.
+
+    Args:
+        accumulate: how micro-batches make a step; None is one batch a step, its loss taken as it is.
+        compress: what crosses the network; None sends float32.
+        clip: what limits the delivered gradient.
+        guard: what happens at inf or NaN; None is `Guard("raise")` unless the plan is empty.
+    """
+
+    accumulate: Accumulate | None = None
+    compress: Compress | None = None
+    clip: Clipper | None = None
+    guard: Guard | None = None
+
+    def __post_init__(self) -> None:
+        _check_kind("accumulate", self.accumulate, Accumulate)
+        _check_kind("compress", self.compress, Compress)
+        _check_kind("clip", self.clip, Clipper)
+        _check_kind("guard", self.guard, Guard)
+        if self.guard is None and not self.is_empty:
+            object.__setattr__(self, "guard", Guard())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether this is plain PyTorch."""
+        return self.accumulate is None and self.compress is None and self.clip is None and self.guard is None
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Write as JSON."""
+        return json.dumps({"version": PLAN_VERSION, **to_config(self)}, indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigError: not JSON, another version, an unknown or missing key, or a value out of its bounds.
+        """
+        try:
+            config = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"a plan must be JSON: {error}.") from None
+        return cls.from_config(config)
+
+    @classmethod
+    def from_config(cls, config: Any) -> "Plan":
+        """Read a plan from JSON values."""
+        if not isinstance(config, dict):
+            raise ConfigError(f"a plan must be a JSON object, not {type(config).__name__}.")
+        version = config.get("version")
+        if version != PLAN_VERSION:
+            raise ConfigError(f"a plan of version {version!r} cannot be read; this is version {PLAN_VERSION}.")
+        parts = {key: value for key, value in config.items() if key != "version"}
+        for name, part_class in (("compress", Compress), ("guard", Guard)):
+            if parts.get(name) is not None:
+                parts[name] = _part(part_class, parts[name], name)
+        for name in ("accumulate", "clip"):
+            if name in parts:
+                parts[name] = method_from_config(parts[name], method, name)
+        plan: Plan = from_config(cls, parts, method, "plan")
+        return plan
+
+
+def _part(cls: type, config: Any, where: str) -> Any:
+    return from_config(cls, config, method, where)
+
+
+def _check_kind(name: str, value: Any, kind: type) -> None:
+    if value is not None and not isinstance(value, kind):
+        hint = f"; write {value.__name__}(...)" if isinstance(value, type) else ""
+        raise ConfigError(f"{name}={value!r} must be a {kind.__name__} or None{hint}.")

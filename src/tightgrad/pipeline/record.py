@@ -1,0 +1,37 @@
+"""What one step did, as plain numbers."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One window.
+
+    Attributes:
+        step: number of steps applied before this one.
+        skipped: the step was not applied, and nothing has changed.
+        skip_reason: "nonfinite", or "zero_weight" for a window without anything to learn from; None if applied.
+        grad_norm: 2-norm of the delivered gradient before clipping; None for an empty plan.
+        clip_coef: norm after clipping over norm before; None without clipping.
+        wire_bytes: bytes that left this rank during the step; None for an empty plan, whose wrapper sends on its own.
+        residual_norm: 2-norm of this rank's residuals; None without feedback.
+        weight: N, the weight of the window over all ranks.
+        micro_batches: micro-batches on this rank.
+        stage_seconds: seconds of each stage on the host's clock.
+    """
+
+    step: int
+    skipped: bool
+    skip_reason: str | None
+    grad_norm: float | None
+    clip_coef: float | None
+    wire_bytes: int | None
+    residual_norm: float | None
+    weight: float
+    micro_batches: int
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
