@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tightgrad.core.card import MethodCard
 from tightgrad.core.clock import StageClock
 from tightgrad.core.rng import StepRng
-from tightgrad.core.types import Clipped, Grads, GradSpec, Payload, Reduced, State, TensorLayout
+from tightgrad.core.types import Clipped, Grads, GradSpec, Payload, Reduced, Slot, State, TensorLayout
 
 ReduceOp = Literal["sum", "max", "min"]
 
@@ -122,6 +122,7 @@ class Reducer(ABC):
     """Owns the rounds of communication. Returns sums over ranks, and never divides."""
 
     card: ClassVar[MethodCard]
+    slots: ClassVar[tuple[Slot, ...]] = ()
 
     def refuses(self, codec: Codec | None) -> str | None:
         """Say why this reducer cannot run with `codec`, and what instead; None if it can."""
@@ -143,6 +144,7 @@ class Feedback(ABC):
     """Wraps a reducer so that what compression leaves behind is sent later."""
 
     card: ClassVar[MethodCard]
+    slots: ClassVar[tuple[Slot, ...]] = ()
 
     @abstractmethod
     def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
@@ -160,6 +162,7 @@ class Clipper(ABC):
     """Limits gradients in place."""
 
     card: ClassVar[MethodCard]
+    slots: ClassVar[tuple[Slot, ...]] = ()
 
     @abstractmethod
     def clip_(self, grads: Grads, params: Mapping[str, nn.Parameter], norm: GradNorm, state: State) -> Clipped:

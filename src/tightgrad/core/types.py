@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +11,27 @@ Grads = dict[str, Tensor]
 """Gradients by parameter name, in the same order on every rank."""
 
 State = Mapping[str, Mapping[str, Tensor]]
-"""What a method remembers between steps: slot -> parameter name -> tensor."""
+"""What methods remember between steps: slot -> parameter name (or MODEL) -> tensor. Never changed in place."""
+
+
+MODEL = "*"
+"""The name under which a method keeps what belongs to no single parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One kind of tensor that a method remembers between steps.
+
+    Args:
+        name: key in the state, unique within a plan.
+        across_ranks: "sum" if each rank has its own and their sum is what matters (residuals), "equal" if all ranks
+            hold the same.
+        like_parameter: whether each tensor has its parameter's shape.
+    """
+
+    name: str
+    across_ranks: Literal["sum", "equal"]
+    like_parameter: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from tightgrad.core.card import MethodCard
 from tightgrad.core.protocols import Feedback, Reduce
-from tightgrad.core.types import Grads, Reduced, State
+from tightgrad.core.types import Grads, Reduced, Slot, State
 
-RESIDUAL = "residual"
+RESIDUAL = Slot("residual", across_ranks="sum", like_parameter=True)
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,12 @@ class ErrorFeedback(Feedback):
         avoid_when="memory for one float32 copy of the gradients is missing",
     )
 
+    slots: ClassVar[tuple[Slot, ...]] = (RESIDUAL,)
+
     def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
         """Compensate, reduce, remember. Residuals of parameters not in this call stay as they are."""
-        residuals = state.get(RESIDUAL, {})
+        residuals = state.get(RESIDUAL.name, {})
         compensated = {name: grad + residuals[name] if name in residuals else grad for name, grad in grads.items()}
         reduced = inner(compensated)
         left = {name: value - reduced.transmitted[name] for name, value in compensated.items()}
-        return Reduced(reduced.total, reduced.transmitted, {**reduced.state, RESIDUAL: {**residuals, **left}})
+        return Reduced(reduced.total, reduced.transmitted, {**reduced.state, RESIDUAL.name: {**residuals, **left}})

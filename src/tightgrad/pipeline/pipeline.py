@@ -198,7 +198,7 @@ class GradientPipeline:
             grad_norm=float(measured.total_norm) if measured else None,
             clip_coef=float(measured.clip_coef) if measured and self.plan.clip else None,
             wire_bytes=None if self.plan.is_empty else wire_bytes,
-            residual_norm=state_norm(self.state.slots, RESIDUAL),
+            residual_norm=state_norm(self.state.slots, RESIDUAL.name),
             weight=window.total_weight,
             micro_batches=len(window),
             stage_seconds=self._clock.take(),
@@ -212,9 +212,9 @@ class GradientPipeline:
         """Restore what `state_dict` gave.
 
         Raises:
-            StateMismatchError: the state is of another version, or names parameters that the model does not have.
+            StateMismatchError: the state is of another version, or does not fit this plan and model.
         """
-        self.state.load_state_dict(state, self.adapter.parameters)
+        self.state.load_state_dict(state, self.adapter.parameters, self.plan.slots)
 
 
 _DENSE = Compress()

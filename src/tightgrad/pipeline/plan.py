@@ -10,6 +10,7 @@ from tightgrad.accumulate import Accumulate
 from tightgrad.core.config import from_config, method_from_config, to_config
 from tightgrad.core.errors import ConfigError, IncompatiblePlanError
 from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
+from tightgrad.core.types import Slot
 from tightgrad.pipeline.guard import Guard
 from tightgrad.pipeline.registry import method
 
@@ -75,6 +76,13 @@ class Plan:
     def is_empty(self) -> bool:
         """Whether this is plain PyTorch."""
         return self.accumulate is None and self.compress is None and self.clip is None and self.guard is None
+
+    @property
+    def slots(self) -> dict[str, Slot]:
+        """What the plan's methods remember, by slot name."""
+        compress = self.compress or Compress()
+        parts = (compress.feedback, compress.reducer, self.clip)
+        return {slot.name: slot for part in parts if part is not None for slot in part.slots}
 
     def to_json(self, *, indent: int | None = None) -> str:
         """Write as JSON."""

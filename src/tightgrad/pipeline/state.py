@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tightgrad.core.errors import StateMismatchError
-from tightgrad.core.types import State
+from tightgrad.core.types import MODEL, Slot, State
 
 STATE_VERSION = 1
 
@@ -42,11 +43,13 @@ class PipelineState:
             "slots": slots,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], parameters: Mapping[str, nn.Parameter]) -> None:
+    def load_state_dict(
+        self, state: Mapping[str, Any], parameters: Mapping[str, nn.Parameter], known: Mapping[str, Slot]
+    ) -> None:
         """Restore, after checking all of it.
 
         Raises:
-            StateMismatchError: another version, missing keys, or tensors that do not fit the parameters.
+            StateMismatchError: another version, missing keys, or tensors that fit neither plan nor parameters.
         """
         if state.get("version") != STATE_VERSION:
             raise StateMismatchError(
@@ -55,22 +58,38 @@ class PipelineState:
         missing = {"step", "consecutive_skips", "slots"} - set(state)
         if missing:
             raise StateMismatchError(f"pipeline state has no {', '.join(sorted(missing))}; was it cut short?")
-        slots: dict[str, dict[str, Tensor]] = {}
-        for slot, values in state["slots"].items():
-            for name, tensor in values.items():
-                _check_fits(slot, name, tensor, parameters)
-            slots[slot] = {name: tensor.to(parameters[name].device, copy=True) for name, tensor in values.items()}
+        slots = {slot: _restored(slot, values, parameters, known) for slot, values in state["slots"].items()}
         self.step = int(state["step"])
         self.consecutive_skips = int(state["consecutive_skips"])
         self.slots = slots
 
 
-def _check_fits(slot: str, name: str, tensor: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
+def _restored(
+    slot: str, values: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], known: Mapping[str, Slot]
+) -> dict[str, Tensor]:
+    if slot not in known:
+        raise StateMismatchError(
+            f"{slot!r} was saved, but this plan remembers {', '.join(known) or 'nothing'}; resume with the plan that was "
+            "saved."
+        )
+    for name, tensor in values.items():
+        _check_fits(known[slot], name, tensor, parameters)
+    return {name: tensor.to(_device(name, parameters), copy=True) for name, tensor in values.items()}
+
+
+def _device(name: str, parameters: Mapping[str, nn.Parameter]) -> torch.device:
+    return parameters[name].device if name in parameters else next(iter(parameters.values())).device
+
+
+def _check_fits(slot: Slot, name: str, tensor: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
+    if name == MODEL:
+        return
     if name not in parameters:
         raise StateMismatchError(
-            f"{slot} of {name!r} was saved, but the model has no trainable parameter of that name."
+            f"{slot.name} of {name!r} was saved, but the model has no trainable parameter of that name."
         )
-    if tensor.shape != parameters[name].shape:
+    if slot.like_parameter and tensor.shape != parameters[name].shape:
         raise StateMismatchError(
-            f"{slot} of {name!r} has shape {tuple(tensor.shape)}, the parameter has {tuple(parameters[name].shape)}."
+            f"{slot.name} of {name!r} has shape {tuple(tensor.shape)}, the parameter has "
+            f"{tuple(parameters[name].shape)}."
         )
