@@ -69,8 +69,8 @@ def _restored(
 ) -> dict[str, Tensor]:
     if slot not in known:
         raise StateMismatchError(
-            f"{slot!r} was saved, but this plan remembers {', '.join(known) or 'nothing'}; resume with the plan that was "
-            "saved."
+            f"{slot!r} was saved, but this plan remembers {', '.join(known) or 'nothing'}; resume with the plan that "
+            "was saved."
         )
     for name, tensor in values.items():
         _check_fits(known[slot], name, tensor, parameters)
