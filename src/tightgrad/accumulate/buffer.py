@@ -46,6 +46,14 @@ class GradientBuffer:
                 grads[name] = parameter.grad
         return grads
 
+    def sums(self) -> dict[str, Tensor]:
+        """Copies of the float32 sums."""
+        return {name: tensor.clone() for name, tensor in self._sums.items()}
+
+    def restore(self, sums: Mapping[str, Tensor]) -> None:
+        """Put back what `sums` gave."""
+        self._sums = {name: tensor.clone() for name, tensor in sums.items()}
+
     def zeros(self, name: str) -> Tensor:
         """A zero gradient for a parameter that only other ranks used."""
         parameter = self._parameters[name]

@@ -10,9 +10,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tightgrad.core.card import MethodCard
-from tightgrad.core.check import check_choice, check_integer
+from tightgrad.core.check import check_choice, check_integer, check_number
+from tightgrad.core.errors import ConfigError, IncompatiblePlanError
 
 LOSS_REDUCTIONS = ("mean", "sum")
+PARTIAL_POLICIES = ("flush", "carry", "drop")
+SOURCES = ("loader", "split")
+SYNCS = ("auto", "last", "every")
+
+Schedule = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -20,14 +26,32 @@ class Accumulate:
     """One optimizer step from several micro-batches.
 
     Args:
-        micro_batches: K, batches of the loader that make one window on each rank, at least 1. The last window of a
-            loader may hold fewer; its gradient is exact all the same.
+        micro_batches: K on each rank, at least 1: batches of the loader that make one window (or, with
+            source="split", pieces that one batch is cut into). A schedule is a tuple of (first step, K) pairs that
+            starts at step 0; K changes only between windows. None with `window_weight`.
+        window_weight: instead of K, the weight (such as the number of tokens) that all ranks together collect for a
+            step, at least: each rank takes batches until it has its share. Also as a schedule.
         loss_reduction: "mean" if the loss given to `backward` is an average over its micro-batch's weight, "sum" if
             it is a sum.
+        losses: names of several losses with a denominator each; `weight` and `backward` then take a mapping with
+            these keys. The first one's weight counts for `window_weight` and the record.
+        partial: what happens to the loader's last, incomplete window: "flush" applies it (exact all the same),
+            "carry" keeps its batches for the next call of `windows`, "drop" leaves them out.
+        source: "loader" takes K batches, "split" cuts each batch into K pieces along the first dimension.
+        sync: when a wrapper that reduces by itself does so: "last" once a window, "every" after each micro-batch
+            (more traffic, and under FSDP2 no unsharded gradients in memory), "auto" by the bytes of these.
+
+    Raises:
+        ConfigError: a value is out of its bounds, or not exactly one of `micro_batches` and `window_weight` is given.
     """
 
-    micro_batches: int = 1
+    micro_batches: int | Schedule | None = 1
+    window_weight: float | Schedule | None = None
     loss_reduction: str = "mean"
+    losses: tuple[str, ...] = ("loss",)
+    partial: str = "flush"
+    source: str = "loader"
+    sync: str = "auto"
 
     card: ClassVar[MethodCard] = MethodCard(
         id="accumulate",
@@ -42,9 +66,65 @@ class Accumulate:
     )
 
     def __post_init__(self) -> None:
-        check_integer("micro_batches", self.micro_batches, low=1)
         check_choice("loss_reduction", self.loss_reduction, LOSS_REDUCTIONS)
+        check_choice("partial", self.partial, PARTIAL_POLICIES)
+        check_choice("source", self.source, SOURCES)
+        check_choice("sync", self.sync, SYNCS)
+        if (self.micro_batches is None) == (self.window_weight is None):
+            raise ConfigError(
+                f"micro_batches={self.micro_batches!r} and window_weight={self.window_weight!r}: give exactly one; "
+                "the other is None."
+            )
+        if not self.losses or not all(self.losses) or len(set(self.losses)) < len(self.losses):
+            raise ConfigError(f"losses={self.losses!r} must be a tuple of different names.")
+        for step, value in _points(self.micro_batches):
+            check_integer("the first step of a schedule", step, low=0)
+            check_integer("micro_batches", value, low=1)
+        for step, value in _points(self.window_weight):
+            check_integer("the first step of a schedule", step, low=0)
+            check_number("window_weight", value, above=0)
+        self._check_sorted()
+        if self.source == "split" and (self.window_weight is not None or self.partial != "flush"):
+            raise IncompatiblePlanError(
+                'source="split" makes every window from one batch, so it has micro_batches and no partial windows; '
+                'leave window_weight and partial alone, or take source="loader".'
+            )
+
+    def _check_sorted(self) -> None:
+        for schedule in (self.micro_batches, self.window_weight):
+            steps = [step for step, _ in _points(schedule)]
+            if steps and (steps[0] != 0 or steps != sorted(set(steps))):
+                raise ConfigError(f"the schedule {schedule!r} must start at step 0 and go up: ((0, 1), (100, 2)).")
+
+    @property
+    def several_backwards(self) -> bool:
+        """Whether a window may have more than one micro-batch."""
+        return self.window_weight is not None or any(value > 1 for _, value in _points(self.micro_batches))
+
+    def micro_batches_at(self, step: int) -> int | None:
+        """K for this step; None if windows are filled by weight."""
+        return None if self.micro_batches is None else int(_value_at(self.micro_batches, step))
+
+    def window_weight_at(self, step: int) -> float | None:
+        """The weight that all ranks collect for this step; None if windows have K micro-batches."""
+        return None if self.window_weight is None else _value_at(self.window_weight, step)
 
     def loss_factor(self, weight: float, total_weight: float) -> float:
-        """What a micro-batch's loss is multiplied by before its backward, so that gradients sum to G."""
+        """What a loss of a micro-batch is multiplied by before its backward, so that gradients sum to G."""
+        if weight == 0:
+            return 0.0
         return (weight if self.loss_reduction == "mean" else 1.0) / total_weight
+
+
+def _points(schedule: float | Schedule | None) -> Schedule:
+    if schedule is None:
+        return ()
+    if not isinstance(schedule, tuple):
+        return ((0, schedule),)
+    if not schedule or any(len(point) != 2 for point in schedule):
+        raise ConfigError(f"the schedule {schedule!r} must be a tuple of (first step, value) pairs.")
+    return schedule
+
+
+def _value_at(schedule: float | Schedule, step: int) -> float:
+    return [value for first, value in _points(schedule) if first <= step][-1]

@@ -1,43 +1,60 @@
-"""DistributedDataParallel in explicit mode: DDP's own all-reduce stays off, the pipeline reduces after the last
-backward. Nothing overlaps, the whole path runs in order: the reference for the overlapped hook.
+"""DistributedDataParallel, which averages gradients itself while the last micro-batch's backward runs.
+
+`no_sync` encloses forward and backward of every other micro-batch. A micro-batch's forward decides what its backward
+does, so both have to be inside.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
-import torch
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from tightgrad.adapters.grads import copy_grads, put_grads
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
+from tightgrad.collectives.traffic import all_reduce_nbytes
 from tightgrad.core.protocols import Collective
+from tightgrad.core.types import Grads
 
 
 class DDPAdapter:
-    """A DDP module, used for its replicas and its process group."""
+    """A DDP module that reduces its own gradients, overlapped with backward.
 
-    def __init__(self, model: DistributedDataParallel, collective: Collective | None = None) -> None:
+    Args:
+        model: the wrapped module.
+        sync: "last" reduces once a window, "every" after each micro-batch.
+        collective: the ranks; None takes the module's process group.
+    """
+
+    reduces = True
+
+    def __init__(self, model: DistributedDataParallel, sync: str, collective: Collective | None = None) -> None:
         self.model = model
+        self.sync = sync
         self.collective: Collective = collective or TorchCollective(model.process_group)
         self.parameters = trainable_parameters(model.module)
+        self.divisor = self.collective.world_size
+        self._synced = 0
 
-    @contextmanager
-    def window(self) -> Iterator[None]:
-        """Enclose forward and backward in `no_sync`; first send rank 0's buffers, which DDP then leaves out."""
-        self._broadcast_buffers()
-        with self.model.no_sync():
-            yield
+    def begin_window(self) -> None:
+        """Nothing to do."""
 
-    def _broadcast_buffers(self) -> None:
-        buffers = [buffer for buffer in self.model.module.buffers() if buffer.numel()]
-        if not (self.model.broadcast_buffers and self.model.training):
-            return
-        by_dtype: dict[torch.dtype, list[Tensor]] = {}
-        for buffer in buffers:
-            by_dtype.setdefault(buffer.dtype, []).append(buffer)
-        for group in by_dtype.values():
-            flat = self.collective.broadcast_(torch.cat([buffer.detach().reshape(-1) for buffer in group]))
-            pieces = flat.split([buffer.numel() for buffer in group])
-            for buffer, piece in zip(group, pieces, strict=True):
-                buffer.detach().copy_(piece.view(buffer.shape))
+    def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
+        """`no_sync`, but for the last micro-batch."""
+        if self.sync == "last" and index < count - 1:
+            return self.model.no_sync()
+        self._synced += 1
+        return nullcontext()
+
+    def accumulated(self) -> Grads:
+        """Copies of `parameter.grad`."""
+        return copy_grads(self.parameters)
+
+    def restore_accumulated(self, grads: Grads) -> None:
+        """Set `parameter.grad`."""
+        put_grads(self.parameters, grads)
+
+    def sent_nbytes(self) -> int:
+        """One all-reduce of all parameters' gradients for each synchronised backward."""
+        nbytes = sum(parameter.numel() * parameter.element_size() for parameter in self.parameters.values())
+        synced, self._synced = self._synced, 0
+        return synced * all_reduce_nbytes(nbytes, self.collective.world_size)

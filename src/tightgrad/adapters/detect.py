@@ -1,35 +1,61 @@
 """From a model to its adapter. A wrapper that is not known is refused, never guessed at."""
 
+from typing import Literal
+
+import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from tightgrad.adapters.ddp import DDPAdapter
-from tightgrad.adapters.names import unwrap_compiled
+from tightgrad.adapters.ddp_explicit import DDPExplicitAdapter
+from tightgrad.adapters.fsdp2 import FSDP2Adapter
+from tightgrad.adapters.names import trainable_parameters, unwrap_compiled
 from tightgrad.adapters.single import SingleAdapter
 from tightgrad.collectives import SingleCollective
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Adapter, Collective
 
+Reducing = Literal["wrapper", "pipeline"]
 
-def make_adapter(model: nn.Module, collective: Collective | None = None) -> Adapter:
+
+def make_adapter(
+    model: nn.Module,
+    collective: Collective | None = None,
+    *,
+    reducing: Reducing = "pipeline",
+    sync: str = "auto",
+    several_backwards: bool = True,
+) -> Adapter:
     """Choose the adapter for `model`.
 
     Args:
-        model: a plain module or one in DistributedDataParallel, compiled or not.
-        collective: the data-parallel ranks of a plain module; None is one process.
+        model: a plain module, or one in DistributedDataParallel or `fully_shard`, compiled or not.
+        collective: the data-parallel ranks; None takes the wrapper's, or one process for a plain module.
+        reducing: who should sum over ranks: the wrapper, overlapped with backward, or the pipeline after it. A
+            plain module's gradients are always summed by the pipeline.
+        sync: with "wrapper", when it sums: "last", "every" or "auto".
+        several_backwards: whether a window may have more than one micro-batch.
 
     Raises:
-        UnsupportedError: the wrapper is not supported, or a plain module runs in a process group without replicas
-            being kept equal by anything.
+        UnsupportedError: the wrapper, or what is asked of it, is not supported.
     """
     inner = unwrap_compiled(model)
+    _check_no_optimizer_in_backward(inner)
     if isinstance(inner, DistributedDataParallel):
-        return DDPAdapter(inner, collective)
-    if _is_fsdp(inner) or isinstance(inner, DataParallel):
+        return _ddp(inner, collective, reducing, sync, several_backwards)
+    if isinstance(inner, FSDPModule):
+        if reducing == "pipeline":
+            raise UnsupportedError(
+                "FSDP2 sums gradients during backward, and compression under it is not supported; use "
+                "DistributedDataParallel with this plan, or leave `compress` out."
+            )
+        return FSDP2Adapter(inner, sync, collective)
+    if isinstance(inner, DataParallel) or type(inner).__module__.startswith("torch.distributed.fsdp"):
         raise UnsupportedError(
-            f"{type(inner).__name__} is not supported; wrap the model in "
-            "torch.nn.parallel.DistributedDataParallel, or pass the plain module."
+            f"{type(inner).__name__} is not supported; use torch.nn.parallel.DistributedDataParallel or "
+            "torch.distributed.fsdp.fully_shard, or pass the plain module."
         )
     if collective is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise UnsupportedError(
@@ -41,5 +67,27 @@ def make_adapter(model: nn.Module, collective: Collective | None = None) -> Adap
     return SingleAdapter(inner, collective or SingleCollective())
 
 
-def _is_fsdp(module: nn.Module) -> bool:
-    return any(base.__module__.startswith("torch.distributed.fsdp") for base in type(module).__mro__)
+def _ddp(
+    model: DistributedDataParallel, collective: Collective | None, reducing: Reducing, sync: str, several: bool
+) -> Adapter:
+    low_precision = any(
+        parameter.dtype in (torch.float16, torch.bfloat16) for parameter in trainable_parameters(model.module).values()
+    )
+    explicit = reducing == "pipeline" or (low_precision and several)
+    if model.static_graph and (explicit or (several and sync != "every")):
+        raise UnsupportedError(
+            "DistributedDataParallel(static_graph=True) cannot leave out a synchronisation on this torch (pytorch "
+            'issue 187732); build it without static_graph, or accumulate with sync="every".'
+        )
+    if explicit:
+        return DDPExplicitAdapter(model, collective)
+    return DDPAdapter(model, "every" if sync == "every" else "last", collective)
+
+
+def _check_no_optimizer_in_backward(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if getattr(parameter, "_in_backward_optimizers", None):
+            raise UnsupportedError(
+                f"{name!r} has an optimizer that steps inside backward, before any window is complete; remove "
+                "_apply_optimizer_in_backward."
+            )

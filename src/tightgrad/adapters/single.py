@@ -4,17 +4,37 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import nn
 
+from tightgrad.adapters.grads import copy_grads, put_grads
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.core.protocols import Collective
+from tightgrad.core.types import Grads
 
 
 class SingleAdapter:
     """A module without a wrapper; with a collective of several ranks, each trains a replica of its own."""
 
+    reduces = False
+    divisor = 1
+
     def __init__(self, module: nn.Module, collective: Collective) -> None:
         self.collective = collective
         self.parameters = trainable_parameters(module)
 
-    def window(self) -> AbstractContextManager[None]:
+    def begin_window(self) -> None:
+        """Nothing to do."""
+
+    def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
         """Nothing to hold: nothing is synchronised."""
         return nullcontext()
+
+    def accumulated(self) -> Grads:
+        """Copies of `parameter.grad`."""
+        return copy_grads(self.parameters)
+
+    def restore_accumulated(self, grads: Grads) -> None:
+        """Set `parameter.grad`."""
+        put_grads(self.parameters, grads)
+
+    def sent_nbytes(self) -> int:
+        """A plain module sends nothing."""
+        return 0

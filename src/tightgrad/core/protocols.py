@@ -180,5 +180,25 @@ class Adapter(Protocol):
     def parameters(self) -> Mapping[str, nn.Parameter]:
         """Trainable parameters by name, each once, in the same order on every rank and under every wrapper."""
 
-    def window(self) -> AbstractContextManager[None]:
-        """Held around the forward and backward of every micro-batch of one window; keeps gradients local."""
+    @property
+    def reduces(self) -> bool:
+        """Whether the wrapper sums over ranks during backward; if not, the pipeline does after the last one."""
+
+    @property
+    def divisor(self) -> int:
+        """What the wrapper divides its sum by; losses are multiplied by it. 1 if it divides by nothing."""
+
+    def begin_window(self) -> None:
+        """Called once before a window's first micro-batch. Collective: every rank must call it."""
+
+    def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
+        """Held around forward and backward of micro-batch `index` of a window of `count`."""
+
+    def accumulated(self) -> Grads:
+        """This rank's gradients in mid-window, by name: copies."""
+
+    def restore_accumulated(self, grads: Grads) -> None:
+        """Put back what `accumulated` gave, before the next micro-batch's forward."""
+
+    def sent_nbytes(self) -> int:
+        """Bytes of gradient that the wrapper itself sent from this rank since the last call."""

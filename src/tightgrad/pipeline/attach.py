@@ -2,7 +2,8 @@
 
 from torch import nn, optim
 
-from tightgrad.accumulate.window import Weight, num_samples
+from tightgrad.accumulate.settings import Accumulate
+from tightgrad.accumulate.weights import Weight, num_samples
 from tightgrad.adapters import make_adapter
 from tightgrad.core.check import check_integer
 from tightgrad.core.protocols import Collective
@@ -24,7 +25,8 @@ def attach(
     """Put a plan between `loss.backward()` and `optimizer.step()`. Collective: every rank must call it.
 
     Args:
-        model: a plain module, or one in DistributedDataParallel.
+        model: a plain module, or one in DistributedDataParallel or `fully_shard`. Without `compress` in the plan these
+            sum over ranks by themselves, overlapped with backward; with it the pipeline does, after the last backward.
         optimizer: any torch optimizer over the model's parameters.
         plan: what to run; the empty plan is bitwise plain PyTorch.
         weight: what a batch counts: the number that its loss is averaged over, such as its number of tokens;
@@ -50,7 +52,14 @@ def attach(
         (8.0, 2)
     """
     check_integer("seed", seed, low=0)
-    adapter = make_adapter(model, collective)
+    accumulate = plan.accumulate or Accumulate()
+    adapter = make_adapter(
+        model,
+        collective,
+        reducing="wrapper" if plan.compress is None else "pipeline",
+        sync=accumulate.sync,
+        several_backwards=accumulate.several_backwards,
+    )
     if not plan.is_empty:
         check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__)
     return GradientPipeline(adapter, optimizer, plan, weight=weight or num_samples, seed=seed)

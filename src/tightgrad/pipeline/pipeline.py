@@ -1,7 +1,7 @@
 """The gradient path, in order: accumulate, guard, reduce, clip, step."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.buffer import GradientBuffer
-from tightgrad.accumulate.window import Weight, make_windows
+from tightgrad.accumulate.cutter import WindowCutter
+from tightgrad.accumulate.weights import Weight
 from tightgrad.clip.norm import total_norm
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import NonFiniteGradientError, UsageError
@@ -19,6 +20,7 @@ from tightgrad.core.types import Clipped, Grads, State
 from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.guard import nonfinite_error, vote
+from tightgrad.pipeline.open_window import OpenWindow
 from tightgrad.pipeline.plan import Compress, Plan
 from tightgrad.pipeline.record import StepRecord
 from tightgrad.pipeline.reduction import merge, reduce_gradients, state_norm
@@ -43,7 +45,13 @@ class GradientPipeline:
         self.seed = seed
         self.state = PipelineState()
         self._accumulate = plan.accumulate or Accumulate()
-        self._weight = weight if plan.accumulate else _one
+        self._cutter: WindowCutter[Any] = WindowCutter(
+            self._accumulate,
+            weight if plan.accumulate else _one,
+            adapter.collective,
+            adapter.micro_batch,
+            "repeat" if adapter.reduces else "fewer",
+        )
         self._window: Window[Any] | None = None
         self._buffer = GradientBuffer(adapter.parameters)
         self._clock = StageClock()
@@ -59,43 +67,68 @@ class GradientPipeline:
         Raises:
             UsageError: the previous window's `step` is missing.
         """
-        if self.plan.is_empty:
-            batches: Iterable[Window[Batch]] = (Window([batch], [1.0], 1.0, nullcontext) for batch in loader)
-        else:
-            batches = make_windows(
-                loader, self._accumulate.micro_batches, self._weight, self.adapter.collective, self.adapter.window
-            )
-        for window in batches:
-            self._open(window)
+        windows: Iterator[Window[Batch]] = (
+            (Window([batch], [_ONE], _ONE, _not_held) for batch in loader)
+            if self.plan.is_empty
+            else self._cutter.cut(loader, lambda: self.state.step)
+        )
+        while True:
+            self._check_no_open_window()
+            window = next(windows, None)
+            if window is None:
+                return
+            if self.state.open_window is not None:
+                self._reopen(window, self.state.open_window)
+            elif not self.plan.is_empty:
+                self.adapter.begin_window()
+            self._window = window
             yield window
 
-    def _open(self, window: Window[Any]) -> None:
+    def _check_no_open_window(self) -> None:
         if self._window is not None:
             raise UsageError("the previous window has no step(); call pipe.step() once after `for batch in window:`.")
-        self._window = window
 
-    def backward(self, loss: Tensor) -> None:
+    def _reopen(self, window: Window[Any], saved: OpenWindow) -> None:
+        """Go on in the middle of the window that a checkpoint was taken in."""
+        saved.check_is(window)
+        self.adapter.restore_accumulated(dict(saved.grads))
+        self._buffer.restore(saved.sums)
+        window.start_at(saved.position)
+        self.state.open_window = None
+
+    def backward(self, loss: Tensor | Mapping[str, Tensor]) -> None:
         """Scale the current micro-batch's loss so that gradients add up to the target, and run its backward.
 
         Args:
-            loss: a scalar, reduced as the plan's `loss_reduction` says.
+            loss: a scalar, reduced as the plan's `loss_reduction` says; with several `losses` in the plan, a mapping
+                of one scalar for each.
 
         Raises:
-            UsageError: there is no current micro-batch, or the loss is not a scalar.
+            UsageError: there is no current micro-batch, a loss is not a scalar, or one is missing.
         """
         if self._window is None:
             raise UsageError("backward() needs a window; call it inside `for window in pipe.windows(loader):`.")
-        if loss.dim() and loss.numel() != 1:
-            raise UsageError(f"the loss has shape {tuple(loss.shape)}; reduce it to a scalar before backward().")
-        weight = self._window.take_weight()
+        losses = _checked_losses(loss, self._accumulate.losses)
+        weights = self._window.take_weights()
         with self._clock("backward"):
             if self.plan.is_empty:
-                loss.backward()
-            elif weight > 0:
-                (loss * self._accumulate.loss_factor(weight, self._window.total_weight)).backward()
+                next(iter(losses.values())).backward()
+            elif self.adapter.reduces or any(weights.values()):
+                self._scaled(losses, weights, self._window.total_weights).backward()
         with self._clock("accumulate"):
             if not self.plan.is_empty:
                 self._buffer.absorb()
+
+    def _scaled(
+        self, losses: Mapping[str, Tensor], weights: Mapping[str, float], totals: Mapping[str, float]
+    ) -> Tensor:
+        """The sum of losses whose gradient, summed over micro-batches and ranks, is the target."""
+        terms = [
+            loss * (self._accumulate.loss_factor(weights[name], totals[name]) * self.adapter.divisor)
+            for name, loss in losses.items()
+            if weights[name] > 0 or self.adapter.reduces
+        ]
+        return sum(terms[1:], start=terms[0])
 
     def step(self) -> StepRecord:
         """Finish the window: guard, reduce, clip, optimizer step, and clear the gradients.
@@ -122,12 +155,15 @@ class GradientPipeline:
         if self.plan.is_empty:
             self._optimize({}, self.state.slots)
             return _NOTHING_CLIPPED
-        if window.total_weight == 0:
+        if window.counts_for_nothing:
             return "zero_weight"
-        grads, finite = self._agree(self._buffer.grads())
-        if not finite:
-            return self._skip(grads)
-        state = self._reduce_(grads)
+        grads = self._buffer.grads()
+        state = self.state.slots
+        if not self.adapter.reduces:
+            grads, finite = self._agree(grads)
+            if not finite:
+                return self._skip(grads)
+            state = self._reduce_(grads)
         if not bool(torch.isfinite(self._norm(list(grads.values())))):
             return self._skip(grads)
         clipped = self._clip_(grads)
@@ -189,6 +225,7 @@ class GradientPipeline:
     def _record(self, window: Window[Any], outcome: Clipped | SkipReason) -> StepRecord:
         clipped = outcome if isinstance(outcome, Clipped) else None
         measured = clipped if clipped is not _NOTHING_CLIPPED else None
+        self.adapter.collective.traffic.add("wrapper", self.adapter.sent_nbytes())
         traffic = self.adapter.collective.traffic.nbytes
         wire_bytes, self._traffic_before = traffic - self._traffic_before, traffic
         return StepRecord(
@@ -205,8 +242,20 @@ class GradientPipeline:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything this rank remembers between steps: plain tensors and numbers. Differs by rank."""
-        return self.state.state_dict()
+        """Everything this rank remembers, also in the middle of a window: plain tensors and numbers. Differs by rank.
+
+        To resume, give `windows` a loader that starts with the batch number `num_consumed` of this state (the first
+        of the open window, if there is one).
+        """
+        open_window = None
+        if self._window is not None:
+            grads, sums = self.adapter.accumulated(), self._buffer.sums()
+            open_window = OpenWindow.of(self._window, grads, sums)
+        return self.state.state_dict(open_window, self._num_consumed())
+
+    def _num_consumed(self) -> int:
+        """Batches of the loader in windows that are complete."""
+        return self._cutter.num_consumed_before if self._window is not None else self._cutter.num_consumed
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave.
@@ -215,11 +264,29 @@ class GradientPipeline:
             StateMismatchError: the state is of another version, or does not fit this plan and model.
         """
         self.state.load_state_dict(state, self.adapter.parameters, self.plan.slots)
+        self._cutter.num_consumed = int(state["num_consumed"])
+        self._buffer.clear()
+        self._window = None
 
 
 _DENSE = Compress()
 _NOTHING_CLIPPED = Clipped(torch.zeros(()), torch.ones(()))
+_ONE = {"loss": 1.0}
 
 
 def _one(batch: Any) -> float:
     return 1.0
+
+
+def _not_held(index: int, count: int) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def _checked_losses(loss: Tensor | Mapping[str, Tensor], names: tuple[str, ...]) -> Mapping[str, Tensor]:
+    losses = loss if isinstance(loss, Mapping) else dict.fromkeys(names[:1], loss)
+    if set(losses) != set(names):
+        raise UsageError(f"backward() got the losses {sorted(losses)}, but the plan's losses are {sorted(names)}.")
+    for name, value in losses.items():
+        if value.numel() != 1:
+            raise UsageError(f"{name} has the shape {tuple(value.shape)}; reduce it to a scalar before backward().")
+    return losses

@@ -69,6 +69,11 @@ class Plan:
         _check_kind("compress", self.compress, Compress)
         _check_kind("clip", self.clip, Clipper)
         _check_kind("guard", self.guard, Guard)
+        if self.compress is not None and self.accumulate is not None and self.accumulate.sync == "every":
+            raise IncompatiblePlanError(
+                'compress runs once a window, after its last backward, so sync="every" cannot be had with it; leave '
+                "sync alone."
+            )
         if self.guard is None and not self.is_empty:
             object.__setattr__(self, "guard", Guard())
 

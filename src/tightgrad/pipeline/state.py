@@ -1,6 +1,7 @@
 """What the pipeline remembers between steps. Changed only by an applied step."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from tightgrad.core.errors import StateMismatchError
 from tightgrad.core.types import MODEL, Slot, State
+from tightgrad.pipeline.open_window import OpenWindow
 
 STATE_VERSION = 1
 
@@ -19,12 +21,14 @@ class PipelineState:
         step: number of applied steps.
         consecutive_skips: steps skipped since the last applied one.
         slots: the methods' tensors, different on each rank.
+        open_window: the window that a loaded checkpoint was taken in, until it is entered again.
     """
 
     def __init__(self) -> None:
         self.step = 0
         self.consecutive_skips = 0
         self.slots: State = {}
+        self.open_window: OpenWindow | None = None
 
     def applied(self, slots: State | None = None) -> None:
         """Count a step, and keep what its methods remember."""
@@ -33,7 +37,7 @@ class PipelineState:
         if slots is not None:
             self.slots = slots
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, open_window: OpenWindow | None = None, num_consumed: int = 0) -> dict[str, Any]:
         """Plain tensors (copies) and numbers."""
         slots = {slot: {name: tensor.clone() for name, tensor in values.items()} for slot, values in self.slots.items()}
         return {
@@ -41,6 +45,8 @@ class PipelineState:
             "step": self.step,
             "consecutive_skips": self.consecutive_skips,
             "slots": slots,
+            "num_consumed": num_consumed,
+            "open_window": asdict(open_window) if open_window else None,
         }
 
     def load_state_dict(
@@ -55,13 +61,14 @@ class PipelineState:
             raise StateMismatchError(
                 f"pipeline state of version {state.get('version')!r} cannot be read; this is version {STATE_VERSION}."
             )
-        missing = {"step", "consecutive_skips", "slots"} - set(state)
+        missing = {"step", "consecutive_skips", "slots", "num_consumed", "open_window"} - set(state)
         if missing:
             raise StateMismatchError(f"pipeline state has no {', '.join(sorted(missing))}; was it cut short?")
         slots = {slot: _restored(slot, values, parameters, known) for slot, values in state["slots"].items()}
         self.step = int(state["step"])
         self.consecutive_skips = int(state["consecutive_skips"])
         self.slots = slots
+        self.open_window = OpenWindow(**state["open_window"]) if state["open_window"] is not None else None
 
 
 def _restored(

@@ -1,0 +1,55 @@
+"""What a batch counts."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from tightgrad.core.errors import ConfigError
+
+Number = float | int | Tensor
+Weight = Callable[[Any], Number | Mapping[str, Number]]
+
+
+def batch_weights(batch: Any, weight: Weight, losses: tuple[str, ...]) -> dict[str, float]:
+    """Call `weight` on a batch, and check what it says.
+
+    Raises:
+        ConfigError: a weight is negative or not finite, or the keys are not the names of the losses.
+    """
+    value = weight(batch)
+    if not isinstance(value, Mapping):
+        value = dict.fromkeys(losses, value)
+    if set(value) != set(losses):
+        raise ConfigError(f"weight(batch) has the keys {sorted(value)}, but the plan's losses are {sorted(losses)}.")
+    return {name: _checked(value[name]) for name in losses}
+
+
+def _checked(weight: Number) -> float:
+    value = float(weight)
+    if not math.isfinite(value) or value < 0:
+        raise ConfigError(f"a micro-batch weighs {value}; a weight must be finite and at least 0.")
+    return value
+
+
+def num_samples(batch: Any) -> int:
+    """The default weight: the first dimension of the first tensor in the batch.
+
+    Raises:
+        ConfigError: the batch holds no tensor of at least one dimension.
+    """
+    tensor = _first_tensor(batch)
+    if tensor is None:
+        raise ConfigError(
+            f"a batch of type {type(batch).__name__} holds no tensor to count samples by; pass "
+            "attach(..., weight=lambda batch: ...) with the number that its loss is averaged over."
+        )
+    return int(tensor.shape[0])
+
+
+def _first_tensor(batch: Any) -> Tensor | None:
+    if isinstance(batch, Tensor):
+        return batch if batch.dim() else None
+    items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    return next((tensor for tensor in map(_first_tensor, items) if tensor is not None), None)

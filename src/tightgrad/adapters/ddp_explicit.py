@@ -1,0 +1,59 @@
+"""DistributedDataParallel with its own all-reduce left out: the pipeline reduces after the last backward.
+
+Nothing overlaps and the whole path runs in order: the reference for the overlapped hook.
+"""
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from tightgrad.adapters.grads import copy_grads, put_grads
+from tightgrad.adapters.names import trainable_parameters
+from tightgrad.collectives import TorchCollective
+from tightgrad.core.protocols import Collective
+from tightgrad.core.types import Grads
+
+
+class DDPExplicitAdapter:
+    """A DDP module, used for its replicas and its process group."""
+
+    reduces = False
+    divisor = 1
+
+    def __init__(self, model: DistributedDataParallel, collective: Collective | None = None) -> None:
+        self.model = model
+        self.collective: Collective = collective or TorchCollective(model.process_group)
+        self.parameters = trainable_parameters(model.module)
+
+    def begin_window(self) -> None:
+        """Send rank 0's buffers to all ranks, as DDP's own synchronised forward would."""
+        if self.model.training and self.model.broadcast_buffers:
+            self._broadcast_buffers()
+
+    def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
+        """`no_sync` throughout."""
+        return self.model.no_sync()
+
+    def accumulated(self) -> Grads:
+        """Copies of `parameter.grad`."""
+        return copy_grads(self.parameters)
+
+    def restore_accumulated(self, grads: Grads) -> None:
+        """Set `parameter.grad`."""
+        put_grads(self.parameters, grads)
+
+    def sent_nbytes(self) -> int:
+        """DDP itself sends nothing under `no_sync`."""
+        return 0
+
+    def _broadcast_buffers(self) -> None:
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in self.model.module.buffers():
+            if buffer.numel():
+                by_dtype.setdefault(buffer.dtype, []).append(buffer.detach())
+        for group in by_dtype.values():
+            flat = self.collective.broadcast_(torch.cat([buffer.reshape(-1) for buffer in group]))
+            for buffer, piece in zip(group, flat.split([buffer.numel() for buffer in group]), strict=True):
+                buffer.copy_(piece.view(buffer.shape))

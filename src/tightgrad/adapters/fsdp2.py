@@ -1,0 +1,138 @@
+"""FSDP2 (`fully_shard`), which averages gradients itself and leaves each rank a shard of them.
+
+Two ways to accumulate, and neither is always right. "last" keeps unsharded gradients until the window's last
+backward: one reduce-scatter a window, at the memory of all gradients on every rank. "every" reduces each
+micro-batch and adds up shards: K times the traffic, and no unsharded gradients are held.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
+from torch.distributed.tensor import DTensor
+
+from tightgrad.adapters.grads import copy_grads, put_grads
+from tightgrad.adapters.memory import free_nbytes
+from tightgrad.adapters.names import trainable_parameters
+from tightgrad.collectives import TorchCollective
+from tightgrad.collectives.traffic import all_reduce_nbytes
+from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.protocols import Collective
+from tightgrad.core.types import Grads
+
+AUTO_SHARE = 0.25
+
+
+class FSDP2Adapter:
+    """A module under `fully_shard`, on a one-dimensional mesh or a two-dimensional one (HSDP).
+
+    Args:
+        model: the root module.
+        sync: "last", "every", or "auto": "last" if unsharded gradients fill at most a quarter of the free memory.
+        collective: all data-parallel ranks; None takes the default process group.
+
+    Raises:
+        UnsupportedError: parameters are not all sharded by FSDP2, the mesh leaves ranks out, or gradients would be
+            added up in low precision.
+    """
+
+    reduces = True
+
+    def __init__(self, model: nn.Module, sync: str, collective: Collective | None = None) -> None:
+        assert isinstance(model, FSDPModule)
+        self.model: FSDPModule = model
+        self.parameters = trainable_parameters(model)
+        self.collective: Collective = collective or TorchCollective()
+        self.divisor = self.collective.world_size
+        self._names = {id(parameter): name for name, parameter in self.parameters.items()}
+        self._check_mesh()
+        self.sync = sync if sync != "auto" else self._choose_sync()
+        if self.sync == "last":
+            self._check_accumulates_in_float32()
+        self._synced = 0
+
+    def _check_mesh(self) -> None:
+        for name, parameter in self.parameters.items():
+            if not isinstance(parameter, DTensor):
+                raise UnsupportedError(f"{name!r} is not sharded; call fully_shard on the root module as well.")
+            if parameter.device_mesh.size() != self.collective.world_size:
+                raise UnsupportedError(
+                    f"{name!r} lies on a mesh of {parameter.device_mesh.size()} ranks of {self.collective.world_size}; "
+                    "only meshes of all data-parallel ranks are supported (FSDP or HSDP, no tensor parallelism)."
+                )
+
+    def _check_accumulates_in_float32(self) -> None:
+        for fsdp_param in self._fsdp_params():
+            reduce = _reduce_dtype(fsdp_param)
+            if reduce in (torch.float16, torch.bfloat16):
+                name = self._names[id(fsdp_param.sharded_param)]
+                raise UnsupportedError(
+                    f"{name!r} would add up gradients in {reduce}; pass "
+                    "MixedPrecisionPolicy(..., reduce_dtype=torch.float32) to fully_shard, or accumulate with "
+                    'sync="every".'
+                )
+
+    def _choose_sync(self) -> str:
+        unsharded = sum(parameter.numel() * 4 for parameter in self.parameters.values())
+        device = next(iter(self.parameters.values())).device
+        return "last" if unsharded <= AUTO_SHARE * free_nbytes(device) else "every"
+
+    def _fsdp_params(self) -> Iterator[FSDPParam]:
+        for module in self.model.modules():  # type: ignore[attr-defined]
+            if isinstance(module, FSDPModule):
+                for group in module._get_fsdp_state()._fsdp_param_groups:
+                    yield from (param for param in group.fsdp_params if id(param.sharded_param) in self._names)
+
+    def begin_window(self) -> None:
+        """Nothing to do."""
+
+    def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
+        """Set whether the coming backward reduces."""
+        reduces = self.sync == "every" or index == count - 1
+        self.model.set_requires_gradient_sync(reduces)
+        self._synced += reduces
+        return nullcontext()
+
+    def accumulated(self) -> Grads:
+        """Copies of the shards' gradients ("every") or of the unsharded ones ("last")."""
+        if self.sync == "every":
+            return copy_grads(self.parameters)
+        held: Grads = {}
+        for fsdp_param in self._fsdp_params():
+            unsharded = getattr(fsdp_param, "_unsharded_param", None)
+            grad = fsdp_param.unsharded_accumulated_grad
+            if grad is None and unsharded is not None:
+                grad = unsharded.grad
+            if grad is not None:
+                held[self._names[id(fsdp_param.sharded_param)]] = grad.detach().clone()
+        return {name: held[name] for name in self.parameters if name in held}
+
+    def restore_accumulated(self, grads: Grads) -> None:
+        """Put them back where the next backward adds to them."""
+        if self.sync == "every":
+            put_grads(self.parameters, grads)
+            return
+        for fsdp_param in self._fsdp_params():
+            name = self._names[id(fsdp_param.sharded_param)]
+            fsdp_param.unsharded_accumulated_grad = grads[name].clone() if name in grads else None
+
+    def sent_nbytes(self) -> int:
+        """A reduce-scatter of all gradients (and under HSDP an all-reduce of the shards) for each synchronised
+        backward; the traffic of parameters is not counted.
+        """
+        nbytes = 0
+        for fsdp_param in self._fsdp_params():
+            itemsize = _reduce_dtype(fsdp_param).itemsize
+            shard = fsdp_param.padded_sharded_param_size.numel() * itemsize
+            num_shards = fsdp_param.mesh_info.shard_mesh_size
+            nbytes += (num_shards - 1) * shard + all_reduce_nbytes(shard, self.collective.world_size // num_shards)
+        synced, self._synced = self._synced, 0
+        return synced * nbytes
+
+
+def _reduce_dtype(fsdp_param: FSDPParam) -> torch.dtype:
+    policy = fsdp_param.mp_policy
+    return policy.reduce_dtype or policy.param_dtype or fsdp_param.sharded_param.dtype
