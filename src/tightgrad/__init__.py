@@ -6,13 +6,16 @@
 `attach` puts a `Plan` on a model and an optimizer; the folders of this package are the path above.
 """
 
-from tightgrad import clip, codecs, collectives, feedback, reducers
+from tightgrad import clip, codecs, collectives, feedback, reducers, scaling
 from tightgrad.accumulate import Accumulate
+from tightgrad.clip.functional import clip_grad_norm_, clip_grad_value_, get_total_norm
 from tightgrad.core.card import MethodCard
 from tightgrad.core.errors import (
+    CheckpointError,
     ConfigError,
     IncompatiblePlanError,
     NonFiniteGradientError,
+    OutOfMemoryError,
     PayloadError,
     RankMismatchError,
     StateMismatchError,
@@ -26,18 +29,23 @@ from tightgrad.pipeline.guard import Guard
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.plan import Compress, Plan
 from tightgrad.pipeline.record import StepRecord
+from tightgrad.scaling import Warmup, scale_lr
+from tightgrad.scaling.loss_scale import LossScale
 from tightgrad.version import __version__
 
 __all__ = [
     "Accumulate",
+    "CheckpointError",
     "Compress",
     "ConfigError",
     "ErrorFeedback",
     "GradientPipeline",
     "Guard",
     "IncompatiblePlanError",
+    "LossScale",
     "MethodCard",
     "NonFiniteGradientError",
+    "OutOfMemoryError",
     "PayloadError",
     "Plan",
     "RankMismatchError",
@@ -46,11 +54,17 @@ __all__ = [
     "TightGradError",
     "UnsupportedError",
     "UsageError",
+    "Warmup",
     "__version__",
     "attach",
     "clip",
+    "clip_grad_norm_",
+    "clip_grad_value_",
     "codecs",
     "collectives",
     "feedback",
+    "get_total_norm",
     "reducers",
+    "scale_lr",
+    "scaling",
 ]

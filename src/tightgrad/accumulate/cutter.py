@@ -97,7 +97,7 @@ class WindowCutter(Generic[Batch]):
         for batch in batches:
             fetched.num_fetched = 1
             fetched.batches = split_batch(batch, self.settings.micro_batches_at(step) or 1)
-            fetched.weights = [self._weigh(piece) for piece in fetched.batches]
+            fetched.weights = [self.weigh(piece) for piece in fetched.batches]
             return
         fetched.is_short = True
 
@@ -113,10 +113,11 @@ class WindowCutter(Generic[Batch]):
                 fetched.is_short = True
                 return
             fetched.batches.append(batch)
-            fetched.weights.append(self._weigh(batch))
+            fetched.weights.append(self.weigh(batch))
             fetched.num_fetched += 1
 
-    def _weigh(self, batch: Any) -> dict[str, float]:
+    def weigh(self, batch: Any) -> dict[str, float]:
+        """What a batch counts for each loss."""
         return batch_weights(batch, self._weight, self.settings.losses)
 
     def _count(self, fetched: _Fetched[Batch]) -> torch.Tensor:

@@ -17,6 +17,7 @@ LOSS_REDUCTIONS = ("mean", "sum")
 PARTIAL_POLICIES = ("flush", "carry", "drop")
 SOURCES = ("loader", "split")
 SYNCS = ("auto", "last", "every")
+OOM_POLICIES = ("raise", "split")
 
 Schedule = tuple[tuple[int, float], ...]
 
@@ -40,6 +41,8 @@ class Accumulate:
         source: "loader" takes K batches, "split" cuts each batch into K pieces along the first dimension.
         sync: when a wrapper that reduces by itself does so: "last" once a window, "every" after each micro-batch
             (more traffic, and under FSDP2 no unsharded gradients in memory), "auto" by the bytes of these.
+        on_oom: when a rank runs out of memory in `GradientPipeline.run`: "raise", or "split" to run the window again
+            with smaller micro-batches on all ranks; gradients are then summed after the last backward.
 
     Raises:
         ConfigError: a value is out of its bounds, or not exactly one of `micro_batches` and `window_weight` is given.
@@ -52,6 +55,7 @@ class Accumulate:
     partial: str = "flush"
     source: str = "loader"
     sync: str = "auto"
+    on_oom: str = "raise"
 
     card: ClassVar[MethodCard] = MethodCard(
         id="accumulate",
@@ -70,6 +74,7 @@ class Accumulate:
         check_choice("partial", self.partial, PARTIAL_POLICIES)
         check_choice("source", self.source, SOURCES)
         check_choice("sync", self.sync, SYNCS)
+        check_choice("on_oom", self.on_oom, OOM_POLICIES)
         if (self.micro_batches is None) == (self.window_weight is None):
             raise ConfigError(
                 f"micro_batches={self.micro_batches!r} and window_weight={self.window_weight!r}: give exactly one; "
@@ -99,7 +104,9 @@ class Accumulate:
     @property
     def several_backwards(self) -> bool:
         """Whether a window may have more than one micro-batch."""
-        return self.window_weight is not None or any(value > 1 for _, value in _points(self.micro_batches))
+        if self.on_oom == "split" or self.window_weight is not None:
+            return True
+        return any(value > 1 for _, value in _points(self.micro_batches))
 
     def micro_batches_at(self, step: int) -> int | None:
         """K for this step; None if windows are filled by weight."""

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch.nn.parallel import DistributedDataParallel
 
-from tightgrad.adapters.grads import copy_grads, put_grads
+from tightgrad.adapters.grads import adding_zero, copy_grads, put_grads
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.traffic import all_reduce_nbytes
@@ -44,6 +44,10 @@ class DDPAdapter:
             return self.model.no_sync()
         self._synced += 1
         return nullcontext()
+
+    def adding_zero(self) -> AbstractContextManager[None]:
+        """Hooks on the parameters."""
+        return adding_zero(self.parameters.values())
 
     def accumulated(self) -> Grads:
         """Copies of `parameter.grad`."""

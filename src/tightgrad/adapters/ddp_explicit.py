@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tightgrad.adapters.grads import copy_grads, put_grads
+from tightgrad.adapters.grads import adding_zero, copy_grads, put_grads
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
 from tightgrad.core.protocols import Collective
@@ -35,6 +35,10 @@ class DDPExplicitAdapter:
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
         """`no_sync` throughout."""
         return self.model.no_sync()
+
+    def adding_zero(self) -> AbstractContextManager[None]:
+        """Hooks on the parameters."""
+        return adding_zero(self.parameters.values())
 
     def accumulated(self) -> Grads:
         """Copies of `parameter.grad`."""

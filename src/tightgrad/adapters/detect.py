@@ -48,8 +48,9 @@ def make_adapter(
     if isinstance(inner, FSDPModule):
         if reducing == "pipeline":
             raise UnsupportedError(
-                "FSDP2 sums gradients during backward, and compression under it is not supported; use "
-                "DistributedDataParallel with this plan, or leave `compress` out."
+                "FSDP2 communicates during forward and backward, so neither compression nor retries when out of memory "
+                "are supported under it; use DistributedDataParallel with this plan, or leave `compress` and "
+                'on_oom="split" out.'
             )
         return FSDP2Adapter(inner, sync, collective)
     if isinstance(inner, DataParallel) or type(inner).__module__.startswith("torch.distributed.fsdp"):

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 from torch.distributed.tensor import DTensor
 
-from tightgrad.adapters.grads import copy_grads, put_grads
+from tightgrad.adapters.grads import adding_zero, copy_grads, put_grads
 from tightgrad.adapters.memory import free_nbytes
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
@@ -78,7 +78,9 @@ class FSDP2Adapter:
     def _choose_sync(self) -> str:
         unsharded = sum(parameter.numel() * 4 for parameter in self.parameters.values())
         device = next(iter(self.parameters.values())).device
-        return "last" if unsharded <= AUTO_SHARE * free_nbytes(device) else "every"
+        is_small = torch.tensor(unsharded <= AUTO_SHARE * free_nbytes(device), dtype=torch.int32)
+        fits = self.collective.all_reduce_(is_small.to(self.collective.control_device), "min")  # free memory differs
+        return "last" if bool(fits) else "every"
 
     def _fsdp_params(self) -> Iterator[FSDPParam]:
         for module in self.model.modules():  # type: ignore[attr-defined]
@@ -96,10 +98,14 @@ class FSDP2Adapter:
         self._synced += reduces
         return nullcontext()
 
+    def adding_zero(self) -> AbstractContextManager[None]:
+        """Hooks on the unsharded parameters, which the forward has made."""
+        return adding_zero(param._unsharded_param for param in self._fsdp_params())
+
     def accumulated(self) -> Grads:
         """Copies of the shards' gradients ("every") or of the unsharded ones ("last")."""
         if self.sync == "every":
-            return copy_grads(self.parameters)
+            return {name: _local(grad) for name, grad in copy_grads(self.parameters).items()}
         held: Grads = {}
         for fsdp_param in self._fsdp_params():
             unsharded = getattr(fsdp_param, "_unsharded_param", None)
@@ -113,7 +119,7 @@ class FSDP2Adapter:
     def restore_accumulated(self, grads: Grads) -> None:
         """Put them back where the next backward adds to them."""
         if self.sync == "every":
-            put_grads(self.parameters, grads)
+            put_grads(self.parameters, {name: _like(self.parameters[name], grad) for name, grad in grads.items()})
             return
         for fsdp_param in self._fsdp_params():
             name = self._names[id(fsdp_param.sharded_param)]
@@ -131,6 +137,23 @@ class FSDP2Adapter:
             nbytes += (num_shards - 1) * shard + all_reduce_nbytes(shard, self.collective.world_size // num_shards)
         synced, self._synced = self._synced, 0
         return synced * nbytes
+
+
+def _local(tensor: Tensor) -> Tensor:
+    assert isinstance(tensor, DTensor)
+    return tensor.to_local()
+
+
+def _like(parameter: nn.Parameter, local: Tensor) -> Tensor:
+    assert isinstance(parameter, DTensor)
+    return DTensor.from_local(
+        local,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
 
 
 def _reduce_dtype(fsdp_param: FSDPParam) -> torch.dtype:

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import nn
 
-from tightgrad.adapters.grads import copy_grads, put_grads
+from tightgrad.adapters.grads import adding_zero, copy_grads, put_grads
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
@@ -26,6 +26,10 @@ class SingleAdapter:
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
         """Nothing to hold: nothing is synchronised."""
         return nullcontext()
+
+    def adding_zero(self) -> AbstractContextManager[None]:
+        """Hooks on the parameters."""
+        return adding_zero(self.parameters.values())
 
     def accumulated(self) -> Grads:
         """Copies of `parameter.grad`."""

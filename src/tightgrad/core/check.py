@@ -1,6 +1,6 @@
 """Checks of settings. Each says the name, the value, the bound and the fix."""
 
-import math
+import sys
 from collections.abc import Iterable
 
 from tightgrad.core.errors import ConfigError
@@ -9,7 +9,7 @@ from tightgrad.core.errors import ConfigError
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise `ConfigError` unless `value` is one of `choices`."""
     allowed = tuple(choices)
-    if value not in allowed or (isinstance(value, bool) and not any(value is choice for choice in allowed)):
+    if not any(type(value) is type(choice) and value == choice for choice in allowed):
         raise ConfigError(f"{name}={value!r} is not known; choose one of {', '.join(map(repr, allowed))}.")
 
 
@@ -26,8 +26,10 @@ def check_number(
     name: str, value: object, *, above: float | None = None, low: float | None = None, high: float | None = None
 ) -> None:
     """Raise `ConfigError` unless `value` is a number with above < value, low <= value, value <= high."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise ConfigError(f"{name}={value!r} must be a number.")
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise ConfigError(f"{name} is an integer beyond the range of floating point; write inf.")
     bounds = []
     if above is not None:
         bounds.append(f"above {above:g}")

@@ -6,8 +6,10 @@
     ├── UsageError                the calls came in an order that cannot be right (also a RuntimeError)
     ├── UnsupportedError          a wrapper, device or dtype that TightGrad does not handle
     ├── NonFiniteGradientError    inf or NaN in a gradient, under the policy "raise"
+    ├── OutOfMemoryError               no micro-batch is small enough (also a MemoryError)
     ├── RankMismatchError         ranks run with different plans, layouts or versions
     ├── PayloadError              bytes from the network that are not a payload of the expected layout
+    ├── CheckpointError           a checkpoint that could not be written, or that cannot be read
     └── StateMismatchError        a checkpoint that does not belong to this pipeline
 
 A message says what failed, the value, the bound or the alternatives, and the fix.
@@ -38,6 +40,10 @@ class NonFiniteGradientError(TightGradError):
     """Inf or NaN in a gradient, under the policy "raise"."""
 
 
+class OutOfMemoryError(TightGradError, MemoryError):
+    """No micro-batch is small enough."""
+
+
 class RankMismatchError(TightGradError):
     """Ranks run with different plans, layouts or versions."""
 
@@ -48,3 +54,7 @@ class PayloadError(TightGradError):
 
 class StateMismatchError(TightGradError):
     """A checkpoint that does not belong to this pipeline."""
+
+
+class CheckpointError(TightGradError):
+    """A checkpoint that could not be written, or that cannot be read."""

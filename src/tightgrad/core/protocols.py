@@ -194,6 +194,9 @@ class Adapter(Protocol):
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
         """Held around forward and backward of micro-batch `index` of a window of `count`."""
 
+    def adding_zero(self) -> AbstractContextManager[None]:
+        """Held around the backward of a micro-batch without weight, whose loss may be NaN: its gradients count as 0."""
+
     def accumulated(self) -> Grads:
         """This rank's gradients in mid-window, by name: copies."""
 

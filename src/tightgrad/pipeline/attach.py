@@ -56,7 +56,7 @@ def attach(
     adapter = make_adapter(
         model,
         collective,
-        reducing="wrapper" if plan.compress is None else "pipeline",
+        reducing="wrapper" if plan.compress is None and accumulate.on_oom == "raise" else "pipeline",
         sync=accumulate.sync,
         several_backwards=accumulate.several_backwards,
     )

@@ -1,7 +1,8 @@
 """The gradient path, in order: accumulate, guard, reduce, clip, step."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.buffer import GradientBuffer
 from tightgrad.accumulate.cutter import WindowCutter
+from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.weights import Weight
 from tightgrad.clip.norm import total_norm
 from tightgrad.core.clock import StageClock
@@ -19,6 +21,7 @@ from tightgrad.core.rng import StepRng
 from tightgrad.core.types import Clipped, Grads, State
 from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.cached_norm import CachedNorm
+from tightgrad.pipeline.checkpoint import load_state, save_state
 from tightgrad.pipeline.guard import nonfinite_error, vote
 from tightgrad.pipeline.open_window import OpenWindow
 from tightgrad.pipeline.plan import Compress, Plan
@@ -53,6 +56,8 @@ class GradientPipeline:
             "repeat" if adapter.reduces else "fewer",
         )
         self._window: Window[Any] | None = None
+        self._retries = 0
+        self._smaller = SmallerMicroBatches(adapter.collective, self._cutter.weigh, self._discard)
         self._buffer = GradientBuffer(adapter.parameters)
         self._clock = StageClock()
         self._norm = CachedNorm(total_norm)
@@ -110,25 +115,66 @@ class GradientPipeline:
             raise UsageError("backward() needs a window; call it inside `for window in pipe.windows(loader):`.")
         losses = _checked_losses(loss, self._accumulate.losses)
         weights = self._window.take_weights()
-        with self._clock("backward"):
-            if self.plan.is_empty:
+        if self.plan.is_empty:
+            with self._clock("backward"):
                 next(iter(losses.values())).backward()
-            elif self.adapter.reduces or any(weights.values()):
-                self._scaled(losses, weights, self._window.total_weights).backward()
+        else:
+            self._backward(losses, weights, self._window)
+
+    def _backward(self, losses: Mapping[str, Tensor], weights: Mapping[str, float], window: Window[Any]) -> None:
+        with self._clock("backward"):
+            if any(weights.values()):
+                self._scaled(losses, weights, window.total_weights).backward()
+            elif self.adapter.reduces:
+                with self.adapter.adding_zero():
+                    self._scaled(losses, weights, window.total_weights).backward()
         with self._clock("accumulate"):
-            if not self.plan.is_empty:
-                self._buffer.absorb()
+            self._buffer.absorb()
+
+    def run(self, window: Window[Batch], loss_of: Callable[[Batch], Tensor | Mapping[str, Tensor]]) -> StepRecord:
+        """Forward, backward and step of a whole window; with `on_oom="split"`, again with smaller micro-batches when
+        any rank runs out of memory.
+
+        Collective: every rank must call it. The gradient of a window that was run again is the same, except for what
+        depends on the micro-batch itself: BatchNorm statistics and dropout masks.
+
+        Args:
+            window: from `windows`, not iterated.
+            loss_of: gives a batch's loss, as `backward` takes it.
+
+        Raises:
+            OutOfMemoryError: on every rank, when micro-batches of one sample are too large on any.
+        """
+        if self._accumulate.on_oom == "raise":
+            for batch in window:
+                self.backward(loss_of(batch))
+            return self.step()
+
+        def backward(piece: Batch, weights: Mapping[str, float]) -> None:
+            with self.adapter.micro_batch(0, 1):
+                self._backward(_checked_losses(loss_of(piece), self._accumulate.losses), weights, window)
+
+        self._retries = self._smaller.run(window, backward)
+        window.backwards = len(window)
+        return self.step()
+
+    def _discard(self) -> None:
+        self._buffer.clear()
+        self._norm.clear()
 
     def _scaled(
         self, losses: Mapping[str, Tensor], weights: Mapping[str, float], totals: Mapping[str, float]
     ) -> Tensor:
         """The sum of losses whose gradient, summed over micro-batches and ranks, is the target."""
         terms = [
-            loss * (self._accumulate.loss_factor(weights[name], totals[name]) * self.adapter.divisor)
+            loss * (self._accumulate.loss_factor(weights[name], totals[name]) * self.adapter.divisor * self._scale())
             for name, loss in losses.items()
             if weights[name] > 0 or self.adapter.reduces
         ]
         return sum(terms[1:], start=terms[0])
+
+    def _scale(self) -> float:
+        return self.plan.loss_scale.current(self.state.slots) if self.plan.loss_scale else 1.0
 
     def step(self) -> StepRecord:
         """Finish the window: guard, reduce, clip, optimizer step, and clear the gradients.
@@ -143,13 +189,13 @@ class GradientPipeline:
             raise UsageError("step() needs a window; call it inside `for window in pipe.windows(loader):`.")
         window = self._window
         window.check_complete()
+        loss_scale = self._scale() if self.plan.loss_scale else None
         try:
             outcome = self._apply(window)
         finally:
-            self._buffer.clear()
-            self._norm.clear()
+            self._discard()
             self._window = None
-        return self._record(window, outcome)
+        return self._record(window, outcome, loss_scale)
 
     def _apply(self, window: Window[Any]) -> Clipped | SkipReason:
         if self.plan.is_empty:
@@ -159,6 +205,8 @@ class GradientPipeline:
             return "zero_weight"
         grads = self._buffer.grads()
         state = self.state.slots
+        if self.plan.loss_scale is not None:
+            torch._foreach_mul_(list(grads.values()), 1.0 / self._scale())
         if not self.adapter.reduces:
             grads, finite = self._agree(grads)
             if not finite:
@@ -174,6 +222,8 @@ class GradientPipeline:
         with self._clock("optimizer"):
             self._buffer.deliver(grads)
             self.optimizer.step()
+        if self.plan.loss_scale is not None:
+            slots = merge(slots, self.plan.loss_scale.after_applied(self.state.slots))
         self.state.applied(slots)
 
     def _agree(self, grads: Grads) -> tuple[Grads, bool]:
@@ -213,6 +263,9 @@ class GradientPipeline:
 
     def _skip(self, grads: Grads) -> SkipReason:
         assert self.plan.guard is not None
+        if self.plan.loss_scale is not None:
+            self.state.slots = merge(self.state.slots, self.plan.loss_scale.after_overflow(self.state.slots))
+            return "nonfinite"
         skips, limit = self.state.consecutive_skips + 1, self.plan.guard.max_consecutive_skips
         if self.plan.guard.on_nonfinite == "skip" and skips < limit:
             self.state.consecutive_skips = skips
@@ -222,7 +275,8 @@ class GradientPipeline:
             raise NonFiniteGradientError(f"{skips} steps in a row are not finite (the limit). Now: {error}")
         raise error
 
-    def _record(self, window: Window[Any], outcome: Clipped | SkipReason) -> StepRecord:
+    def _record(self, window: Window[Any], outcome: Clipped | SkipReason, loss_scale: float | None) -> StepRecord:
+        retries, self._retries = self._retries, 0
         clipped = outcome if isinstance(outcome, Clipped) else None
         measured = clipped if clipped is not _NOTHING_CLIPPED else None
         self.adapter.collective.traffic.add("wrapper", self.adapter.sent_nbytes())
@@ -238,6 +292,8 @@ class GradientPipeline:
             residual_norm=state_norm(self.state.slots, RESIDUAL.name),
             weight=window.total_weight,
             micro_batches=len(window),
+            loss_scale=loss_scale,
+            retries=retries,
             stage_seconds=self._clock.take(),
         )
 
@@ -256,6 +312,30 @@ class GradientPipeline:
     def _num_consumed(self) -> int:
         """Batches of the loader in windows that are complete."""
         return self._cutter.num_consumed_before if self._window is not None else self._cutter.num_consumed
+
+    def save(self, folder: str | Path) -> Path:
+        """Write every rank's state below `folder`, which all ranks share. Collective: every rank must call it.
+
+        Model and optimizer are not included. Returns the new checkpoint's own folder.
+
+        Raises:
+            CheckpointError: on every rank, if any could not write; the checkpoint before stays in force.
+        """
+        return save_state(self.state_dict(), Path(folder), self.adapter.collective)
+
+    def load(self, folder: str | Path) -> int:
+        """Restore the newest complete checkpoint below `folder`; return its `num_consumed`.
+
+        On another number of ranks than saved, residuals are handed over so that their sum is preserved.
+
+        Raises:
+            CheckpointError: there is none, or a file is missing or damaged.
+            StateMismatchError: it does not fit this plan and model.
+        """
+        collective = self.adapter.collective
+        state = load_state(Path(folder), self.plan.slots, collective.rank, collective.world_size)
+        self.load_state_dict(state)
+        return int(state["num_consumed"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave.

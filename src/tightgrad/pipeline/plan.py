@@ -3,7 +3,7 @@ together.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from tightgrad.accumulate import Accumulate
@@ -13,6 +13,7 @@ from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
 from tightgrad.core.types import Slot
 from tightgrad.pipeline.guard import Guard
 from tightgrad.pipeline.registry import method
+from tightgrad.scaling.loss_scale import LossScale
 
 PLAN_VERSION = 1
 
@@ -56,18 +57,21 @@ class Plan:
         accumulate: how micro-batches make a step; None is one batch a step, its loss taken as it is.
         compress: what crosses the network; None sends float32.
         clip: what limits the delivered gradient.
+        loss_scale: dynamic loss scaling for float16; None scales nothing.
         guard: what happens at inf or NaN; None is `Guard("raise")` unless the plan is empty.
     """
 
     accumulate: Accumulate | None = None
     compress: Compress | None = None
     clip: Clipper | None = None
+    loss_scale: LossScale | None = None
     guard: Guard | None = None
 
     def __post_init__(self) -> None:
         _check_kind("accumulate", self.accumulate, Accumulate)
         _check_kind("compress", self.compress, Compress)
         _check_kind("clip", self.clip, Clipper)
+        _check_kind("loss_scale", self.loss_scale, LossScale)
         _check_kind("guard", self.guard, Guard)
         if self.compress is not None and self.accumulate is not None and self.accumulate.sync == "every":
             raise IncompatiblePlanError(
@@ -80,13 +84,13 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Whether this is plain PyTorch."""
-        return self.accumulate is None and self.compress is None and self.clip is None and self.guard is None
+        return all(getattr(self, part.name) is None for part in fields(self))
 
     @property
     def slots(self) -> dict[str, Slot]:
         """What the plan's methods remember, by slot name."""
         compress = self.compress or Compress()
-        parts = (compress.feedback, compress.reducer, self.clip)
+        parts = (compress.feedback, compress.reducer, self.clip, self.loss_scale)
         return {slot.name: slot for part in parts if part is not None for slot in part.slots}
 
     def to_json(self, *, indent: int | None = None) -> str:
@@ -115,7 +119,7 @@ class Plan:
         if version != PLAN_VERSION:
             raise ConfigError(f"a plan of version {version!r} cannot be read; this is version {PLAN_VERSION}.")
         parts = {key: value for key, value in config.items() if key != "version"}
-        for name, part_class in (("compress", Compress), ("guard", Guard)):
+        for name, part_class in (("compress", Compress), ("loss_scale", LossScale), ("guard", Guard)):
             if parts.get(name) is not None:
                 parts[name] = _part(part_class, parts[name], name)
         for name in ("accumulate", "clip"):

@@ -18,6 +18,8 @@ class StepRecord:
         residual_norm: 2-norm of this rank's residuals; None without feedback.
         weight: N, the weight of the window over all ranks.
         micro_batches: micro-batches on this rank.
+        loss_scale: S of this window; None without loss scaling.
+        retries: how often the window was run again with smaller micro-batches.
         stage_seconds: seconds of each stage on the host's clock.
     """
 
@@ -30,6 +32,8 @@ class StepRecord:
     residual_norm: float | None
     weight: float
     micro_batches: int
+    loss_scale: float | None = None
+    retries: int = 0
     stage_seconds: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

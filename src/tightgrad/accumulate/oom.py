@@ -1,0 +1,103 @@
+"""Out of memory: the window is run again with smaller micro-batches, on all ranks, and its gradient is the same.
+
+Ranks agree after their local backwards, where no collective is under way, so a rank that runs out of memory never
+leaves the others waiting.
+"""
+
+import gc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from tightgrad.accumulate.split import split_batch
+from tightgrad.accumulate.weights import num_samples
+from tightgrad.accumulate.window import Window
+from tightgrad.core.errors import ConfigError, OutOfMemoryError
+from tightgrad.core.protocols import Collective
+
+Weights = Mapping[str, float]
+_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device or the host had no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error).lower() for message in _MESSAGES)
+
+
+class SmallerMicroBatches:
+    """Runs windows, cutting micro-batches into more pieces as memory demands.
+
+    Args:
+        collective: the data-parallel ranks.
+        weigh: what a piece counts.
+        discard: forgets the gradients of an attempt.
+
+    Attributes:
+        pieces: what each micro-batch is cut into; doubled at each retry, and kept for later windows.
+    """
+
+    def __init__(
+        self, collective: Collective, weigh: Callable[[Any], dict[str, float]], discard: Callable[[], None]
+    ) -> None:
+        self.pieces = 1
+        self._collective = collective
+        self._weigh = weigh
+        self._discard = discard
+
+    def run(self, window: Window[Any], backward: Callable[[Any, Weights], None]) -> int:
+        """Call `backward(piece, weights)` for all pieces of all micro-batches; return the number of retries.
+
+        Collective: every rank must call it.
+
+        Raises:
+            OutOfMemoryError: on every rank, when micro-batches of one sample are too large on any.
+            ConfigError: the weights of a micro-batch's pieces do not add up to its own.
+        """
+        retries = 0
+        while True:
+            failed = self._attempt(window, backward)
+            largest = max((num_samples(batch) for batch in window.batches), default=1)
+            hopeless = failed and self.pieces >= largest
+            flags = torch.tensor([failed, hopeless], dtype=torch.int32).to(self._collective.control_device)
+            any_failed, any_hopeless = self._collective.all_reduce_(flags, "max").tolist()
+            if not any_failed:
+                return retries
+            self._discard()
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if any_hopeless:
+                raise OutOfMemoryError(
+                    "a rank ran out of memory with micro-batches of one sample; shorten the samples, checkpoint "
+                    "activations, or shard the model."
+                )
+            self.pieces *= 2
+            retries += 1
+
+    def _attempt(self, window: Window[Any], backward: Callable[[Any, Weights], None]) -> bool:
+        try:
+            for batch, weights in zip(window.batches, window.weights, strict=True):
+                for piece, piece_weights in self._cut(batch, weights):
+                    backward(piece, piece_weights)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return True
+        return False
+
+    def _cut(self, batch: Any, weights: Weights) -> list[tuple[Any, Weights]]:
+        if self.pieces == 1:
+            return [(batch, weights)]
+        pieces = split_batch(batch, self.pieces)
+        cut = [(piece, self._weigh(piece)) for piece in pieces]
+        for name, weight in weights.items():
+            total = sum(row[name] for _, row in cut)
+            if abs(total - weight) > 1e-9 * max(1.0, abs(weight)):
+                raise ConfigError(
+                    f"the {len(pieces)} pieces of a batch weigh {total} together, the batch itself {weight}; out of "
+                    "memory can be retried only if weight(batch) adds up over samples."
+                )
+        return [(piece, row) for piece, row in cut]
