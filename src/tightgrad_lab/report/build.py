@@ -1,0 +1,134 @@
+"""Writes the report: pages, figures, tables and assets."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tightgrad_lab.report import environment, faq, figures, summary
+from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.model import NARROW, WIDE, FigureSpec, Pair, Table
+from tightgrad_lab.report.pairs import PAIRS
+from tightgrad_lab.report.texts import LANGUAGES, Texts, load
+
+PAGES = {"en": "index.html", "zh": "index.zh.html"}
+CHAPTERS = range(1, 9)
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A figure or table as the template shows it."""
+
+    kind: str
+    item: FigureSpec | Table
+    wide: str = ""
+    narrow: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A pair on the page; without blocks it is a placeholder."""
+
+    pair: Pair
+    blocks: list[Block]
+
+    @property
+    def planned(self) -> bool:
+        return self.pair.content is None
+
+
+def build(runs: Path, out: Path) -> list[Path]:
+    """Writes the English and the Chinese page, and beside them every figure (SVG, PNG) and table (CSV).
+
+    A pure function of the files under `runs`. Raises ReportError if the folder is missing or a file is malformed;
+    then nothing is written.
+    """
+    folder = Runs(Path(runs))
+    out = Path(out)
+    contents = {language: _contents(folder, load(language)) for language in LANGUAGES}
+    for name in ("figures", "tables", "assets"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(figures.FONT_FILE, out / "assets" / figures.FONT_FILE.name)
+    shutil.copyfile(figures.FONT_FILE.with_name("OFL.txt"), out / "assets" / "OFL.txt")
+    pages = []
+    for language in LANGUAGES:
+        texts = load(language)
+        sections = [
+            Section(pair, [_write(item, texts, out) for item in items])
+            for pair, items in zip(PAIRS, contents[language], strict=True)
+        ]
+        page = out / PAGES[language]
+        page.write_text(_render(folder, texts, sections), encoding="utf-8")
+        pages.append(page)
+    return pages
+
+
+def _contents(folder: Runs, texts: Texts) -> list[list[FigureSpec | Table]]:
+    found = [pair.content(folder, texts) if pair.content else None for pair in PAIRS]
+    return [content.blocks if content else [] for content in found]
+
+
+def _write(item: FigureSpec | Table, texts: Texts, out: Path) -> Block:
+    name = f"{item.slug}.{texts.language}"
+    if isinstance(item, Table):
+        (out / "tables" / f"{name}.csv").write_text(item.to_csv(), encoding="utf-8-sig", newline="")
+        return Block("table", item)
+    inline = {}
+    with figures.style():
+        for layout in (WIDE, NARROW):
+            figure = item.draw(texts, layout)
+            svg = figures.to_svg(figure)
+            inline[layout.name] = figures.inline_svg(svg, f"{item.slug}-{layout.name}", item.alt)
+            if layout is WIDE:
+                (out / "figures" / f"{name}.svg").write_text(svg, encoding="utf-8")
+                figures.save_png(figure, out / "figures" / f"{name}.png")
+    return Block("figure", item, inline["wide"], inline["narrow"])
+
+
+def _status(folder: Runs, texts: Texts, sections: list[Section]) -> list[tuple[str, str]]:
+    """The facts of the strip at the top: (value, label)."""
+    measured = sum(bool(section.blocks) for section in sections)
+    facts = [(f"{measured} / {len(sections)}", texts("status.measured"))]
+    cases = [case for name in environment.CASES if (case := folder.case(name))]
+    runs = [run for case in cases for run in case.runs]
+    facts.append((str(len(runs)), texts("status.runs")))
+    if runs:
+        facts.append((str(max(case.seeds for case in cases)), texts("status.seeds")))
+    date = max((str(run.environment["time"])[:10] for run in runs), default=texts("status.none"))
+    facts.append((date, texts("status.date")))
+    return facts
+
+
+def _render(folder: Runs, texts: Texts, sections: list[Section]) -> str:
+    other = next(language for language in LANGUAGES if language != texts.language)
+    templates = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    references: dict[str, list[dict[str, Any]]] = json.loads((_HERE / "references.json").read_text(encoding="utf-8"))
+    return templates.get_template("page.html.j2").render(
+        t=texts,
+        zip=zip,
+        style=Markup((_HERE / "templates" / "style.css").read_text(encoding="utf-8")),
+        script=Markup((_HERE / "templates" / "script.js").read_text(encoding="utf-8")),
+        font_file=figures.FONT_FILE.name,
+        other=load(other),
+        other_page=PAGES[other],
+        runs_name=folder.root.name,
+        status=_status(folder, texts, sections),
+        chapters=[(n, [section for section in sections if section.pair.chapter == n]) for n in CHAPTERS],
+        headline=summary.headline(folder, texts),
+        claims=summary.claims(folder, texts),
+        answers=faq.answers(folder, texts),
+        references=references,
+        environments=environment.environments(folder, texts),
+        unfinished=folder.unfinished,
+    )

@@ -1,0 +1,10 @@
+"""Pair 2: clipping in recurrent networks."""
+
+from tightgrad_lab.report.model import Pair
+
+PAIR = Pair(
+    number=2,
+    chapter=1,
+    files=("pair02/figure.json", "pair02/table.json"),
+    command="tightgrad lab pair02",
+)

@@ -1,0 +1,10 @@
+"""Pair 3: what gradient accumulation does, and what it costs."""
+
+from tightgrad_lab.report.model import Pair
+
+PAIR = Pair(
+    number=3,
+    chapter=2,
+    files=("pair03/figure.json", "pair03/table.json"),
+    command="tightgrad lab pair03",
+)

@@ -1,0 +1,10 @@
+"""Pair 4: accumulation in large-model training."""
+
+from tightgrad_lab.report.model import Pair
+
+PAIR = Pair(
+    number=4,
+    chapter=2,
+    files=("pair04/figure.json", "pair04/table.json"),
+    command="tightgrad lab pair04",
+)

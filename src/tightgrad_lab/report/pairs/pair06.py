@@ -1,0 +1,10 @@
+"""Pair 6: compression in distributed training."""
+
+from tightgrad_lab.report.model import Pair
+
+PAIR = Pair(
+    number=6,
+    chapter=3,
+    files=("pair06/figure.json", "pair06/table.json"),
+    command="tightgrad lab pair06",
+)

@@ -1,0 +1,10 @@
+"""Pair 8: how clipping is implemented, here and elsewhere."""
+
+from tightgrad_lab.report.model import Pair
+
+PAIR = Pair(
+    number=8,
+    chapter=4,
+    files=("pair08/figure.json", "pair08/table.json"),
+    command="tightgrad lab pair08",
+)

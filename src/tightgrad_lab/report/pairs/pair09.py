@@ -1,0 +1,10 @@
+"""Pair 9: the role of accumulation in large-model training."""
+
+from tightgrad_lab.report.model import Pair
+
+PAIR = Pair(
+    number=9,
+    chapter=5,
+    files=("pair09/figure.json", "pair09/table.json"),
+    command="tightgrad lab pair09",
+)

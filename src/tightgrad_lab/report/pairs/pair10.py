@@ -1,0 +1,10 @@
+"""Pair 10: how accumulation is implemented, here and elsewhere."""
+
+from tightgrad_lab.report.model import Pair
+
+PAIR = Pair(
+    number=10,
+    chapter=5,
+    files=("pair10/figure.json", "pair10/table.json"),
+    command="tightgrad lab pair10",
+)

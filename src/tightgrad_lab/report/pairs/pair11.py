@@ -1,0 +1,10 @@
+"""Pair 11: the role of compression in large-model training."""
+
+from tightgrad_lab.report.model import Pair
+
+PAIR = Pair(
+    number=11,
+    chapter=6,
+    files=("pair11/figure.json", "pair11/table.json"),
+    command="tightgrad lab pair11",
+)

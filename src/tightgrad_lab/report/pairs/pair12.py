@@ -1,0 +1,10 @@
+"""Pair 12: how compression is implemented, here and elsewhere."""
+
+from tightgrad_lab.report.model import Pair
+
+PAIR = Pair(
+    number=12,
+    chapter=6,
+    files=("pair12/figure.json", "pair12/table.json"),
+    command="tightgrad lab pair12",
+)

@@ -1,0 +1,10 @@
+"""Pair 14: common problems and their cures."""
+
+from tightgrad_lab.report.model import Pair
+
+PAIR = Pair(
+    number=14,
+    chapter=7,
+    files=("pair14/figure.json", "pair14/table.json"),
+    command="tightgrad lab pair14",
+)

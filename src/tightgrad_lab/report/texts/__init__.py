@@ -1,0 +1,55 @@
+"""The words of the report: one JSON file per language, same keys in both."""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from markupsafe import Markup, escape
+
+LANGUAGES = ("en", "zh")
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The texts of one language; `language` is "en" or "zh"."""
+
+    language: str
+    entries: dict[str, str]
+
+    def __call__(self, key: str, **values: object) -> str:
+        """Plain text, for figures, CSV files and attributes."""
+        return self.entries[key].format(**values)
+
+    def html(self, key: str, **values: object) -> Markup:
+        """HTML: values are escaped unless they are Markup, `x` becomes code."""
+        escaped = str(escape(self.entries[key]))
+        return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)).format(**values)
+
+    def equation(self, key: str) -> Markup:
+        """A formula as HTML: x_k gets a subscript, function names stand upright."""
+        subscripts = re.sub(r"_(\w)", r"<sub>\1</sub>", str(escape(self.entries[key])))
+        return Markup(re.sub(r"\b(min)\b", r"<span>\1</span>", subscripts))
+
+    def get(self, key: str, default: str) -> str:
+        return self.entries.get(key, default)
+
+    def combination(self, name: str) -> str:
+        """The combination in words: clip + compress."""
+        if name == "none":
+            return self("combination.none")
+        return " + ".join(self(f"technique.{part}") for part in name.split("+"))
+
+    def metric(self, name: str) -> str:
+        return self.get(f"metric.{name}", name)
+
+    def join(self, parts: list[str]) -> str:
+        return ("、" if self.language == "zh" else ", ").join(parts)
+
+
+@cache
+def load(language: str) -> Texts:
+    """The texts of a language."""
+    path = Path(__file__).with_name(f"{language}.json")
+    return Texts(language, json.loads(path.read_text(encoding="utf-8")))
