@@ -54,12 +54,6 @@ class GradientBuffer:
         """Put back what `sums` gave."""
         self._sums = {name: tensor.clone() for name, tensor in sums.items()}
 
-    def zeros(self, name: str) -> Tensor:
-        """A zero gradient for a parameter that only other ranks used."""
-        parameter = self._parameters[name]
-        dtype = torch.float32 if parameter.dtype in LOW_PRECISION else parameter.dtype
-        return torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
-
     def deliver(self, grads: Mapping[str, Tensor]) -> None:
         """Put final gradients where the optimizer looks for them, in the parameters' dtype."""
         for name, grad in grads.items():
@@ -71,3 +65,9 @@ class GradientBuffer:
         self._sums.clear()
         for parameter in self._parameters.values():
             parameter.grad = None
+
+
+def zero_gradient(parameter: nn.Parameter) -> Tensor:
+    """Zeros for a parameter that only other ranks used, in the dtype that gradients are summed in."""
+    dtype = torch.float32 if parameter.dtype in LOW_PRECISION else parameter.dtype
+    return torch.zeros_like(parameter, dtype=dtype, requires_grad=False)

@@ -64,7 +64,7 @@ class WindowCutter(Generic[Batch]):
             UsageError: another rank failed while fetching its batches.
         """
         carried, self.carried = self.carried, []
-        batches = _chain(carried, iter(loader))
+        batches = _chain(carried, loader)
         while True:
             fetched = self._fetch(batches, step())
             counts = self._count(fetched)
@@ -154,6 +154,7 @@ class WindowCutter(Generic[Batch]):
         fetched.weights = fetched.weights + [dict.fromkeys(self.settings.losses, 0.0)] * missing
 
 
-def _chain(first: list[Batch], then: Iterator[Batch]) -> Iterator[Batch]:
+def _chain(first: list[Batch], then: Iterable[Batch]) -> Iterator[Batch]:
+    """One after the other; a loader that cannot even start fails when its first batch is fetched."""
     yield from first
     yield from then

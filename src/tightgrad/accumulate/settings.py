@@ -80,7 +80,8 @@ class Accumulate:
                 f"micro_batches={self.micro_batches!r} and window_weight={self.window_weight!r}: give exactly one; "
                 "the other is None."
             )
-        if not self.losses or not all(self.losses) or len(set(self.losses)) < len(self.losses):
+        are_names = isinstance(self.losses, tuple) and all(isinstance(name, str) and name for name in self.losses)
+        if not are_names or not self.losses or len(set(self.losses)) < len(self.losses):
             raise ConfigError(f"losses={self.losses!r} must be a tuple of different names.")
         for step, value in _points(self.micro_batches):
             check_integer("the first step of a schedule", step, low=0)
@@ -128,7 +129,7 @@ def _points(schedule: float | Schedule | None) -> Schedule:
         return ()
     if not isinstance(schedule, tuple):
         return ((0, schedule),)
-    if not schedule or any(len(point) != 2 for point in schedule):
+    if not schedule or any(not isinstance(point, tuple) or len(point) != 2 for point in schedule):
         raise ConfigError(f"the schedule {schedule!r} must be a tuple of (first step, value) pairs.")
     return schedule
 

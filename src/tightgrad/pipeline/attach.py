@@ -21,6 +21,7 @@ def attach(
     weight: Weight | None = None,
     seed: int = 0,
     collective: Collective | None = None,
+    scheduler: optim.lr_scheduler.LRScheduler | None = None,
 ) -> GradientPipeline:
     """Put a plan between `loss.backward()` and `optimizer.step()`. Collective: every rank must call it.
 
@@ -33,6 +34,7 @@ def attach(
             called for all batches of a window before the first backward. None counts samples.
         seed: of all random numbers that methods draw.
         collective: the data-parallel ranks; None takes DDP's process group, or one process for a plain module.
+        scheduler: steps after each applied step, and only then; None leaves schedules to the caller.
 
     Raises:
         UnsupportedError: the model's wrapper is not supported.
@@ -60,6 +62,5 @@ def attach(
         sync=accumulate.sync,
         several_backwards=accumulate.several_backwards,
     )
-    if not plan.is_empty:
-        check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__)
-    return GradientPipeline(adapter, optimizer, plan, weight=weight or num_samples, seed=seed)
+    check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__)
+    return GradientPipeline(adapter, optimizer, plan, weight=weight or num_samples, seed=seed, scheduler=scheduler)

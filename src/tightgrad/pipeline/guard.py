@@ -59,6 +59,11 @@ def nonfinite_error(grads: Grads, names: Sequence[str], collective: Collective) 
         for index in worst[:MOST_NAMED]
         if table[:, index].any()
     ]
+    if not named:
+        return NonFiniteGradientError(
+            "all gradients are finite but their norm is above the largest float32 number, 3.4e38. Lower the learning "
+            'rate or the loss; Guard(on_nonfinite="skip") leaves such steps out.'
+        )
     affected = int(table.any(dim=0).sum())
     more = f" and {affected - len(named)} more" if affected > len(named) else ""
     return NonFiniteGradientError(

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.buffer import GradientBuffer
@@ -15,22 +16,20 @@ from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.weights import Weight
 from tightgrad.clip.norm import total_norm
 from tightgrad.core.clock import StageClock
-from tightgrad.core.errors import NonFiniteGradientError, UsageError
-from tightgrad.core.protocols import Adapter, ReduceContext
-from tightgrad.core.rng import StepRng
-from tightgrad.core.types import Clipped, Grads, State
+from tightgrad.core.errors import UsageError
+from tightgrad.core.protocols import Adapter
+from tightgrad.core.types import Clipped
 from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.checkpoint import load_state, save_state
-from tightgrad.pipeline.guard import nonfinite_error, vote
 from tightgrad.pipeline.open_window import OpenWindow
-from tightgrad.pipeline.plan import Compress, Plan
+from tightgrad.pipeline.path import NOTHING_CLIPPED, GradientPath, SkipReason
+from tightgrad.pipeline.plan import Plan
 from tightgrad.pipeline.record import StepRecord
-from tightgrad.pipeline.reduction import merge, reduce_gradients, state_norm
+from tightgrad.pipeline.reduction import state_norm
 from tightgrad.pipeline.state import PipelineState
 
 Batch = TypeVar("Batch")
-SkipReason = Literal["nonfinite", "zero_weight"]
 
 
 class GradientPipeline:
@@ -40,12 +39,19 @@ class GradientPipeline:
     """
 
     def __init__(
-        self, adapter: Adapter, optimizer: torch.optim.Optimizer, plan: Plan, *, weight: Weight, seed: int
+        self,
+        adapter: Adapter,
+        optimizer: torch.optim.Optimizer,
+        plan: Plan,
+        *,
+        weight: Weight,
+        seed: int,
+        scheduler: LRScheduler | None = None,
     ) -> None:
         self.adapter = adapter
         self.optimizer = optimizer
         self.plan = plan
-        self.seed = seed
+        self._scheduler = scheduler
         self.state = PipelineState()
         self._accumulate = plan.accumulate or Accumulate()
         self._cutter: WindowCutter[Any] = WindowCutter(
@@ -61,6 +67,7 @@ class GradientPipeline:
         self._buffer = GradientBuffer(adapter.parameters)
         self._clock = StageClock()
         self._norm = CachedNorm(total_norm)
+        self._path = GradientPath(adapter, plan, seed, self._clock, self._norm)
         self._traffic_before = adapter.collective.traffic.nbytes
 
     def windows(self, loader: Iterable[Batch]) -> Iterator[Window[Batch]]:
@@ -85,6 +92,7 @@ class GradientPipeline:
             if self.state.open_window is not None:
                 self._reopen(window, self.state.open_window)
             elif not self.plan.is_empty:
+                self._discard()
                 self.adapter.begin_window()
             self._window = window
             yield window
@@ -159,6 +167,7 @@ class GradientPipeline:
         return self.step()
 
     def _discard(self) -> None:
+        self.adapter.restore_accumulated({})
         self._buffer.clear()
         self._norm.clear()
 
@@ -199,86 +208,31 @@ class GradientPipeline:
 
     def _apply(self, window: Window[Any]) -> Clipped | SkipReason:
         if self.plan.is_empty:
-            self._optimize({}, self.state.slots)
-            return _NOTHING_CLIPPED
+            with self._clock("optimizer"):
+                self._step_optimizer()
+            self.state.applied()
+            return NOTHING_CLIPPED
         if window.counts_for_nothing:
             return "zero_weight"
         grads = self._buffer.grads()
-        state = self.state.slots
-        if self.plan.loss_scale is not None:
-            torch._foreach_mul_(list(grads.values()), 1.0 / self._scale())
-        if not self.adapter.reduces:
-            grads, finite = self._agree(grads)
-            if not finite:
-                return self._skip(grads)
-            state = self._reduce_(grads)
-        if not bool(torch.isfinite(self._norm(list(grads.values())))):
-            return self._skip(grads)
-        clipped = self._clip_(grads)
-        self._optimize(grads, merge(state, clipped.state))
-        return clipped
-
-    def _optimize(self, grads: Grads, slots: State) -> None:
+        update = self._path.walk(grads, self.state)
+        if isinstance(update, str):
+            return update
         with self._clock("optimizer"):
-            self._buffer.deliver(grads)
-            self.optimizer.step()
-        if self.plan.loss_scale is not None:
-            slots = merge(slots, self.plan.loss_scale.after_applied(self.state.slots))
-        self.state.applied(slots)
+            self._buffer.deliver(update.grads)
+            self._step_optimizer()
+        self.state.applied(update.slots)
+        return update.clipped
 
-    def _agree(self, grads: Grads) -> tuple[Grads, bool]:
-        """Vote; give every rank the same names, with zeros where this rank has no gradient."""
-        with self._clock("guard"):
-            names = list(self.adapter.parameters)
-            finite = bool(torch.isfinite(self._norm(list(grads.values()))))
-            outcome = vote(grads, names, finite, self.adapter.collective)
-            complete = {
-                name: grads[name] if name in grads else self._buffer.zeros(name)
-                for name in names
-                if name in outcome.used
-            }
-        return complete, outcome.finite
-
-    def _reduce_(self, grads: Grads) -> State:
-        """Replace each rank's gradients by their sum over ranks; return what the methods will remember."""
-        collective = self.adapter.collective
-        compress = self.plan.compress or _DENSE
-        if collective.world_size == 1 and compress.codec is None:
-            return self.state.slots
-        rng = StepRng(self.seed, self.state.step, collective.rank)
-        context = ReduceContext(collective, rng, self._clock)
-        with torch.no_grad():
-            reduced = reduce_gradients(grads, compress, self.state.slots, context)
-            for name, grad in grads.items():
-                grad.copy_(reduced.total[name])
-        return reduced.state
-
-    def _clip_(self, grads: Grads) -> Clipped:
-        with self._clock("clip"), torch.no_grad():
-            before = self._norm(list(grads.values()))
-            if self.plan.clip is None:
-                return Clipped(before, torch.ones_like(before))
-            clipped = self.plan.clip.clip_(grads, self.adapter.parameters, self._norm, self.state.slots)
-            return Clipped(before, clipped.clip_coef, clipped.state)
-
-    def _skip(self, grads: Grads) -> SkipReason:
-        assert self.plan.guard is not None
-        if self.plan.loss_scale is not None:
-            self.state.slots = merge(self.state.slots, self.plan.loss_scale.after_overflow(self.state.slots))
-            return "nonfinite"
-        skips, limit = self.state.consecutive_skips + 1, self.plan.guard.max_consecutive_skips
-        if self.plan.guard.on_nonfinite == "skip" and skips < limit:
-            self.state.consecutive_skips = skips
-            return "nonfinite"
-        error = nonfinite_error(grads, list(self.adapter.parameters), self.adapter.collective)
-        if self.plan.guard.on_nonfinite == "skip":
-            raise NonFiniteGradientError(f"{skips} steps in a row are not finite (the limit). Now: {error}")
-        raise error
+    def _step_optimizer(self) -> None:
+        self.optimizer.step()
+        if self._scheduler is not None:
+            self._scheduler.step()
 
     def _record(self, window: Window[Any], outcome: Clipped | SkipReason, loss_scale: float | None) -> StepRecord:
         retries, self._retries = self._retries, 0
         clipped = outcome if isinstance(outcome, Clipped) else None
-        measured = clipped if clipped is not _NOTHING_CLIPPED else None
+        measured = clipped if clipped is not NOTHING_CLIPPED else None
         self.adapter.collective.traffic.add("wrapper", self.adapter.sent_nbytes())
         traffic = self.adapter.collective.traffic.nbytes
         wire_bytes, self._traffic_before = traffic - self._traffic_before, traffic
@@ -345,12 +299,10 @@ class GradientPipeline:
         """
         self.state.load_state_dict(state, self.adapter.parameters, self.plan.slots)
         self._cutter.num_consumed = int(state["num_consumed"])
-        self._buffer.clear()
+        self._discard()
         self._window = None
 
 
-_DENSE = Compress()
-_NOTHING_CLIPPED = Clipped(torch.zeros(()), torch.ones(()))
 _ONE = {"loss": 1.0}
 
 

@@ -40,6 +40,8 @@ class Compress:
         _check_kind("reducer", self.reducer, Reducer)
         _check_kind("feedback", self.feedback, Feedback)
         if self.reducer is None:
+            if self.codec is not None and not self.codec.card.reducer:
+                raise ConfigError(f"the card of {self.codec.card.id} names no reducer; pass Compress(..., reducer=...).")
             object.__setattr__(self, "reducer", method(self.codec.card.reducer if self.codec else "dense")())
         assert self.reducer is not None
         reason = self.reducer.refuses(self.codec)

@@ -65,10 +65,10 @@ class PipelineState:
         if missing:
             raise StateMismatchError(f"pipeline state has no {', '.join(sorted(missing))}; was it cut short?")
         slots = {slot: _restored(slot, values, parameters, known) for slot, values in state["slots"].items()}
-        self.step = int(state["step"])
-        self.consecutive_skips = int(state["consecutive_skips"])
+        open_window = OpenWindow(**state["open_window"]) if state["open_window"] is not None else None
+        self.step, self.consecutive_skips = int(state["step"]), int(state["consecutive_skips"])
         self.slots = slots
-        self.open_window = OpenWindow(**state["open_window"]) if state["open_window"] is not None else None
+        self.open_window = open_window
 
 
 def _restored(
