@@ -1,8 +1,12 @@
-"""Real ranks: processes over gloo, started from a test."""
+"""Real ranks: processes over gloo, started from a test and kept for the next one."""
 
 import os
+import queue
 import tempfile
+import time
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,29 +16,130 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 TIMEOUT_SECONDS = 60
+GRACE_SECONDS = 3.0  # after one rank failed, for the others to say why they did
 
 
-def run_ranks(world_size: int, body: Callable[..., Any], *args: Any) -> list[Any]:
+class RankError(Exception):
+    """A rank raised, died or did not come to an end; carries every rank's traceback that there is."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    folder: str
+    world_size: int
+    timeout_seconds: float
+    body: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+def run_ranks(
+    world_size: int, body: Callable[..., Any], *args: Any, timeout_seconds: float = TIMEOUT_SECONDS
+) -> list[Any]:
     """Run `body(*args)` in `world_size` gloo processes; return what each returned, by rank.
 
-    `body` must be a module-level function, and its result must survive torch.save.
+    `body` must be a module-level function, and its result must survive torch.save. Processes are reused, since
+    importing torch costs seconds; a body must leave no global state behind. After an error all are replaced.
+
+    Args:
+        world_size: number of processes.
+        body: what each runs, inside a process group.
+        args: of body; must survive pickling.
+        timeout_seconds: how long one collective may wait.
+
+    Raises:
+        RankError: a rank failed.
     """
+    while len(_workers) < world_size:
+        _workers.append(_Worker(len(_workers)))
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_rank_main, (world_size, folder, body, args), nprocs=world_size, start_method="spawn")
-        return [torch.load(Path(folder) / f"result{rank}.pt", weights_only=False) for rank in range(world_size)]
+        task = _Task(folder, world_size, timeout_seconds, body, args)
+        errors = _run(_workers[:world_size], task)
+        if errors:
+            _stop_all()
+            raise RankError("\n".join(f"-- rank {rank}:\n{text}" for rank, text in sorted(errors.items())))
+        return [torch.load(_result_path(folder, rank), weights_only=False) for rank in range(world_size)]
 
 
-def _rank_main(rank: int, world_size: int, folder: str, body: Callable[..., Any], args: tuple[Any, ...]) -> None:
+class _Worker:
+    def __init__(self, rank: int) -> None:
+        context = mp.get_context("spawn")
+        self.tasks = context.Queue()
+        self.answers = context.Queue()
+        self.process = context.Process(target=_serve, args=(rank, self.tasks, self.answers), daemon=True)
+        self.process.start()
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        for channel in (self.tasks, self.answers):
+            channel.cancel_join_thread()
+            channel.close()
+
+
+_workers: list[_Worker] = []
+
+
+def _run(workers: list[_Worker], task: _Task) -> dict[int, str]:
+    """Give the task to all; return the tracebacks of those that failed."""
+    for worker in workers:
+        worker.tasks.put(task)
+    waiting = dict(enumerate(workers))
+    errors: dict[int, str] = {}
+    deadline = float("inf")
+    while waiting and time.monotonic() < deadline:
+        for rank, worker in list(waiting.items()):
+            answer = _answer(worker)
+            if answer is None:
+                continue
+            del waiting[rank]
+            if answer:
+                errors[rank] = answer
+                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+    return errors
+
+
+def _answer(worker: _Worker) -> str | None:
+    """A traceback, "" if all went well, None if there is no answer yet."""
+    try:
+        return worker.answers.get(timeout=0.01)
+    except queue.Empty:
+        pass
+    if worker.process.is_alive():
+        return None
+    return f"the process died with exit code {worker.process.exitcode}"
+
+
+def _stop_all() -> None:
+    while _workers:
+        _workers.pop().stop()
+
+
+def _serve(rank: int, tasks: "mp.Queue[_Task]", answers: "mp.Queue[str]") -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    while True:
+        task = tasks.get()
+        try:
+            _run_body(rank, task)
+        except BaseException:
+            answers.put(traceback.format_exc())
+        else:
+            answers.put("")
+
+
+def _run_body(rank: int, task: _Task) -> None:
     dist.init_process_group(
         "gloo",
-        init_method=f"file://{folder}/store",
+        init_method=f"file://{task.folder}/store",
         rank=rank,
-        world_size=world_size,
-        timeout=timedelta(seconds=TIMEOUT_SECONDS),
+        world_size=task.world_size,
+        timeout=timedelta(seconds=task.timeout_seconds),
     )
     try:
-        torch.save(body(*args), Path(folder) / f"result{rank}.pt")
+        torch.save(task.body(*task.args), _result_path(task.folder, rank))
     finally:
         dist.destroy_process_group()
+
+
+def _result_path(folder: str, rank: int) -> Path:
+    return Path(folder) / f"result{rank}.pt"

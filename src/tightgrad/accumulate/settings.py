@@ -80,7 +80,8 @@ class Accumulate:
                 f"micro_batches={self.micro_batches!r} and window_weight={self.window_weight!r}: give exactly one; "
                 "the other is None."
             )
-        are_names = isinstance(self.losses, tuple) and all(isinstance(name, str) and name for name in self.losses)
+        losses: object = self.losses
+        are_names = isinstance(losses, tuple) and all(isinstance(name, str) and name for name in losses)
         if not are_names or not self.losses or len(set(self.losses)) < len(self.losses):
             raise ConfigError(f"losses={self.losses!r} must be a tuple of different names.")
         for step, value in _points(self.micro_batches):
@@ -129,9 +130,13 @@ def _points(schedule: float | Schedule | None) -> Schedule:
         return ()
     if not isinstance(schedule, tuple):
         return ((0, schedule),)
-    if not schedule or any(not isinstance(point, tuple) or len(point) != 2 for point in schedule):
+    if not schedule or any(not _is_pair(point) for point in schedule):
         raise ConfigError(f"the schedule {schedule!r} must be a tuple of (first step, value) pairs.")
     return schedule
+
+
+def _is_pair(point: object) -> bool:
+    return isinstance(point, tuple) and len(point) == 2
 
 
 def _value_at(schedule: float | Schedule, step: int) -> float:

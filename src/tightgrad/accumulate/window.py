@@ -43,6 +43,12 @@ class Window(Generic[Batch]):
         return next(iter(self.total_weights.values()))
 
     @property
+    def local_share(self) -> float:
+        """This rank's part of N, for the first loss."""
+        name, total = next(iter(self.total_weights.items()))
+        return sum(weights[name] for weights in self.weights) / total if total else 0.0
+
+    @property
     def counts_for_nothing(self) -> bool:
         """Whether no micro-batch on any rank has any weight."""
         return not any(self.total_weights.values())

@@ -33,7 +33,8 @@ class DDPExplicitAdapter:
             self._broadcast_buffers()
 
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
-        """`no_sync` throughout."""
+        """`no_sync` throughout. DDP would send buffers again in its first forward, which not every rank may have."""
+        self.model.require_forward_param_sync = False
         return self.model.no_sync()
 
     def adding_zero(self) -> AbstractContextManager[None]:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from tightgrad.clip.placed import clamp_
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_number
 from tightgrad.core.protocols import Clipper, GradNorm
@@ -43,10 +44,7 @@ class Value(Clipper):
 
     def clip_(self, grads: Grads, params: Mapping[str, nn.Parameter], norm: GradNorm, state: State) -> Clipped:
         """Clamp every entry. NaN stays NaN."""
-        values = list(grads.values())
-        before = norm(values)
-        if values:
-            torch._foreach_clamp_min_(values, -self.max_value)
-            torch._foreach_clamp_max_(values, self.max_value)
-        after = norm(values)
-        return Clipped(before, torch.where(before > 0, after / before, 1.0))
+        before = norm(list(grads.values()))
+        clamp_(grads.values(), self.max_value)
+        after = norm(list(grads.values()))
+        return Clipped(before, torch.where(before == 0, 1.0, after / before))

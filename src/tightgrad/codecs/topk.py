@@ -48,7 +48,8 @@ class TopK(Codec):
 
     def __post_init__(self) -> None:
         check_number("density", self.density, above=0.0, high=1.0)
-        if getattr(getattr(self.values, "card", None), "scope", None) not in ("element", "block"):
+        values: object = self.values
+        if not isinstance(values, Codec) or values.card.scope not in ("element", "block"):
             raise ConfigError(f"values={self.values!r} must be a codec of scope element or block, such as Cast().")
 
     def count(self, numel: int) -> int:

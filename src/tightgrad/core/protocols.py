@@ -31,9 +31,29 @@ class Codec(ABC):
         return 1
 
     @property
+    def scope(self) -> str:
+        """How much of a tensor it must see at once: "element", "block", "tensor" or "matrix"."""
+        return self.card.scope
+
+    @property
     def unbiased(self) -> bool:
         """Whether the expectation of what is decoded equals the input, with these settings."""
         return self.card.unbiased
+
+    @property
+    def linear(self) -> bool:
+        """Whether decoding a sum of payloads gives the sum of what they decode to; all its tensors are float32."""
+        return self.card.linear
+
+    @property
+    def fixed_size(self) -> bool:
+        """Whether the size of a payload is known before the data is."""
+        return True
+
+    @property
+    def reducer(self) -> str:
+        """The id of the reducer that a plan takes when it names none."""
+        return self.card.reducer
 
     def contraction(self, numel: int) -> float:
         """The delta in [0, 1] of ||x - C(x)||^2 <= (1 - delta) ||x||^2 for `numel` elements; 0 claims nothing."""
@@ -41,7 +61,11 @@ class Codec(ABC):
 
     @abstractmethod
     def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
-        """The tensors of the payload of `spec.numel` elements: exact, and known on every rank without being sent."""
+        """The tensors of the payload of `spec.numel` elements: exact, and known on every rank without being sent.
+
+        Unless `fixed_size`, the last one may have the length None, which ranks tell each other. Such a payload is
+        never longer than `wire.most_nbytes`: a codec sends the elements themselves where they take fewer bytes.
+        """
 
     @abstractmethod
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
@@ -59,9 +83,18 @@ class Codec(ABC):
         """Add the decoded payload to `total`, of shape (spec.numel,), in place."""
         total.add_(self.decode(payload))
 
-    def payload_nbytes(self, spec: GradSpec) -> int:
-        """Bytes that `encode` will produce."""
-        return sum(layout.nbytes for layout in self.layout(spec))
+    def decode_to_(self, out: Tensor, payload: Payload) -> None:
+        """Overwrite `out`, of shape (spec.numel,), with the decoded payload."""
+        out.copy_(self.decode(payload))
+
+    def payload_nbytes(self, spec: GradSpec) -> int | None:
+        """Bytes that `encode` will produce; None if they depend on the data."""
+        total = 0
+        for layout in self.layout(spec):
+            if layout.nbytes is None:
+                return None
+            total += layout.nbytes
+        return total
 
 
 class Traffic:
@@ -108,6 +141,13 @@ class Collective(Protocol):
     def broadcast_(self, tensor: Tensor, source: int = 0) -> Tensor:
         """Overwrite `tensor` with rank `source`'s; return it."""
 
+    def split(self, groups: Sequence[Sequence[int]]) -> "Collective":
+        """The group, of those given, that this rank is in: its ranks count from 0 in the order given.
+
+        Collective: every rank must call it with the same groups, which hold each rank once. Bytes sent in a group
+        are counted in this `traffic`. Asking for the same groups again costs nothing.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class ReduceContext:
@@ -116,6 +156,10 @@ class ReduceContext:
     collective: Collective
     rng: StepRng
     clock: StageClock
+
+    def spec(self, name: str, grad: Tensor) -> GradSpec:
+        """Describe a whole gradient of this step."""
+        return GradSpec.of(name, grad, seed=self.rng.shared_seed(name), step=self.rng.step)
 
 
 class Reducer(ABC):
@@ -145,6 +189,10 @@ class Feedback(ABC):
 
     card: ClassVar[MethodCard]
     slots: ClassVar[tuple[Slot, ...]] = ()
+
+    def refuses(self, codec: Codec | None, reducer: Reducer) -> str | None:
+        """Say why this feedback cannot run with the two, and what instead; None if it can."""
+        return None
 
     @abstractmethod
     def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:

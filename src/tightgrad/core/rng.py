@@ -22,15 +22,24 @@ class StepRng:
 
     def local(self, name: str, device: torch.device) -> torch.Generator:
         """A generator that differs between ranks."""
-        return self._generator(f"{self.seed}/{self.step}/{name}/rank {self.rank}", device)
+        return seeded(_seed_of(f"{self.seed}/{self.step}/{name}/rank {self.rank}"), device)
 
     def shared(self, name: str, device: torch.device) -> torch.Generator:
         """A generator that is the same on every rank."""
-        return self._generator(f"{self.seed}/{self.step}/{name}/shared", device)
+        return seeded(self.shared_seed(name), device)
 
-    @staticmethod
-    def _generator(key: str, device: torch.device) -> torch.Generator:
-        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-        generator = torch.Generator(device=device)
-        generator.manual_seed(int.from_bytes(digest, "little") & ((1 << _SEED_BITS) - 1))
-        return generator
+    def shared_seed(self, name: str) -> int:
+        """The seed of `shared`."""
+        return _seed_of(f"{self.seed}/{self.step}/{name}/shared")
+
+
+def seeded(seed: int, device: torch.device) -> torch.Generator:
+    """A generator of its own."""
+    generator = torch.Generator(device=device)
+    generator.manual_seed(seed)
+    return generator
+
+
+def _seed_of(key: str) -> int:
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") & ((1 << _SEED_BITS) - 1)

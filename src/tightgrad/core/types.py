@@ -1,7 +1,7 @@
 """The values that walk down the gradient path."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -36,15 +36,18 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class TensorLayout:
-    """Shape and dtype of one tensor of a payload, known on every rank without being sent."""
+    """Shape and dtype of one tensor of a payload, known on every rank without being sent.
+
+    `numel` is None where the length depends on the data: only for the last tensor of a payload, which is uint8 then.
+    """
 
     dtype: torch.dtype
-    numel: int
+    numel: int | None
 
     @property
-    def nbytes(self) -> int:
-        """Bytes on the wire."""
-        return self.numel * self.dtype.itemsize
+    def nbytes(self) -> int | None:
+        """Bytes on the wire; None where they depend on the data."""
+        return None if self.numel is None else self.numel * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class GradSpec:
         numel: number of elements handed to the codec (a chunk of the gradient may be less than all of it).
         dtype: dtype of the decoded result, float32 on the gradient path.
         device: where the decoded result lives.
+        seed: the same on every rank, another one for each step and name: for what ranks must draw alike.
+        step: number of steps applied so far: for what changes during training.
     """
 
     name: str
@@ -64,15 +69,22 @@ class GradSpec:
     numel: int
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    seed: int = 0
+    step: int = 0
 
     @classmethod
-    def of(cls, name: str, tensor: Tensor) -> "GradSpec":
+    def of(cls, name: str, tensor: Tensor, *, seed: int = 0, step: int = 0) -> "GradSpec":
         """Describe a whole gradient."""
-        return cls(name, tuple(tensor.shape), tensor.numel(), tensor.dtype, tensor.device)
+        return cls(name, tuple(tensor.shape), tensor.numel(), tensor.dtype, tensor.device, seed, step)
 
     def part(self, numel: int) -> "GradSpec":
         """Describe a chunk of `numel` elements of the same gradient."""
-        return GradSpec(self.name, self.shape, numel, self.dtype, self.device)
+        return replace(self, numel=numel)
+
+    @property
+    def dense_nbytes(self) -> int:
+        """Bytes of the elements themselves, uncompressed."""
+        return self.numel * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,8 @@
-"""Payloads to bytes and back. The layout is known on both sides, so no header is sent."""
+"""Payloads to bytes and back.
+
+The layout is known on both sides, so no header is sent. Where a codec's payload has a length that depends on the data,
+ranks tell each other these lengths first.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,18 +13,43 @@ from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload
 
+HEADER_NBYTES = 16
+"""A payload of data-dependent length may be this much longer than the elements themselves."""
+
 
 def checked_tensors(codec: Codec, payload: Payload) -> tuple[Tensor, ...]:
     """Return the payload's tensors if they have the layout that `codec` expects, else raise `PayloadError`."""
     expected = codec.layout(payload.spec)
     found = tuple((tensor.dtype, tensor.numel()) for tensor in payload.tensors)
     wanted = tuple((layout.dtype, layout.numel) for layout in expected)
-    if found != wanted:
+    matches = len(found) == len(wanted) and all(
+        dtype is of and (numel is None or number == numel)
+        for (dtype, number), (of, numel) in zip(found, wanted, strict=True)
+    )
+    if not matches or payload.nbytes > most_nbytes(codec, payload.spec):
         raise PayloadError(
             f"a payload of {codec.card.id} for {payload.spec.name!r} ({payload.spec.numel} elements) has tensors "
             f"{found}, expected {wanted}; the ranks run different versions or settings."
         )
     return payload.tensors
+
+
+def most_nbytes(codec: Codec, spec: GradSpec) -> int:
+    """Bytes that a payload of `spec` may have."""
+    nbytes = codec.payload_nbytes(spec)
+    return spec.dense_nbytes + HEADER_NBYTES if nbytes is None else nbytes
+
+
+def fixed_nbytes(codec: Codec, spec: GradSpec) -> int:
+    """Bytes of a payload whose size is known before the data is.
+
+    Raises:
+        PayloadError: it depends on the data.
+    """
+    nbytes = codec.payload_nbytes(spec)
+    if nbytes is None:
+        raise PayloadError(f"payloads of {codec.card.id} for {spec.name!r} have no fixed size; use the reducer gather.")
+    return nbytes
 
 
 def to_bytes(payloads: Iterable[Payload], device: torch.device) -> Tensor:
@@ -30,26 +59,55 @@ def to_bytes(payloads: Iterable[Payload], device: torch.device) -> Tensor:
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8, device=device)
 
 
-def from_bytes(buffer: Tensor, codec: Codec, specs: Sequence[GradSpec]) -> list[Payload]:
+def from_bytes(
+    buffer: Tensor, codec: Codec, specs: Sequence[GradSpec], nbytes: Sequence[int] | None = None
+) -> list[Payload]:
     """Cut one uint8 tensor into the payloads of `specs`, in order.
+
+    Args:
+        buffer: what another rank's `to_bytes` gave.
+        codec: the codec that encoded.
+        specs: of its payloads.
+        nbytes: length of each payload; needed when more than one has no fixed size.
 
     Raises:
         PayloadError: the buffer has another length than the specs ask for.
     """
-    expected = sum(codec.payload_nbytes(spec) for spec in specs)
-    if buffer.dtype != torch.uint8 or buffer.dim() != 1 or buffer.numel() != expected:
+    sizes = list(nbytes) if nbytes is not None else _sizes(buffer.numel(), codec, specs)
+    if buffer.dtype != torch.uint8 or buffer.dim() != 1 or buffer.numel() != sum(sizes):
         raise PayloadError(
-            f"a message of {codec.card.id} has {buffer.numel()} elements of {buffer.dtype}, expected {expected} bytes; "
-            "the ranks run different versions or settings."
+            f"a message of {codec.card.id} has {buffer.numel()} elements of {buffer.dtype}, expected {sum(sizes)} "
+            "bytes; the ranks run different versions or settings."
         )
     payloads = []
     start = 0
-    for spec in specs:
-        tensors = []
-        for layout in codec.layout(spec):
-            stop = start + layout.nbytes
-            # A view as a wider dtype needs an aligned start, which a copy has.
-            tensors.append(buffer[start:stop].clone().view(layout.dtype))
-            start = stop
-        payloads.append(Payload(tuple(tensors), spec))
+    for spec, size in zip(specs, sizes, strict=True):
+        payloads.append(_cut(buffer[start : start + size], codec, spec))
+        start += size
     return payloads
+
+
+def _sizes(available: int, codec: Codec, specs: Sequence[GradSpec]) -> list[int]:
+    sizes = [codec.payload_nbytes(spec) for spec in specs]
+    if sizes.count(None) > 1:
+        raise PayloadError(f"{sizes.count(None)} payloads of {codec.card.id} have no fixed size; give their lengths.")
+    left = max(0, available - sum(size for size in sizes if size is not None))
+    return [left if size is None else size for size in sizes]
+
+
+def _cut(buffer: Tensor, codec: Codec, spec: GradSpec) -> Payload:
+    tensors = []
+    start = 0
+    for layout in codec.layout(spec):
+        stop = buffer.numel() if layout.nbytes is None else start + layout.nbytes
+        if stop > buffer.numel() or stop < start:
+            break
+        # A view as a wider dtype needs an aligned start, which a copy has.
+        tensors.append(buffer[start:stop].clone().view(layout.dtype))
+        start = stop
+    if start != buffer.numel() or len(tensors) != len(codec.layout(spec)):
+        raise PayloadError(
+            f"a payload of {codec.card.id} for {spec.name!r} ({spec.numel} elements) has {buffer.numel()} bytes, which "
+            "is not what its layout asks for; the ranks run different versions or settings."
+        )
+    return Payload(tuple(tensors), spec)

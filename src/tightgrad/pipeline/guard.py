@@ -10,7 +10,7 @@ from tightgrad.core.errors import NonFiniteGradientError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
-POLICIES = ("raise", "skip")
+POLICIES = ("raise", "skip", "zero", "propagate")
 MOST_NAMED = 5
 
 
@@ -19,7 +19,9 @@ class Guard:
     """What happens when any rank's gradient holds inf or NaN.
 
     Args:
-        on_nonfinite: "raise" names the parameters and ranks; "skip" leaves everything as it was before the window.
+        on_nonfinite: "raise" names the parameters and ranks; "skip" leaves everything as it was before the window;
+            "zero" sets the entries that are not finite to 0, on each rank before it sends them and in the sum, and
+            takes the step; "propagate" does not look, as plain PyTorch.
         max_consecutive_skips: with "skip", how many steps in a row may be skipped before it raises, at least 1.
     """
 

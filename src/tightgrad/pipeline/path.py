@@ -1,11 +1,15 @@
 """From accumulated gradients to those that the optimizer takes: guard, unscale, reduce, clip."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from tightgrad.accumulate.buffer import zero_gradient
+from tightgrad.clip.one_factor import OneFactorClipper, clip_coefficient
+from tightgrad.clip.placed import scale_, zero_nonfinite_
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import NonFiniteGradientError
 from tightgrad.core.protocols import Adapter, ReduceContext
@@ -24,30 +28,42 @@ _DENSE = Compress()
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What the optimizer takes, and what the methods will remember once it has."""
+    """What the optimizer takes, and what the methods will remember once it has.
+
+    Args:
+        grads: the gradients.
+        clipped: norm and factor.
+        slots: the methods' state.
+        fold: the factor that the optimizer still has to multiply by; None if the gradients are final.
+    """
 
     grads: Grads
     clipped: Clipped
     slots: State
+    fold: Tensor | None = None
 
 
 class GradientPath:
     """Walks one window's gradients down the path. Changes no state: a step that is skipped has left no trace."""
 
-    def __init__(self, adapter: Adapter, plan: Plan, seed: int, clock: StageClock, norm: CachedNorm) -> None:
+    def __init__(
+        self, adapter: Adapter, plan: Plan, seed: int, clock: StageClock, norm: CachedNorm, *, folds: bool = False
+    ) -> None:
         self._adapter = adapter
         self._plan = plan
         self._seed = seed
         self._clock = clock
         self._norm = norm
+        self._folds = folds
 
     @torch.no_grad()
-    def walk(self, grads: Grads, state: PipelineState) -> Update | SkipReason:
+    def walk(self, grads: Grads, state: PipelineState, local_share: float = 1.0) -> Update | SkipReason:
         """Give the update, or say why there is none. Collective: every rank must call it.
 
         Args:
             grads: this rank's gradients, overwritten in place.
             state: read; only counters of skips, and the loss scale after an overflow, are changed.
+            local_share: this rank's weight over the weight of all ranks.
 
         Raises:
             NonFiniteGradientError: inf or NaN, where the plan's guard says so.
@@ -58,19 +74,43 @@ class GradientPath:
             grads, finite = self._agree(grads)
             if not finite:
                 return self._skip(grads, state)
+            self._clip_locally_(grads, local_share)
             slots = self._reduce_(grads, state)
         with self._clock("clip"):
-            norm = self._norm(list(grads.values()))
-            if not bool(torch.isfinite(norm)):
+            if not self._is_usable_(grads):
                 return self._skip(grads, state)
+            norm = self._norm(list(grads.values()))
             clipped = Clipped(norm, torch.ones_like(norm))
+            fold = None
             if self._plan.clip is not None:
-                clipped = self._plan.clip.clip_(grads, self._adapter.parameters, self._norm, slots)
+                if self._folds and isinstance(self._plan.clip, OneFactorClipper):
+                    clipped = self._plan.clip.factor(grads, self._norm, slots)
+                    fold = clipped.clip_coef
+                else:
+                    clipped = self._plan.clip.clip_(grads, self._adapter.parameters, self._norm, slots)
                 slots = merge(slots, clipped.state)
                 clipped = Clipped(norm, clipped.clip_coef)
         if self._plan.loss_scale is not None:
             slots = merge(slots, self._plan.loss_scale.after_applied(state.slots))
-        return Update(grads, clipped, slots)
+        return Update(grads, clipped, slots, fold)
+
+    def _is_usable_(self, grads: Grads) -> bool:
+        """Whether the guard lets these gradients pass, after it may have changed them."""
+        assert self._plan.guard is not None
+        policy = self._plan.guard.on_nonfinite
+        if policy == "propagate" or bool(torch.isfinite(self._norm(list(grads.values())))):
+            return True
+        if policy == "zero":
+            zero_nonfinite_(grads.values())
+        return policy == "zero"
+
+    def _clip_locally_(self, grads: Grads, local_share: float) -> None:
+        """Limit this rank's mean gradient to local_clip / sqrt(ranks). What it sends is `local_share` of that mean."""
+        if self._plan.local_clip is None:
+            return
+        with self._clock("local_clip"):
+            bound = local_share * self._plan.local_clip / math.sqrt(self._adapter.collective.world_size)
+            scale_(grads.values(), clip_coefficient(self._norm(list(grads.values())), bound))
 
     def _unscale_(self, grads: Grads, state: PipelineState) -> None:
         if self._plan.loss_scale is not None and grads:
@@ -80,7 +120,7 @@ class GradientPath:
         """Vote; give every rank the same names, with zeros where this rank has no gradient."""
         with self._clock("guard"):
             parameters = self._adapter.parameters
-            finite = bool(torch.isfinite(self._norm(list(grads.values()))))
+            finite = self._is_usable_(grads)
             outcome = vote(grads, list(parameters), finite, self._adapter.collective)
             complete = {
                 name: grads[name] if name in grads else zero_gradient(parameter)

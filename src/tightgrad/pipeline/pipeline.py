@@ -14,6 +14,7 @@ from tightgrad.accumulate.buffer import GradientBuffer
 from tightgrad.accumulate.cutter import WindowCutter
 from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.weights import Weight
+from tightgrad.clip.fold import folded, folds
 from tightgrad.clip.norm import total_norm
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
@@ -67,7 +68,9 @@ class GradientPipeline:
         self._buffer = GradientBuffer(adapter.parameters)
         self._clock = StageClock()
         self._norm = CachedNorm(total_norm)
-        self._path = GradientPath(adapter, plan, seed, self._clock, self._norm)
+        self._path = GradientPath(
+            adapter, plan, seed, self._clock, self._norm, folds=folds(plan.clip, optimizer)
+        )
         self._traffic_before = adapter.collective.traffic.nbytes
 
     def windows(self, loader: Iterable[Batch]) -> Iterator[Window[Batch]]:
@@ -215,12 +218,13 @@ class GradientPipeline:
         if window.counts_for_nothing:
             return "zero_weight"
         grads = self._buffer.grads()
-        update = self._path.walk(grads, self.state)
+        update = self._path.walk(grads, self.state, window.local_share)
         if isinstance(update, str):
             return update
         with self._clock("optimizer"):
             self._buffer.deliver(update.grads)
-            self._step_optimizer()
+            with folded(self.optimizer, update.fold):
+                self._step_optimizer()
         self.state.applied(update.slots)
         return update.clipped
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from tightgrad.accumulate import Accumulate
+from tightgrad.core.check import check_number
 from tightgrad.core.config import from_config, method_from_config, to_config
 from tightgrad.core.errors import ConfigError, IncompatiblePlanError
 from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
@@ -41,7 +42,7 @@ class Compress:
         _check_kind("feedback", self.feedback, Feedback)
         if self.reducer is None:
             if self.codec is not None and not self.codec.card.reducer:
-                raise ConfigError(f"the card of {self.codec.card.id} names no reducer; pass Compress(..., reducer=...).")
+                raise ConfigError(f"the card of {self.codec.card.id} names no reducer; pass reducer=... as well.")
             object.__setattr__(self, "reducer", method(self.codec.card.reducer if self.codec else "dense")())
         assert self.reducer is not None
         reason = self.reducer.refuses(self.codec)
@@ -59,6 +60,8 @@ class Plan:
         accumulate: how micro-batches make a step; None is one batch a step, its loss taken as it is.
         compress: what crosses the network; None sends float32.
         clip: what limits the delivered gradient.
+        local_clip: before compression, limits each rank's mean gradient to local_clip / sqrt(ranks), above 0; None
+            does not (Lin et al. 2018, Deep gradient compression, arXiv:1712.01887).
         loss_scale: dynamic loss scaling for float16; None scales nothing.
         guard: what happens at inf or NaN; None is `Guard("raise")` unless the plan is empty.
     """
@@ -66,6 +69,7 @@ class Plan:
     accumulate: Accumulate | None = None
     compress: Compress | None = None
     clip: Clipper | None = None
+    local_clip: float | None = None
     loss_scale: LossScale | None = None
     guard: Guard | None = None
 
@@ -82,6 +86,28 @@ class Plan:
             )
         if self.guard is None and not self.is_empty:
             object.__setattr__(self, "guard", Guard())
+        self._check_local_clip()
+        self._check_policy()
+
+    def _check_local_clip(self) -> None:
+        if self.local_clip is None:
+            return
+        check_number("local_clip", self.local_clip, above=0.0)
+        if self.compress is None:
+            raise IncompatiblePlanError("local_clip comes before compression; add compress, or take clip instead.")
+        if self.accumulate is not None and len(self.accumulate.losses) > 1:
+            raise IncompatiblePlanError("with several losses there is no one local mean for local_clip; drop it.")
+
+    def _check_policy(self) -> None:
+        policy = self.guard.on_nonfinite if self.guard is not None else "raise"
+        if policy == "propagate" and self.compress is not None and self.compress.codec is not None:
+            raise IncompatiblePlanError(
+                'on_nonfinite="propagate" would let one NaN into residuals for good; use "raise", "skip" or "zero".'
+            )
+        if policy in ("zero", "propagate") and self.loss_scale is not None:
+            raise IncompatiblePlanError(
+                f'loss_scale learns from overflows, which on_nonfinite="{policy}" hides; use "raise" or "skip".'
+            )
 
     @property
     def is_empty(self) -> bool:

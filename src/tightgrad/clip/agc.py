@@ -1,0 +1,94 @@
+"""Adaptive gradient clipping: each unit u of a weight W is limited relative to the weight itself.
+
+    G_u <- G_u * c, c = min(1, clip_factor * max(||W_u||, eps) / ||G_u||)
+
+    Brock, De, Smith, Simonyan 2021, High-performance large-scale image recognition without normalization,
+    arXiv:2102.06171.
+
+A unit is one index of `unit_axis` (a row of a linear weight, a filter of a convolution); vectors and scalars are one
+unit. eps lets zero-initialised weights learn. The paper leaves out the last linear layer: name it in `exclude`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tightgrad.clip.norm import tensor_norms, unit_norms
+from tightgrad.clip.placed import shard_axes, stored, touched
+from tightgrad.core.card import MethodCard
+from tightgrad.core.check import check_integer, check_number
+from tightgrad.core.errors import ConfigError, UnsupportedError
+from tightgrad.core.protocols import Clipper, GradNorm
+from tightgrad.core.types import Clipped, Grads, State
+
+
+@dataclass(frozen=True)
+class AGC(Clipper):
+    """A limit on the ratio of gradient to weight, for each unit.
+
+    Args:
+        clip_factor: the largest ratio that passes, above 0.
+        eps: the weight norm that units of smaller norm are taken to have, above 0.
+        unit_axis: the axis that counts units: 0 for torch's linear and convolution weights (1 for transposed ones).
+        exclude: patterns of parameter names ("head.*") that are not clipped.
+    """
+
+    clip_factor: float = 0.01
+    eps: float = 1e-3
+    unit_axis: int = 0
+    exclude: tuple[str, ...] = ()
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="agc",
+        kind="clip",
+        summary="each row or filter is limited relative to its weight's norm",
+        scope="unit",
+        reference="Brock et al. 2021, arXiv:2102.06171",
+        use_when="networks without normalisation layers, large batches",
+        avoid_when="transformers with Adam: clip the global norm",
+    )
+
+    def __post_init__(self) -> None:
+        check_number("clip_factor", self.clip_factor, above=0.0)
+        check_number("eps", self.eps, above=0.0)
+        check_integer("unit_axis", self.unit_axis, low=0)
+        patterns: object = self.exclude
+        if not isinstance(patterns, tuple) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise ConfigError(f'exclude={self.exclude!r} must be a tuple of name patterns, such as ("head.*",).')
+
+    def clip_(self, grads: Grads, params: Mapping[str, nn.Parameter], norm: GradNorm, state: State) -> Clipped:
+        """Scale each unit by its own factor. Collective if a unit is spread over ranks."""
+        values = list(grads.values())
+        before = norm(values)
+        clipped = [self._clip_units_(name, grad, params[name]) for name, grad in grads.items()]
+        if any(shard_axes(grad) for grad in values):
+            after = norm(values)
+        else:
+            after = torch.linalg.vector_norm(torch.stack(clipped)).float() if clipped else before
+        return Clipped(before, torch.where(before == 0, 1.0, after / before))
+
+    def _is_excluded(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self.exclude)
+
+    def _clip_units_(self, name: str, grad: Tensor, weight: nn.Parameter) -> Tensor:
+        """Return the gradient's norm afterwards (of this rank's part): float64."""
+        if self._is_excluded(name):
+            return tensor_norms([grad])[0].double()
+        if grad.is_sparse:
+            raise UnsupportedError(f"the gradient of {name!r} is sparse; exclude it from AGC.")
+        dims = tuple(range(grad.dim()))
+        if grad.dim() > 1:
+            dims = tuple(dim for dim in dims if dim != min(self.unit_axis, grad.dim() - 1))
+        grad_norms = unit_norms(grad, dims)
+        bounds = self.clip_factor * unit_norms(weight.detach(), dims).clamp(min=self.eps)
+        factors = torch.where(grad_norms <= bounds, 1.0, bounds / grad_norms)
+        if factors.device.type != "cpu" or not bool((factors == 1).all()):
+            stored(grad).mul_(factors)
+            touched([grad])
+        after = torch.where(grad_norms == 0, grad_norms, grad_norms * factors)
+        clipped_norm: Tensor = torch.linalg.vector_norm(after, dtype=torch.float64)
+        return clipped_norm

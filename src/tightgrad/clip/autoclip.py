@@ -1,0 +1,77 @@
+"""AutoClip: the bound is a percentile of the gradient norms seen so far.
+
+    Seetharaman, Wichern, Pardo, Le Roux 2020, AutoClip: Adaptive gradient clipping for source separation networks,
+    arXiv:2007.14469.
+
+Departs from the paper: the history is bounded (the last `history` norms), lives on the device, and takes in only
+finite norms: one NaN would stay in it for good.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tightgrad.clip.one_factor import FOLDS, OneFactorClipper, clip_coefficient
+from tightgrad.core.card import MethodCard
+from tightgrad.core.check import check_choice, check_integer, check_number
+from tightgrad.core.protocols import GradNorm
+from tightgrad.core.types import MODEL, Clipped, Grads, Slot, State
+
+NORMS = Slot("autoclip_norms", across_ranks="equal")
+COUNT = Slot("autoclip_count", across_ranks="equal")
+
+
+@dataclass(frozen=True)
+class AutoClip(OneFactorClipper):
+    """A percentile of past norms as the bound.
+
+    Args:
+        percentile: of the history, the current norm included, in (0, 100].
+        history: the number of norms that are remembered, at least 1.
+        warmup_steps: steps that only fill the history, at least 0.
+        fold: "auto" hands the factor to a fused optimizer, "on" insists on it, "off" multiplies the gradients.
+    """
+
+    percentile: float = 10.0
+    history: int = 1000
+    warmup_steps: int = 0
+    fold: str = "auto"
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="autoclip",
+        kind="clip",
+        summary="the bound is a percentile of the norms seen so far",
+        scope="model",
+        reference="Seetharaman et al. 2020, arXiv:2007.14469",
+        use_when="the scale of the gradient is not known beforehand",
+        avoid_when="norms grow on purpose, as in a learning-rate warm-up longer than the history",
+    )
+
+    slots: ClassVar[tuple[Slot, ...]] = (NORMS, COUNT)
+
+    def __post_init__(self) -> None:
+        check_number("percentile", self.percentile, above=0.0, high=100.0)
+        check_integer("history", self.history, low=1)
+        check_integer("warmup_steps", self.warmup_steps, low=0)
+        check_choice("fold", self.fold, FOLDS)
+
+    def factor(self, grads: Grads, norm: GradNorm, state: State) -> Clipped:
+        """Remember the norm, then clip to the percentile."""
+        before = norm(list(grads.values()))
+        norms, count = self._remembered(before, state)
+        bound = torch.nanquantile(norms, self.percentile / 100)
+        bound = torch.where((count > self.warmup_steps) & ~bound.isnan(), bound, torch.inf)
+        update = {NORMS.name: {MODEL: norms}, COUNT.name: {MODEL: count}}
+        return Clipped(before, clip_coefficient(before, bound), update)
+
+    def _remembered(self, norm: Tensor, state: State) -> tuple[Tensor, Tensor]:
+        norms = state.get(NORMS.name, {}).get(MODEL)
+        count = state.get(COUNT.name, {}).get(MODEL)
+        if norms is None or count is None:
+            norms = torch.full((self.history,), torch.nan, device=norm.device)
+            count = torch.zeros((), dtype=torch.int64, device=norm.device)
+        place = torch.arange(self.history, device=norm.device) == count % self.history
+        finite = norm.isfinite()
+        return torch.where(place & finite, norm, norms), count + finite

@@ -1,0 +1,57 @@
+"""Block RMS clipping: g_i <- g_i / max(1, rms(g_i) / max_rms), the root mean square of each parameter's gradient.
+
+    Shazeer and Stern 2018, Adafactor: Adaptive learning rates with sublinear memory cost, arXiv:1804.04235.
+
+Their update clipping, applied to gradients as `optax.clip_by_block_rms` does.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from tightgrad.clip.norm import tensor_norms
+from tightgrad.clip.per_tensor_norm import scale_tensors_
+from tightgrad.core.card import MethodCard
+from tightgrad.core.check import check_number
+from tightgrad.core.protocols import Clipper, GradNorm
+from tightgrad.core.types import Clipped, Grads, State
+
+
+@dataclass(frozen=True)
+class BlockRMS(Clipper):
+    """A limit on the root mean square of each parameter's gradient.
+
+    Args:
+        max_rms: the largest root mean square that passes, above 0.
+    """
+
+    max_rms: float
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="block_rms",
+        kind="clip",
+        summary="a limit on the root mean square of each parameter's gradient, whatever its size",
+        scope="tensor",
+        reference="Shazeer and Stern 2018, arXiv:1804.04235; optax.clip_by_block_rms",
+        use_when="parameters differ much in size and one bound shall fit them all",
+        avoid_when="the direction of the whole gradient matters: clip the global norm",
+    )
+
+    def __post_init__(self) -> None:
+        check_number("max_rms", self.max_rms, above=0.0)
+
+    def clip_(self, grads: Grads, params: Mapping[str, nn.Parameter], norm: GradNorm, state: State) -> Clipped:
+        """Scale each gradient by its own factor."""
+        values = list(grads.values())
+        before = norm(values)
+        if not values:
+            return Clipped(before, torch.ones_like(before))
+        norms = tensor_norms(values)
+        bounds = torch.tensor([self.max_rms * math.sqrt(max(value.numel(), 1)) for value in values])
+        bounds = bounds.to(norms.device, non_blocking=True)
+        coefficients = torch.where(norms <= bounds, 1.0, bounds / norms)
+        return Clipped(before, scale_tensors_(values, norms, coefficients))

@@ -1,0 +1,71 @@
+"""Per-tensor norm clipping: g_i <- g_i * min(1, max_norm / ||g_i||), a norm and a factor for each parameter.
+
+    Pascanu, Mikolov, Bengio 2013, On the difficulty of training recurrent neural networks, arXiv:1211.5063.
+
+Their norm clipping for each tensor alone (Keras calls it `clipnorm`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tightgrad.clip.norm import tensor_norms
+from tightgrad.clip.placed import scale_each_
+from tightgrad.core.card import MethodCard
+from tightgrad.core.check import check_number
+from tightgrad.core.protocols import Clipper, GradNorm
+from tightgrad.core.types import Clipped, Grads, State
+
+
+def scale_tensors_(tensors: Sequence[Tensor], norms: Tensor, coefficients: Tensor) -> Tensor:
+    """Multiply each tensor by its coefficient, in place.
+
+    Args:
+        tensors: gradients, each storage once.
+        norms: their 2-norms, shape (len(tensors),), float32.
+        coefficients: their factors, of the same shape.
+
+    Returns:
+        The norm over all tensors afterwards divided by the norm before, with 0 / 0 = 1: float32 scalar.
+    """
+    scale_each_(tensors, coefficients)
+    before = torch.linalg.vector_norm(norms, dtype=torch.float64)
+    after = torch.linalg.vector_norm(torch.where(norms == 0, norms, norms * coefficients), dtype=torch.float64)
+    return torch.where(before == 0, 1.0, after / before).float()
+
+
+@dataclass(frozen=True)
+class PerTensorNorm(Clipper):
+    """A limit on the norm of each parameter's gradient.
+
+    Args:
+        max_norm: the largest 2-norm of one gradient that passes, above 0.
+    """
+
+    max_norm: float
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="per_tensor_norm",
+        kind="clip",
+        summary="a norm and a factor for each parameter",
+        scope="tensor",
+        reference="Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063, for each tensor alone",
+        use_when="one layer explodes alone and the others should go on",
+        avoid_when="the direction of the whole gradient matters: clip the global norm",
+    )
+
+    def __post_init__(self) -> None:
+        check_number("max_norm", self.max_norm, above=0.0)
+
+    def clip_(self, grads: Grads, params: Mapping[str, nn.Parameter], norm: GradNorm, state: State) -> Clipped:
+        """Scale each gradient by its own factor."""
+        values = list(grads.values())
+        before = norm(values)
+        if not values:
+            return Clipped(before, torch.ones_like(before))
+        norms = tensor_norms(values)
+        coefficients = torch.where(norms <= self.max_norm, 1.0, self.max_norm / norms)
+        return Clipped(before, scale_tensors_(values, norms, coefficients))

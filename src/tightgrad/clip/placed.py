@@ -1,0 +1,144 @@
+"""Where a gradient's numbers lie: plain, sparse, or a DTensor over a device mesh. The only code of this folder that
+knows, and the only one that talks to a mesh.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.graph import increment_version
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+
+from tightgrad.core.errors import UnsupportedError
+
+Axes: TypeAlias = tuple[tuple[DeviceMesh, int], ...]
+"""The mesh axes that a tensor is cut along; none if every rank holds all of it."""
+
+
+def distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The tensors in order, each storage once (tied parameters share theirs), without empty ones of one rank."""
+    seen: set[tuple[int, int]] = set()
+    kept = []
+    for tensor in tensors:
+        values = tensor if type(tensor) is Tensor and tensor.layout is torch.strided else stored(tensor)
+        numel = values.numel()
+        key = (values.data_ptr(), numel) if numel else (id(tensor), 0)
+        if key not in seen:
+            seen.add(key)
+            kept.append(tensor)
+    return kept
+
+
+def are_plain_on_cpu(tensors: Iterable[Tensor]) -> bool:
+    """Whether all are dense and lie wholly in this process's memory: the case that must not cost anything."""
+    return all(type(tensor) is Tensor and tensor.is_cpu and tensor.layout is torch.strided for tensor in tensors)
+
+
+def stored(tensor: Tensor) -> Tensor:
+    """The numbers that this rank holds, sharing memory: a DTensor's local part, a sparse tensor's values.
+
+    Raises:
+        UnsupportedError: a DTensor that still has to be summed over ranks.
+    """
+    if isinstance(tensor, DTensor):
+        shard_axes(tensor)
+        with torch.no_grad():
+            tensor = tensor.to_local()
+    return tensor._values() if tensor.is_sparse else tensor
+
+
+def counted(tensor: Tensor) -> Tensor:
+    """The numbers that make this rank's part of the norm: `stored`, with duplicate sparse indices added up."""
+    return tensor.coalesce()._values() if tensor.is_sparse else stored(tensor)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether it is no DTensor."""
+    return not isinstance(tensor, DTensor)
+
+
+def shard_axes(tensor: Tensor) -> Axes:
+    """The mesh axes that hold different parts of the tensor, to sum over; axes of replicas are left out.
+
+    Raises:
+        UnsupportedError: the tensor is a partial sum along some axis.
+    """
+    if not isinstance(tensor, DTensor):
+        return ()
+    mesh = tensor.device_mesh
+    if any(placement.is_partial() for placement in tensor.placements):
+        raise UnsupportedError(
+            f"a gradient placed as {tensor.placements} is not summed over ranks yet; redistribute it to Shard or "
+            "Replicate first."
+        )
+    return tuple((mesh, axis) for axis, placement in enumerate(tensor.placements) if placement.is_shard())
+
+
+def reduce_over_(values: Tensor, axes: Axes, op: str = "sum") -> Tensor:
+    """Sum (or take the maximum of) small plain tensors over mesh axes. Collective on these axes' ranks."""
+    for mesh, axis in axes:
+        dist.all_reduce(values, dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM, group=mesh.get_group(axis))
+    return values
+
+
+def scale_(tensors: Iterable[Tensor], coefficient: Tensor) -> None:
+    """Multiply each distinct tensor by one factor, in place.
+
+    On the CPU a factor of 1 touches nothing; on other devices that would cost a host sync.
+    """
+    if coefficient.device.type == "cpu" and float(coefficient) == 1.0:
+        return
+    kept = distinct(tensors)
+    if coefficient.is_cpu and are_plain_on_cpu(kept):
+        if kept:
+            torch._foreach_mul_(kept, coefficient)
+        return
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for tensor in kept:
+        by_device.setdefault(tensor.device, []).append(stored(tensor))
+    for device, values in by_device.items():
+        torch._foreach_mul_(values, coefficient.to(device, non_blocking=True))
+    touched(kept)
+
+
+def scale_each_(tensors: Sequence[Tensor], coefficients: Tensor) -> None:
+    """Multiply each tensor by its own factor, in place; `coefficients` has shape (len(tensors),).
+
+    On the CPU a factor of 1 touches nothing.
+    """
+    if coefficients.device.type == "cpu":
+        chosen = [index for index, factor in enumerate(coefficients.tolist()) if factor != 1.0]
+    else:
+        chosen = list(range(len(tensors)))
+    factors = coefficients.unbind()
+    if chosen:
+        kept = [tensors[index] for index in chosen]
+        torch._foreach_mul_([stored(tensor) for tensor in kept], [factors[index] for index in chosen])
+        touched(kept)
+
+
+def touched(tensors: Iterable[Tensor]) -> None:
+    """Say that a DTensor's or a sparse tensor's numbers were changed: what remembers norms looks at its version."""
+    for tensor in tensors:
+        if isinstance(tensor, DTensor) or tensor.is_sparse:
+            increment_version(tensor)
+
+
+def zero_nonfinite_(tensors: Iterable[Tensor]) -> None:
+    """Set every inf and NaN to 0, in place."""
+    for tensor in (kept := distinct(tensors)):
+        stored(tensor).nan_to_num_(0.0, 0.0, 0.0)
+    touched(kept)
+
+
+def clamp_(tensors: Iterable[Tensor], max_value: float) -> None:
+    """Limit every entry to [-max_value, max_value], in place; NaN stays NaN. Sparse tensors must be coalesced."""
+    kept = distinct(tensors)
+    if kept and max_value != float("inf"):
+        values = [stored(tensor) for tensor in kept]
+        torch._foreach_clamp_min_(values, -max_value)
+        torch._foreach_clamp_max_(values, max_value)
+        touched(kept)

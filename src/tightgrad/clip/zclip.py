@@ -1,0 +1,106 @@
+"""ZClip: a norm far above its running mean is brought back, the further the harder.
+
+    z = (||g|| - mean) / std.  If z > z_threshold, the bound is
+        reciprocal:  mean + std * z_threshold^2 / z      (the paper's)
+        threshold:   mean + std * z_threshold
+        mean:        mean
+    mean and variance are exponential moving averages of the norms after clipping.
+
+    Kumar, Owen, Roy Chowdhury, Guera 2025, ZClip: Adaptive spike mitigation for LLM pre-training, arXiv:2504.02507.
+
+Departs from the paper's code: only finite norms are learned from (there one NaN norm disables clipping for good), and
+the statistics are part of the state.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tightgrad.clip.one_factor import FOLDS, OneFactorClipper, clip_coefficient
+from tightgrad.core.card import MethodCard
+from tightgrad.core.check import check_choice, check_integer, check_number
+from tightgrad.core.protocols import GradNorm
+from tightgrad.core.types import MODEL, Clipped, Grads, Slot, State
+
+RULES = ("reciprocal", "threshold", "mean")
+STATISTICS = Slot("zclip_statistics", across_ranks="equal")  # number of norms (up to the warm-up's), mean, variance
+EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class ZClip(OneFactorClipper):
+    """A bound on the z-score of the norm.
+
+    Args:
+        z_threshold: the z-score above which a norm is clipped, above 0.
+        alpha: how much of mean and variance stays at each step, in [0, 1).
+        warmup_steps: norms that mean and variance start from, at least 1; until then only `max_norm` holds.
+        rule: "reciprocal", "threshold" or "mean".
+        max_norm: a bound that holds always, above 0; inf is none.
+        fold: "auto" hands the factor to a fused optimizer, "on" insists on it, "off" multiplies the gradients.
+    """
+
+    z_threshold: float = 2.5
+    alpha: float = 0.97
+    warmup_steps: int = 25
+    rule: str = "reciprocal"
+    max_norm: float = math.inf
+    fold: str = "auto"
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="zclip",
+        kind="clip",
+        summary="spikes of the norm are brought back towards its running mean",
+        scope="model",
+        reference="Kumar et al. 2025, arXiv:2504.02507",
+        use_when="language models whose loss spikes now and then",
+        avoid_when="norms are heavy-tailed at every step: use a fixed bound",
+    )
+
+    slots: ClassVar[tuple[Slot, ...]] = (STATISTICS,)
+
+    def __post_init__(self) -> None:
+        check_number("z_threshold", self.z_threshold, above=0.0)
+        check_number("alpha", self.alpha, low=0.0)
+        check_number("1 - alpha", 1 - self.alpha, above=0.0)
+        check_integer("warmup_steps", self.warmup_steps, low=1)
+        check_choice("rule", self.rule, RULES)
+        check_number("max_norm", self.max_norm, above=0.0)
+        check_choice("fold", self.fold, FOLDS)
+
+    def factor(self, grads: Grads, norm: GradNorm, state: State) -> Clipped:
+        """Clip a spike, then learn the norm as clipped."""
+        before = norm(list(grads.values()))
+        statistics = state.get(STATISTICS.name, {}).get(MODEL)
+        if statistics is None:
+            statistics = torch.zeros(3, device=before.device)
+        bound = self._bound(before, statistics)
+        learned = self._learned(torch.minimum(before, bound), statistics)
+        statistics = torch.where(before.isfinite(), learned, statistics)
+        capped = torch.clamp(bound, max=self.max_norm)
+        return Clipped(before, clip_coefficient(before, capped), {STATISTICS.name: {MODEL: statistics}})
+
+    def _bound(self, norm: Tensor, statistics: Tensor) -> Tensor:
+        count, mean, variance = statistics.unbind()
+        std = variance.sqrt()
+        z = (norm - mean) / (std + EPS)
+        if self.rule == "reciprocal":
+            bound = mean + std * self.z_threshold**2 / z
+        else:
+            bound = mean + (std * self.z_threshold if self.rule == "threshold" else 0.0)
+        # 0 * inf and inf / inf are NaN: an infinite norm of a known distribution goes to the mean.
+        bound = torch.where(bound.isnan() & norm.isinf(), mean, bound)
+        return torch.where((count >= self.warmup_steps) & (z > self.z_threshold), bound, torch.inf)
+
+    def _learned(self, norm: Tensor, statistics: Tensor) -> Tensor:
+        count, mean, variance = statistics.unbind()
+        number = torch.clamp(count + 1, max=float(self.warmup_steps))
+        warm = count >= self.warmup_steps
+        share = torch.where(warm, 1 - self.alpha, 1 / number)
+        new_mean = mean + share * (norm - mean)
+        # In the warm-up this is the variance of all norms so far, afterwards the paper's moving average.
+        deviation = torch.where(warm, (norm - new_mean).square(), (norm - mean) * (norm - new_mean))
+        return torch.stack([number, new_mean, variance + share * (deviation - variance)])

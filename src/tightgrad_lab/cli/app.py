@@ -1,0 +1,78 @@
+"""Verbs, and how errors reach a person: one line on stderr, 2 for arguments, 1 for a failed run."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+
+from tightgrad_lab.cli.lab import lab
+from tightgrad_lab.cli.methods import methods
+from tightgrad_lab.cli.report import report
+from tightgrad_lab.errors import ArgumentError, LabError
+
+FAILED = 1
+WRONG_ARGUMENTS = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="tightgrad",
+    help="Gradient accumulation, clipping and compression: case studies, measurements, report.",
+    epilog="Exit codes: 0 done, 1 the run failed, 2 the arguments are wrong.",
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(lab)
+app.command()(report)
+app.command()(methods)
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if show_version:
+        print(f"tightgrad {version('tightgrad')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; return the exit code."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(arguments, prog_name="tightgrad", standalone_mode=False)
+    except ArgumentError as error:
+        return _complain(str(error), WRONG_ARGUMENTS)
+    except LabError as error:
+        return _complain(str(error), FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("stopped.", INTERRUPTED)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's own, wherever this version of it keeps click
+            raise
+        return _complain(_usage_message(error, command), WRONG_ARGUMENTS)
+    if code == INTERRUPTED:
+        return _complain("stopped.", INTERRUPTED)
+    return code if isinstance(code, int) else 0
+
+
+def _usage_message(error: Any, command: Any) -> str:
+    message = " ".join(error.format_message().split()).rstrip(".")
+    if message.startswith("No such command"):
+        return f"{message.partition(' Did you')[0].rstrip('.')}; choose from: {', '.join(command.commands)}."
+    path = error.ctx.command_path if getattr(error, "ctx", None) else "tightgrad"
+    return f"{message}; see `{path} --help`."
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"tightgrad: {message[:1].lower()}{message[1:]}", file=sys.stderr)
+    return code

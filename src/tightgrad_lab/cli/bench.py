@@ -1,0 +1,63 @@
+"""`tightgrad bench`: reproducible measurements, peers side by side."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from tightgrad_lab.cli.options import Json
+from tightgrad_lab.cli.output import print_json
+
+bench = typer.Typer(name="bench", help="Measure on this machine, peers side by side.", no_args_is_help=True)
+
+
+@bench.callback()
+def _bench() -> None:
+    """Keep `clip` a verb of its own while it is the only one."""
+
+
+@bench.command()
+def clip(
+    size: Annotated[list[int] | None, typer.Option(help="Parameters; give it again for several sizes.")] = None,
+    tensors: Annotated[list[int] | None, typer.Option(help="Tensors they are spread over; may be repeated.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 9,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one process.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """[bold]Clipping[/] next to torch.nn.utils and other libraries: time, and memory traffic."""
+    import torch
+
+    from tightgrad_lab.bench import clip as measurement
+
+    torch.set_num_threads(threads)
+    result = measurement.run(
+        tuple(size or measurement.SIZES),
+        tuple(tensors or measurement.TENSORS),
+        repeats,
+        progress=lambda line: print(line, file=sys.stderr),
+    )
+    if as_json:
+        print_json(result["rows"], missing=result["missing"])
+    else:
+        _print_table(result["rows"])
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("what", "optimizer", "parameters", "tensors", "clips", "time / torch's", "bytes a parameter"):
+        table.add_column(column, justify="left" if column in ("what", "optimizer", "clips") else "right")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            row["optimizer"],
+            f"{row['num_parameters']:,}",
+            str(row["num_tensors"]),
+            "yes" if row["active"] else "no",
+            f"{row['ratio_to_torch']:.2f}",
+            f"{row['memory_bytes_per_parameter']:.1f}",
+        )
+    Console().print(table)

@@ -1,0 +1,13 @@
+"""Options that several verbs have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Runs = Annotated[Path, typer.Option(help="Folder of the measured runs.", file_okay=False)]
+Report = Annotated[Path, typer.Option(help="Folder of the report; its index.html is the page.", file_okay=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; progress stays on stderr.")]
+
+RUNS = Path("runs")
+REPORT = Path("report")

@@ -1,0 +1,28 @@
+"""What verbs share in talking: JSON on stdout, the report."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tightgrad_lab.environment import environment
+from tightgrad_lab.errors import LabError
+
+
+def print_json(rows: Sequence[dict[str, Any]], about: dict[str, object] | None = None, **more: object) -> None:
+    """Print one object: the environment, the rows, and what else there is."""
+    print(json.dumps({"environment": about or environment(), "rows": list(rows), **more}, indent=2, allow_nan=False))
+
+
+def build_report(runs: Path, report: Path) -> Path:
+    """Build the report; return its first page.
+
+    Raises:
+        LabError: it cannot be built from what is under `runs`.
+    """
+    from tightgrad_lab.report import ReportError, build
+
+    try:
+        return build(runs, report)[0]
+    except ReportError as error:
+        raise LabError(str(error)) from error

@@ -1,0 +1,52 @@
+"""Progress of the lab, on stderr: one bar with the time left, and one line for each finished run."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tightgrad_lab.cli.units import metric_text, nbytes_text, seconds_text
+
+if TYPE_CHECKING:
+    from tightgrad_lab.experiments.factorial import Job, Message
+
+
+@contextmanager
+def job_progress(jobs: "list[Job]") -> "Iterator[Callable[[Message], None]]":
+    """Show how far the jobs are while the block runs; yields the receiver of their messages."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]left[/]"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
+        task = progress.add_task("starting ranks", total=len(jobs))
+        done = 0
+
+        def receive(message: "Message") -> None:
+            nonlocal done
+            job, now = jobs[message.job], message.progress
+            if message.row is not None:
+                done += 1
+                progress.console.print(_finished(job, message.row), highlight=False)
+                progress.update(task, completed=done)
+            elif now is not None:
+                progress.update(task, completed=done + now.step / now.steps, description=_running(job))
+
+        yield receive
+
+
+def _running(job: "Job") -> str:
+    return f"{job.case} [bold]{job.combination}[/] seed {job.seed}"
+
+
+def _finished(job: "Job", row: dict[str, object]) -> str:
+    return (
+        f"[green]done[/] {job.case} {job.combination:<24} seed {job.seed}  "
+        f"{metric_text(row)}  {nbytes_text(row['wire_bytes'])}  {seconds_text(row['step_seconds'])}/step"
+    )

@@ -1,0 +1,44 @@
+"""What produced a number: versions, machine, device, time. Imports neither torch nor tightgrad."""
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+def environment(device: str | None = None, backend: str | None = None) -> dict[str, object]:
+    """Describe this process.
+
+    Args:
+        device: what computes, such as "cpu"; None if nothing was computed.
+        backend: of torch.distributed, such as "gloo"; None without a process group.
+    """
+    return {
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "tightgrad": version("tightgrad"),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": usable_cores(),
+        "device": device,
+        "backend": backend,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

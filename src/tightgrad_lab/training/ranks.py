@@ -1,0 +1,149 @@
+"""Ranks: those that torchrun started, or local ones over gloo started with torch's own process launcher.
+
+Local ranks meet in a file, so no port is chosen and two labs never collide.
+"""
+
+import logging
+import os
+import queue
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
+
+from tightgrad_lab.environment import usable_cores
+from tightgrad_lab.errors import RunError
+
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 5.0
+LOOPBACK_NAMES = ("lo", "lo0")
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One process of a data-parallel run."""
+
+    rank: int
+    ranks: int
+    device: torch.device
+    backend: str
+
+
+Send = Callable[[Any], None]
+Body = Callable[..., None]
+
+
+def under_torchrun() -> bool:
+    """Whether a launcher has started this process as one of several ranks."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+
+
+def run_ranks(ranks: int, body: Body, args: tuple[Any, ...], receive: Send) -> None:
+    """Run `body(rank, send, *args)` on every rank.
+
+    Args:
+        ranks: how many; under torchrun, its number.
+        body: a module-level function; sends messages from rank 0.
+        args: must be picklable.
+        receive: called in this process with each message.
+
+    Raises:
+        RunError: a rank failed; `__cause__` tells the rest.
+    """
+    if under_torchrun():
+        with _process_group("env://", int(os.environ["RANK"]), ranks) as rank:
+            try:
+                body(rank, receive, *args)
+            except Exception as error:
+                raise RunError(f"{type(error).__name__}: {error}") from error
+    else:
+        _run_local(ranks, body, args, receive)
+
+
+def _run_local(ranks: int, body: Body, args: tuple[Any, ...], receive: Send) -> None:
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)
+    messages: Queue[Any] = mp.get_context("spawn").Queue()
+    with tempfile.TemporaryDirectory(prefix="tightgrad-") as folder:
+        store = (Path(folder) / "store").as_uri()
+        with _interrupts_ignored():
+            context = start_processes(
+                _local_main, (ranks, store, messages, body, args), nprocs=ranks, join=False, daemon=True
+            )
+        assert context is not None
+        try:
+            while not context.join(POLL_SECONDS, GRACE_SECONDS):
+                _drain(messages, receive)
+            _drain(messages, receive)
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            _drain(messages, receive)
+            raise RunError(_reason(error)) from error
+        finally:
+            for process in context.processes:
+                if process.is_alive():
+                    process.kill()
+                process.join()
+            messages.close()
+
+
+def _local_main(index: int, ranks: int, store: str, messages: "Queue[Any]", body: Body, args: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports; a killed parent takes its ranks along
+    torch.set_num_threads(max(1, usable_cores() // ranks))
+    loopback = [name for _, name in socket.if_nameindex() if name in LOOPBACK_NAMES]
+    if loopback:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
+    with _process_group(store, index, ranks) as rank:
+        body(rank, messages.put, *args)
+
+
+@contextmanager
+def _process_group(store: str, rank: int, ranks: int) -> Iterator[Rank]:
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+    on_gpu = torch.cuda.device_count() >= local_ranks
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    backend = "nccl" if on_gpu else "gloo"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    dist.init_process_group(backend, init_method=store, rank=rank, world_size=ranks)
+    try:
+        yield Rank(rank, ranks, device, backend)
+    finally:
+        dist.destroy_process_group()
+
+
+def _drain(messages: "Queue[Any]", receive: Send) -> None:
+    while True:
+        try:
+            receive(messages.get_nowait())
+        except queue.Empty:
+            return
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started in here do not answer Ctrl-C with a traceback while they import."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _reason(error: ProcessRaisedException | ProcessExitedException) -> str:
+    if isinstance(error, ProcessExitedException):
+        return f"rank {error.error_index} ended ({error.signal_name or f'exit code {error.exit_code}'})"
+    return str(error).strip().splitlines()[-1]

@@ -1,0 +1,78 @@
+"""The canonical settings of every method: a new method is one line here.
+
+`test_complete.py` fails while a registered codec, clipper, reducer or feedback is missing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tightgrad as tg
+from conformance.wire_bytes import dense_nbytes, gather_nbytes, two_shot_nbytes
+from tightgrad.codecs import Cast, IntBlock, TopK
+from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
+from tightgrad.reducers import Dense, Gather, TwoShot
+
+CODECS: tuple[Codec, ...] = (
+    Cast("bfloat16"),
+    Cast("float16"),
+    IntBlock(bits=8),
+    IntBlock(bits=4, block_size=32),
+    IntBlock(bits=8, block_size=64, rounding="stochastic"),
+    IntBlock(bits=4, block_size=32, rounding="stochastic"),
+    TopK(density=0.01),
+    TopK(density=0.25, values=IntBlock(bits=8, block_size=16)),
+    TopK(density=1.0, values=Cast("float16")),
+)
+
+
+@dataclass(frozen=True)
+class ClipCase:
+    """A clipper and what it promises.
+
+    Args:
+        clipper: canonical settings.
+        limit: what is at most `bound` after clipping: the norm of the "model", of each "tensor", each "element", or
+            None if the bound is learned.
+        bound: the limit.
+        norm_type: of the limited norm.
+        keeps_direction: all gradients are scaled by one factor.
+    """
+
+    clipper: Clipper
+    limit: str | None
+    bound: float = 1.0
+    norm_type: float = 2.0
+    keeps_direction: bool = True
+
+
+CLIPPERS: tuple[ClipCase, ...] = (
+    ClipCase(tg.clip.GlobalNorm(1.0), limit="model"),
+    ClipCase(tg.clip.GlobalNorm(0.5, norm_type=1.0), limit="model", bound=0.5, norm_type=1.0),
+    ClipCase(tg.clip.GlobalNorm(0.1, norm_type=float("inf")), limit="model", bound=0.1, norm_type=float("inf")),
+    ClipCase(tg.clip.GlobalNorm(1.0, compat="torch"), limit="model"),
+    ClipCase(tg.clip.Value(0.25), limit="element", bound=0.25, keeps_direction=False),
+    ClipCase(tg.clip.PerTensorNorm(0.5), limit="tensor", bound=0.5, keeps_direction=False),
+    ClipCase(tg.clip.BlockRMS(0.1), limit=None, keeps_direction=False),
+    ClipCase(tg.clip.AGC(exclude=("bias",)), limit=None, keeps_direction=False),
+    ClipCase(tg.clip.AutoClip(), limit=None, keeps_direction=False),  # the first norm is its own percentile
+    ClipCase(tg.clip.ZClip(max_norm=1.0), limit="model"),
+    ClipCase(tg.clip.AdaGC(), limit="model"),
+    ClipCase(tg.clip.Chain((tg.clip.Value(0.5), tg.clip.GlobalNorm(1.0))), limit="model", keeps_direction=False),
+    ClipCase(
+        tg.clip.ByName((("bias", tg.clip.Value(0.25)),), default=tg.clip.GlobalNorm(1.0)),
+        limit=None,
+        keeps_direction=False,
+    ),
+)
+
+# What leaves rank `rank`, from (numels, codec, world_size, rank).
+WireBytes = Callable[[list[int], Codec | None, int, int], int]
+
+REDUCERS: tuple[tuple[Reducer, WireBytes], ...] = (
+    (Dense(), dense_nbytes),
+    (Gather(), gather_nbytes),
+    (TwoShot(), two_shot_nbytes),
+)
+
+# A feedback, and whether all that is sent plus the residual is all that was put in.
+FEEDBACKS: tuple[tuple[Feedback, bool], ...] = ((tg.ErrorFeedback(), True),)

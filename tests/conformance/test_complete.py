@@ -1,0 +1,20 @@
+"""Nobody adds a method without its line in cases.py."""
+
+from conformance.cases import CLIPPERS, CODECS, FEEDBACKS, REDUCERS
+from tightgrad.pipeline.registry import cards
+
+
+def test_every_registered_method_has_a_case() -> None:
+    tested = {
+        *(codec.card.id for codec in CODECS),
+        *(case.clipper.card.id for case in CLIPPERS),
+        *(reducer.card.id for reducer, _ in REDUCERS),
+        *(feedback.card.id for feedback, _ in FEEDBACKS),
+        "accumulate",  # tests/parity
+    }
+    assert {card.id for card in cards()} == tested
+
+
+def test_cases_differ() -> None:
+    assert len(set(map(repr, CODECS))) == len(CODECS)
+    assert len({repr(case.clipper) for case in CLIPPERS}) == len(CLIPPERS)

@@ -1,0 +1,270 @@
+"""A4, A5, A6, A8: accumulation on two gloo ranks."""
+
+import time
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
+
+import tightgrad as tg
+from field.gradients import (
+    exact_gradient,
+    flat_grad,
+    gain,
+    linear_model,
+    mean_square,
+    regression_batches,
+    relative_error,
+)
+from support.ranks import run_ranks
+
+RANKS = 2
+MICRO_BATCHES = 3
+
+
+def batches_of(rank, num_batches=MICRO_BATCHES, size=4):
+    return regression_batches(num_batches, seed=rank, size=size)
+
+
+def exact(num_batches=MICRO_BATCHES, size=4):
+    everyone = [batch for rank in range(RANKS) for batch in batches_of(rank, num_batches, size)]
+    return exact_gradient(linear_model(), everyone)
+
+
+class Recorder(torch.optim.SGD):
+    def __init__(self, model):
+        super().__init__(model.parameters(), lr=0.0)
+        self.model, self.gradients = model, []
+
+    def step(self, closure=None):
+        self.gradients.append(flat_grad(self.model))
+        return super().step(closure)
+
+
+def with_tightgrad(model, batches, plan):
+    """The gradient of the one window, and its record."""
+    optimizer = Recorder(model)
+    pipe = tg.attach(model, optimizer, plan)
+    (record,) = [pipe.run(window, lambda batch: mean_square(model, batch)) for window in pipe.windows(batches)]
+    return optimizer.gradients[0], record
+
+
+def name_of(error):
+    return type(error).__name__
+
+
+# A4 ------------------------------------------------------------------------------------------------------------------
+TIMEOUT_SECONDS = 4.0
+SAMPLES = 16
+FITS = 10  # samples, on rank 1
+
+
+def check_memory(rank, batch):
+    if rank == 1 and len(batch[0]) > FITS:
+        raise torch.OutOfMemoryError("CUDA out of memory. (injected)")
+
+
+def find_batch_size():
+    """Accelerate's decorator around a training loop, as in its documentation, on ranks of unequal memory."""
+    from accelerate.utils import find_executable_batch_size
+
+    rank = dist.get_rank()
+    tried = []
+
+    @find_executable_batch_size(starting_batch_size=SAMPLES)
+    def train(batch_size):
+        tried.append(batch_size)
+        model = DistributedDataParallel(linear_model())
+        for step in range(3):
+            (batch,) = batches_of(rank, 1, batch_size)
+            if step > 0:
+                check_memory(rank, batch)
+            mean_square(model, batch).backward()
+
+    start = time.perf_counter()
+    try:
+        train()
+        outcome = "done"
+    except Exception as error:
+        outcome = f"{name_of(error)}: {error}"
+    return tried, outcome, time.perf_counter() - start
+
+
+def split_batch_size():
+    rank = dist.get_rank()
+    model = DistributedDataParallel(linear_model())
+    optimizer = Recorder(model)
+    pipe = tg.attach(model, optimizer, tg.Plan(accumulate=tg.Accumulate(1, on_oom="split")))
+
+    def loss_of(batch):
+        check_memory(rank, batch)
+        return mean_square(model, batch)
+
+    start = time.perf_counter()
+    records = [pipe.run(window, loss_of) for window in pipe.windows(batches_of(rank, 1, SAMPLES))]
+    return optimizer.gradients[0], [record.retries for record in records], time.perf_counter() - start
+
+
+def test_a4_one_rank_out_of_memory(field_row):
+    peer = run_ranks(RANKS, find_batch_size, timeout_seconds=TIMEOUT_SECONDS)
+    ours = run_ranks(RANKS, split_batch_size, timeout_seconds=TIMEOUT_SECONDS)
+    for gradient, retries, seconds in ours:
+        assert relative_error(gradient, exact(1, SAMPLES)) < 1e-6
+        assert torch.equal(gradient, ours[0][0])
+        assert retries == [1]
+        assert seconds < TIMEOUT_SECONDS
+    (waiting, outcome, seconds), (restarting, _, _) = peer
+    field_row(
+        "A4 one rank of two out of memory",
+        "accelerate",
+        f"hangs, rank 0: {outcome.partition(':')[0]} when the collective times out, {seconds:.1f} s",
+        f"same gradient, {ours[0][2]:.2f} s",
+        peer_is_wrong=waiting != restarting and outcome != "done" and seconds > 0.9 * TIMEOUT_SECONDS,
+    )
+
+
+# A5 ------------------------------------------------------------------------------------------------------------------
+def accumulate_on_a_static_graph():
+    model = DistributedDataParallel(linear_model(), static_graph=True)
+    *first, last = batches_of(dist.get_rank())
+    try:
+        for _ in range(2):
+            model.zero_grad()
+            with model.no_sync():
+                for batch in first:
+                    (mean_square(model, batch) / MICRO_BATCHES).backward()
+            (mean_square(model, last) / MICRO_BATCHES).backward()
+    except RuntimeError as error:
+        return f"{name_of(error)}: {error}"
+    return flat_grad(model)
+
+
+def tightgrad_on_a_static_graph():
+    batches = batches_of(dist.get_rank())
+    model = DistributedDataParallel(linear_model(), static_graph=True)
+    try:
+        with_tightgrad(model, batches, tg.Plan(accumulate=tg.Accumulate(MICRO_BATCHES)))
+        refusal = ""
+    except tg.UnsupportedError as error:
+        refusal = str(error)
+    plan = tg.Plan(accumulate=tg.Accumulate(MICRO_BATCHES, sync="every"))
+    return refusal, with_tightgrad(model, batches, plan)[0]
+
+
+def test_a5_static_graph(field_row):
+    peer = run_ranks(RANKS, accumulate_on_a_static_graph)
+    ours = run_ranks(RANKS, tightgrad_on_a_static_graph)
+    for refusal, gradient in ours:
+        assert "static_graph" in refusal
+        assert 'sync="every"' in refusal, "the error names what works"
+        assert relative_error(gradient, exact()) < 1e-6
+    crashed = isinstance(peer[0], str)
+    field_row(
+        "A5 static-graph DDP with no_sync",
+        "torch",
+        peer[0].partition(":")[0] if crashed else f"error {relative_error(peer[0], exact()):.0e}",
+        f'UnsupportedError names sync="every": error {relative_error(ours[0][1], exact()):.0e}',
+        peer_is_wrong=crashed,
+    )
+
+
+# A6 ------------------------------------------------------------------------------------------------------------------
+def backward_outside():
+    model = DistributedDataParallel(linear_model())
+    with model.no_sync():
+        loss = mean_square(model, batches_of(dist.get_rank(), 1)[0])
+    loss.backward()
+    return flat_grad(model)
+
+
+def tightgrad_encloses_both():
+    model = DistributedDataParallel(linear_model())
+    optimizer = Recorder(model)
+    pipe = tg.attach(model, optimizer, tg.Plan(accumulate=tg.Accumulate(MICRO_BATCHES)))
+    for window in pipe.windows(batches_of(dist.get_rank())):
+        for batch in window:
+            pipe.backward(mean_square(model, batch))
+        pipe.step()
+    return optimizer.gradients[0]
+
+
+def test_a6_backward_outside_no_sync(field_row):
+    peer = run_ranks(RANKS, backward_outside)
+    ours = run_ranks(RANKS, tightgrad_encloses_both)
+    assert torch.equal(ours[0], ours[1])
+    assert relative_error(ours[0], exact()) < 1e-6
+    apart = relative_error(peer[1], peer[0].double())
+    field_row(
+        "A6 forward in no_sync, backward outside",
+        "torch",
+        f"ranks {apart:.0%} apart, no error",
+        f"{relative_error(ours[1], ours[0].double()):.0%} apart",
+        peer_is_wrong=not torch.equal(peer[0], peer[1]),
+    )
+
+
+# A8 ------------------------------------------------------------------------------------------------------------------
+EQUAL = 4  # micro-batches of the same data
+
+
+def equal_batches():
+    return batches_of(dist.get_rank(), 1) * EQUAL
+
+
+def hook_without_no_sync():
+    """What torch's float16 hook is given in one optimizer step of a loop without `no_sync`."""
+    model = DistributedDataParallel(linear_model())
+    given, calls = dict.fromkeys(model.parameters(), 0), []
+
+    def hook(state, bucket):
+        calls.append(bucket.index())
+        for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
+            given[parameter] = given[parameter] + gradient
+        return fp16_compress_hook(state, bucket)
+
+    model.register_comm_hook(None, hook)
+    for batch in equal_batches():
+        (mean_square(model, batch) / EQUAL).backward()
+    return torch.cat([total.flatten() for total in given.values()]), len(calls)
+
+
+def tightgrad_compresses_once():
+    given, calls = {}, []
+    encode = tg.codecs.Cast.encode
+
+    def watched(codec, flat, spec, generator):
+        given[spec.name] = given.get(spec.name, 0) + flat
+        calls.append(spec.name)
+        return encode(codec, flat, spec, generator)
+
+    model = DistributedDataParallel(linear_model())
+    plan = tg.Plan(
+        accumulate=tg.Accumulate(EQUAL), compress=tg.Compress(tg.codecs.Cast("float16"), tg.reducers.Gather())
+    )
+    with mock.patch.object(tg.codecs.Cast, "encode", watched):
+        gradient, _ = with_tightgrad(model, equal_batches(), plan)
+    names = [name for name, _ in model.module.named_parameters()]
+    return torch.cat([given[name] for name in names]), len(calls) // len(names), gradient
+
+
+def test_a8_hook_without_no_sync(field_row):
+    """What goes into the compressor in one step, averaged over ranks, against the step's gradient."""
+    peer = run_ranks(RANKS, hook_without_no_sync)
+    ours = run_ranks(RANKS, tightgrad_compresses_once)
+    gradient = exact(1)
+    peer_mass = gain(sum(given for given, _ in peer) / RANKS, gradient)
+    our_mass = gain(sum(given for given, _, _ in ours), gradient)  # already divided by the weight of all ranks
+    peer_calls, our_calls = peer[0][1], ours[0][1]
+    assert our_mass < 1.001
+    assert our_mass > 0.999
+    assert our_calls == 1
+    assert relative_error(ours[0][2], gradient) < 2**-10
+    field_row(
+        f"A8 compressing hook without no_sync, K={EQUAL}",
+        "torch",
+        f"compresses {peer_mass:.2f}x the gradient in {peer_calls} calls",
+        f"{our_mass:.2f}x in {our_calls}",
+        peer_is_wrong=peer_mass > 2 and peer_calls == EQUAL,
+    )

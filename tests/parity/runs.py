@@ -1,0 +1,67 @@
+"""The library's side of the grid: what each rank's optimizer was given."""
+
+from collections.abc import Sequence
+
+import tightgrad as tg
+import torch
+from parity.problem import Case, Loaders, Net, loss_of, weight_of
+from support.capture import Capture
+from tightgrad.collectives import run_threaded
+from tightgrad.core.protocols import Collective
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+Delivered = list[dict[str, Tensor | None] | None]
+
+
+def run_plain(case: Case, everyone: Loaders) -> list[Delivered]:
+    """Plain modules, one thread a rank."""
+
+    def body(collective: Collective) -> Delivered:
+        model = Net(case.parameters)
+        return deliver(model, model, case, everyone[collective.rank], collective)
+
+    return run_threaded(len(everyone), body)
+
+
+def run_ddp(cases: Sequence[tuple[Case, Loaders]], reducing: str) -> list[Delivered]:
+    """All cases on this rank, under DDP; the body of a process.
+
+    Args:
+        cases: what to run.
+        reducing: "wrapper" lets DDP sum over ranks, "pipeline" is the explicit mode, which needs to know nothing
+            about unused parameters.
+    """
+    rank = torch.distributed.get_rank()
+    compress = tg.Compress() if reducing == "pipeline" else None
+    delivered = []
+    for case, everyone in cases:
+        module = Net(case.parameters)
+        sometimes_unused = reducing == "wrapper" and "use" in case.parameters
+        model = DistributedDataParallel(module, find_unused_parameters=sometimes_unused)
+        delivered.append(deliver(model, module, case, everyone[rank], None, compress))
+    return delivered
+
+
+def deliver(
+    model: nn.Module,
+    module: nn.Module,
+    case: Case,
+    loader: list[dict[str, Tensor]],
+    collective: Collective | None,
+    compress: tg.Compress | None = None,
+) -> Delivered:
+    """One entry a window: the gradients at `optimizer.step()`, None for a skipped window."""
+    optimizer = Capture(module.named_parameters())
+    accumulate = tg.Accumulate(micro_batches=case.micro_batches, loss_reduction=case.reduction)
+    plan = tg.Plan(accumulate=accumulate, compress=compress)
+    pipe = tg.attach(model, optimizer, plan, weight=weight_of, collective=collective)
+    delivered: Delivered = []
+    for window in pipe.windows(loader):
+        for batch in window:
+            pipe.backward(loss_of(model, batch, case.reduction))
+        record = pipe.step()
+        assert record.weight == window.total_weight
+        assert (record.skip_reason == "zero_weight") == (window.total_weight == 0)
+        delivered.append(None if record.skipped else optimizer.steps[-1])
+    return delivered

@@ -1,0 +1,61 @@
+"""Every wrapper, world size and kind of window delivers the gradient of one big batch on one device."""
+
+import pytest
+import torch
+from parity.problem import Case, Loaders, grid, loaders, pairs, relative_error, target
+from parity.runs import Delivered, run_ddp, run_plain
+from support.ranks import run_ranks
+
+WORLD_SIZES = (1, 2, 4)
+
+# A sum of a few dozen float32 products of order 1: rounding errors of 2^-24 each, added over three layers.
+TOLERANCE = 1e-6
+
+
+def check(case: Case, everyone: Loaders, by_rank: list[Delivered]) -> None:
+    exact = target(case, everyone)
+    for rank, delivered in enumerate(by_rank):
+        assert [window is None for window in delivered] == [window is None for window in exact], (case, rank)
+        for window, (have, want) in enumerate(zip(delivered, exact, strict=True)):
+            if want is None:
+                continue
+            error = relative_error(case, have, want)
+            assert error < TOLERANCE, f"{case}, rank {rank}, window {window}: relative error {error:.2e}"
+            for name, grad in have.items():
+                first = by_rank[0][window][name]
+                assert (grad is None and first is None) or torch.equal(grad, first), f"{name} differs between ranks"
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize("case", grid(), ids=str)
+def test_plain_module_delivers_the_target(case: Case, world_size: int) -> None:
+    everyone = loaders(case, world_size)
+    check(case, everyone, run_plain(case, everyone))
+
+
+@pytest.mark.parametrize(
+    ("world_size", "cases"),
+    [
+        pytest.param(1, pairs(), id="1-pairs"),
+        pytest.param(2, grid(), id="2-grid"),
+        pytest.param(4, pairs()[::3], id="4-some"),
+        pytest.param(4, grid(), id="4-grid", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("reducing", ["wrapper", "pipeline"])
+def test_ddp_delivers_the_target(world_size: int, cases: list[Case], reducing: str) -> None:
+    # DDP's own all-reduce needs a batch to run; the explicit mode lives without.
+    problems = [(case, loaders(case, world_size, fewest=int(reducing == "wrapper"))) for case in cases]
+    by_rank = run_ranks(world_size, run_ddp, problems, reducing)
+    for index, (case, everyone) in enumerate(problems):
+        check(case, everyone, [delivered[index] for delivered in by_rank])
+
+
+def test_the_grid_has_what_it_claims() -> None:
+    """The cases that are easy to lose: a skipped window, an empty rank, a NaN loss, an unused parameter."""
+    skipped = target(Case(1, "zero_weight", "plain", "mean"), loaders(Case(1, "zero_weight", "plain", "mean"), 1))
+    assert None in skipped
+    lengths = [len(loader) for loader in loaders(Case(3, "early_end", "plain", "mean"), 4)]
+    assert lengths == [4, 6, 6, 0]
+    unused = target(Case(1, "equal", "unused", "mean"), loaders(Case(1, "equal", "unused", "mean"), 1))
+    assert unused[0]["branch.weight"] is None

@@ -1,0 +1,97 @@
+"""The norm against numpy in extended precision: every dtype, magnitude, shape and p."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tightgrad.clip.norm import NUMEL_OF_NO_HURRY, tensor_norms, total_norm
+
+SHAPES = ((3,), (70_000,), (200, 600), (40, 3, 3), (300, 513), ())
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+POWERS = (0.0, 0.5, 1.0, 2.0, 3.0, 7.0, 20.0, math.inf)
+
+
+def reference(tensors: list[Tensor], p: float) -> float:
+    entries = np.abs(np.concatenate([tensor.double().numpy().ravel() for tensor in tensors]).astype(np.longdouble))
+    if p == 0:
+        return float((entries != 0).sum())
+    largest = entries.max()
+    if math.isinf(p) or largest == 0:
+        return float(largest)
+    return float(largest * ((entries / largest) ** np.longdouble(p)).sum() ** (1 / np.longdouble(p)))
+
+
+def in_float32(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+def drawn(scale: float, dtype: torch.dtype) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randn(shape, dtype=torch.float64, generator=generator) * scale).to(dtype) for shape in SHAPES]
+
+
+@pytest.mark.parametrize("p", POWERS)
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-18, 1e-8, 1.0, 3e3, 1e18, 1e30])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_any_dtype_and_magnitude(dtype: torch.dtype, scale: float, p: float) -> None:
+    tensors = drawn(scale, dtype)
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        pytest.skip("not representable")
+    norm = total_norm(tensors, p)
+    assert (norm.dtype, norm.shape) == (torch.float32, ())
+    # 0.5e-6 from the float32 sums of at most 512 (32768 random) terms, half a unit of the last place from rounding.
+    smallest = 2.0**-149
+    assert float(norm) == pytest.approx(in_float32(reference(tensors, p)), rel=1e-6, abs=smallest)
+    expected = [in_float32(reference([tensor], p)) for tensor in tensors]
+    assert tensor_norms(tensors, p).tolist() == pytest.approx(expected, rel=1e-6, abs=smallest)
+
+
+@pytest.mark.parametrize("numel", [100_000, 2_500_000])
+def test_equal_numbers_do_not_drift(numel: int) -> None:
+    """One float32 sum over 2.5 million equal numbers is 0.2 % off."""
+    tensor = torch.full((numel,), 0.7123)
+    assert float(total_norm([tensor])) == pytest.approx(0.7123 * math.sqrt(numel), rel=1e-6)
+    assert float(total_norm([tensor], 1.0)) == pytest.approx(0.7123 * numel, rel=4e-6)
+
+
+@pytest.mark.parametrize(("large", "small"), list(itertools.product([1e30, 1e-30, 0.0], [1e-30, 1.0])))
+def test_mixed_magnitudes(large: float, small: float) -> None:
+    tensors = [torch.full((NUMEL_OF_NO_HURRY,), large), torch.full((10, 10), small)]
+    assert float(total_norm(tensors)) == pytest.approx(reference(tensors, 2.0), rel=1e-6)
+
+
+@pytest.mark.parametrize("numel", [10, 2 * NUMEL_OF_NO_HURRY])
+@pytest.mark.parametrize("p", [1.0, 2.0, 7.0, math.inf])
+def test_inf_and_nan_come_through(p: float, numel: int) -> None:
+    tensor = torch.ones(numel)
+    tensor[3] = -math.inf
+    assert float(total_norm([tensor], p)) == math.inf
+    tensor[4] = math.nan
+    assert math.isnan(float(total_norm([tensor], p)))
+    assert math.isnan(float(tensor_norms([torch.ones(2), tensor], p)[1]))
+
+
+def test_a_storage_counts_once() -> None:
+    weight = torch.full((4,), 3.0)
+    assert float(total_norm([weight, weight, weight[:], weight.view(2, 2)])) == 6.0
+    assert float(total_norm([weight[:2], weight[2:]])) == 6.0
+
+
+def test_sparse_duplicates_are_added_up_first() -> None:
+    sparse = torch.sparse_coo_tensor(
+        torch.tensor([[1, 1]]), torch.tensor([[1.0], [2.0]]), (5, 1), check_invariants=True
+    )
+    assert float(total_norm([sparse, torch.tensor([4.0])])) == 5.0
+    assert tensor_norms([sparse, torch.tensor([4.0])]).tolist() == [3.0, 4.0]
+
+
+def test_strided_and_complex() -> None:
+    base = torch.randn(600, 300, generator=torch.Generator().manual_seed(0))
+    assert float(total_norm([base.t()])) == pytest.approx(float(base.double().norm()), rel=1e-6)
+    assert float(total_norm([base[::2, 1:]])) == pytest.approx(float(base[::2, 1:].double().norm()), rel=1e-6)
+    assert float(total_norm([torch.tensor([3 + 4j, 0j])])) == 5.0
