@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
-from conformance.cases import CLIPPERS, ClipCase
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from conformance.cases import CLIPPERS, ClipCase
 from tightgrad.clip.norm import total_norm
 from tightgrad.core.types import Clipped, Grads
-from torch import Tensor, nn
 
 every_clipper = pytest.mark.parametrize("case", CLIPPERS, ids=lambda case: repr(case.clipper))
 

@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from conformance.cases import CODECS
-from conformance.inputs import INPUTS, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
+from conformance.cases import CODECS
+from conformance.inputs import INPUTS, normal
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec
-from torch import Tensor
 
 NUM_SEEDS = 2_000
 # 64 elements, a handful of codecs: under the null the largest of 1,000 |z| exceeds 5.5 with probability 4e-5.
@@ -67,7 +68,9 @@ def test_contraction_on_awkward_inputs(codec: Codec, name: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     values=st.lists(
-        st.floats(-(2.0**50), 2.0**50, width=32).filter(lambda value: value == 0 or abs(value) > 2.0**-50), min_size=1, max_size=80
+        st.floats(-(2.0**50), 2.0**50, width=32).filter(lambda value: value == 0 or abs(value) > 2.0**-50),
+        min_size=1,
+        max_size=80,
     ),
     seed=st.integers(0, 3),
 )

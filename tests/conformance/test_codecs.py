@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
-from conformance.cases import CODECS
-from conformance.inputs import INPUTS, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
+from conformance.cases import CODECS
+from conformance.inputs import INPUTS, normal
 from tightgrad import codecs
 from tightgrad.core.config import method_from_config, to_config
 from tightgrad.core.errors import PayloadError
@@ -15,7 +17,6 @@ from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload
 from tightgrad.core.wire import from_bytes, to_bytes
 from tightgrad.pipeline.registry import method
-from torch import Tensor
 
 CPU = torch.device("cpu")
 

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+
 from conformance.cases import CODECS, FEEDBACKS, REDUCERS
 from tightgrad.collectives import ThreadedCollective, run_threaded
 from tightgrad.core.clock import StageClock
@@ -15,9 +16,7 @@ STEPS = 12
 EPS = 2.0**-24
 SHAPES = {"matrix": (17, 13), "bias": (9,), "scalar": (), "empty": (0,)}
 
-PAIRS = [
-    (reducer, codec) for reducer, _ in REDUCERS for codec in CODECS if reducer.refuses(codec) is None
-]
+PAIRS = [(reducer, codec) for reducer, _ in REDUCERS for codec in CODECS if reducer.refuses(codec) is None]
 every_pair = pytest.mark.parametrize(("reducer", "codec"), PAIRS, ids=lambda value: repr(value)[:70])
 every_feedback = pytest.mark.parametrize(
     "feedback", [feedback for feedback, conserves in FEEDBACKS if conserves], ids=repr

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conformance.cases import CODECS
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from conformance.cases import CODECS
 from tightgrad.core.config import method_from_config, to_config
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload

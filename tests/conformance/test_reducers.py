@@ -1,8 +1,9 @@
 """What every pair of codec and reducer must do on 1 to 4 ranks."""
 
 import pytest
-import tightgrad as tg
 import torch
+
+import tightgrad as tg
 from conformance.cases import CODECS, REDUCERS, WireBytes
 from tightgrad.collectives import ThreadedCollective, run_threaded
 from tightgrad.core.clock import StageClock
@@ -90,9 +91,7 @@ def test_the_total_is_near_the_sum(reducer: Reducer, codec: Codec | None, wire_b
 
 @every_world_size
 @every_pair
-def test_inputs_are_left_alone(
-    reducer: Reducer, codec: Codec | None, wire_bytes: WireBytes, world_size: int
-) -> None:
+def test_inputs_are_left_alone(reducer: Reducer, codec: Codec | None, wire_bytes: WireBytes, world_size: int) -> None:
     def body(collective: ThreadedCollective) -> None:
         grads = gradients(collective.rank)
         reduced = reduce(reducer, codec, grads, collective)
@@ -106,9 +105,7 @@ def test_inputs_are_left_alone(
 
 @every_world_size
 @every_pair
-def test_independent_of_grouping(
-    reducer: Reducer, codec: Codec | None, wire_bytes: WireBytes, world_size: int
-) -> None:
+def test_independent_of_grouping(reducer: Reducer, codec: Codec | None, wire_bytes: WireBytes, world_size: int) -> None:
     """The threaded ranks add in rank order, so this holds for dense too; a real ring may differ for W > 2."""
     together = [reduced for reduced, _ in reduce_on_all(reducer, codec, world_size)]
     for name in SHAPES:

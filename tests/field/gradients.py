@@ -39,6 +39,18 @@ def flat_grad(model: nn.Module) -> Tensor:
     return torch.cat([p.grad.detach().flatten() for p in model.parameters()]).clone()
 
 
+class Recorder(torch.optim.SGD):
+    """Changes nothing; keeps the gradient of each step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model.parameters(), lr=0.0)
+        self.model, self.gradients = model, []
+
+    def step(self, closure=None):
+        self.gradients.append(flat_grad(self.model))
+        return super().step(closure)
+
+
 def exact_gradient(
     model: nn.Module, batches: Sequence[Batch], loss_of: Callable[[nn.Module, Batch], Tensor] = mean_square
 ) -> Tensor:

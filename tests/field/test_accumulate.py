@@ -8,6 +8,7 @@ from torch import nn
 import tightgrad as tg
 from field.gradients import (
     FEATURES,
+    Recorder,
     cosine,
     exact_gradient,
     flat_grad,
@@ -23,18 +24,6 @@ MICRO_BATCHES = 4
 PARTIAL = 3  # micro-batches in the last window
 
 
-class Recorder(torch.optim.SGD):
-    """Changes nothing; keeps the gradient of each step."""
-
-    def __init__(self, model):
-        super().__init__(model.parameters(), lr=0.0)
-        self.model, self.gradients = model, []
-
-    def step(self, closure=None):
-        self.gradients.append(flat_grad(self.model))
-        return super().step(closure)
-
-
 def with_tightgrad(model, batches, plan, loss_of=mean_square, weight=None):
     """Each window's gradient and record."""
     optimizer = Recorder(model)
@@ -46,6 +35,7 @@ def with_tightgrad(model, batches, plan, loss_of=mean_square, weight=None):
 @pytest.fixture
 def accelerator():
     """A fresh one on the CPU; Accelerate's state is global."""
+    pytest.importorskip("accelerate")
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState
 
@@ -67,7 +57,7 @@ def with_accelerate(accelerator, batches):
 
 
 def with_lightning(batches):
-    import lightning
+    lightning = pytest.importorskip("lightning")
 
     class Module(lightning.LightningModule):
         def __init__(self):
@@ -167,6 +157,7 @@ def token_loss(model, batch):
 
 
 def with_trainer(batches, folder):
+    pytest.importorskip("transformers")
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     gradients = []

@@ -13,11 +13,8 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.nn.utils import clip_grad_norm_
 
 import tightgrad as tg
-from support.peers import peer_is_wrong
 from support.ranks import run_ranks
 from tightgrad.clip.norm import tensor_norms, total_norm
-
-TORCH = f"torch {torch.__version__}"
 
 
 def attempt(parameters: list[nn.Parameter], **settings: Any) -> Any:
@@ -63,7 +60,7 @@ def mixed_rank() -> dict[str, Any]:
     return found
 
 
-def test_c5_several_meshes_and_plain_together() -> None:
+def test_c5_several_meshes_and_plain_together(field_row) -> None:
     first, second = run_ranks(2, mixed_rank)
     for found in (first, second):
         for p in (0.0, 1.0, 2.0, 3.0, 7.0, math.inf):
@@ -75,7 +72,9 @@ def test_c5_several_meshes_and_plain_together() -> None:
         assert found["after"] == pytest.approx(1.0, rel=1e-6)
         assert found["largest"] <= 1e-3 + 1e-9
     assert first["returned"] == second["returned"]
-    peer_is_wrong("C5", TORCH, str(first["torch"]).startswith("RuntimeError"))
+    theirs = str(first["torch"])
+    wrong = theirs.startswith("RuntimeError")
+    field_row("C5 two meshes and plain", "torch", theirs[:12], f"{first['returned']:.4f}", peer_is_wrong=wrong)
 
 
 def infinity_rank() -> tuple[float, float, Any]:
@@ -89,10 +88,12 @@ def infinity_rank() -> tuple[float, float, Any]:
     return float(tg.get_total_norm([p.grad for p in parameters], math.inf)), true, theirs.item()
 
 
-def test_c6_infinity_norm_differs_per_rank() -> None:
+def test_c6_infinity_norm_differs_per_rank(field_row) -> None:
     (first, true, torch_first), (second, _, torch_second) = run_ranks(2, infinity_rank)
     assert first == second == pytest.approx(true, rel=1e-6)
-    peer_is_wrong("C6", TORCH, torch_first != torch_second)
+    theirs = f"{torch_first:.2f} / {torch_second:.2f}"
+    wrong = torch_first != torch_second
+    field_row("C6 infinity norm, ranks 0 / 1", "torch", theirs, f"{first:.2f} / {second:.2f}", peer_is_wrong=wrong)
 
 
 def placement_rank() -> dict[str, Any]:

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-import tightgrad as tg
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+import tightgrad as tg
 
 State = dict[str, Tensor]
 STEPS = 4

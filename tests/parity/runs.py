@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
-import tightgrad as tg
 import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import tightgrad as tg
 from parity.problem import Case, Loaders, Net, loss_of, weight_of
 from support.capture import Capture
 from tightgrad.collectives import run_threaded
 from tightgrad.core.protocols import Collective
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 Delivered = list[dict[str, Tensor | None] | None]
 

@@ -1,8 +1,9 @@
 """Where the arithmetic is the same, the bits are: no tolerance in this file."""
 
 import pytest
-import tightgrad as tg
 import torch
+
+import tightgrad as tg
 from parity.against_torch import (
     PLANS,
     State,

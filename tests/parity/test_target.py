@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from parity.problem import Case, Loaders, grid, loaders, pairs, relative_error, target
 from parity.runs import Delivered, run_ddp, run_plain
 from support.ranks import run_ranks

@@ -58,6 +58,7 @@ def make_adapter(
             f"{type(inner).__name__} is not supported; use torch.nn.parallel.DistributedDataParallel or "
             "torch.distributed.fsdp.fully_shard, or pass the plain module."
         )
+    _check_no_wrapper_inside(inner)
     if collective is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise UnsupportedError(
             f"the model is a plain module but {dist.get_world_size()} processes run: its gradients would never be "
@@ -83,6 +84,15 @@ def _ddp(
     if explicit:
         return DDPExplicitAdapter(model, collective)
     return DDPAdapter(model, "every" if sync == "every" else "last", collective)
+
+
+def _check_no_wrapper_inside(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, FSDPModule | DistributedDataParallel | DataParallel):
+            raise UnsupportedError(
+                f"{name!r} inside the model is in {type(module).__name__}, but the model itself is not: some gradients "
+                "would be summed over ranks and others not. Wrap the whole model as well."
+            )
 
 
 def _check_no_optimizer_in_backward(model: nn.Module) -> None:

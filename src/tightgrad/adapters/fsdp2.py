@@ -123,6 +123,9 @@ class FSDP2Adapter:
             return
         for fsdp_param in self._fsdp_params():
             name = self._names[id(fsdp_param.sharded_param)]
+            unsharded = getattr(fsdp_param, "_unsharded_param", None)
+            if unsharded is not None:
+                unsharded.grad = None
             fsdp_param.unsharded_accumulated_grad = grads[name].clone() if name in grads else None
 
     def sent_nbytes(self) -> int:

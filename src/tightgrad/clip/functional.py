@@ -12,9 +12,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from tightgrad.clip.norm import total_norm
+from tightgrad.clip.norm import distinct_norm, total_norm
 from tightgrad.clip.one_factor import clip_coefficient
-from tightgrad.clip.placed import clamp_, scale_
+from tightgrad.clip.placed import clamp_, distinct, scale_distinct_
 from tightgrad.core.check import check_choice, check_number
 
 Tensors = Tensor | Iterable[Tensor]
@@ -52,10 +52,12 @@ def clip_grad_norm_(
     """
     check_number("max_norm", max_norm, low=0.0)
     check_choice("compat", compat, ("exact", "torch"))
-    grads = _grads(parameters)
-    norm = get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
+    grads = distinct([parameter.grad for parameter in _listed(parameters) if parameter.grad is not None])
+    norm = distinct_norm(grads, float(norm_type))
+    if error_if_nonfinite:
+        _check_finite(norm, norm_type)
     if grads:
-        scale_(grads, clip_coefficient(norm, float(max_norm), compat))
+        scale_distinct_(grads, clip_coefficient(norm, float(max_norm), compat))
     return norm
 
 
@@ -99,12 +101,17 @@ def get_total_norm(
         ConfigError: `norm_type` is out of its bounds.
     """
     norm = total_norm([tensors] if isinstance(tensors, Tensor) else list(tensors), float(norm_type))
-    if error_if_nonfinite and not bool(torch.isfinite(norm)):
+    if error_if_nonfinite:
+        _check_finite(norm, norm_type)
+    return norm
+
+
+def _check_finite(norm: Tensor, norm_type: float) -> None:
+    if not bool(torch.isfinite(norm)):
         raise RuntimeError(
             f"the gradients' norm of order {norm_type} is {norm.item()}, so they cannot be clipped; nothing was "
             "changed. Skip the step, or set error_if_nonfinite=False to scale by the non-finite norm."
         )
-    return norm
 
 
 def _listed(parameters: Tensors) -> list[Tensor]:
@@ -114,7 +121,3 @@ def _listed(parameters: Tensors) -> list[Tensor]:
     if not listed and isinstance(parameters, types.GeneratorType):
         warnings.warn("`parameters` is an exhausted generator: nothing is clipped.", stacklevel=3)
     return listed
-
-
-def _grads(parameters: Tensors) -> list[Tensor]:
-    return [parameter.grad for parameter in _listed(parameters) if parameter.grad is not None]

@@ -47,8 +47,12 @@ def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
         ConfigError: `norm_type` is negative or NaN.
         UnsupportedError: a DTensor that still has to be summed over ranks.
     """
+    return distinct_norm(distinct(tensors), norm_type)
+
+
+def distinct_norm(kept: list[Tensor], norm_type: float = 2.0) -> Tensor:
+    """`total_norm` of tensors that are known to be distinct."""
     _check(norm_type)
-    kept = distinct(tensors)
     if kept and are_plain_on_cpu(kept):
         return _local_norm(kept, norm_type).float()
     norms = []

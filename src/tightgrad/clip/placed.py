@@ -89,9 +89,13 @@ def scale_(tensors: Iterable[Tensor], coefficient: Tensor) -> None:
 
     On the CPU a factor of 1 touches nothing; on other devices that would cost a host sync.
     """
+    scale_distinct_(distinct(tensors), coefficient)
+
+
+def scale_distinct_(kept: list[Tensor], coefficient: Tensor) -> None:
+    """`scale_` for tensors that are known to be distinct."""
     if coefficient.device.type == "cpu" and float(coefficient) == 1.0:
         return
-    kept = distinct(tensors)
     if coefficient.is_cpu and are_plain_on_cpu(kept):
         if kept:
             torch._foreach_mul_(kept, coefficient)

@@ -12,22 +12,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.packing import pack_bits, packed_nbytes, unpack_bits
+from tightgrad.codecs.blockwise import BlockCodec, per_block
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice, check_integer
-from tightgrad.core.protocols import Codec
-from tightgrad.core.types import GradSpec, Payload, TensorLayout
-from tightgrad.core.wire import checked_tensors
 
 ROUNDINGS = ("nearest", "stochastic")
 
 
 @dataclass(frozen=True)
-class IntBlock(Codec):
+class IntBlock(BlockCodec):
     """Signed integers with one float32 scale a block.
 
     Args:
-        bits: 8 or 4 bits an element.
+        bits: 8, 4 or 2 bits an element.
         block_size: elements that share a scale, at least 8.
         rounding: "nearest" (biased, smallest error) or "stochastic" (unbiased).
     """
@@ -39,7 +36,7 @@ class IntBlock(Codec):
     card: ClassVar[MethodCard] = MethodCard(
         id="int_block",
         kind="codec",
-        summary="8- or 4-bit integers with one scale a block",
+        summary="8-, 4- or 2-bit integers with one scale a block",
         scope="block",
         contraction="1 - block_size / (4 (2^(bits-1) - 1)^2) where that is positive, nearest rounding",
         reducer="two_shot",
@@ -49,18 +46,13 @@ class IntBlock(Codec):
     )
 
     def __post_init__(self) -> None:
-        check_choice("bits", self.bits, (8, 4))
+        check_choice("bits", self.bits, (8, 4, 2))
         check_integer("block_size", self.block_size, low=8)
         check_choice("rounding", self.rounding, ROUNDINGS)
 
     @property
-    def granularity(self) -> int:
-        """Chunks are whole blocks."""
-        return self.block_size
-
-    @property
     def levels(self) -> int:
-        """The largest integer used: 127 or 7."""
+        """The largest integer used: 127, 7 or 1."""
         return int(2 ** (self.bits - 1)) - 1
 
     @property
@@ -73,34 +65,28 @@ class IntBlock(Codec):
         half_levels = 2 * self.levels if self.rounding == "nearest" else self.levels
         return max(0.0, 1.0 - min(numel, self.block_size) / half_levels**2)
 
-    def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
-        """Packed integers, then one float32 a block."""
-        num_blocks = -(-spec.numel // self.block_size)
-        return (
-            TensorLayout(torch.uint8, packed_nbytes(spec.numel, self.bits)),
-            TensorLayout(torch.float32, num_blocks),
-        )
+    @property
+    def code_bits(self) -> int:
+        """As set."""
+        return self.bits
 
-    def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
-        """Scale each block to the integer range and round."""
-        blocks = torch.nn.functional.pad(flat, (0, -spec.numel % self.block_size)).view(-1, self.block_size)
-        scales = blocks.abs().amax(dim=1) / self.levels
-        scaled = blocks / torch.where(scales > 0, scales, torch.inf)[:, None]
+    def encode_blocks(self, blocks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Scale to the integer range and round."""
+        scales = blocks.abs().amax(dim=1).div_(self.levels)
+        scaled = per_block(blocks, scales)
         if self.rounding == "stochastic":
-            scaled = (scaled + torch.rand(scaled.shape, generator=generator, device=flat.device)).floor_()
+            scaled.add_(torch.rand(scaled.shape, generator=generator, device=blocks.device)).floor_()
         else:
-            scaled = scaled.round_()
-        integers = scaled.clamp_(-self.levels, self.levels).view(-1)[: spec.numel].to(torch.int8)
-        packed = integers.view(torch.uint8) if self.bits == 8 else pack_bits(integers + self.levels, self.bits)
-        return Payload((packed, scales), spec)
-
-    def decode(self, payload: Payload) -> Tensor:
-        """Multiply by the scales."""
-        packed, scales = checked_tensors(self, payload)
-        numel = payload.spec.numel
+            scaled.round_()
+        scaled.clamp_(-self.levels, self.levels)
         if self.bits == 8:
-            integers = packed.view(torch.int8)
+            return scaled.to(torch.int8).view(torch.uint8), scales
+        return scaled.add_(self.levels).to(torch.uint8), scales
+
+    def decode_blocks_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:
+        """Multiply by the scales."""
+        if self.bits == 8:
+            out.copy_(codes.view(torch.int8))
         else:
-            integers = unpack_bits(packed, numel, self.bits).to(torch.int8) - self.levels
-        values = torch.nn.functional.pad(integers, (0, -numel % self.block_size)).view(-1, self.block_size)
-        return (values.to(payload.spec.dtype) * scales[:, None]).view(-1)[:numel]
+            out.copy_(codes).sub_(self.levels)
+        out.mul_(scales[:, None])

@@ -18,20 +18,53 @@ def packed_nbytes(numel: int, bits: int) -> int:
 
 def pack_bits(values: Tensor, bits: int) -> Tensor:
     """Pack integers in [0, 2^bits), 0 <= bits <= 62, of shape (n,) into uint8 of shape (ceil(n * bits / 8),)."""
+    if bits == 8:
+        return values.to(torch.uint8)
     if bits in (1, 2, 4):
         return _pack_within_byte(values, bits)
     shifts = torch.arange(bits, device=values.device)
-    stream = (values.to(torch.int64)[:, None] >> shifts[None, :]).bitwise_and_(1).to(torch.uint8).view(-1)
-    return _pack_within_byte(stream, 1)
+    lots = [
+        ((lot.to(torch.int64)[:, None] >> shifts) & 1).to(torch.uint8).view(-1) for lot in values.split(_LOT_NUMEL)
+    ]
+    return torch.cat([_pack_within_byte(lot, 1) for lot in lots])
 
 
 def unpack_bits(packed: Tensor, numel: int, bits: int) -> Tensor:
-    """Undo `pack_bits`: uint8 for bits of 1, 2 or 4, else int64, of shape (numel,)."""
+    """Undo `pack_bits`: uint8 for bits of 1, 2, 4 or 8, else int64, of shape (numel,)."""
+    if bits == 8:
+        return packed[:numel]
     if bits in (1, 2, 4):
         return _unpack_within_byte(packed, bits)[:numel]
     shifts = torch.arange(bits, device=packed.device)
-    stream = _unpack_within_byte(packed, 1)[: numel * bits].view(numel, bits).to(torch.int64)
-    return (stream << shifts[None, :]).sum(dim=1)
+    lots = []
+    for start in range(0, max(numel, 1), _LOT_NUMEL):
+        count = min(_LOT_NUMEL, numel - start)
+        lot = packed[start * bits // 8 : packed_nbytes(start + count, bits)]
+        stream = _unpack_within_byte(lot, 1)[: count * bits].view(count, bits).to(torch.int64)
+        lots.append((stream << shifts).sum(dim=1))
+    return torch.cat(lots)
+
+
+def pack_base3(values: Tensor) -> Tensor:
+    """Pack integers in [0, 3) of shape (n,) into uint8 of shape (ceil(n / 5),): 1.6 bits each."""
+    padded = torch.nn.functional.pad(values.to(torch.uint8), (0, -values.numel() % 5)).view(-1, 5)
+    packed = padded[:, 4].clone()
+    for position in (3, 2, 1, 0):
+        packed.mul_(3).add_(padded[:, position])
+    return packed
+
+
+def unpack_base3(packed: Tensor, numel: int) -> Tensor:
+    """Undo `pack_base3`: uint8 of shape (numel,).
+
+    Raises:
+        PayloadError: a byte is not five digits.
+    """
+    if packed.numel() and int(packed.max()) >= 3**5:
+        raise PayloadError(f"a byte of {int(packed.max())} is not five digits of base 3; the payload is damaged.")
+    numbers = torch.arange(3**5, device=packed.device)
+    digits = torch.stack([numbers // 3**position % 3 for position in range(5)], dim=1).to(torch.uint8)
+    return digits[packed.to(torch.int32)].view(-1)[:numel]
 
 
 def low_bits(numel: int, count: int) -> int:
@@ -77,16 +110,33 @@ def unpack_indices(low: Tensor, high: Tensor, numel: int, count: int) -> Tensor:
     return indices
 
 
+# The values of one byte lie side by side in one wide integer, where a few shifts move all of them at once.
+_WIDE = {1: torch.int64, 2: torch.int32, 4: torch.int16}
+_GATHER_BITS = 0x0102040810204080  # brings bit 8 i of an int64 to bit 56 + i
+_EVERY_BYTE = 0x0101010101010101
+_DIAGONAL = 0x8040201008040201 - 2**64  # bit i of byte i, as a signed number
+_LOT_NUMEL = 2**16  # a multiple of 8, so that lots end with whole bytes
+
+
 def _pack_within_byte(values: Tensor, bits: int) -> Tensor:
-    per_byte = 8 // bits
-    padded = torch.nn.functional.pad(values.to(torch.uint8), (0, -values.numel() % per_byte)).view(-1, per_byte)
-    packed = padded[:, 0].clone()
-    for position in range(1, per_byte):
-        packed |= padded[:, position] << (position * bits)
-    return packed
+    padded = torch.nn.functional.pad(values.to(torch.uint8), (0, -values.numel() % (8 // bits)))
+    wide = padded.view(_WIDE[bits])
+    if bits == 4:
+        wide = wide | (wide >> 4)
+    elif bits == 2:
+        wide = wide | (wide >> 6) | (wide >> 12) | (wide >> 18)
+    else:
+        wide = (wide * _GATHER_BITS) >> 56
+    return wide.to(torch.uint8)
 
 
 def _unpack_within_byte(packed: Tensor, bits: int) -> Tensor:
-    per_byte = 8 // bits
-    mask = (1 << bits) - 1
-    return torch.stack([(packed >> (position * bits)) & mask for position in range(per_byte)], dim=1).view(-1)
+    wide = packed.to(_WIDE[bits])
+    if bits == 4:
+        wide = (wide | (wide << 4)) & 0x0F0F
+    elif bits == 2:
+        wide = (wide | (wide << 6) | (wide << 12) | (wide << 18)) & 0x03030303
+    else:
+        wide = (wide * _EVERY_BYTE) & _DIAGONAL
+        wide = ((wide + 0x7F * _EVERY_BYTE) >> 7) & _EVERY_BYTE
+    return wide.view(torch.uint8)

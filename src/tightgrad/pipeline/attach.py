@@ -3,7 +3,7 @@
 from torch import nn, optim
 
 from tightgrad.accumulate.settings import Accumulate
-from tightgrad.accumulate.weights import Weight, num_samples
+from tightgrad.accumulate.weights import Weight
 from tightgrad.adapters import make_adapter
 from tightgrad.core.check import check_integer
 from tightgrad.core.protocols import Collective
@@ -31,7 +31,8 @@ def attach(
         optimizer: any torch optimizer over the model's parameters.
         plan: what to run; the empty plan is bitwise plain PyTorch.
         weight: what a batch counts: the number that its loss is averaged over, such as its number of tokens;
-            called for all batches of a window before the first backward. None counts samples.
+            called for all batches of a window before the first backward. None counts samples if the plan accumulates;
+            if it does not, every rank's loss counts the same, as under plain DDP.
         seed: of all random numbers that methods draw.
         collective: the data-parallel ranks; None takes DDP's process group, or one process for a plain module.
         scheduler: steps after each applied step, and only then; None leaves schedules to the caller.
@@ -63,4 +64,4 @@ def attach(
         several_backwards=accumulate.several_backwards,
     )
     check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__)
-    return GradientPipeline(adapter, optimizer, plan, weight=weight or num_samples, seed=seed, scheduler=scheduler)
+    return GradientPipeline(adapter, optimizer, plan, weight=weight, seed=seed, scheduler=scheduler)

@@ -13,9 +13,9 @@ from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.buffer import GradientBuffer
 from tightgrad.accumulate.cutter import WindowCutter
 from tightgrad.accumulate.oom import SmallerMicroBatches
-from tightgrad.accumulate.weights import Weight
+from tightgrad.accumulate.weights import Weight, num_samples
 from tightgrad.clip.fold import folded, folds
-from tightgrad.clip.norm import total_norm
+from tightgrad.clip.norm import tensor_norms, total_norm
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Adapter
@@ -29,6 +29,7 @@ from tightgrad.pipeline.plan import Plan
 from tightgrad.pipeline.record import StepRecord
 from tightgrad.pipeline.reduction import state_norm
 from tightgrad.pipeline.state import PipelineState
+from tightgrad.pipeline.telemetry import ClipWatch
 
 Batch = TypeVar("Batch")
 
@@ -45,7 +46,7 @@ class GradientPipeline:
         optimizer: torch.optim.Optimizer,
         plan: Plan,
         *,
-        weight: Weight,
+        weight: Weight | None,
         seed: int,
         scheduler: LRScheduler | None = None,
     ) -> None:
@@ -57,7 +58,7 @@ class GradientPipeline:
         self._accumulate = plan.accumulate or Accumulate()
         self._cutter: WindowCutter[Any] = WindowCutter(
             self._accumulate,
-            weight if plan.accumulate else _one,
+            weight or (num_samples if plan.accumulate else _one),
             adapter.collective,
             adapter.micro_batch,
             "repeat" if adapter.reduces else "fewer",
@@ -71,6 +72,7 @@ class GradientPipeline:
         self._path = GradientPath(
             adapter, plan, seed, self._clock, self._norm, folds=folds(plan.clip, optimizer)
         )
+        self._clip_watch = ClipWatch()
         self._traffic_before = adapter.collective.traffic.nbytes
 
     def windows(self, loader: Iterable[Batch]) -> Iterator[Window[Batch]]:
@@ -80,7 +82,8 @@ class GradientPipeline:
         part of the gradient is zero.
 
         Raises:
-            UsageError: the previous window's `step` is missing.
+            UsageError: the previous window's `step` is missing, or the optimizer has parameters that the model had not
+                when it was attached.
         """
         windows: Iterator[Window[Batch]] = (
             (Window([batch], [_ONE], _ONE, _not_held) for batch in loader)
@@ -95,6 +98,7 @@ class GradientPipeline:
             if self.state.open_window is not None:
                 self._reopen(window, self.state.open_window)
             elif not self.plan.is_empty:
+                self._check_no_strangers()
                 self._discard()
                 self.adapter.begin_window()
             self._window = window
@@ -103,6 +107,17 @@ class GradientPipeline:
     def _check_no_open_window(self) -> None:
         if self._window is not None:
             raise UsageError("the previous window has no step(); call pipe.step() once after `for batch in window:`.")
+
+    def _check_no_strangers(self) -> None:
+        known = {id(parameter) for parameter in self.adapter.parameters.values()}
+        held = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        strangers = [tuple(p.shape) for p in held if p.requires_grad and id(p) not in known]
+        if strangers:
+            raise UsageError(
+                f"the optimizer holds {len(strangers)} parameter(s) that attach() did not see as trainable parameters "
+                f"of the model (shapes {str(strangers[:3])[1:-1]}): their gradients would be neither summed over ranks "
+                "nor clipped. Unfreeze before attach(), or attach a module that has them all."
+            )
 
     def _reopen(self, window: Window[Any], saved: OpenWindow) -> None:
         """Go on in the middle of the window that a checkpoint was taken in."""
@@ -240,12 +255,15 @@ class GradientPipeline:
         self.adapter.collective.traffic.add("wrapper", self.adapter.sent_nbytes())
         traffic = self.adapter.collective.traffic.nbytes
         wire_bytes, self._traffic_before = traffic - self._traffic_before, traffic
+        clip_coef = float(measured.clip_coef) if measured and self.plan.clip else None
+        if clip_coef is not None:
+            self._clip_watch.saw(clip_coef)
         return StepRecord(
             step=self.state.step - 1 if clipped else self.state.step,
             skipped=clipped is None,
             skip_reason=outcome if isinstance(outcome, str) else None,
             grad_norm=float(measured.total_norm) if measured else None,
-            clip_coef=float(measured.clip_coef) if measured and self.plan.clip else None,
+            clip_coef=clip_coef,
             wire_bytes=None if self.plan.is_empty else wire_bytes,
             residual_norm=state_norm(self.state.slots, RESIDUAL.name),
             weight=window.total_weight,
@@ -253,7 +271,20 @@ class GradientPipeline:
             loss_scale=loss_scale,
             retries=retries,
             stage_seconds=self._clock.take(),
+            clip_rate=self._clip_watch.rate,
         )
+
+    def worst(self, count: int = 5) -> list[tuple[str, float]]:
+        """The parameters with the largest gradients so far in this window, those with inf or NaN first.
+
+        To be called before `step`. Collective when gradients are sharded: every rank must call it.
+
+        Returns:
+            Names and 2-norms of this rank's gradients, scaled as their losses were.
+        """
+        grads = self._buffer.grads()
+        norms = tensor_norms(list(grads.values())).nan_to_num(nan=torch.inf).tolist()
+        return sorted(zip(grads, norms, strict=True), key=lambda pair: -pair[1])[:count]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything this rank remembers, also in the middle of a window: plain tensors and numbers. Differs by rank.

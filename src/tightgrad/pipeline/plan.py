@@ -123,7 +123,11 @@ class Plan:
 
     def to_json(self, *, indent: int | None = None) -> str:
         """Write as JSON."""
-        return json.dumps({"version": PLAN_VERSION, **to_config(self)}, indent=indent)
+        return json.dumps(self.to_config(), indent=indent)
+
+    def to_config(self) -> dict[str, Any]:
+        """The JSON values that `from_config` reads."""
+        return {"version": PLAN_VERSION, **to_config(self)}
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":

@@ -21,6 +21,7 @@ class StepRecord:
         loss_scale: S of this window; None without loss scaling.
         retries: how often the window was run again with smaller micro-batches.
         stage_seconds: seconds of each stage on the host's clock.
+        clip_rate: share of the last 100 applied steps that were clipped; None without clipping.
     """
 
     step: int
@@ -35,6 +36,7 @@ class StepRecord:
     loss_scale: float | None = None
     retries: int = 0
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    clip_rate: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

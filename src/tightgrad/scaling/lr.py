@@ -49,7 +49,8 @@ def scale_lr(base_lr: float, base_batch: float, batch: float, rule: str = "linea
 class Warmup(LRScheduler):
     """From the base rate to the optimizer's own (scaled) rate in `num_steps` applied steps, which it then keeps.
 
-    Counted in applied steps: call `scheduler.step()` after each `pipe.step()` that was not skipped.
+    Counted in applied steps: `tightgrad.attach(..., scheduler=...)` steps it after each step that was not skipped; a
+    loop of your own must leave it alone after a skipped one.
 
     A torch scheduler, so it chains with others: `ChainedScheduler([Warmup(...), other])` multiplies the two, and
     `SequentialLR(optimizer, [Warmup(optimizer, base_lr, n), other], milestones=[n])` runs `other` after it. For one

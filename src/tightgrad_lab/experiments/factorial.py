@@ -153,7 +153,7 @@ def _train_job(
     trainer = Trainer(case, job.settings, plan, job.seed, rank)
     config = _identity(job) | {
         "ranks": job.ranks,
-        "plan": {"version": 1, **to_config(plan)},
+        "plan": plan.to_config(),
         "settings": to_config(job.settings),
         "command": job.command,
     }

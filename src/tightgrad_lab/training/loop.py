@@ -80,14 +80,8 @@ class _Step:
 class Training:
     """A model in training: the loop that a user of the library writes."""
 
-    def __init__(
-        self,
-        case: AnyCase,
-        ddp: DistributedDataParallel,
-        pipe: tg.GradientPipeline,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
-    ) -> None:
-        self.case, self.ddp, self.pipe, self.schedule = case, ddp, pipe, schedule
+    def __init__(self, case: AnyCase, ddp: DistributedDataParallel, pipe: tg.GradientPipeline) -> None:
+        self.case, self.ddp, self.pipe = case, ddp, pipe
         self.model: nn.Module = ddp.module
 
     def steps(self, batches: Iterator[Batch]) -> Iterator[_Step]:
@@ -104,7 +98,6 @@ class Training:
                 total_loss += float(loss.detach()) * weight
                 total_weight += weight
             record = self.pipe.step()
-            self.schedule.step()
             yield _Step(total_loss, total_weight, time.perf_counter() - start, forward_seconds, record)
             start = time.perf_counter()
 
@@ -148,9 +141,9 @@ class Trainer:
         optimizer = self.case.optimizer(model, self.settings)
         device_ids = [self.rank.device.index] if self.rank.device.type == "cuda" else None
         ddp = DistributedDataParallel(model, device_ids=device_ids)
-        pipe = tg.attach(ddp, optimizer, self.plan, weight=self.case.weight, seed=self.seed)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        return Training(self.case, ddp, pipe, schedule)
+        pipe = tg.attach(ddp, optimizer, self.plan, weight=self.case.weight, seed=self.seed, scheduler=schedule)
+        return Training(self.case, ddp, pipe)
 
     def _probe(self) -> None:
         training = self.start()
@@ -217,7 +210,7 @@ def _record(step: _Step, epoch: int) -> Record:
 
 
 def _payload_nbytes(plan: tg.Plan, model: nn.Module) -> int | None:
-    """Bytes of one rank's encoded gradient (of the gradient itself without a codec); None if they depend on the data."""
+    """Bytes of one rank's encoded gradient, or of the gradient without a codec; None if they depend on the data."""
     codec = plan.compress.codec if plan.compress else None
     total = 0
     for name, parameter in model.named_parameters():

@@ -13,7 +13,14 @@ def draw(generator: torch.Generator) -> tuple[float, ...]:
 
 
 def test_each_of_seed_step_name_and_rank_makes_a_difference():
-    rngs = [StepRng(0, 0, 0), StepRng(1, 0, 0), StepRng(0, 1, 0), StepRng(0, 0, 1), StepRng(0, 10, 0), StepRng(10, 0, 0)]
+    rngs = [
+        StepRng(0, 0, 0),
+        StepRng(1, 0, 0),
+        StepRng(0, 1, 0),
+        StepRng(0, 0, 1),
+        StepRng(0, 10, 0),
+        StepRng(10, 0, 0),
+    ]
     draws = [draw(rng.local(name, CPU)) for rng in rngs for name in ("weight", "bias", "weight/rank 1")]
     assert len(set(draws)) == len(draws)
 

@@ -3,10 +3,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.optim import AdamW
+
 from support.layerwise import make_gradients, make_parameters, train
 from tightgrad.core.errors import ConfigError
 from tightgrad.scaling import LAMB
-from torch.optim import AdamW
 
 
 def paper(

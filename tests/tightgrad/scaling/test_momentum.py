@@ -1,9 +1,10 @@
 import pytest
 import torch
-from tightgrad.core.errors import ConfigError, UnsupportedError
-from tightgrad.scaling import LAMB, LARS, correct_momentum_
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
+
+from tightgrad.core.errors import ConfigError, UnsupportedError
+from tightgrad.scaling import LAMB, LARS, correct_momentum_
 
 # Warm-up, then a drop by ten, then a rise.
 RATES = [0.01, 0.02, 0.04, 0.08, 0.08, 0.008, 0.008, 0.02]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tightgrad.core.errors import ConfigError, StateMismatchError
 from tightgrad.scaling import NoiseEstimate, NoiseScale, estimate_noise, small_batch_mean
 

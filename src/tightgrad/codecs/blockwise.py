@@ -1,0 +1,128 @@
+"""What codecs share that give each block of elements one float32 scale, and each element a small integer."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tightgrad.codecs.packing import pack_bits, packed_nbytes, unpack_bits
+from tightgrad.codecs.pieces import common_multiple, pieces
+from tightgrad.core.protocols import Codec
+from tightgrad.core.types import GradSpec, Payload, TensorLayout
+from tightgrad.core.wire import checked_tensors
+
+
+class BlockCodec(Codec):
+    """Integers, packed, then one float32 a block. A subclass says how a block becomes integers and a scale."""
+
+    block_size: int
+    packed_together: ClassVar[int] = 8
+    """Integers that fill whole bytes."""
+
+    @property
+    @abstractmethod
+    def code_bits(self) -> int:
+        """Bits of one integer."""
+
+    @abstractmethod
+    def encode_blocks(self, blocks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Blocks (m, b) to integers, uint8 (m, b), and scales, float32 (m,). `blocks` is left as it is."""
+
+    @abstractmethod
+    def decode_blocks_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:
+        """Fill `out` (m, b) from integers, uint8 (m, b), and scales (m,)."""
+
+    def code_nbytes(self, numel: int) -> int:
+        """Bytes of `numel` packed integers."""
+        return packed_nbytes(numel, self.code_bits)
+
+    def pack(self, codes: Tensor) -> Tensor:
+        """Integers to bytes."""
+        return pack_bits(codes, self.code_bits)
+
+    def unpack(self, packed: Tensor, numel: int) -> Tensor:
+        """Bytes to integers, uint8."""
+        return unpack_bits(packed, numel, self.code_bits).to(torch.uint8)
+
+    @property
+    def granularity(self) -> int:
+        """Chunks are whole blocks."""
+        return self.block_size
+
+    def num_blocks(self, numel: int) -> int:
+        """Blocks of `numel` elements; the last may be shorter."""
+        return -(-numel // self.block_size)
+
+    def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
+        """Packed integers, then one float32 a block."""
+        return (
+            TensorLayout(torch.uint8, self.code_nbytes(spec.numel)),
+            TensorLayout(torch.float32, self.num_blocks(spec.numel)),
+        )
+
+    def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
+        """Scale each block and round."""
+        packed = torch.empty(self.code_nbytes(spec.numel), dtype=torch.uint8, device=flat.device)
+        scales = torch.empty(self.num_blocks(spec.numel), device=flat.device)
+        for start, stop in self._pieces(spec.numel, flat.device):
+            codes = self.encode_piece(flat[start:stop], scales[start // self.block_size :], generator)
+            packed[self.code_nbytes(start) : self.code_nbytes(stop)] = self.pack(codes)
+        return Payload((packed, scales), spec)
+
+    def encode_piece(self, flat: Tensor, scales: Tensor, generator: torch.Generator) -> Tensor:
+        """Whole blocks and then the shorter last one; fills the first of `scales`; returns uint8 integers."""
+        whole = flat.numel() // self.block_size
+        edge = whole * self.block_size
+        parts = []
+        for blocks, out in (
+            (flat[:edge].view(whole, self.block_size), scales[:whole]),
+            (flat[edge:].view(1, -1), scales[whole : whole + 1]),
+        ):
+            if blocks.numel():
+                codes, found = self.encode_blocks(blocks, generator)
+                out.copy_(found)
+                parts.append(codes.view(-1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def decode(self, payload: Payload) -> Tensor:
+        """Integers times scales."""
+        out = torch.empty(payload.spec.numel, dtype=torch.float32, device=payload.spec.device)
+        self.decode_to_(out, payload)
+        return out.to(payload.spec.dtype)
+
+    def decode_to_(self, out: Tensor, payload: Payload) -> None:
+        """Integers times scales, written to `out`."""
+        packed, scales = checked_tensors(self, payload)
+        for start, stop in self._pieces(payload.spec.numel, out.device):
+            codes = self.unpack(packed[self.code_nbytes(start) : self.code_nbytes(stop)], stop - start)
+            self.decode_piece_(out[start:stop], codes, scales[start // self.block_size :])
+
+    def add_to_(self, total: Tensor, payload: Payload) -> None:
+        """Add piece by piece."""
+        packed, scales = checked_tensors(self, payload)
+        for start, stop in self._pieces(payload.spec.numel, total.device):
+            codes = self.unpack(packed[self.code_nbytes(start) : self.code_nbytes(stop)], stop - start)
+            piece = torch.empty(stop - start, device=total.device)
+            self.decode_piece_(piece, codes, scales[start // self.block_size :])
+            total[start:stop].add_(piece)
+
+    def decode_piece_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:
+        """Fill `out`, whole blocks and then the shorter last one."""
+        whole = out.numel() // self.block_size
+        edge = whole * self.block_size
+        if whole:
+            shape = (whole, self.block_size)
+            self.decode_blocks_(out[:edge].view(shape), codes[:edge].view(shape), scales[:whole])
+        if edge < out.numel():
+            last = scales[whole : whole + 1]
+            self.decode_blocks_(out[edge:].view(1, -1), codes[edge:].view(1, -1), last)
+
+    def _pieces(self, numel: int, device: torch.device) -> Iterator[tuple[int, int]]:
+        return pieces(numel, common_multiple(self.block_size, self.packed_together), device)
+
+
+def per_block(blocks: Tensor, scales: Tensor) -> Tensor:
+    """Blocks over their scales; zeros where the scale is zero."""
+    return blocks / torch.where(scales > 0, scales, torch.inf)[:, None]

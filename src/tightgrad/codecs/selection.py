@@ -1,0 +1,59 @@
+"""The largest entries of a long tensor, exactly, without sorting it."""
+
+import torch
+from torch import Tensor
+
+from tightgrad.codecs.pieces import pieces
+
+SHORT_NUMEL = 2**15
+LARGEST_DENSITY = 1 / 64
+
+
+def largest(flat: Tensor, count: int) -> Tensor:
+    """Ascending int64 indices of `count` entries of largest |x|. Among equal ones any, but always the same.
+
+    The `count` blocks with the largest maxima hold a valid answer: an entry elsewhere is at most its block's maximum,
+    hence at most each of `count` others. Finding the maxima is one pass over the tensor; the rest is small.
+    """
+    numel = flat.numel()
+    if numel <= SHORT_NUMEL or count > numel * LARGEST_DENSITY or count == 0:
+        return flat.abs().topk(count, sorted=False).indices.sort().values
+    block_size = min(256, 1 << ((numel // (8 * count)).bit_length() - 1))
+    whole = numel // block_size * block_size
+    maxima = _block_maxima(flat[:whole], block_size)
+    if whole < numel:
+        maxima = torch.cat([maxima, flat[whole:].abs().amax().view(1)])
+    top = maxima.topk(count, sorted=False)
+    positions = top.indices.sort().values[:, None] * block_size + torch.arange(block_size, device=flat.device)
+    positions = positions.view(-1)[: min(count * block_size, _num_in(top.indices, block_size, numel, count))]
+    sizes = flat[positions].abs()
+    candidates = (sizes >= top.values.min()).nonzero().view(-1)
+    if candidates.numel() < count:  # only with NaN, which compares with nothing
+        return flat.abs().topk(count, sorted=False).indices.sort().values
+    chosen = candidates[sizes[candidates].topk(count, sorted=False).indices]
+    return positions[chosen].sort().values
+
+
+def above(flat: Tensor, threshold: Tensor) -> Tensor:
+    """Ascending int64 indices of the entries with |x| >= threshold, a scalar tensor, but for zeros."""
+    found = []
+    for start, stop in pieces(flat.numel(), 1, flat.device):
+        sizes = flat[start:stop].abs()
+        found.append(((sizes >= threshold) & (sizes > 0)).nonzero().view(-1).add_(start))
+    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64, device=flat.device)
+
+
+def _block_maxima(flat: Tensor, block_size: int) -> Tensor:
+    maxima = torch.empty(flat.numel() // block_size, device=flat.device)
+    for start, stop in pieces(flat.numel(), block_size, flat.device):
+        torch.amax(
+            flat[start:stop].abs().view(-1, block_size), dim=1, out=maxima[start // block_size : stop // block_size]
+        )
+    return maxima
+
+
+def _num_in(blocks: Tensor, block_size: int, numel: int, count: int) -> int:
+    """Elements in `count` blocks, of which the last of the tensor may be shorter."""
+    last = -(-numel // block_size) - 1
+    missing = (last + 1) * block_size - numel
+    return count * block_size - (missing if missing and bool((blocks == last).any()) else 0)

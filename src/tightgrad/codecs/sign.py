@@ -1,0 +1,64 @@
+"""Scaled sign: C(x)_i = mean|x| sign(x_i) over each block, one bit an element.
+
+    Seide et al. 2014, 1-Bit SGD, Interspeech; Bernstein et al. 2018, signSGD, arXiv:1802.04434; Karimireddy et al. 2019,
+    arXiv:1901.09847 (scale and error feedback).
+
+sign(0) = +1, as one bit has no third value; a block of zeros has the scale zero and stays zero. Under the reducer
+`two_shot` the sum over ranks is weighted by their scales; under `majority_vote` each rank has one vote.
+
+Departs from Karimireddy: one scale a block, not one a layer.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tightgrad.codecs.blockwise import BlockCodec
+from tightgrad.core.card import MethodCard
+from tightgrad.core.check import check_integer
+
+
+@dataclass(frozen=True)
+class Sign(BlockCodec):
+    """One bit an element and one float32 scale a block.
+
+    Args:
+        block_size: elements that share a scale, at least 8.
+    """
+
+    block_size: int = 1024
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="sign",
+        kind="codec",
+        summary="signs, scaled by each block's mean size, 1 bit",
+        scope="block",
+        contraction="(mean|x|)^2 / mean(x^2) of each block, at least 1 / block_size",
+        reducer="two_shot",
+        reference="Bernstein et al. 2018, arXiv:1802.04434; Karimireddy et al. 2019, arXiv:1901.09847",
+        use_when="about 30 times fewer bytes are needed and density varies too much for top-k; with error feedback",
+        avoid_when="there is no error feedback",
+    )
+
+    def __post_init__(self) -> None:
+        check_integer("block_size", self.block_size, low=8)
+
+    @property
+    def code_bits(self) -> int:
+        """One."""
+        return 1
+
+    def contraction(self, numel: int) -> float:
+        """All of a block's squared norm may lie in one element."""
+        return 1.0 / max(1, min(numel, self.block_size))
+
+    def encode_blocks(self, blocks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A one for a minus."""
+        scales = blocks.abs().div_(blocks.shape[1]).sum(dim=1)
+        return (blocks < 0).to(torch.uint8), scales
+
+    def decode_blocks_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:
+        """Plus or minus the scale."""
+        out.copy_(codes).mul_(-2).add_(1).mul_(scales[:, None])

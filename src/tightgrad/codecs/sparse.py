@@ -1,0 +1,196 @@
+"""What codecs share that send some entries: packed indices, and values encoded by a codec of their own.
+
+Where that would take more bytes than the float32 entries themselves, these are sent instead.
+"""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from tightgrad.codecs.packing import index_nbytes, pack_indices, unpack_indices
+from tightgrad.core.errors import ConfigError, PayloadError
+from tightgrad.core.protocols import Codec
+from tightgrad.core.types import GradSpec, Payload, TensorLayout
+from tightgrad.core.wire import checked_tensors, fixed_nbytes, from_bytes, to_bytes
+
+COUNT_NBYTES = 8
+DENSE = -1
+"""In place of a count: all entries follow, as they are."""
+
+
+def check_values(values: object) -> None:
+    """Raise `ConfigError` unless `values` can encode the kept entries."""
+    if not isinstance(values, Codec) or values.scope not in ("element", "block") or not values.fixed_size:
+        raise ConfigError(
+            f"values={values!r} must be a codec of scope element or block and fixed size, such as Cast()."
+        )
+
+
+class Sparse(Codec):
+    """A number of entries that is known before the data is."""
+
+    values: Codec
+
+    @abstractmethod
+    def count(self, numel: int) -> int:
+        """How many of `numel` entries are kept."""
+
+    @abstractmethod
+    def select(self, flat: Tensor, count: int) -> Tensor:
+        """Ascending int64 indices of the kept entries."""
+
+    def contraction(self, numel: int) -> float:
+        """The largest k of n entries hold at least k / n of the squared norm."""
+        count = self.count(numel)
+        return self.values.contraction(count) * count / numel if numel else 1.0
+
+    def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
+        """Low index bits, high index bits, then the values' payload; or all entries in float32."""
+        layout = self._sparse_layout(spec)
+        nbytes = sum(part.nbytes for part in layout if part.nbytes is not None)
+        return layout if nbytes <= spec.dense_nbytes else (TensorLayout(spec.dtype, spec.numel),)
+
+    def _sparse_layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
+        count = self.count(spec.numel)
+        indices = tuple(TensorLayout(torch.uint8, nbytes) for nbytes in index_nbytes(spec.numel, count))
+        return indices + self.values.layout(spec.part(count))
+
+    def is_dense(self, spec: GradSpec) -> bool:
+        """Whether all entries are sent, as they are."""
+        return len(self.layout(spec)) == 1
+
+    def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
+        """Select, and pack in index order."""
+        if self.is_dense(spec):
+            return Payload((flat.clone(),), spec)
+        count = self.count(spec.numel)
+        indices = self.select(flat, count)
+        kept = self.values.encode(flat[indices], spec.part(count), generator)
+        return Payload((*pack_indices(indices, spec.numel), *kept.tensors), spec)
+
+    def decode(self, payload: Payload) -> Tensor:
+        """Scatter into zeros."""
+        total = torch.zeros(payload.spec.numel, dtype=payload.spec.dtype, device=payload.spec.device)
+        self.add_to_(total, payload)
+        return total
+
+    def decode_to_(self, out: Tensor, payload: Payload) -> None:
+        """Scatter into zeros, in `out`."""
+        self.add_to_(out.zero_(), payload)
+
+    def add_to_(self, total: Tensor, payload: Payload) -> None:
+        """Add the kept entries to `total`, leaving the others untouched."""
+        tensors = checked_tensors(self, payload)
+        if self.is_dense(payload.spec):
+            total.add_(tensors[0])
+            return
+        low, high, *values = tensors
+        count = self.count(payload.spec.numel)
+        indices = unpack_indices(low, high, payload.spec.numel, count)
+        total.index_add_(0, indices, self.values.decode(Payload(tuple(values), payload.spec.part(count))))
+
+
+class VariableSparse(Codec):
+    """A number of entries that depends on the data: one tensor of count, indices and values."""
+
+    values: Codec
+
+    @property
+    def fixed_size(self) -> bool:
+        """It is not."""
+        return False
+
+    @abstractmethod
+    def select(self, flat: Tensor, generator: torch.Generator) -> Tensor:
+        """Ascending int64 indices of the kept entries."""
+
+    def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
+        """One tensor, whose length depends on the data."""
+        return (TensorLayout(torch.uint8, None),)
+
+    def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
+        """Select, and pack in index order."""
+        indices = self.select(flat, generator)
+        message = pack_entries(flat, indices, self.values, spec, generator)
+        return Payload((or_dense(message, flat, spec),), spec)
+
+    def decode(self, payload: Payload) -> Tensor:
+        """Scatter into zeros."""
+        total = torch.zeros(payload.spec.numel, dtype=payload.spec.dtype, device=payload.spec.device)
+        self.add_to_(total, payload)
+        return total
+
+    def add_to_(self, total: Tensor, payload: Payload) -> None:
+        """Add the kept entries to `total`, leaving the others untouched."""
+        (message,) = checked_tensors(self, payload)
+        dense = dense_entries(message, payload.spec)
+        if dense is not None:
+            total.add_(dense)
+            return
+        indices, values, rest = unpack_entries(message, self.values, payload.spec)
+        if rest.numel():
+            raise PayloadError(f"{rest.numel()} bytes follow a payload of {self.card.id}; it is damaged.")
+        total.index_add_(0, indices, values)
+
+
+def pack_entries(flat: Tensor, indices: Tensor, values: Codec, spec: GradSpec, generator: torch.Generator) -> Tensor:
+    """Count, indices, values, in bytes."""
+    count = indices.numel()
+    kept = values.encode(flat[indices], spec.part(count), generator)
+    return torch.cat([count_bytes(count, flat.device), *pack_indices(indices, spec.numel), to_bytes([kept], flat.device)])
+
+
+def unpack_entries(message: Tensor, values: Codec, spec: GradSpec) -> tuple[Tensor, Tensor, Tensor]:
+    """Undo `pack_entries`: indices, values, and the bytes that follow.
+
+    Raises:
+        PayloadError: the bytes do not begin with entries.
+    """
+    count = read_count(message)
+    if not 0 <= count <= spec.numel:
+        raise PayloadError(f"a payload for {spec.name!r} has {count} of {spec.numel} entries; it is damaged.")
+    part = spec.part(count)
+    num_low, num_high = index_nbytes(spec.numel, count)
+    ends = [COUNT_NBYTES, COUNT_NBYTES + num_low, COUNT_NBYTES + num_low + num_high]
+    ends.append(ends[-1] + fixed_nbytes(values, part))
+    if message.numel() < ends[-1]:
+        raise PayloadError(
+            f"a payload for {spec.name!r} has {message.numel()} bytes, expected {ends[-1]} for {count} entries; it is "
+            "damaged."
+        )
+    indices = unpack_indices(message[ends[0] : ends[1]], message[ends[1] : ends[2]], spec.numel, count)
+    (kept,) = from_bytes(message[ends[2] : ends[3]], values, [part])
+    return indices, values.decode(kept), message[ends[3] :]
+
+
+def or_dense(message: Tensor, flat: Tensor, spec: GradSpec) -> Tensor:
+    """The message, or all entries as they are where that takes fewer bytes."""
+    if message.numel() <= COUNT_NBYTES + spec.dense_nbytes:
+        return message
+    return torch.cat([count_bytes(DENSE, flat.device), flat.contiguous().view(torch.uint8)])
+
+
+def dense_entries(message: Tensor, spec: GradSpec) -> Tensor | None:
+    """What `or_dense` sent in full; None if it did not."""
+    if read_count(message) != DENSE:
+        return None
+    if message.numel() != COUNT_NBYTES + spec.dense_nbytes:
+        raise PayloadError(f"a dense payload for {spec.name!r} has {message.numel()} bytes; it is damaged.")
+    return message[COUNT_NBYTES:].clone().view(spec.dtype)
+
+
+def count_bytes(count: int, device: torch.device) -> Tensor:
+    """A number in 8 bytes."""
+    return torch.tensor([count], dtype=torch.int64, device=device).view(torch.uint8)
+
+
+def read_count(message: Tensor) -> int:
+    """The number that `count_bytes` wrote at the beginning.
+
+    Raises:
+        PayloadError: there are not that many bytes.
+    """
+    if message.numel() < COUNT_NBYTES:
+        raise PayloadError(f"a payload has {message.numel()} bytes, not even a count; it is damaged.")
+    return int(message[:COUNT_NBYTES].clone().view(torch.int64))

@@ -1,0 +1,88 @@
+"""TernGrad: C(x)_i = s sign(x_i) b_i, where s = max|x| over each block and b_i is 1 with probability |x_i| / s.
+
+    Wen et al. 2017, TernGrad, arXiv:1705.07878.
+
+1.6 bits an element: five ternary digits a byte. Departs from the paper: one scale a block, not one a layer, and its
+clipping of the gradient at 2.5 standard deviations is off unless asked for, since it makes the codec biased.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tightgrad.codecs.blockwise import BlockCodec, per_block
+from tightgrad.codecs.packing import pack_base3, unpack_base3
+from tightgrad.core.card import MethodCard
+from tightgrad.core.check import check_integer, check_number
+
+
+@dataclass(frozen=True)
+class TernGrad(BlockCodec):
+    """-s, 0 or s, drawn without bias.
+
+    Args:
+        block_size: elements that share a scale, at least 8.
+        clip_deviations: entries beyond this many standard deviations of their block are cut first (the paper: 2.5);
+            None cuts nothing and keeps the codec unbiased.
+    """
+
+    block_size: int = 2048
+    clip_deviations: float | None = None
+    packed_together: ClassVar[int] = 5
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="terngrad",
+        kind="codec",
+        summary="-s, 0 or s for each element, drawn without bias, 1.6 bits",
+        scope="block",
+        unbiased=True,
+        reducer="two_shot",
+        reference="Wen et al. 2017, arXiv:1705.07878",
+        use_when="20 times fewer bytes are needed without error feedback",
+        avoid_when="error feedback can be had: its variance is larger than the gradient, so they do not go together",
+    )
+
+    def __post_init__(self) -> None:
+        check_integer("block_size", self.block_size, low=8)
+        if self.clip_deviations is not None:
+            check_number("clip_deviations", self.clip_deviations, above=0.0)
+
+    @property
+    def unbiased(self) -> bool:
+        """Without clipping."""
+        return self.clip_deviations is None
+
+    @property
+    def code_bits(self) -> int:
+        """Two, before packing."""
+        return 2
+
+    def code_nbytes(self, numel: int) -> int:
+        """Five digits a byte."""
+        return -(-numel // 5)
+
+    def pack(self, codes: Tensor) -> Tensor:
+        """Digits to bytes."""
+        return pack_base3(codes)
+
+    def unpack(self, packed: Tensor, numel: int) -> Tensor:
+        """Bytes to digits."""
+        return unpack_base3(packed, numel)
+
+    def encode_blocks(self, blocks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw each element; codes are -1, 0, 1 plus one."""
+        scales = blocks.abs().amax(dim=1)
+        scaled = per_block(blocks, scales)
+        if self.clip_deviations is not None:
+            limit = (scaled.std(dim=1, correction=0) * self.clip_deviations).clamp_(max=1.0)
+            limit = torch.where(limit > 0, limit, 1.0)
+            scaled = scaled.clamp_(-limit[:, None], limit[:, None]).div_(limit[:, None])
+            scales = scales * limit
+        draw = torch.rand(scaled.shape, generator=generator, device=blocks.device)
+        return scaled.add_(draw).floor_().clamp_(-1, 1).add_(1).to(torch.uint8), scales
+
+    def decode_blocks_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:
+        """Digit times scale."""
+        out.copy_(codes).sub_(1).mul_(scales[:, None])

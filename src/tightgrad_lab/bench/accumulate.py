@@ -1,0 +1,131 @@
+"""`tightgrad bench accumulate`: accumulation next to a hand-written loop, Accelerate and Lightning, in paired runs.
+
+In each round every loop takes one optimizer step, in an order that changes; a ratio is the median over rounds of its
+seconds over the hand-written loop's in the same round. All start from the same weights, and end with the same.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from tightgrad_lab.bench.loops import LOOPS, WRAPPERS, Loop, Steps, Work
+from tightgrad_lab.bench.sent import sent_nbytes
+from tightgrad_lab.training.memory import peak_memory
+from tightgrad_lab.training.ranks import Rank, Send, run_ranks
+
+WARM_UP = 3
+MEMORY_TRIES = 3
+MEMORY_STEPS = 3  # optimizer state exists from the second on
+
+Row = dict[str, Any]
+
+
+def run(
+    wrappers: Sequence[str] = WRAPPERS,
+    rounds: int = 31,
+    ranks: int = 2,
+    work: Work | None = None,
+    progress: Callable[[str], object] = lambda line: None,
+) -> dict[str, Any]:
+    """Measure, with one thread a rank.
+
+    Args:
+        wrappers: which to measure.
+        rounds: steps of each loop that count.
+        ranks: of ddp and fsdp2, over gloo.
+        work: what is trained; None for the usual model.
+        progress: called with a line before each wrapper.
+
+    Returns:
+        {"rows": one for each wrapper and loop; "missing": peers that are not installed}. `wire_bytes` is what rank 0
+        sends in a step, parameters under FSDP2 included; `weights_difference` is the largest difference of a
+        parameter from the hand-written loop's, after all rounds.
+    """
+    rows: list[Row] = []
+    for wrapper in wrappers:
+        progress(f"{wrapper}, {rounds} rounds")
+        asked = replace(work or Work(), wrapper=wrapper)
+        run_ranks(1 if wrapper == "plain" else ranks, _measure, (asked, rounds), rows.extend)
+    return {"rows": rows, "missing": [loop.needs for loop in LOOPS if not _is_installed(loop)]}
+
+
+def _is_installed(loop: Loop) -> bool:
+    return loop.needs is None or find_spec(loop.needs) is not None
+
+
+def _measure(rank: Rank, send: Send, work: Work, rounds: int) -> None:
+    torch.set_num_threads(1)
+    loops = [loop for loop in LOOPS if work.wrapper in loop.wrappers and _is_installed(loop)]
+    running = {loop.name: loop.steps(work) for loop in loops}
+    for steps in running.values():
+        for _ in range(WARM_UP):
+            next(steps)
+    seconds = _time(running, rounds)
+    sent = {name: _sent(steps, rank) for name, steps in running.items()}
+    models = {name: next(steps) for name, steps in running.items()}
+    base, *_ = models.values()
+    differences = {name: _difference(model, base) for name, model in models.items()}
+    for steps in running.values():
+        steps.close()  # type: ignore[attr-defined]
+    memory = {loop.name: _memory(loop, work, rank) for loop in loops}
+    if rank.rank > 0:
+        return
+    send(
+        [
+            {
+                "name": f"{work.wrapper}: {name}",
+                "time_ratio_to_loop": _ratio(seconds[name], seconds["loop"]),
+                "peak_memory_ratio_to_loop": memory[name] / memory["loop"],
+                "wire_bytes": sent[name],
+                "step_seconds": statistics.median(seconds[name]),
+                "peak_memory_bytes": memory[name],
+                "weights_difference": differences[name],
+                "ranks": rank.ranks,
+                "rounds": rounds,
+            }
+            for name in running
+        ]
+    )
+
+
+def _time(running: dict[str, Steps], rounds: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in running}
+    names = list(running)
+    for index in range(rounds):
+        shift = index % len(names)
+        order = names[shift:] + names[:shift]
+        for name in order if index // len(names) % 2 else reversed(order):
+            dist.barrier()
+            start = time.perf_counter()
+            next(running[name])
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _ratio(mine: list[float], base: list[float]) -> float:
+    return statistics.median(own / other for own, other in zip(mine, base, strict=True))
+
+
+def _sent(steps: Steps, rank: Rank) -> int:
+    return sent_nbytes(lambda: next(steps), rank.rank, rank.ranks)
+
+
+def _memory(loop: Loop, work: Work, rank: Rank) -> int:
+    return peak_memory(lambda: loop.few(work, MEMORY_STEPS), rank.device, MEMORY_TRIES)
+
+
+def _difference(model: nn.Module, base: nn.Module) -> float:
+    pairs = zip(model.parameters(), base.parameters(), strict=True)
+    return max(float((_local(own) - _local(other)).abs().max()) for own, other in pairs)
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()

@@ -1,0 +1,288 @@
+"""The same training under every loop that `tightgrad bench accumulate` compares: one generator each, which yields the
+model after every optimizer step. Same weights, same batches, same optimizer.
+"""
+
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import tightgrad as tg
+
+Batch = tuple[Tensor, Tensor]
+Steps = Iterator[nn.Module]
+WRAPPERS = ("plain", "ddp", "fsdp2 last", "fsdp2 every")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A small language model and how it is trained.
+
+    Args:
+        wrapper: one of WRAPPERS; what follows "fsdp2" is when gradients are reduced.
+        micro_batches: K.
+        samples: of each micro-batch.
+        length: tokens of a sample.
+        width: of the model.
+        layers: of the model.
+        vocabulary: different tokens.
+        clips: whether the global norm is clipped to 1.
+    """
+
+    wrapper: str = "plain"
+    micro_batches: int = 4
+    samples: int = 8
+    length: int = 64
+    width: int = 256
+    layers: int = 2
+    vocabulary: int = 1000
+    clips: bool = False
+
+    @property
+    def every(self) -> bool:
+        """Whether gradients are reduced after every micro-batch."""
+        return self.wrapper.endswith("every")
+
+    def bare_model(self) -> nn.Module:
+        """The model without its wrapper, with the same weights each time."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return LanguageModel(self)
+
+    def model(self) -> nn.Module:
+        """The model in its wrapper."""
+        model = self.bare_model()
+        if self.wrapper == "ddp":
+            return DistributedDataParallel(model)
+        if self.wrapper.startswith("fsdp2"):
+            mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+            for block in model.blocks:  # type: ignore[union-attr]
+                fully_shard(block, mesh=mesh)
+            return fully_shard(model, mesh=mesh)
+        return model
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """AdamW as it comes."""
+        return torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def batches(self) -> Iterator[Batch]:
+        """This rank's micro-batches, without end."""
+        for index in count():
+            generator = torch.Generator().manual_seed(index * dist.get_world_size() + dist.get_rank())
+            tokens = torch.randint(self.vocabulary, (self.samples, self.length + 1), generator=generator)
+            yield tokens[:, :-1], tokens[:, 1:]
+
+
+class LanguageModel(nn.Module):
+    """Embedding, transformer blocks, head."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(work.vocabulary, work.width)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(work.width, 4, 4 * work.width, dropout=0.0, batch_first=True, norm_first=True)
+            for _ in range(work.layers)
+        )
+        self.head = nn.Linear(work.width, work.vocabulary)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits."""
+        hidden = self.embedding(tokens)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.head(hidden)  # type: ignore[no-any-return]
+
+
+def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean over the micro-batch's tokens."""
+    return F.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten())
+
+
+def by_hand(work: Work) -> Steps:
+    """What a careful user writes without a library."""
+    model = work.model()
+    optimizer = work.optimizer(model)
+    batches = work.batches()
+    while True:
+        for position in range(work.micro_batches):
+            with _held(model, work, is_last=position == work.micro_batches - 1):
+                (loss_of(model, next(batches)) / work.micro_batches).backward()  # type: ignore[no-untyped-call]
+        if work.clips:
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield model
+
+
+def _held(model: nn.Module, work: Work, *, is_last: bool) -> AbstractContextManager[None]:
+    if isinstance(model, DistributedDataParallel) and not is_last:
+        return model.no_sync()
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(is_last or work.every)
+    return nullcontext()
+
+
+def with_tightgrad(work: Work) -> Steps:
+    """This library."""
+    model = work.model()
+    plan = tg.Plan(
+        accumulate=tg.Accumulate(work.micro_batches, sync="every" if work.every else "last"),
+        clip=tg.clip.GlobalNorm(1.0) if work.clips else None,
+    )
+    pipe = tg.attach(model, work.optimizer(model), plan)
+    for window in pipe.windows(work.batches()):
+        for batch in window:
+            pipe.backward(loss_of(model, batch))
+        pipe.step()
+        yield model
+
+
+def with_accelerate(work: Work) -> Steps:
+    """Accelerate, as in its guide to gradient accumulation."""
+    from accelerate import Accelerator
+
+    os.environ |= {"RANK": str(dist.get_rank()), "WORLD_SIZE": str(dist.get_world_size())}
+    os.environ |= {"LOCAL_RANK": os.environ["RANK"], "LOCAL_WORLD_SIZE": os.environ["WORLD_SIZE"]}
+    accelerator = Accelerator(gradient_accumulation_steps=work.micro_batches, cpu=True)
+    bare = work.bare_model()
+    model, optimizer = accelerator.prepare(bare, work.optimizer(bare))
+    for batch in work.batches():
+        with accelerator.accumulate(model):
+            accelerator.backward(loss_of(model, batch))
+            if accelerator.sync_gradients and work.clips:
+                accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        if accelerator.sync_gradients:
+            yield model
+
+
+def with_lightning(work: Work) -> Steps:
+    """Lightning's Trainer, which runs the loop itself: on a thread of its own, stopped after every step."""
+    go, done = threading.Semaphore(0), threading.Semaphore(0)
+    closing, models, errors = threading.Event(), [], []
+
+    def after_step(trainer: Any, model: nn.Module) -> None:
+        models[:] = [model]
+        done.release()
+        go.acquire()
+        trainer.should_stop = closing.is_set()
+
+    def train() -> None:
+        torch.set_num_threads(1)  # a setting of each thread
+        go.acquire()
+        try:
+            _fit(work, after_step)
+        except Exception as error:
+            errors.append(error)
+            done.release()
+
+    thread = threading.Thread(target=train, name="lightning", daemon=True)
+    thread.start()
+    try:
+        while True:
+            go.release()
+            done.acquire()
+            if errors:
+                raise errors[0]
+            yield models[0]
+    finally:
+        closing.set()
+        go.release()
+        thread.join()
+
+
+def few_with_lightning(work: Work, steps: int) -> None:
+    """Take a few steps on this thread."""
+    taken = count(1)
+
+    def after_step(trainer: Any, model: nn.Module) -> None:
+        trainer.should_stop = next(taken) >= steps
+
+    _fit(work, after_step)
+
+
+def _fit(work: Work, after_step: Callable[[Any, nn.Module], None]) -> None:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import lightning
+        from torch.utils.data import DataLoader, IterableDataset
+
+        class Module(lightning.LightningModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = work.bare_model()
+
+            def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+                return loss_of(self.model, batch)
+
+            def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+                if (batch_idx + 1) % work.micro_batches == 0:
+                    after_step(self.trainer, self.model)
+
+            def configure_optimizers(self) -> torch.optim.Optimizer:
+                return work.optimizer(self.model)
+
+        class Batches(IterableDataset[Batch]):
+            def __iter__(self) -> Iterator[Batch]:
+                return work.batches()
+
+        trainer = lightning.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            devices=1,
+            barebones=True,
+            accumulate_grad_batches=work.micro_batches,
+            gradient_clip_val=1.0 if work.clips else None,
+        )
+        trainer.fit(Module(), DataLoader(Batches(), batch_size=None))
+
+
+def _few(steps: Callable[[Work], Steps]) -> Callable[[Work, int], None]:
+    def take(work: Work, number: int) -> None:
+        for _, _model in zip(range(number), steps(work), strict=False):
+            pass
+
+    return take
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One contestant.
+
+    Attributes:
+        name: for people.
+        steps: yields the model after every step.
+        few: takes a number of steps in this thread.
+        wrappers: which it can train.
+        needs: the distribution that must be installed.
+    """
+
+    name: str
+    steps: Callable[[Work], Steps]
+    few: Callable[[Work, int], None]
+    wrappers: tuple[str, ...] = WRAPPERS
+    needs: str | None = None
+
+
+LOOPS = (
+    Loop("loop", by_hand, _few(by_hand)),
+    Loop("tightgrad", with_tightgrad, _few(with_tightgrad)),
+    Loop("accelerate", with_accelerate, _few(with_accelerate), ("plain", "ddp"), "accelerate"),
+    Loop("lightning", with_lightning, few_with_lightning, ("plain",), "lightning"),
+)

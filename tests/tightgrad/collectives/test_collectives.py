@@ -1,0 +1,104 @@
+"""Threads, processes and a single process: one meaning, one byte count."""
+
+import threading
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import tightgrad as tg
+from support.ranks import run_ranks
+from tightgrad.collectives import SingleCollective, TorchCollective, run_threaded
+
+
+def exercise(collective):
+    """Every operation, with awkward sizes; returns the results and the bytes counted after each."""
+    rank, world_size = collective.rank, collective.world_size
+    generator = torch.Generator().manual_seed(rank)
+    floats = torch.randint(-50, 50, (7,), generator=generator).float()
+    chunks = [torch.full((rank + 2 * other,), rank, dtype=torch.uint8) for other in range(world_size)]
+    sizes = [source + 2 * rank for source in range(world_size)]
+    results, counts = [], []
+    for operation in (
+        lambda: collective.all_reduce_(floats.clone()),
+        lambda: collective.all_reduce_(floats.clone(), "max"),
+        lambda: collective.all_reduce_(floats.clone(), "min"),
+        lambda: collective.all_reduce_(torch.tensor([rank, 1], dtype=torch.int64)),
+        lambda: collective.all_gather(floats.view(7, 1)),
+        lambda: collective.all_gather(torch.empty(0, dtype=torch.uint8)),
+        lambda: torch.cat(collective.all_to_all(chunks, sizes)),
+        lambda: collective.broadcast_(floats.clone()),
+        lambda: collective.broadcast_(floats.clone(), world_size - 1),
+    ):
+        results.append(operation())
+        counts.append(collective.traffic.nbytes)
+    return results, counts, dict(collective.traffic.by_operation)
+
+
+def exercise_torch():
+    return exercise(TorchCollective())
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_threads_and_processes_agree(world_size):
+    """Small integers, so that sums are exact in any order."""
+    threads = run_threaded(world_size, exercise)
+    for ours, theirs in zip(threads, run_ranks(world_size, exercise_torch), strict=True):
+        assert all(map(torch.equal, ours[0], theirs[0]))
+        assert ours[1:] == theirs[1:]
+
+
+def test_one_process_sends_nothing():
+    results, counts, _ = exercise(SingleCollective())
+    (expected, expected_counts, _) = run_threaded(1, exercise)[0]
+    assert all(map(torch.equal, results, expected))
+    assert counts == expected_counts == [0] * len(counts)
+
+
+def test_bytes_by_hand():
+    """Four ranks: 7 floats are 28 bytes; a ring all-reduce sends 2 * 3 / 4 of them, an all-gather 3 times all."""
+    _, counts, by_operation = run_threaded(4, exercise)[1]
+    assert counts[:5] == [42, 84, 126, 126 + 24, 150 + 84]
+    assert by_operation == {"all_reduce": 150, "all_gather": 84, "all_to_all": 1 + 5 + 7, "broadcast": 0}
+    assert run_threaded(4, exercise)[0][2]["broadcast"] == 3 * 28
+
+
+def test_results_are_copies():
+    def body(collective):
+        mine = torch.full((3,), float(collective.rank))
+        gathered = collective.all_gather(mine)
+        chunks = collective.all_to_all([mine] * collective.world_size, [3] * collective.world_size)
+        mine.fill_(9.0)
+        collective.all_reduce_(torch.zeros(1))
+        assert gathered[:, 0].tolist() == [0.0, 1.0]
+        assert [float(chunk[0]) for chunk in chunks] == [0.0, 1.0]
+
+    run_threaded(2, body)
+
+
+def test_all_ranks_get_the_same_bits():
+    def body(collective):
+        return collective.all_reduce_(torch.randn(100, generator=torch.Generator().manual_seed(collective.rank)))
+
+    first, *others = run_threaded(4, body)
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_the_first_error_is_raised_and_nobody_waits():
+    start = time.monotonic()
+    with pytest.raises(KeyError, match="rank 2"):
+        run_threaded(4, lambda c: {}["rank 2"] if c.rank == 2 else c.all_reduce_(torch.ones(1)))
+    assert time.monotonic() - start < 10.0
+    assert not any(thread.name.startswith("rank-") for thread in threading.enumerate())
+
+
+def test_a_wrong_size_is_an_error():
+    with pytest.raises(ValueError, match=r"expected chunks of \[5, 5\] elements, got \[3, 3\]"):
+        run_threaded(2, lambda c: c.all_to_all([torch.zeros(3)] * 2, [5, 5]))
+
+
+def test_torch_needs_a_process_group():
+    assert not dist.is_initialized()
+    with pytest.raises(tg.UsageError, match="not initialised; call .*init_process_group"):
+        TorchCollective()

@@ -1,0 +1,32 @@
+"""The measurement runs at a small size, counts memory right, and prints what DESIGN.md promises."""
+
+import json
+
+import pytest
+import torch
+
+import tightgrad as tg
+from tightgrad_lab.bench import clip as measurement
+from tightgrad_lab.bench.passes import MemoryTraffic
+
+KEYS = {"name", "optimizer", "num_parameters", "num_tensors", "active", "ratio_to_torch"}
+
+
+def test_rows() -> None:
+    result = measurement.run((20_000,), (10,), repeats=1, warm_up=0)
+    rows = result["rows"]
+    json.dumps(rows, allow_nan=False)
+    assert all(set(row) >= KEYS for row in rows)
+    assert all(row["ratio_to_torch"] > 0 for row in rows)
+    assert {row["optimizer"] for row in rows} == {"none", *measurement.OPTIMIZERS}
+    assert {row["active"] for row in rows if row["name"] == "clip_grad_norm"} == {True, False}
+
+
+@pytest.mark.parametrize(("max_norm", "passes"), [(1e9, 1), (1e-3, 3)])
+def test_no_second_pass_below_the_bound(max_norm: float, passes: int) -> None:
+    """Reading is one pass; clipping reads again and writes."""
+    parameter = torch.nn.Parameter(torch.zeros(1000, 1000))
+    parameter.grad = torch.full_like(parameter, 0.1)
+    with MemoryTraffic() as traffic:
+        tg.clip_grad_norm_([parameter], max_norm)
+    assert traffic.nbytes == pytest.approx(passes * 4_000_000, rel=0.01)
