@@ -7,10 +7,37 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import tightgrad as tg
-from conformance.wire_bytes import dense_nbytes, gather_nbytes, two_shot_nbytes
-from tightgrad.codecs import Cast, IntBlock, TopK
+from conformance.wire_bytes import (
+    dense_nbytes,
+    gather_nbytes,
+    hierarchical_nbytes,
+    linear_nbytes,
+    powersgd_nbytes,
+    two_shot_nbytes,
+)
+from tightgrad.codecs import (
+    FP8,
+    QSGD,
+    ByStep,
+    Cast,
+    ChunkedTopK,
+    DCTTopK,
+    DensityWarmup,
+    Hadamard,
+    IntBlock,
+    Natural,
+    PerTensor,
+    RandomK,
+    SampledThreshold,
+    Sign,
+    SizeAdaptive,
+    StochasticPrune,
+    TernGrad,
+    Threshold,
+    TopK,
+)
 from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
-from tightgrad.reducers import Dense, Gather, TwoShot
+from tightgrad.reducers import Dense, Gather, Hierarchical, Linear, MajorityVote, PowerSGD, SparseTwoShot, TwoShot
 
 CODECS: tuple[Codec, ...] = (
     Cast("bfloat16"),
@@ -22,6 +49,32 @@ CODECS: tuple[Codec, ...] = (
     TopK(density=0.01),
     TopK(density=0.25, values=IntBlock(bits=8, block_size=16)),
     TopK(density=1.0, values=Cast("float16")),
+    Cast("float32"),
+    FP8("e4m3", block_size=64),
+    FP8("e5m2"),
+    IntBlock(bits=2, block_size=16),
+    Hadamard(IntBlock(bits=4, block_size=32), block_size=64),
+    Hadamard(IntBlock(bits=8, rounding="stochastic"), block_size=32),
+    QSGD(levels=7, block_size=64),
+    QSGD(levels=2, block_size=32, norm="max"),
+    QSGD(levels=1, block_size=128, coding="elias"),
+    TernGrad(block_size=64),
+    TernGrad(clip_deviations=2.5),
+    Natural(block_size=64),
+    Sign(block_size=32),
+    ChunkedTopK(block_size=64, count_per_block=8),
+    DCTTopK(block_size=32, count_per_block=8),
+    RandomK(density=0.25),
+    RandomK(density=0.5, scaling="unbiased"),
+    RandomK(density=0.25, values=IntBlock(8)),
+    Threshold(0.5),
+    SampledThreshold(density=0.1, num_samples=64, values=IntBlock(8)),
+    StochasticPrune(density=0.3),
+    SizeAdaptive(TopK(0.05), threshold=256),
+    SizeAdaptive(IntBlock(4), small=Cast("bfloat16")),
+    PerTensor((("matrix", TopK(0.1)), ("bias*", Cast("float32"))), default=IntBlock(8)),
+    ByStep(((0, IntBlock(8)), (4, IntBlock(4, block_size=96)))),
+    DensityWarmup(TopK(0.01), start=0.5, steps=8),
 )
 
 
@@ -65,14 +118,24 @@ CLIPPERS: tuple[ClipCase, ...] = (
     ),
 )
 
-# What leaves rank `rank`, from (numels, codec, world_size, rank).
-WireBytes = Callable[[list[int], Codec | None, int, int], int]
+# What leaves rank `rank`, from (shapes, codec, world_size, rank).
+WireBytes = Callable[[dict[str, tuple[int, ...]], Codec | None, int, int], int]
 
 REDUCERS: tuple[tuple[Reducer, WireBytes], ...] = (
     (Dense(), dense_nbytes),
     (Gather(), gather_nbytes),
     (TwoShot(), two_shot_nbytes),
+    (Linear(), linear_nbytes),
+    (SparseTwoShot(), two_shot_nbytes),
+    (MajorityVote(), gather_nbytes),
+    (PowerSGD(approximation_rank=2), powersgd_nbytes(2)),
+    (Hierarchical(2), hierarchical_nbytes(2, two_shot_nbytes)),
 )
 
 # A feedback, and whether all that is sent plus the residual is all that was put in.
-FEEDBACKS: tuple[tuple[Feedback, bool], ...] = ((tg.ErrorFeedback(), True),)
+FEEDBACKS: tuple[tuple[Feedback, bool], ...] = (
+    (tg.ErrorFeedback(), True),
+    (tg.ErrorFeedback(residual="int8"), False),
+    (tg.feedback.MomentumCorrection(), False),
+    (tg.feedback.EF21(), False),
+)

@@ -1,9 +1,10 @@
-"""Half precision on the wire: C(x) = round(x) to float16 or bfloat16; sums are float32.
+"""Half precision on the wire: C(x) = round(x) to float16 or bfloat16; sums are float32. Or C(x) = x.
 
     Micikevicius et al. 2018, Mixed Precision Training, arXiv:1710.03740.
 
 float16 keeps 11 bits and overflows above 65504 (the guard then refuses the step); bfloat16 keeps 8 bits and the
-range of float32.
+range of float32. float32 itself is for the small tensors of `SizeAdaptive` and the values of `RandomK`; only it is
+linear, since a sum of rounded numbers would be rounded again.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload, TensorLayout
 from tightgrad.core.wire import checked_tensors
 
-_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Cast(Codec):
     """Half-precision values.
 
     Args:
-        dtype: "float16" or "bfloat16".
+        dtype: "float16", "bfloat16", or "float32", which changes nothing.
     """
 
     dtype: str = "bfloat16"
@@ -48,10 +49,15 @@ class Cast(Codec):
 
     def contraction(self, numel: int) -> float:
         """From half a unit in the last place; float16 claims nothing, since small numbers underflow."""
-        return 1.0 - 2.0**-16 if self.dtype == "bfloat16" else 0.0
+        return {"float16": 0.0, "bfloat16": 1.0 - 2.0**-16, "float32": 1.0}[self.dtype]
+
+    @property
+    def linear(self) -> bool:
+        """Without rounding."""
+        return self.dtype == "float32"
 
     def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
-        """One half-precision number an element."""
+        """One number an element."""
         return (TensorLayout(_DTYPES[self.dtype], spec.numel),)
 
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
@@ -61,4 +67,12 @@ class Cast(Codec):
     def decode(self, payload: Payload) -> Tensor:
         """Widen."""
         (values,) = checked_tensors(self, payload)
-        return values.to(payload.spec.dtype)
+        return values.to(payload.spec.dtype, copy=True)
+
+    def decode_to_(self, out: Tensor, payload: Payload) -> None:
+        """Widen, into `out`."""
+        out.copy_(checked_tensors(self, payload)[0])
+
+    def add_to_(self, total: Tensor, payload: Payload) -> None:
+        """Widen and add in one pass."""
+        total.add_(checked_tensors(self, payload)[0])

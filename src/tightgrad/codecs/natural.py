@@ -56,9 +56,7 @@ class Natural(BlockCodec):
         """Codes are 128 for a minus, plus 0 for zero or 127 - (distance from the largest exponent)."""
         device = blocks.device
         bits = blocks.contiguous().view(torch.int32)
-        draw = torch.randint(
-            2**_MANTISSA_BITS, blocks.shape, generator=generator, device=device, dtype=torch.int32
-        )
+        draw = torch.randint(2**_MANTISSA_BITS, blocks.shape, generator=generator, device=device, dtype=torch.int32)
         # A float32's size is 2^exponent (1 + mantissa / 2^23): a mantissa that overflows when a random one is added
         # raises the exponent, with exactly the right probability. True of denormal numbers, too.
         exponents = ((bits & 0x7FFFFFFF) + draw).bitwise_right_shift_(_MANTISSA_BITS).clamp_(max=_LARGEST_EXPONENT)

@@ -23,9 +23,7 @@ def pack_bits(values: Tensor, bits: int) -> Tensor:
     if bits in (1, 2, 4):
         return _pack_within_byte(values, bits)
     shifts = torch.arange(bits, device=values.device)
-    lots = [
-        ((lot.to(torch.int64)[:, None] >> shifts) & 1).to(torch.uint8).view(-1) for lot in values.split(_LOT_NUMEL)
-    ]
+    lots = [((lot.to(torch.int64)[:, None] >> shifts) & 1).to(torch.uint8).view(-1) for lot in values.split(_LOT_NUMEL)]
     return torch.cat([_pack_within_byte(lot, 1) for lot in lots])
 
 

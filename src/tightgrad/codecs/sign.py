@@ -1,7 +1,7 @@
 """Scaled sign: C(x)_i = mean|x| sign(x_i) over each block, one bit an element.
 
-    Seide et al. 2014, 1-Bit SGD, Interspeech; Bernstein et al. 2018, signSGD, arXiv:1802.04434; Karimireddy et al. 2019,
-    arXiv:1901.09847 (scale and error feedback).
+    Seide et al. 2014, 1-Bit SGD, Interspeech; Bernstein et al. 2018, signSGD, arXiv:1802.04434; Karimireddy et al.
+    2019, arXiv:1901.09847 (scale and error feedback).
 
 sign(0) = +1, as one bit has no third value; a block of zeros has the scale zero and stays zero. Under the reducer
 `two_shot` the sum over ranks is weighted by their scales; under `majority_vote` each rank has one vote.

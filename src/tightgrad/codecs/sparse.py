@@ -138,7 +138,9 @@ def pack_entries(flat: Tensor, indices: Tensor, values: Codec, spec: GradSpec, g
     """Count, indices, values, in bytes."""
     count = indices.numel()
     kept = values.encode(flat[indices], spec.part(count), generator)
-    return torch.cat([count_bytes(count, flat.device), *pack_indices(indices, spec.numel), to_bytes([kept], flat.device)])
+    return torch.cat(
+        [count_bytes(count, flat.device), *pack_indices(indices, spec.numel), to_bytes([kept], flat.device)]
+    )
 
 
 def unpack_entries(message: Tensor, values: Codec, spec: GradSpec) -> tuple[Tensor, Tensor, Tensor]:

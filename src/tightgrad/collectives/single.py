@@ -30,6 +30,10 @@ class SingleCollective:
         """Return a copy of the one chunk."""
         return [chunk.clone() for chunk in chunks]
 
+    def split(self, groups: Sequence[Sequence[int]]) -> "SingleCollective":
+        """Return itself."""
+        return self
+
     def broadcast_(self, tensor: Tensor, source: int = 0) -> Tensor:
         """Return `tensor`."""
         return tensor

@@ -11,6 +11,7 @@ from tightgrad.collectives.traffic import all_gather_nbytes, all_reduce_nbytes, 
 from tightgrad.core.protocols import ReduceOp, Traffic
 
 Result = TypeVar("Result")
+Groups = tuple[tuple[int, ...], ...]
 
 _COMBINE: dict[ReduceOp, Callable[[Tensor, Tensor], Tensor]] = {
     "sum": torch.add,
@@ -23,6 +24,22 @@ class _Exchange:
     def __init__(self, world_size: int, timeout_seconds: float) -> None:
         self.slots: list[object] = [None] * world_size
         self.barrier = threading.Barrier(world_size, timeout=timeout_seconds)
+        self._timeout_seconds = timeout_seconds
+        self._lock = threading.Lock()
+        self._parts: dict[Groups, list[_Exchange]] = {}
+
+    def parts(self, groups: "Groups") -> "list[_Exchange]":
+        with self._lock:
+            if groups not in self._parts:
+                self._parts[groups] = [_Exchange(len(group), self._timeout_seconds) for group in groups]
+            return self._parts[groups]
+
+    def abort(self) -> None:
+        self.barrier.abort()
+        with self._lock:
+            parts = [part for row in self._parts.values() for part in row]
+        for part in parts:
+            part.abort()
 
 
 class ThreadedCollective:
@@ -67,6 +84,14 @@ class ThreadedCollective:
         self.traffic.add("broadcast", nbytes)
         return tensor
 
+    def split(self, groups: Sequence[Sequence[int]]) -> "ThreadedCollective":
+        """The group, of those given, that this rank is in."""
+        key = tuple(tuple(group) for group in groups)
+        index = next(index for index, group in enumerate(key) if self.rank in group)
+        part = ThreadedCollective(key[index].index(self.rank), len(key[index]), self._exchange.parts(key)[index])
+        part.traffic = self.traffic
+        return part
+
     def _swap(self, mine: Result) -> list[Result]:
         self._exchange.slots[self.rank] = mine
         self._exchange.barrier.wait()
@@ -92,7 +117,7 @@ def run_threaded(
             results[rank] = body(ThreadedCollective(rank, world_size, exchange))
         except BaseException as error:
             errors[rank] = error
-            exchange.barrier.abort()
+            exchange.abort()
 
     threads = [threading.Thread(target=target, args=(rank,), name=f"rank-{rank}") for rank in range(world_size)]
     for thread in threads:

@@ -29,12 +29,13 @@ class TorchCollective:
                 "torch.distributed is not initialised; call torch.distributed.init_process_group() first "
                 "(under torchrun), or train the plain module on one process."
             )
-        self.group = group if group is not None else dist.group.WORLD
+        self.group = group if group is not None else dist.distributed_c10d._get_default_group()
         self.rank = dist.get_rank(self.group)
         self.world_size = dist.get_world_size(self.group)
         on_gpu = dist.get_backend(self.group) == "nccl"
         self.control_device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self.traffic = Traffic()
+        self._parts: dict[tuple[tuple[int, ...], ...], TorchCollective] = {}
 
     def all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Tensor:
         """Reduce over ranks in place; return the same tensor."""
@@ -59,6 +60,19 @@ class TorchCollective:
         dist.all_to_all_single(received, sent, list(receive_numels), send_numels, group=self.group)
         self.traffic.add("all_to_all", all_to_all_nbytes([_nbytes(chunk) for chunk in chunks], self.rank))
         return list(received.split(list(receive_numels)))
+
+    def split(self, groups: Sequence[Sequence[int]]) -> "TorchCollective":
+        """The group, of those given, that this rank is in."""
+        key = tuple(tuple(group) for group in groups)
+        if key not in self._parts:
+            mine = next(group for group in key if self.rank in group)
+            members = [dist.get_global_rank(self.group, rank) for rank in mine]
+            # Only the ranks of a group make it, so that this also works when this collective is itself a part.
+            group = dist.new_group(members, backend=dist.get_backend(self.group), use_local_synchronization=True)
+            part = TorchCollective(group)
+            part.traffic = self.traffic
+            self._parts[key] = part
+        return self._parts[key]
 
     def broadcast_(self, tensor: Tensor, source: int = 0) -> Tensor:
         """Overwrite `tensor` with rank `source`'s; return it."""

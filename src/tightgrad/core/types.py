@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -27,11 +27,44 @@ class Slot:
         across_ranks: "sum" if each rank has its own and their sum is what matters (residuals), "equal" if all ranks
             hold the same.
         like_parameter: whether each tensor has its parameter's shape.
+        storage: how values are held in fewer bytes; None holds them as they are.
     """
 
     name: str
     across_ranks: Literal["sum", "equal"]
     like_parameter: bool = False
+    storage: "Storage | None" = None
+
+    def hold(self, values: Tensor) -> Tensor:
+        """What is kept in the state for `values`."""
+        return values if self.storage is None else self.storage.pack(values)
+
+    def values(self, held: Tensor) -> Tensor:
+        """Undo `hold`, but for the shape: what a storage holds comes back in one dimension."""
+        return held if self.storage is None else self.storage.unpack(held)
+
+    def added(self, first: Tensor, second: Tensor) -> Tensor:
+        """Hold the sum of what two ranks hold."""
+        return first + second if self.storage is None else self.hold(self.values(first) + self.values(second))
+
+    def fits(self, held: Tensor, shape: tuple[int, ...]) -> bool:
+        """Whether `held` can belong to a parameter of that shape."""
+        if not self.like_parameter:
+            return True
+        return held.shape == shape if self.storage is None else self.storage.numel(held) == torch.Size(shape).numel()
+
+
+class Storage(Protocol):
+    """Float32 values in fewer bytes, as one tensor that a checkpoint can hold."""
+
+    def pack(self, values: Tensor) -> Tensor:
+        """To bytes."""
+
+    def unpack(self, held: Tensor) -> Tensor:
+        """Back to float32, in one dimension."""
+
+    def numel(self, held: Tensor) -> int:
+        """How many values are held; -1 if `held` was not packed by this storage."""
 
 
 @dataclass(frozen=True, slots=True)

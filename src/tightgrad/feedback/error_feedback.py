@@ -3,22 +3,32 @@
     Seide et al. 2014, 1-Bit Stochastic Gradient Descent, Interspeech; Karimireddy et al. 2019, arXiv:1901.09847.
 
 The residual is local: each rank keeps what it did not send itself. Over time, all that was put in equals all that
-was sent plus the residual.
+was sent plus the residual; with `residual="int8"` up to the rounding of the residual, which has no bias.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from tightgrad.core.card import MethodCard
+from tightgrad.core.check import check_choice
 from tightgrad.core.protocols import Feedback, Reduce
 from tightgrad.core.types import Grads, Reduced, Slot, State
+from tightgrad.feedback.eight_bit import EightBit
 
 RESIDUAL = Slot("residual", across_ranks="sum", like_parameter=True)
+EIGHT_BIT_RESIDUAL = Slot("residual", across_ranks="sum", like_parameter=True, storage=EightBit())
+_SLOTS = {"float32": RESIDUAL, "int8": EIGHT_BIT_RESIDUAL}
 
 
 @dataclass(frozen=True)
 class ErrorFeedback(Feedback):
-    """A float32 residual for each compressed parameter on each rank."""
+    """A residual for each compressed parameter on each rank.
+
+    Args:
+        residual: "float32", or "int8" for a quarter of the memory.
+    """
+
+    residual: str = "float32"
 
     card: ClassVar[MethodCard] = MethodCard(
         id="error_feedback",
@@ -27,15 +37,21 @@ class ErrorFeedback(Feedback):
         scope="tensor",
         reference="Seide et al. 2014; Karimireddy et al. 2019, arXiv:1901.09847",
         use_when="the codec is biased",
-        avoid_when="memory for one float32 copy of the gradients is missing",
+        avoid_when="memory for one float32 copy of the gradients, or a quarter of it with int8, is missing",
     )
 
-    slots: ClassVar[tuple[Slot, ...]] = (RESIDUAL,)
+    def __post_init__(self) -> None:
+        check_choice("residual", self.residual, _SLOTS)
+        object.__setattr__(self, "slots", (_SLOTS[self.residual],))
 
     def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
         """Compensate, reduce, remember. Residuals of parameters not in this call stay as they are."""
-        residuals = state.get(RESIDUAL.name, {})
-        compensated = {name: grad + residuals[name] if name in residuals else grad for name, grad in grads.items()}
+        (slot,) = self.slots
+        residuals = state.get(slot.name, {})
+        compensated = {
+            name: grad + slot.values(residuals[name]).view(grad.shape) if name in residuals else grad
+            for name, grad in grads.items()
+        }
         reduced = inner(compensated)
-        left = {name: value - reduced.transmitted[name] for name, value in compensated.items()}
-        return Reduced(reduced.total, reduced.transmitted, {**reduced.state, RESIDUAL.name: {**residuals, **left}})
+        left = {name: slot.hold(value - reduced.transmitted[name]) for name, value in compensated.items()}
+        return Reduced(reduced.total, reduced.transmitted, {**reduced.state, slot.name: {**residuals, **left}})

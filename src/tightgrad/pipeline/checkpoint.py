@@ -88,9 +88,10 @@ def _handed_over(
             result[name] = first["slots"][name]
             continue
         total: dict[str, Tensor] = {}
+        added = slots[name].added if name in slots else torch.add
         for state in handed:
             for parameter, tensor in state["slots"].get(name, {}).items():
-                total[parameter] = total[parameter] + tensor if parameter in total else tensor
+                total[parameter] = added(total[parameter], tensor) if parameter in total else tensor
         result[name] = total
     return result
 

@@ -69,10 +69,8 @@ class GradientPipeline:
         self._buffer = GradientBuffer(adapter.parameters)
         self._clock = StageClock()
         self._norm = CachedNorm(total_norm)
-        self._path = GradientPath(
-            adapter, plan, seed, self._clock, self._norm, folds=folds(plan.clip, optimizer)
-        )
-        self._clip_watch = ClipWatch()
+        self._path = GradientPath(adapter, plan, seed, self._clock, self._norm, folds=folds(plan.clip, optimizer))
+        self._clip_watch = ClipWatch(speaks=adapter.collective.rank == 0)
         self._traffic_before = adapter.collective.traffic.nbytes
 
     def windows(self, loader: Iterable[Batch]) -> Iterator[Window[Batch]]:
@@ -106,7 +104,18 @@ class GradientPipeline:
 
     def _check_no_open_window(self) -> None:
         if self._window is not None:
-            raise UsageError("the previous window has no step(); call pipe.step() once after `for batch in window:`.")
+            raise UsageError(
+                "the previous window has no step(); call pipe.step() once after `for batch in window:`, or "
+                "pipe.abandon() to drop it after an error."
+            )
+
+    def abandon(self) -> None:
+        """Drop the open window and its gradients, after an error in the loop; nothing else changes.
+
+        Collective: every rank must call it. The batches of the window are gone.
+        """
+        self._discard()
+        self._window = None
 
     def _check_no_strangers(self) -> None:
         known = {id(parameter) for parameter in self.adapter.parameters.values()}
@@ -265,7 +274,7 @@ class GradientPipeline:
             grad_norm=float(measured.total_norm) if measured else None,
             clip_coef=clip_coef,
             wire_bytes=None if self.plan.is_empty else wire_bytes,
-            residual_norm=state_norm(self.state.slots, RESIDUAL.name),
+            residual_norm=state_norm(self.state.slots, self.plan.slots.get(RESIDUAL.name, RESIDUAL)),
             weight=window.total_weight,
             micro_batches=len(window),
             loss_scale=loss_scale,

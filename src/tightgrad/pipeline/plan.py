@@ -41,15 +41,18 @@ class Compress:
         _check_kind("reducer", self.reducer, Reducer)
         _check_kind("feedback", self.feedback, Feedback)
         if self.reducer is None:
-            if self.codec is not None and not self.codec.card.reducer:
+            if self.codec is not None and not self.codec.reducer:
                 raise ConfigError(f"the card of {self.codec.card.id} names no reducer; pass reducer=... as well.")
-            object.__setattr__(self, "reducer", method(self.codec.card.reducer if self.codec else "dense")())
+            object.__setattr__(self, "reducer", method(self.codec.reducer if self.codec else "dense")())
         assert self.reducer is not None
         reason = self.reducer.refuses(self.codec)
         if reason:
             raise IncompatiblePlanError(f"{reason}.")
         if self.feedback is not None and self.reducer.card.id == "dense":
             raise IncompatiblePlanError("dense leaves nothing behind, so feedback has no use; drop one of them.")
+        reason = self.feedback.refuses(self.codec, self.reducer) if self.feedback is not None else None
+        if reason:
+            raise IncompatiblePlanError(f"{reason}.")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tightgrad.core.protocols import ReduceContext
-from tightgrad.core.types import Grads, Reduced, State
+from tightgrad.core.types import Grads, Reduced, Slot, State
 from tightgrad.pipeline.plan import Compress
 
 BUCKET_NBYTES = 32 * 2**20
@@ -57,9 +57,9 @@ def merge(state: State, update: State) -> State:
     return {slot: {**state.get(slot, {}), **update.get(slot, {})} for slot in {**state, **update}}
 
 
-def state_norm(state: State, slot: str) -> float | None:
+def state_norm(state: State, slot: Slot) -> float | None:
     """2-norm over all tensors of a slot; None if there is no such slot."""
-    if slot not in state:
+    if slot.name not in state:
         return None
-    norms = [torch.linalg.vector_norm(tensor) for tensor in state[slot].values()]
+    norms = [torch.linalg.vector_norm(slot.values(held)) for held in state[slot.name].values()]
     return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0

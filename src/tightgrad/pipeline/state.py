@@ -95,7 +95,7 @@ def _check_fits(slot: Slot, name: str, tensor: Tensor, parameters: Mapping[str, 
         raise StateMismatchError(
             f"{slot.name} of {name!r} was saved, but the model has no trainable parameter of that name."
         )
-    if slot.like_parameter and tensor.shape != parameters[name].shape:
+    if not slot.fits(tensor, tuple(parameters[name].shape)):
         raise StateMismatchError(
             f"{slot.name} of {name!r} has shape {tuple(tensor.shape)}, the parameter has "
             f"{tuple(parameters[name].shape)}."

@@ -11,9 +11,14 @@ NEVER_STEPS = 1000
 
 
 class ClipWatch:
-    """Counts clipped steps. Logs a warning at most once for each of the two ways to be wrong."""
+    """Counts clipped steps. Logs a warning at most once for each of the two ways to be wrong.
 
-    def __init__(self) -> None:
+    Args:
+        speaks: whether this rank logs.
+    """
+
+    def __init__(self, *, speaks: bool = True) -> None:
+        self._speaks = speaks
         self._recent: deque[bool] = deque(maxlen=RECENT_STEPS)
         self._steps = 0
         self._clipped_steps = 0
@@ -41,6 +46,6 @@ class ClipWatch:
             )
 
     def _say_once(self, problem: str, message: str) -> None:
-        if problem not in self._said:
+        if self._speaks and problem not in self._said:
             self._said.add(problem)
             logger.warning(message)

@@ -2,18 +2,21 @@
 
     Seide et al. 2014 (1-bit SGD) and Lin et al. 2017 (DGC), arXiv:1712.01887, reduce like this.
 
-(W - 1) payloads leave each rank, so it suits payloads that are far smaller than the gradient over W.
+(W - 1) payloads leave each rank, so it suits payloads that are far smaller than the gradient over W. Where their sizes
+depend on the data, ranks first tell each other 8 bytes a tensor, and pad to the longest message.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from tightgrad.core.card import MethodCard
+from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec, ReduceContext, Reducer
-from tightgrad.core.types import Grads, GradSpec, Reduced, State
-from tightgrad.core.wire import from_bytes, to_bytes
+from tightgrad.core.types import Grads, GradSpec, Payload, Reduced, State
+from tightgrad.core.wire import from_bytes, most_nbytes, to_bytes
 
 
 @dataclass(frozen=True)
@@ -40,21 +43,53 @@ class Gather(Reducer):
         if not grads:
             return Reduced({}, {})
         device = next(iter(grads.values())).device
-        specs = [GradSpec.of(name, grad) for name, grad in grads.items()]
+        specs = [context.spec(name, grad) for name, grad in grads.items() if grad.numel()]
         with context.clock("encode"):
             mine = [
                 codec.encode(grads[spec.name].reshape(-1), spec, context.rng.local(spec.name, device)) for spec in specs
             ]
             message = to_bytes(mine, device)
         with context.clock("collective"):
-            messages = context.collective.all_gather(message)
+            messages, nbytes = exchange(message, mine, codec, specs, context)
         total = {name: torch.zeros(grad.numel(), device=device) for name, grad in grads.items()}
         with context.clock("decode"):
-            for row in messages:
-                for payload in from_bytes(row, codec, specs):
+            for row, sizes in zip(messages, nbytes, strict=True):
+                for payload in from_bytes(row, codec, specs, sizes):
                     codec.add_to_(total[payload.spec.name], payload)
-            transmitted = {payload.spec.name: codec.decode(payload) for payload in mine}
+            transmitted = {name: grad.clone() for name, grad in grads.items() if not grad.numel()}
+            transmitted |= {payload.spec.name: codec.decode(payload) for payload in mine}
         return Reduced(
             {name: total[name].view(grad.shape) for name, grad in grads.items()},
             {name: transmitted[name].view(grad.shape) for name, grad in grads.items()},
         )
+
+
+def exchange(
+    message: Tensor, mine: list[Payload], codec: Codec, specs: list[GradSpec], context: ReduceContext
+) -> tuple[list[Tensor], list[list[int] | None]]:
+    """All ranks' messages, and the sizes of the payloads in each (None where they are known).
+
+    Raises:
+        PayloadError: on every rank, if any rank announces a size that cannot be.
+    """
+    collective = context.collective
+    unknown = [index for index, spec in enumerate(specs) if codec.payload_nbytes(spec) is None]
+    if not unknown:
+        return list(collective.all_gather(message)), [None] * collective.world_size
+    told = torch.tensor([mine[index].nbytes for index in unknown], device=collective.control_device)
+    rows: list[list[int]] = []
+    for rank, sizes in enumerate(collective.all_gather(told).tolist()):
+        row = [codec.payload_nbytes(spec) or 0 for spec in specs]
+        for index, size in zip(unknown, sizes, strict=True):
+            most = most_nbytes(codec, specs[index])
+            if not 0 <= size <= most:
+                raise PayloadError(
+                    f"rank {rank} announces {size} bytes for {specs[index].name!r}, which has at most {most}; the "
+                    "ranks run different versions or settings."
+                )
+            row[index] = size
+        rows.append(row)
+    lengths = [sum(row) for row in rows]
+    padded = torch.nn.functional.pad(message, (0, max(lengths) - message.numel()))
+    gathered = collective.all_gather(padded)
+    return [row[:length] for row, length in zip(gathered, lengths, strict=True)], [*rows]

@@ -12,6 +12,7 @@ feedback returns it and the transmitted parts of all ranks add up to the total.
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,8 +21,8 @@ from torch import Tensor
 
 from tightgrad.core.card import MethodCard
 from tightgrad.core.protocols import Codec, ReduceContext, Reducer
-from tightgrad.core.types import Grads, GradSpec, Reduced, State
-from tightgrad.core.wire import from_bytes, to_bytes
+from tightgrad.core.types import Grads, Reduced, State
+from tightgrad.core.wire import fixed_nbytes, from_bytes, to_bytes
 
 CHUNK_SCOPES = ("element", "block")
 
@@ -51,60 +52,72 @@ class TwoShot(Reducer):
         """Chunks must be encodable apart."""
         if codec is None:
             return "two_shot sends payloads and needs a codec; name one, or use dense"
-        if codec.card.scope not in CHUNK_SCOPES:
-            return f"two_shot cuts tensors into chunks, but {codec.card.id} needs scope {codec.card.scope}; use gather"
+        if codec.scope not in CHUNK_SCOPES:
+            return (
+                f"two_shot cuts tensors into chunks, but {codec.card.id} needs scope {codec.scope}; use gather, or "
+                "sparse_two_shot, which selects in each chunk"
+            )
+        if not codec.fixed_size:
+            return f"two_shot needs payloads of a known size, which those of {codec.card.id} have not; use gather"
         return None
 
     def reduce(self, grads: Grads, codec: Codec | None, state: State, context: ReduceContext) -> Reduced:
         """Sum over ranks."""
         assert codec is not None
-        if not grads:
-            return Reduced({}, {})
-        plan = _Chunks(grads, codec, context.collective.world_size)
-        rank, device = context.collective.rank, plan.device
-        with context.clock("encode"):
-            chunks = plan.split(grads)
-            rngs = {name: context.rng.local(name, device) for name in grads}
-            sent = [
-                [codec.encode(chunk, spec, rngs[spec.name]) for chunk, spec in zip(row, specs, strict=True)]
-                for row, specs in zip(chunks, plan.specs, strict=True)
-            ]
-            messages = [to_bytes(row, device) for row in sent]
-        with context.clock("collective"):
-            own_nbytes = messages[rank].numel()
-            received = context.collective.all_to_all(messages, [own_nbytes] * len(messages))
-        own_specs = plan.specs[rank]
-        with context.clock("decode"):
-            sums = [torch.zeros(spec.numel, device=device) for spec in own_specs]
-            for message in received:
-                for total, payload in zip(sums, from_bytes(message, codec, own_specs), strict=True):
-                    codec.add_to_(total, payload)
-            transmitted = [[codec.decode(payload) for payload in row] for row in sent]
-        with context.clock("encode"):
-            second = [codec.encode(total, spec, rngs[spec.name]) for total, spec in zip(sums, own_specs, strict=True)]
-            message = to_bytes(second, device)
-        with context.clock("collective"):
-            delivered = plan.exchange(message, context)
-        with context.clock("decode"):
-            rows = [
-                [codec.decode(payload) for payload in from_bytes(message, codec, specs)]
-                for message, specs in zip(delivered, plan.specs, strict=True)
-            ]
-            for mine, total, final in zip(transmitted[rank], sums, rows[rank], strict=True):
-                mine.add_(final - total)
-        return Reduced(plan.join(rows), plan.join(transmitted))
+        return reduce_in_two_shots(grads, codec, codec, context)
+
+
+def reduce_in_two_shots(grads: Grads, first: Codec, second: Codec, context: ReduceContext) -> Reduced:
+    """Sum over ranks: `first` encodes what goes to the owners of chunks, `second` the sums that come back."""
+    if not grads:
+        return Reduced({}, {})
+    plan = _Chunks(grads, first, second, context)
+    rank, device = context.collective.rank, plan.device
+    with context.clock("encode"):
+        chunks = plan.split(grads)
+        rngs = {name: context.rng.local(name, device) for name in grads}
+        sent = [
+            [first.encode(chunk, spec, rngs[spec.name]) for chunk, spec in zip(row, specs, strict=True)]
+            for row, specs in zip(chunks, plan.specs, strict=True)
+        ]
+        messages = [to_bytes(row, device) for row in sent]
+    with context.clock("collective"):
+        own_nbytes = messages[rank].numel()
+        received = context.collective.all_to_all(messages, [own_nbytes] * len(messages))
+    own_specs = plan.specs[rank]
+    with context.clock("decode"):
+        sums = [torch.zeros(spec.numel, device=device) for spec in own_specs]
+        for message in received:
+            for total, payload in zip(sums, from_bytes(message, first, own_specs), strict=True):
+                first.add_to_(total, payload)
+        transmitted = [[first.decode(payload) for payload in row] for row in sent]
+    with context.clock("encode"):
+        summed = [second.encode(total, spec, rngs[spec.name]) for total, spec in zip(sums, own_specs, strict=True)]
+        message = to_bytes(summed, device)
+    with context.clock("collective"):
+        delivered = plan.exchange(message, context)
+    with context.clock("decode"):
+        rows = [
+            [second.decode(payload) for payload in from_bytes(message, second, specs)]
+            for message, specs in zip(delivered, plan.specs, strict=True)
+        ]
+        for mine, total, final in zip(transmitted[rank], sums, rows[rank], strict=True):
+            mine.add_(final - total)
+    return Reduced(plan.join(rows), plan.join(transmitted))
 
 
 class _Chunks:
     """Which piece of which tensor belongs to which rank."""
 
-    def __init__(self, grads: Grads, codec: Codec, world_size: int) -> None:
+    def __init__(self, grads: Grads, first: Codec, second: Codec, context: ReduceContext) -> None:
+        world_size = context.collective.world_size
+        granularity = math.lcm(first.granularity, second.granularity)
         self.shapes = {name: grad.shape for name, grad in grads.items()}
         self.device = next(iter(grads.values())).device
-        self.sizes = {name: chunk_numels(g.numel(), world_size, codec.granularity) for name, g in grads.items()}
-        specs = [GradSpec.of(name, grad) for name, grad in grads.items()]
+        self.sizes = {name: chunk_numels(g.numel(), world_size, granularity) for name, g in grads.items()}
+        specs = [context.spec(name, grad) for name, grad in grads.items()]
         self.specs = [[spec.part(self.sizes[spec.name][rank]) for spec in specs] for rank in range(world_size)]
-        self.nbytes = [sum(codec.payload_nbytes(spec) for spec in row) for row in self.specs]
+        self.nbytes = [sum(fixed_nbytes(second, spec) for spec in row) for row in self.specs]
 
     def split(self, grads: Grads) -> list[list[Tensor]]:
         """Rows by rank, in the order of the names."""

@@ -6,10 +6,12 @@ seconds over the hand-written loop's in the same round. All start from the same 
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -23,6 +25,7 @@ from tightgrad_lab.training.ranks import Rank, Send, run_ranks
 
 WARM_UP = 3
 MEMORY_TRIES = 3
+LINGER_SECONDS = 0.002
 MEMORY_STEPS = 3  # optimizer state exists from the second on
 
 Row = dict[str, Any]
@@ -39,7 +42,7 @@ def run(
 
     Args:
         wrappers: which to measure.
-        rounds: steps of each loop that count.
+        rounds: steps of each loop that count, at least 2.
         ranks: of ddp and fsdp2, over gloo.
         work: what is trained; None for the usual model.
         progress: called with a line before each wrapper.
@@ -75,7 +78,7 @@ def _measure(rank: Rank, send: Send, work: Work, rounds: int) -> None:
     differences = {name: _difference(model, base) for name, model in models.items()}
     for steps in running.values():
         steps.close()  # type: ignore[attr-defined]
-    memory = {loop.name: _memory(loop, work, rank) for loop in loops}
+    memory = {loop.name: memory_of(loop, work, rank.device) for loop in loops}
     if rank.rank > 0:
         return
     send(
@@ -85,6 +88,7 @@ def _measure(rank: Rank, send: Send, work: Work, rounds: int) -> None:
                 "time_ratio_to_loop": _ratio(seconds[name], seconds["loop"]),
                 "peak_memory_ratio_to_loop": memory[name] / memory["loop"],
                 "wire_bytes": sent[name],
+                "time_ratio_quartiles": _quartiles(seconds[name], seconds["loop"]),
                 "step_seconds": statistics.median(seconds[name]),
                 "peak_memory_bytes": memory[name],
                 "weights_difference": differences[name],
@@ -114,12 +118,35 @@ def _ratio(mine: list[float], base: list[float]) -> float:
     return statistics.median(own / other for own, other in zip(mine, base, strict=True))
 
 
+def _quartiles(mine: list[float], base: list[float]) -> list[float]:
+    first, _, third = statistics.quantiles(own / other for own, other in zip(mine, base, strict=True))
+    return [first, third]
+
+
 def _sent(steps: Steps, rank: Rank) -> int:
     return sent_nbytes(lambda: next(steps), rank.rank, rank.ranks)
 
 
-def _memory(loop: Loop, work: Work, rank: Rank) -> int:
-    return peak_memory(lambda: loop.few(work, MEMORY_STEPS), rank.device, MEMORY_TRIES)
+def memory_of(loop: Loop, work: Work, device: torch.device) -> int:
+    """Most bytes of live tensors in a few steps, everything included. Collective: every rank must call it."""
+    with _lingering():
+        return peak_memory(lambda: loop.few(work, MEMORY_STEPS), device, MEMORY_TRIES)
+
+
+@contextmanager
+def _lingering() -> Iterator[None]:
+    """Wait for a collective until gloo's thread has let its tensors go: the profiler only sees what this one frees."""
+
+    def wait(work: dist.Work, *args: Any) -> Any:
+        result = _WAIT(work, *args)
+        time.sleep(LINGER_SECONDS)
+        return result
+
+    with patch.object(dist.Work, "wait", wait):
+        yield
+
+
+_WAIT = dist.Work.wait
 
 
 def _difference(model: nn.Module, base: nn.Module) -> float:

@@ -71,7 +71,7 @@ class Work:
             mesh = init_device_mesh("cpu", (dist.get_world_size(),))
             for block in model.blocks:  # type: ignore[union-attr]
                 fully_shard(block, mesh=mesh)
-            return fully_shard(model, mesh=mesh)
+            fully_shard(model, mesh=mesh)
         return model
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -98,17 +98,12 @@ class LanguageModel(nn.Module):
         )
         self.head = nn.Linear(work.width, work.vocabulary)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits."""
+    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """The loss: a mean over tokens."""
         hidden = self.embedding(tokens)
         for block in self.blocks:
             hidden = block(hidden)
-        return self.head(hidden)  # type: ignore[no-any-return]
-
-
-def loss_of(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean over the micro-batch's tokens."""
-    return F.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten())
+        return F.cross_entropy(self.head(hidden).flatten(0, 1), labels.flatten())
 
 
 def by_hand(work: Work) -> Steps:
@@ -119,7 +114,7 @@ def by_hand(work: Work) -> Steps:
     while True:
         for position in range(work.micro_batches):
             with _held(model, work, is_last=position == work.micro_batches - 1):
-                (loss_of(model, next(batches)) / work.micro_batches).backward()  # type: ignore[no-untyped-call]
+                (model(*next(batches)) / work.micro_batches).backward()
         if work.clips:
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -145,7 +140,7 @@ def with_tightgrad(work: Work) -> Steps:
     pipe = tg.attach(model, work.optimizer(model), plan)
     for window in pipe.windows(work.batches()):
         for batch in window:
-            pipe.backward(loss_of(model, batch))
+            pipe.backward(model(*batch))
         pipe.step()
         yield model
 
@@ -154,14 +149,14 @@ def with_accelerate(work: Work) -> Steps:
     """Accelerate, as in its guide to gradient accumulation."""
     from accelerate import Accelerator
 
-    os.environ |= {"RANK": str(dist.get_rank()), "WORLD_SIZE": str(dist.get_world_size())}
-    os.environ |= {"LOCAL_RANK": os.environ["RANK"], "LOCAL_WORLD_SIZE": os.environ["WORLD_SIZE"]}
+    if dist.get_world_size() > 1:
+        os.environ |= _launched()
     accelerator = Accelerator(gradient_accumulation_steps=work.micro_batches, cpu=True)
     bare = work.bare_model()
     model, optimizer = accelerator.prepare(bare, work.optimizer(bare))
     for batch in work.batches():
         with accelerator.accumulate(model):
-            accelerator.backward(loss_of(model, batch))
+            accelerator.backward(model(*batch))
             if accelerator.sync_gradients and work.clips:
                 accelerator.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -170,10 +165,19 @@ def with_accelerate(work: Work) -> Steps:
             yield model
 
 
+def _launched() -> dict[str, str]:
+    """What Accelerate's launcher would have set; it takes the process group that there is."""
+    rank, ranks = str(dist.get_rank()), str(dist.get_world_size())
+    ranked = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": ranks}
+    return {**ranked, "MASTER_ADDR": "localhost", "MASTER_PORT": "0", "OMP_NUM_THREADS": "1"}
+
+
 def with_lightning(work: Work) -> Steps:
     """Lightning's Trainer, which runs the loop itself: on a thread of its own, stopped after every step."""
     go, done = threading.Semaphore(0), threading.Semaphore(0)
-    closing, models, errors = threading.Event(), [], []
+    closing = threading.Event()
+    models: list[nn.Module] = []
+    errors: list[Exception] = []
 
     def after_step(trainer: Any, model: nn.Module) -> None:
         models[:] = [model]
@@ -216,20 +220,21 @@ def few_with_lightning(work: Work, steps: int) -> None:
 
 
 def _fit(work: Work, after_step: Callable[[Any, nn.Module], None]) -> None:
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import lightning
         from torch.utils.data import DataLoader, IterableDataset
 
-        class Module(lightning.LightningModule):
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+        class Module(lightning.LightningModule):  # type: ignore[misc]
             def __init__(self) -> None:
                 super().__init__()
                 self.model = work.bare_model()
 
             def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-                return loss_of(self.model, batch)
+                return self.model(*batch)  # type: ignore[no-any-return]
 
             def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
                 if (batch_idx + 1) % work.micro_batches == 0:

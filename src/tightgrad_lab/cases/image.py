@@ -114,7 +114,7 @@ class ImageCase(Case[Images]):
             warmup_fraction=0.1,
             momentum=0.9,
             weight_decay=5e-4,
-            clip=tg.clip.GlobalNorm(1.0),
+            clip=tg.clip.GlobalNorm(2.0),
             compress=tg.Compress(tg.codecs.IntBlock(bits=4), feedback=tg.ErrorFeedback()),
         )
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tightgrad_lab.cli.bench import bench
 from tightgrad_lab.cli.lab import lab
 from tightgrad_lab.cli.methods import methods
 from tightgrad_lab.cli.report import report
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(lab)
 app.command()(report)
 app.command()(methods)
+app.add_typer(bench)
 
 
 @app.callback(invoke_without_command=True)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tightgrad_lab.cli.bench_accumulate import accumulate
 from tightgrad_lab.cli.options import Json
 from tightgrad_lab.cli.output import print_json
 
@@ -14,6 +15,9 @@ bench = typer.Typer(name="bench", help="Measure on this machine, peers side by s
 @bench.callback()
 def _bench() -> None:
     """Keep `clip` a verb of its own while it is the only one."""
+
+
+bench.command()(accumulate)
 
 
 @bench.command()

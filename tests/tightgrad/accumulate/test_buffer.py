@@ -54,7 +54,7 @@ def test_deliver_casts_to_the_parameters_dtype_and_clear_forgets():
 def test_a_sparse_gradient_is_refused_with_the_way_out():
     embedding = nn.Embedding(4, 2, sparse=True)
     embedding(torch.tensor([1])).sum().backward()
-    with pytest.raises(tg.UnsupportedError, match="'weight' is sparse.*sparse=False"):
+    with pytest.raises(tg.UnsupportedError, match=r"'weight' is sparse.*sparse=False"):
         GradientBuffer(dict(embedding.named_parameters())).absorb()
 
 

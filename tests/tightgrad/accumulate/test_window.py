@@ -69,7 +69,7 @@ class TestOrderOfCalls:
     def test_the_loss_is_a_scalar(self, plan, shape):
         model, pipe = make(plan)
         next(iter(next(pipe.windows(batches(2)))))
-        with pytest.raises(tg.UsageError, match="shape .*reduce it to a scalar"):
+        with pytest.raises(tg.UsageError, match=r"shape .*reduce it to a scalar"):
             pipe.backward(model.weight.sum().expand(shape))
 
 

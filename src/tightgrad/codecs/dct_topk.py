@@ -1,0 +1,93 @@
+"""The largest cosine coefficients of each block: C(x) = D' T(D x), D the orthonormal DCT-II of each block and T the
+`count_per_block` coefficients of largest size.
+
+    Peng et al. 2024, Decoupled Momentum Optimization, arXiv:2411.19870.
+
+Departs from the paper: blocks of consecutive elements instead of squares of a matrix, since flat buffers have no
+matrices; the momentum part of its optimizer is what error feedback and momentum correction do here.
+"""
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tightgrad.codecs.cast import Cast
+from tightgrad.codecs.chunked_topk import ChunkedTopK
+from tightgrad.core.card import MethodCard
+from tightgrad.core.check import check_integer
+from tightgrad.core.protocols import Codec
+from tightgrad.core.types import GradSpec, Payload, TensorLayout
+from tightgrad.core.wire import checked_tensors
+
+
+@dataclass(frozen=True)
+class DCTTopK(Codec):
+    """Packed indices and values of the largest coefficients of each block.
+
+    Args:
+        block_size: elements that are transformed together, 2 to 4096.
+        count_per_block: kept coefficients of each, 1 to `block_size`.
+        values: codec of the kept coefficients, of scope "element" or "block".
+    """
+
+    block_size: int = 64
+    count_per_block: int = 4
+    values: Codec = field(default_factory=Cast)
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="dct_topk",
+        kind="codec",
+        summary="the largest cosine coefficients of each block, indices packed",
+        scope="tensor",
+        contraction="count_per_block / block_size times the contraction of its values codec",
+        reducer="gather",
+        reference="Peng et al. 2024, arXiv:2411.19870",
+        use_when="neighbouring entries of the gradient are alike, with error feedback",
+        avoid_when="they are not: topk keeps more of the gradient in as many bytes",
+    )
+
+    def __post_init__(self) -> None:
+        check_integer("block_size", self.block_size, low=2, high=4096)
+        check_integer("count_per_block", self.count_per_block, low=1, high=self.block_size)
+        self._selection()
+
+    def _selection(self) -> ChunkedTopK:
+        return ChunkedTopK(self.block_size, self.count_per_block, self.values)
+
+    def contraction(self, numel: int) -> float:
+        """The transform changes no norm; zeros that fill up the last block are not kept."""
+        return self._selection().contraction(self._padded(numel))
+
+    def _padded(self, numel: int) -> int:
+        return -(-numel // self.block_size) * self.block_size
+
+    def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
+        """Of the coefficients."""
+        return self._selection().layout(spec.part(self._padded(spec.numel)))
+
+    def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
+        """Transform and select."""
+        blocks = torch.nn.functional.pad(flat, (0, -spec.numel % self.block_size)).view(-1, self.block_size)
+        coefficients = (blocks @ dct_matrix(self.block_size, flat.device).T).view(-1)
+        return Payload(self._selection().encode(coefficients, spec.part(coefficients.numel()), generator).tensors, spec)
+
+    def decode(self, payload: Payload) -> Tensor:
+        """Transform back."""
+        spec = payload.spec
+        coefficients = Payload(checked_tensors(self, payload), spec.part(self._padded(spec.numel)))
+        blocks = self._selection().decode(coefficients).view(-1, self.block_size)
+        return (blocks @ dct_matrix(self.block_size, spec.device)).view(-1)[: spec.numel]
+
+
+@lru_cache(maxsize=8)
+def dct_matrix(size: int, device: torch.device) -> Tensor:
+    """The orthonormal DCT-II as a matrix (size, size), float32: row k is the k-th cosine."""
+    position = torch.arange(size, dtype=torch.float64)
+    rows = torch.cos(math.pi / size * (position[None, :] + 0.5) * position[:, None])
+    rows[0] *= 0.5**0.5
+    matrix: Tensor = (rows * (2 / size) ** 0.5).float().to(device)
+    return matrix

@@ -1,0 +1,68 @@
+"""Density warm-up: density_t = start (density / start)^(t / steps) for the first steps, then the codec's own.
+
+    Lin et al. 2017, Deep Gradient Compression, arXiv:1712.01887.
+
+Departs from the paper: the density falls at every step, not once an epoch.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tightgrad.codecs.choice import Choice, check_codec
+from tightgrad.core.card import MethodCard
+from tightgrad.core.check import check_integer, check_number
+from tightgrad.core.errors import ConfigError
+from tightgrad.core.protocols import Codec
+from tightgrad.core.types import GradSpec
+
+
+@dataclass(frozen=True)
+class DensityWarmup(Choice):
+    """A sparse codec that begins with a higher density.
+
+    Args:
+        codec: one with a `density`: topk, random_k, sampled_threshold or stochastic_prune.
+        start: density at step 0, in (0, 1].
+        steps: after how many the codec's own density is reached, at least 1.
+    """
+
+    codec: Codec
+    start: float = 0.25
+    steps: int = 1000
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="density_warmup",
+        kind="codec",
+        summary="a sparse codec whose density falls exponentially during the first steps",
+        scope="tensor",
+        contraction="that of the codec",
+        reducer="gather",
+        reference="Lin et al. 2017, arXiv:1712.01887",
+        use_when="density is 1 % or less: early gradients change fast, and what is left behind is stale",
+        avoid_when="the run is short against the warm-up",
+    )
+
+    def __post_init__(self) -> None:
+        check_codec("codec", self.codec)
+        check_number("start", self.start, above=0.0, high=1.0)
+        check_integer("steps", self.steps, low=1)
+        names = {field.name for field in dataclasses.fields(self.codec)}  # type: ignore[arg-type]
+        if "density" not in names:
+            raise ConfigError(f"codec={self.codec!r} has no density to warm up; use one such as TopK(0.001).")
+
+    @property
+    def choices(self) -> tuple[Codec, ...]:
+        """Start and end: what is in between is of the same kind."""
+        return self._at(0), self.codec
+
+    def choose(self, spec: GradSpec) -> Codec:
+        """The codec with this step's density."""
+        return self._at(spec.step)
+
+    def _at(self, step: int) -> Codec:
+        if step >= self.steps:
+            return self.codec
+        end: float = self.codec.density  # type: ignore[attr-defined]
+        density = self.start * (end / self.start) ** (step / self.steps)
+        return dataclasses.replace(self.codec, density=density)  # type: ignore[type-var]

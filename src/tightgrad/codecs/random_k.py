@@ -1,0 +1,115 @@
+"""Random entries: C(x) keeps k = round(density * n) entries, the same ones on every rank.
+
+    Wangni et al. 2017, Gradient Sparsification, arXiv:1710.09854 (its baseline); Stich et al. 2018, arXiv:1809.07599.
+
+Ranks draw the indices from a seed that they share, so only values are sent, and payloads can be summed without
+decoding them: an all-reduce of k numbers.
+
+Departs from the papers: one index from each of k strata of n / k entries, instead of any k. Each entry is kept as
+often, drawing takes time in k instead of n, and indices come sorted.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tightgrad.codecs.cast import Cast
+from tightgrad.codecs.sparse import check_values
+from tightgrad.core.card import MethodCard
+from tightgrad.core.check import check_choice, check_number
+from tightgrad.core.protocols import Codec
+from tightgrad.core.rng import seeded
+from tightgrad.core.types import GradSpec, Payload, TensorLayout
+from tightgrad.core.wire import checked_tensors
+
+SCALINGS = ("none", "unbiased")
+_LARGEST = torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True)
+class RandomK(Codec):
+    """Values at indices that all ranks draw alike.
+
+    Args:
+        density: kept fraction of each tensor, in (0, 1]; at least one entry is kept.
+        scaling: "none" for error feedback, "unbiased" multiplies what is kept by about 1 / density for use without.
+        values: codec of the kept values, of scope "element" or "block"; with Cast("float32") payloads are summed.
+    """
+
+    density: float
+    scaling: str = "none"
+    values: Codec = field(default_factory=lambda: Cast("float32"))
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="random_k",
+        kind="codec",
+        summary="random entries, the same on every rank, so that only values are sent and summed",
+        scope="tensor",
+        linear=True,
+        contraction="density, in expectation",
+        reducer="linear",
+        reference="Wangni et al. 2017, arXiv:1710.09854; Stich et al. 2018, arXiv:1809.07599",
+        use_when="there are many ranks: bytes do not grow with them, and encoding costs nothing",
+        avoid_when="a few entries carry most of the gradient: use topk",
+    )
+
+    def __post_init__(self) -> None:
+        check_number("density", self.density, above=0.0, high=1.0)
+        check_choice("scaling", self.scaling, SCALINGS)
+        check_values(self.values)
+
+    @property
+    def unbiased(self) -> bool:
+        """If so scaled, and the values codec is unbiased or exact."""
+        return self.scaling == "unbiased" and (self.values.unbiased or self.values.linear)
+
+    @property
+    def linear(self) -> bool:
+        """If the values codec is."""
+        return self.values.linear
+
+    @property
+    def reducer(self) -> str:
+        """Linear payloads are summed, others gathered."""
+        return "linear" if self.linear else "gather"
+
+    def count(self, numel: int) -> int:
+        """How many of `numel` entries are kept."""
+        return min(numel, max(1, round(self.density * numel)))
+
+    def indices(self, spec: GradSpec) -> tuple[Tensor, Tensor]:
+        """Ascending int64 indices, and the size of the stratum that each was drawn from."""
+        count = self.count(spec.numel)
+        edges = torch.arange(count + 1, dtype=torch.int64).mul_(spec.numel).div_(max(1, count), rounding_mode="floor")
+        sizes = edges[1:] - edges[:-1]
+        # Drawn on the CPU, to be the same on every device.
+        draw = torch.rand(count, dtype=torch.float64, generator=seeded(spec.seed, torch.device("cpu")))
+        indices = edges[:-1] + (draw * sizes).to(torch.int64)
+        return indices.to(spec.device), sizes.to(spec.device)
+
+    def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
+        """The values' payload."""
+        return self.values.layout(spec.part(self.count(spec.numel)))
+
+    def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
+        """Pick and scale."""
+        indices, sizes = self.indices(spec)
+        kept = flat[indices]
+        if self.scaling == "unbiased":
+            kept = (kept * sizes).clamp_(-_LARGEST, _LARGEST)
+        payload = self.values.encode(kept, spec.part(indices.numel()), generator)
+        return Payload(payload.tensors, spec)
+
+    def decode(self, payload: Payload) -> Tensor:
+        """Scatter into zeros."""
+        total = torch.zeros(payload.spec.numel, dtype=payload.spec.dtype, device=payload.spec.device)
+        self.add_to_(total, payload)
+        return total
+
+    def add_to_(self, total: Tensor, payload: Payload) -> None:
+        """Add the kept entries to `total`, leaving the others untouched."""
+        tensors = checked_tensors(self, payload)
+        indices, _ = self.indices(payload.spec)
+        total.index_add_(0, indices, self.values.decode(Payload(tensors, payload.spec.part(indices.numel()))))

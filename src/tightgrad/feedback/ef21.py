@@ -1,0 +1,50 @@
+"""EF21: each rank's estimate h_r follows its gradient, h_r = h_r + C(g_r - h_r), and what is delivered is sum_r h_r.
+
+    Richtarik, Sokolov, Fatkhullin 2021, EF21, arXiv:2106.05203.
+
+What is compressed is the change of the gradient, which shrinks where training settles, so that with full gradients it
+converges at the rate of no compression. The sum of the estimates is remembered on every rank and follows by the totals
+alone.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tightgrad.core.card import MethodCard
+from tightgrad.core.protocols import Feedback, Reduce
+from tightgrad.core.types import Grads, Reduced, Slot, State
+
+ESTIMATE = Slot("ef21_estimate", across_ranks="sum", like_parameter=True)
+TOTAL = Slot("ef21_total", across_ranks="equal", like_parameter=True)
+
+
+@dataclass(frozen=True)
+class EF21(Feedback):
+    """An estimate for each compressed parameter on each rank, and the sum of all ranks' estimates."""
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="ef21",
+        kind="feedback",
+        summary="each rank sends the compressed change of its gradient; the sum of all changes is delivered",
+        scope="tensor",
+        reference="Richtarik et al. 2021, arXiv:2106.05203",
+        use_when="gradients change slowly from step to step: large batches, or full gradients",
+        avoid_when="batches are small: noise changes all of the gradient at every step, use error_feedback",
+    )
+
+    slots: ClassVar[tuple[Slot, ...]] = (ESTIMATE, TOTAL)
+
+    def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
+        """Send the change, follow it. Parameters not in this call keep their estimates."""
+        estimates, totals = state.get(ESTIMATE.name, {}), state.get(TOTAL.name, {})
+        change = {name: grad - estimates[name] if name in estimates else grad for name, grad in grads.items()}
+        reduced = inner(change)
+        mine = {n: sent + estimates[n] if n in estimates else sent.clone() for n, sent in reduced.transmitted.items()}
+        total = {n: moved + totals[n] if n in totals else moved.clone() for n, moved in reduced.total.items()}
+        # The caller may write into what is delivered, never into what is remembered.
+        remembered = {name: tensor.clone() for name, tensor in total.items()}
+        return Reduced(
+            total,
+            dict(mine),
+            {**reduced.state, ESTIMATE.name: {**estimates, **mine}, TOTAL.name: {**totals, **remembered}},
+        )

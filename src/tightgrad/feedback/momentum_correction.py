@@ -1,0 +1,89 @@
+"""Momentum correction: u = m u + g; v = v + u; send v; v = v - sent; u = 0 where something was sent.
+
+    Lin et al. 2017, Deep Gradient Compression, arXiv:1712.01887.
+
+Each rank accumulates velocity instead of gradient, so that what is sent late carries the momentum it would have
+gathered (momentum correction), and what has been sent adds none to itself (momentum factor masking). The optimizer
+must then be SGD without momentum: the delivered gradient is a velocity already. Local clipping is the plan's
+`local_clip`, the density warm-up is the codec `density_warmup`.
+
+Departs from the paper: where a value was rounded, what is left of it stays in v. A tensor that is sent in full keeps
+its momentum, and so gets plain momentum SGD.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from tightgrad.core.card import MethodCard
+from tightgrad.core.check import check_number
+from tightgrad.core.errors import ConfigError
+from tightgrad.core.protocols import Codec, Feedback, Reduce, Reducer
+from tightgrad.core.types import Grads, Reduced, Slot, State
+from tightgrad.feedback.error_feedback import RESIDUAL
+
+VELOCITY = Slot("velocity", across_ranks="sum", like_parameter=True)
+
+
+@dataclass(frozen=True)
+class MomentumCorrection(Feedback):
+    """A velocity and a residual for each compressed parameter on each rank.
+
+    Args:
+        momentum: m, at least 0 and below 1.
+    """
+
+    momentum: float = 0.9
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="momentum_correction",
+        kind="feedback",
+        summary="velocity instead of gradient accumulates until it is sent, and is cleared where it was",
+        scope="tensor",
+        reference="Lin et al. 2017, arXiv:1712.01887",
+        use_when="the codec is sparse, below about 1 %, and the optimizer is SGD without momentum of its own",
+        avoid_when="the optimizer is Adam or has momentum: use error_feedback",
+    )
+
+    slots: ClassVar[tuple[Slot, ...]] = (RESIDUAL, VELOCITY)
+
+    def __post_init__(self) -> None:
+        check_number("momentum", self.momentum, low=0.0)
+        if self.momentum >= 1.0:
+            raise ConfigError(f"momentum={self.momentum:g} must be below 1.")
+
+    def refuses(self, codec: Codec | None, reducer: Reducer) -> str | None:
+        """Momentum is cleared where entries were sent, so not all may be."""
+        if codec is not None and codec.scope == "tensor":
+            return None
+        found = reducer.card.id if codec is None else codec.card.id
+        return (
+            f"momentum_correction clears momentum where entries were sent, but {found} sends all of them; use a sparse "
+            "codec such as topk, or error_feedback with momentum in the optimizer"
+        )
+
+    def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
+        """Accumulate velocity, reduce, clear. Parameters not in this call keep both."""
+        velocities, residuals = state.get(VELOCITY.name, {}), state.get(RESIDUAL.name, {})
+        velocity = {
+            name: grad + self.momentum * velocities[name] if name in velocities else grad.clone()
+            for name, grad in grads.items()
+        }
+        value = {name: v + residuals[name] if name in residuals else v for name, v in velocity.items()}
+        reduced = inner(value)
+        left: Grads = {}
+        kept: Grads = {}
+        for name, sent in reduced.transmitted.items():
+            left[name] = value[name] - sent
+            mask = sent != 0
+            kept[name] = torch.where(mask & ~mask.all(), 0.0, velocity[name])
+        return Reduced(
+            reduced.total,
+            reduced.transmitted,
+            {
+                **reduced.state,
+                RESIDUAL.name: {**residuals, **left},
+                VELOCITY.name: {**velocities, **kept},
+            },
+        )

@@ -1,0 +1,68 @@
+"""Majority vote: every rank has one vote on each element's sign; total = sign(sum_r sign(C(x_r))) sum_r |C(x_r)|.
+
+    Bernstein et al. 2018, signSGD with Majority Vote is Communication Efficient and Fault Tolerant, arXiv:1810.05291.
+
+A tie delivers 0. Departs from the paper: the vote is scaled by the sum of the ranks' scales instead of by one, so that
+totals have the unit of a gradient and error feedback can be had; and payloads are gathered, there is no server.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from tightgrad.core.card import MethodCard
+from tightgrad.core.protocols import Codec, ReduceContext, Reducer
+from tightgrad.core.types import Grads, Reduced, State
+from tightgrad.core.wire import from_bytes, to_bytes
+
+
+@dataclass(frozen=True)
+class MajorityVote(Reducer):
+    """All-gather of signs and scales, one vote a rank."""
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="majority_vote",
+        kind="reducer",
+        summary="the sign that most ranks have, scaled by all; W - 1 payloads leave each rank",
+        scope="element",
+        reference="Bernstein et al. 2018, arXiv:1810.05291",
+        use_when="one rank's gradient must not outweigh the others, as with noisy or faulty ranks",
+        avoid_when="the size of what a rank says matters: use two_shot",
+    )
+
+    def refuses(self, codec: Codec | None) -> str | None:
+        """Votes are signs."""
+        if codec is None or codec.card.id != "sign":
+            found = "no codec" if codec is None else codec.card.id
+            return f"majority_vote counts signs, but the plan has {found}; use the codec sign, or gather or dense"
+        return None
+
+    def reduce(self, grads: Grads, codec: Codec | None, state: State, context: ReduceContext) -> Reduced:
+        """Vote over ranks."""
+        assert codec is not None
+        if not grads:
+            return Reduced({}, {})
+        device = next(iter(grads.values())).device
+        specs = [context.spec(name, grad) for name, grad in grads.items()]
+        with context.clock("encode"):
+            mine = [codec.encode(grads[s.name].reshape(-1), s, context.rng.local(s.name, device)) for s in specs]
+            message = to_bytes(mine, device)
+        with context.clock("collective"):
+            messages = context.collective.all_gather(message)
+        votes = {spec.name: torch.zeros(spec.numel, device=device) for spec in specs}
+        scales = {spec.name: torch.zeros(spec.numel, device=device) for spec in specs}
+        total: Grads = {}
+        transmitted: Grads = {}
+        with context.clock("decode"):
+            for row in messages:
+                for payload in from_bytes(row, codec, specs):
+                    decoded = codec.decode(payload)
+                    votes[payload.spec.name] += decoded.sign()
+                    scales[payload.spec.name] += decoded.abs_()
+            for payload in mine:
+                name = payload.spec.name
+                outcome = votes[name].sign_()
+                total[name] = (outcome * scales[name]).view(grads[name].shape)
+                transmitted[name] = (outcome * codec.decode(payload).abs_()).view(grads[name].shape)
+        return Reduced(total, transmitted)

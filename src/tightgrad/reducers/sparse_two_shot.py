@@ -1,0 +1,57 @@
+"""The two rounds of `two_shot` for sparse codecs: entries are selected in each rank's chunk, and again among the sums.
+
+    Li and Hoefler 2022, Near-Optimal Sparse Allreduce (Ok-Topk), arXiv:2201.07598: bytes per rank do not grow with the
+    number of ranks.
+
+Departs from the paper: every chunk keeps the same share of its entries, so sizes are known and nothing is rebalanced.
+What the second selection drops is booked as not transmitted by the chunk's owner, so that error feedback returns it.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tightgrad.core.card import MethodCard
+from tightgrad.core.errors import ConfigError
+from tightgrad.core.protocols import Codec, ReduceContext, Reducer
+from tightgrad.core.types import Grads, Reduced, State
+from tightgrad.reducers.two_shot import reduce_in_two_shots
+
+
+@dataclass(frozen=True)
+class SparseTwoShot(Reducer):
+    """Encoded reduce-scatter, float32 sum, encoded all-gather, with a selection in each chunk.
+
+    Args:
+        second: codec of the sums; None is the plan's. Sums of W ranks have up to W times as many entries, so one of a
+            higher density loses less.
+    """
+
+    second: Codec | None = None
+
+    card: ClassVar[MethodCard] = MethodCard(
+        id="sparse_two_shot",
+        kind="reducer",
+        summary="sparse reduce-scatter, float32 sum, sparse all-gather; 2 (W - 1) / W payloads leave each rank",
+        scope="tensor",
+        reference="Li and Hoefler 2022, arXiv:2201.07598",
+        use_when="payloads are sparse and ranks are more than a few; with error feedback",
+        avoid_when="there are two ranks, or no error feedback: use gather",
+    )
+
+    def __post_init__(self) -> None:
+        second: object = self.second
+        if second is not None and not (isinstance(second, Codec) and second.fixed_size):
+            raise ConfigError(f"second={second!r} must be None or a codec of fixed size, such as TopK(0.01).")
+
+    def refuses(self, codec: Codec | None) -> str | None:
+        """Sizes must be known."""
+        if codec is None:
+            return "sparse_two_shot sends payloads and needs a codec; name one, or use dense"
+        if not codec.fixed_size:
+            return f"sparse_two_shot needs payloads of known size, which those of {codec.card.id} have not; use gather"
+        return None
+
+    def reduce(self, grads: Grads, codec: Codec | None, state: State, context: ReduceContext) -> Reduced:
+        """Sum over ranks."""
+        assert codec is not None
+        return reduce_in_two_shots(grads, codec, self.second or codec, context)

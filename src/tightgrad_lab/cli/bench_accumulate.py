@@ -1,0 +1,45 @@
+"""`tightgrad bench accumulate`."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from tightgrad_lab.cli.options import Json
+from tightgrad_lab.cli.output import print_json
+from tightgrad_lab.cli.units import nbytes_text, seconds_text
+
+
+def accumulate(
+    rounds: Annotated[int, typer.Option(min=2, help="Steps of each loop, taken in turn.")] = 31,
+    ranks: Annotated[int, typer.Option(min=2, help="Local ranks over gloo, for DDP and FSDP2.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """[bold]Accumulation[/] next to a hand-written loop, Accelerate and Lightning: time, memory, traffic."""
+    from tightgrad_lab.bench import accumulate as measurement
+    from tightgrad_lab.environment import environment
+
+    result = measurement.run(rounds=rounds, ranks=ranks, progress=lambda line: print(line, file=sys.stderr))
+    if as_json:
+        print_json(result["rows"], environment("cpu", "gloo"), missing=result["missing"])
+    else:
+        _print_table(result["rows"])
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("what", "time / loop's", "memory / loop's", "sent", "step"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['time_ratio_to_loop']:.3f}",
+            f"{row['peak_memory_ratio_to_loop']:.3f}",
+            nbytes_text(row["wire_bytes"]),
+            seconds_text(row["step_seconds"]),
+        )
+    Console().print(table)

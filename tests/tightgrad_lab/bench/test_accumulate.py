@@ -1,0 +1,46 @@
+"""`tightgrad bench accumulate`: all loops train the same model to the same weights, in the same memory, and send the same."""
+
+import pytest
+
+from tightgrad_lab.bench.accumulate import run
+from tightgrad_lab.bench.loops import Work
+
+KEYS = {"name", "time_ratio_to_loop", "peak_memory_ratio_to_loop", "wire_bytes"}  # others may be added
+WORK = Work(samples=1, length=4, width=64, layers=1, vocabulary=50)
+BATCHES_NBYTES = 8 * WORK.samples * (WORK.length + 1) * WORK.micro_batches
+SMALL_TENSORS_NBYTES = 8192
+CONTROL_NBYTES = 64  # the count of a window
+
+
+def measured(wrapper):
+    result = run([wrapper], rounds=2, work=WORK)
+    rows = {row["name"].removeprefix(f"{wrapper}: "): row for row in result["rows"]}
+    assert all(KEYS <= row.keys() for row in rows.values())
+    assert {"loop", "tightgrad"} <= rows.keys()
+    loop = rows["loop"]
+    assert loop["time_ratio_to_loop"] == loop["peak_memory_ratio_to_loop"] == 1.0
+    assert all(row["weights_difference"] == 0.0 for row in rows.values()), "loops that train alike are compared"
+    ours = rows["tightgrad"]
+    assert ours["peak_memory_bytes"] <= loop["peak_memory_bytes"] + BATCHES_NBYTES + SMALL_TENSORS_NBYTES
+    assert loop["wire_bytes"] <= ours["wire_bytes"] <= loop["wire_bytes"] + CONTROL_NBYTES
+    return result, rows
+
+
+def test_one_device():
+    result, rows = measured("plain")
+    assert rows.keys() | set(result["missing"]) == {"loop", "tightgrad", "accelerate", "lightning"}
+    assert rows["loop"]["wire_bytes"] == 0
+
+
+def test_ddp():
+    _, rows = measured("ddp")
+    gradient = 4 * sum(parameter.numel() for parameter in WORK.bare_model().parameters())
+    assert rows["loop"]["wire_bytes"] == gradient, "an all-reduce over two ranks sends the gradient once"
+
+
+@pytest.mark.slow
+def test_fsdp2():
+    _, last = measured("fsdp2 last")
+    _, every = measured("fsdp2 every")
+    assert every["tightgrad"]["wire_bytes"] > last["tightgrad"]["wire_bytes"]
+    assert every["tightgrad"]["peak_memory_bytes"] < last["tightgrad"]["peak_memory_bytes"]
