@@ -157,7 +157,9 @@ def test_size_is_predicted_for_any_length(codec: Codec, numel: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "codec", [c for c in CODECS if c.card.scope in ("element", "block") and not (c.unbiased or c.card.unbiased)], ids=repr
+    "codec",
+    [c for c in CODECS if c.card.scope in ("element", "block") and not (c.unbiased or c.card.unbiased)],
+    ids=repr,
 )
 def test_chunks_at_multiples_of_the_granularity_decode_to_the_same(codec: Codec) -> None:
     """What two_shot relies on; stochastic codecs draw other numbers, sparse ones select per chunk."""

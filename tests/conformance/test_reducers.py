@@ -6,9 +6,9 @@ import torch
 import tightgrad as tg
 from conformance.cases import CODECS, REDUCERS, WireBytes
 from conformance.wire_bytes import dense_nbytes
+from tightgrad.codecs import Cast
 from tightgrad.collectives import ThreadedCollective, run_threaded
 from tightgrad.core.clock import StageClock
-from tightgrad.codecs import Cast
 from tightgrad.core.errors import IncompatiblePlanError
 from tightgrad.core.protocols import Codec, ReduceContext, Reducer
 from tightgrad.core.rng import StepRng

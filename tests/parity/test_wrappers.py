@@ -59,7 +59,7 @@ def target(world_size, k):
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_delivered_gradient_is_that_of_one_big_batch(world_size):
     ranks = run_ranks(world_size, train_all_cases)
-    for (kind, sync, k), (gradients, wire_bytes, norms) in ranks[0].items():
+    for (kind, sync, k), (gradients, _wire_bytes, norms) in ranks[0].items():
         expected = target(world_size, k)
         assert len(gradients) == len(expected)
         for step, (got, want) in enumerate(zip(gradients, expected, strict=True)):

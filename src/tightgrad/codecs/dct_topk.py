@@ -17,8 +17,10 @@ from torch import Tensor
 
 from tightgrad.codecs.cast import Cast
 from tightgrad.codecs.chunked_topk import ChunkedTopK
+from tightgrad.codecs.pieces import pieces
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_integer
+from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload, TensorLayout
 from tightgrad.core.wire import checked_tensors
@@ -79,8 +81,29 @@ class DCTTopK(Codec):
         """Transform back."""
         spec = payload.spec
         coefficients = Payload(checked_tensors(self, payload), spec.part(self._padded(spec.numel)))
-        blocks = self._selection().decode(coefficients).view(-1, self.block_size)
-        return (blocks @ dct_matrix(self.block_size, spec.device)).view(-1)[: spec.numel]
+        entries = self._selection().entries(coefficients)
+        if entries is None:
+            indices, values = torch.arange(self._padded(spec.numel), device=spec.device), coefficients.tensors[0]
+        else:
+            indices, values = entries
+        num_blocks = self._padded(spec.numel) // self.block_size
+        if not num_blocks:
+            return values
+        indices, values = indices.view(num_blocks, -1), values.view(num_blocks, -1)
+        if bool((indices // self.block_size != torch.arange(num_blocks, device=spec.device)[:, None]).any()):
+            raise PayloadError(
+                f"a payload of dct_topk for {spec.name!r} has not {values.shape[1]} coefficients in each block of "
+                f"{self.block_size}; it is damaged."
+            )
+        # Cosine by cosine: the same bits on any hardware, which a matrix product does not give.
+        out = torch.zeros(num_blocks, self.block_size, device=spec.device)
+        cosines = dct_matrix(self.block_size, spec.device)
+        for start, stop in pieces(num_blocks, 1, spec.device, numel_each=self.block_size):
+            for index, value in zip(
+                indices[start:stop].T.remainder(self.block_size), values[start:stop].T, strict=True
+            ):
+                out[start:stop].add_(cosines[index].mul_(value[:, None]))
+        return out.view(-1)[: spec.numel]
 
 
 @lru_cache(maxsize=8)

@@ -114,11 +114,12 @@ class Hadamard(Codec):
 def rotate(blocks: Tensor) -> Tensor:
     """The orthonormal Walsh-Hadamard transform of each row (m, b), b a power of two. Its own inverse."""
     count, size = blocks.shape
-    result = blocks
+    # Columns of blocks, so that each butterfly adds long rows.
+    result = blocks.T.contiguous()
     half = 1
     while half < size:
         # Shrunk before they are added, so that nothing overflows that ends within range.
-        left, right = result.view(count, -1, 2, half).mul(0.5**0.5).unbind(2)
-        result = torch.stack([left + right, left - right], dim=2)
+        left, right = result.mul_(0.5**0.5).view(-1, 2, half * count).unbind(1)
+        result = torch.stack([left + right, left - right], dim=1)
         half *= 2
-    return result.reshape(count, size)
+    return result.view(size, count).T

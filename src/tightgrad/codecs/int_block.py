@@ -12,7 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.blockwise import BlockCodec, per_block
+from tightgrad.codecs.blockwise import BlockCodec, largest_sizes, per_block, small_integers
+from tightgrad.codecs.pieces import uniform
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice, check_integer
 
@@ -70,18 +71,16 @@ class IntBlock(BlockCodec):
         """As set."""
         return self.bits
 
-    def encode_blocks(self, blocks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def encode_blocks(self, blocks: Tensor, scratch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Scale to the integer range and round."""
-        scales = blocks.abs().amax(dim=1).div_(self.levels)
-        scaled = per_block(blocks, scales)
+        scales = largest_sizes(blocks, scratch).div_(self.levels)
+        scaled = per_block(blocks, scales, scratch)
         if self.rounding == "stochastic":
-            scaled.add_(torch.rand(scaled.shape, generator=generator, device=blocks.device)).floor_()
+            scaled.add_(uniform(scaled.numel(), generator, blocks.device).view(scaled.shape)).floor_()
         else:
             scaled.round_()
-        scaled.clamp_(-self.levels, self.levels)
-        if self.bits == 8:
-            return scaled.to(torch.int8).view(torch.uint8), scales
-        return scaled.add_(self.levels).to(torch.uint8), scales
+        codes = small_integers(scaled.clamp_(-self.levels, self.levels))
+        return codes if self.bits == 8 else codes.add_(self.levels), scales
 
     def decode_blocks_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:
         """Multiply by the scales."""

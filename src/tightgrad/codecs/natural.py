@@ -52,7 +52,7 @@ class Natural(BlockCodec):
         """Sign and exponent."""
         return 8
 
-    def encode_blocks(self, blocks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def encode_blocks(self, blocks: Tensor, scratch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Codes are 128 for a minus, plus 0 for zero or 127 - (distance from the largest exponent)."""
         device = blocks.device
         bits = blocks.contiguous().view(torch.int32)

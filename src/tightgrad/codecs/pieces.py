@@ -8,15 +8,26 @@ import math
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 PIECE_NUMEL = 2**18
 
 
-def pieces(numel: int, multiple: int, device: torch.device) -> Iterator[tuple[int, int]]:
-    """(start, stop) of consecutive pieces of `numel` elements; every start is a multiple of `multiple`."""
-    step = max(1, PIECE_NUMEL // multiple) * multiple if device.type == "cpu" else max(1, numel)
+def pieces(numel: int, multiple: int, device: torch.device, *, numel_each: int = 1) -> Iterator[tuple[int, int]]:
+    """(start, stop) of consecutive pieces of `numel` rows of `numel_each` elements, starts multiples of `multiple`."""
+    rows = PIECE_NUMEL // numel_each
+    step = max(1, rows // multiple) * multiple if device.type == "cpu" else max(1, numel)
     for start in range(0, numel, step):
         yield start, min(numel, start + step)
+
+
+def uniform(numel: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Float32 numbers above 0 and below 1, multiples of 2^-17, with the mean 1/2. On the CPU four from each draw."""
+    if device.type != "cpu":
+        lanes = torch.randint(2**16, (numel,), generator=generator, device=device)
+        return lanes.float().add_(0.5).mul_(2.0**-16)
+    draws = torch.empty(-(-numel // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return draws.view(torch.int16)[:numel].float().add_(2**15 + 0.5).mul_(2.0**-16)
 
 
 def common_multiple(*numbers: int) -> int:

@@ -16,9 +16,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.blockwise import BlockCodec, per_block
+from tightgrad.codecs.blockwise import BlockCodec, largest_sizes, per_block, small_integers
 from tightgrad.codecs.entropy import pack_gamma, unpack_gamma
 from tightgrad.codecs.packing import pack_bits, packed_nbytes, unpack_bits
+from tightgrad.codecs.pieces import uniform
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice, check_integer
 from tightgrad.core.errors import PayloadError
@@ -80,16 +81,16 @@ class QSGD(BlockCodec):
         """Bits for 2 s + 1 integers."""
         return (2 * self.levels).bit_length()
 
-    def encode_blocks(self, blocks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def encode_blocks(self, blocks: Tensor, scratch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw a level next to each element; codes are signed levels plus s."""
-        scales = blocks.abs().amax(dim=1)
+        scales = largest_sizes(blocks, scratch)
         if self.norm == "l2":
             # Over the largest first, so that no square overflows; more than float32 holds is less than the norm.
-            ratio = torch.linalg.vector_norm(per_block(blocks, scales), dim=1)
+            ratio = torch.linalg.vector_norm(per_block(blocks, scales, scratch), dim=1)
             scales = (scales * ratio).clamp_(max=torch.finfo(torch.float32).max)
-        scaled = per_block(blocks, scales).mul_(self.levels)
-        scaled.add_(torch.rand(scaled.shape, generator=generator, device=blocks.device)).floor_()
-        return scaled.clamp_(-self.levels, self.levels).add_(self.levels).to(torch.uint8), scales
+        scaled = per_block(blocks, scales, scratch).mul_(self.levels)
+        scaled.add_(uniform(scaled.numel(), generator, blocks.device).view(scaled.shape)).floor_()
+        return small_integers(scaled.clamp_(-self.levels, self.levels)).add_(self.levels), scales
 
     def decode_blocks_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:
         """Levels times norm over s."""
@@ -104,8 +105,9 @@ class QSGD(BlockCodec):
         if self.fixed_size:
             return super().encode(flat, spec, generator)
         scales = torch.empty(self.num_blocks(spec.numel), device=flat.device)
+        scratch = torch.empty_like(flat)
         parts = [
-            self.encode_piece(flat[start:stop], scales[start // self.block_size :], generator)
+            self.encode_piece(flat[start:stop], scales[start // self.block_size :], scratch, generator)
             for start, stop in self._pieces(spec.numel, flat.device)
         ]
         integers = torch.cat(parts).to(torch.int64) - self.levels if parts else flat.to(torch.int64)

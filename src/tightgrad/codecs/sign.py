@@ -54,9 +54,9 @@ class Sign(BlockCodec):
         """All of a block's squared norm may lie in one element."""
         return 1.0 / max(1, min(numel, self.block_size))
 
-    def encode_blocks(self, blocks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def encode_blocks(self, blocks: Tensor, scratch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A one for a minus."""
-        scales = blocks.abs().div_(blocks.shape[1]).sum(dim=1)
+        scales = torch.abs(blocks, out=scratch).div_(blocks.shape[1]).sum(dim=1)
         return (blocks < 0).to(torch.uint8), scales
 
     def decode_blocks_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:

@@ -81,14 +81,21 @@ class Sparse(Codec):
 
     def add_to_(self, total: Tensor, payload: Payload) -> None:
         """Add the kept entries to `total`, leaving the others untouched."""
+        entries = self.entries(payload)
+        if entries is None:
+            total.add_(payload.tensors[0])
+        else:
+            total.index_add_(0, *entries)
+
+    def entries(self, payload: Payload) -> tuple[Tensor, Tensor] | None:
+        """Ascending indices and values; None if all entries were sent, as they are."""
         tensors = checked_tensors(self, payload)
         if self.is_dense(payload.spec):
-            total.add_(tensors[0])
-            return
+            return None
         low, high, *values = tensors
         count = self.count(payload.spec.numel)
         indices = unpack_indices(low, high, payload.spec.numel, count)
-        total.index_add_(0, indices, self.values.decode(Payload(tuple(values), payload.spec.part(count))))
+        return indices, self.values.decode(Payload(tuple(values), payload.spec.part(count)))
 
 
 class VariableSparse(Codec):

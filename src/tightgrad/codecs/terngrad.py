@@ -12,8 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.blockwise import BlockCodec, per_block
+from tightgrad.codecs.blockwise import BlockCodec, largest_sizes, per_block, small_integers
 from tightgrad.codecs.packing import pack_base3, unpack_base3
+from tightgrad.codecs.pieces import uniform
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_integer, check_number
 
@@ -71,17 +72,17 @@ class TernGrad(BlockCodec):
         """Bytes to digits."""
         return unpack_base3(packed, numel)
 
-    def encode_blocks(self, blocks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def encode_blocks(self, blocks: Tensor, scratch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw each element; codes are -1, 0, 1 plus one."""
-        scales = blocks.abs().amax(dim=1)
-        scaled = per_block(blocks, scales)
+        scales = largest_sizes(blocks, scratch)
+        scaled = per_block(blocks, scales, scratch)
         if self.clip_deviations is not None:
             limit = (scaled.std(dim=1, correction=0) * self.clip_deviations).clamp_(max=1.0)
             limit = torch.where(limit > 0, limit, 1.0)
             scaled = scaled.clamp_(-limit[:, None], limit[:, None]).div_(limit[:, None])
             scales = scales * limit
-        draw = torch.rand(scaled.shape, generator=generator, device=blocks.device)
-        return scaled.add_(draw).floor_().clamp_(-1, 1).add_(1).to(torch.uint8), scales
+        draw = uniform(scaled.numel(), generator, blocks.device).view(scaled.shape)
+        return small_integers(scaled.add_(draw).floor_().clamp_(-1, 1)).add_(1), scales
 
     def decode_blocks_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:
         """Digit times scale."""

@@ -29,6 +29,7 @@ LINGER_SECONDS = 0.002
 MEMORY_STEPS = 3  # optimizer state exists from the second on
 
 Row = dict[str, Any]
+Seconds = dict[str, list[float]]
 
 
 def run(
@@ -50,7 +51,8 @@ def run(
     Returns:
         {"rows": one for each wrapper and loop; "missing": peers that are not installed}. `wire_bytes` is what rank 0
         sends in a step, parameters under FSDP2 included; `weights_difference` is the largest difference of a
-        parameter from the hand-written loop's, after all rounds.
+        parameter from the hand-written loop's, after all rounds. `cpu_time_ratio_to_loop` leaves out waiting, for
+        the network and for a busy machine alike.
     """
     rows: list[Row] = []
     for wrapper in wrappers:
@@ -71,7 +73,7 @@ def _measure(rank: Rank, send: Send, work: Work, rounds: int) -> None:
     for steps in running.values():
         for _ in range(WARM_UP):
             next(steps)
-    seconds = _time(running, rounds)
+    seconds, cpu_seconds = _time(running, rounds)
     sent = {name: _sent(steps, rank) for name, steps in running.items()}
     models = {name: next(steps) for name, steps in running.items()}
     base, *_ = models.values()
@@ -89,6 +91,7 @@ def _measure(rank: Rank, send: Send, work: Work, rounds: int) -> None:
                 "peak_memory_ratio_to_loop": memory[name] / memory["loop"],
                 "wire_bytes": sent[name],
                 "time_ratio_quartiles": _quartiles(seconds[name], seconds["loop"]),
+                "cpu_time_ratio_to_loop": _ratio(cpu_seconds[name], cpu_seconds["loop"]),
                 "step_seconds": statistics.median(seconds[name]),
                 "peak_memory_bytes": memory[name],
                 "weights_difference": differences[name],
@@ -100,18 +103,21 @@ def _measure(rank: Rank, send: Send, work: Work, rounds: int) -> None:
     )
 
 
-def _time(running: dict[str, Steps], rounds: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in running}
+def _time(running: dict[str, Steps], rounds: int) -> tuple[Seconds, Seconds]:
+    """Seconds of each step on the clock, and of this process's threads."""
+    seconds: Seconds = {name: [] for name in running}
+    cpu_seconds: Seconds = {name: [] for name in running}
     names = list(running)
     for index in range(rounds):
         shift = index % len(names)
         order = names[shift:] + names[:shift]
         for name in order if index // len(names) % 2 else reversed(order):
             dist.barrier()
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             next(running[name])
             seconds[name].append(time.perf_counter() - start)
-    return seconds
+            cpu_seconds[name].append(time.process_time() - cpu_start)
+    return seconds, cpu_seconds
 
 
 def _ratio(mine: list[float], base: list[float]) -> float:

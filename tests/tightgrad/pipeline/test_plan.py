@@ -18,7 +18,7 @@ COMPRESSES = [
     for codec in (None, *CODECS)
     for reducer, _ in REDUCERS
     if reducer.refuses(codec) is None
-    for feedback in (None, *(f for f, _ in FEEDBACKS if codec is not None))
+    for feedback in (None, *(f for f, _ in FEEDBACKS if codec is not None and f.refuses(codec, reducer) is None))
 ]
 accumulates = st.one_of(
     st.none(),

@@ -1,4 +1,4 @@
-"""`tightgrad bench accumulate`: all loops train the same model to the same weights, in the same memory, and send the same."""
+"""`tightgrad bench accumulate`: loops that reach the same weights, ours with the memory and bytes of the manual one."""
 
 import pytest
 
@@ -15,7 +15,7 @@ CONTROL_NBYTES = 64  # the count of a window
 def measured(wrapper):
     result = run([wrapper], rounds=2, work=WORK)
     rows = {row["name"].removeprefix(f"{wrapper}: "): row for row in result["rows"]}
-    assert all(KEYS <= row.keys() for row in rows.values())
+    assert all(row.keys() >= KEYS for row in rows.values())
     assert {"loop", "tightgrad"} <= rows.keys()
     loop = rows["loop"]
     assert loop["time_ratio_to_loop"] == loop["peak_memory_ratio_to_loop"] == 1.0
@@ -26,6 +26,7 @@ def measured(wrapper):
     return result, rows
 
 
+@pytest.mark.slow
 def test_one_device():
     result, rows = measured("plain")
     assert rows.keys() | set(result["missing"]) == {"loop", "tightgrad", "accelerate", "lightning"}
