@@ -164,9 +164,10 @@ def test_size_is_predicted_for_any_length(codec: Codec, numel: int) -> None:
 def test_chunks_at_multiples_of_the_granularity_decode_to_the_same(codec: Codec) -> None:
     """What two_shot relies on; stochastic codecs draw other numbers, sparse ones select per chunk."""
     flat = normal(10 * codec.granularity + 3)
-    cut = 4 * codec.granularity
-    parts = [codec.decode(encode(codec, part)) for part in (flat[:cut], flat[cut:])]
-    assert torch.equal(torch.cat(parts), codec.decode(encode(codec, flat)))
+    for units in (1, 3, 4, 7):
+        cut = units * codec.granularity
+        parts = [codec.decode(encode(codec, part)) for part in (flat[:cut], flat[cut:])]
+        assert torch.equal(torch.cat(parts), codec.decode(encode(codec, flat))), units
 
 
 @every_codec

@@ -1,7 +1,6 @@
 """Payloads frozen in tests/golden: what an older version sent, this version decodes to the same bits.
 
-`TIGHTGRAD_WRITE_GOLDEN=1 pytest tests/conformance/test_golden.py` writes the files that are missing and changes none.
-A wire format that changes on purpose gets a folder v2.
+`COMMAND` writes the files that are missing and changes none. A wire format that changes on purpose gets a folder v2.
 """
 
 import json
@@ -23,6 +22,7 @@ from tightgrad.pipeline.registry import method
 GOLDEN = Path(__file__).parent.parent / "golden"
 VERSION = "v1"
 NUMEL = 300
+COMMAND = "TIGHTGRAD_WRITE_GOLDEN=1 .venv/bin/python -m pytest tests/conformance/test_golden.py"
 
 
 def path_of(codec: Codec) -> Path:
@@ -48,7 +48,7 @@ def test_golden_payload_decodes_to_the_same_bits(codec: Codec) -> None:
     path = path_of(codec)
     if not path.exists() and os.environ.get("TIGHTGRAD_WRITE_GOLDEN") == "1":
         write(codec, path)
-    assert path.exists(), f"{path} is missing; run `TIGHTGRAD_WRITE_GOLDEN=1 pytest {__file__}` and commit it"
+    assert path.exists(), f"{path} is missing; run `{COMMAND}` and commit it"
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
         tensors = tuple(file.get_tensor(f"payload{index}") for index in range(int(metadata["num_tensors"])))

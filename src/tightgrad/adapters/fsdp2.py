@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
@@ -18,7 +19,7 @@ from tightgrad.adapters.grads import adding_zero, copy_grads, put_grads
 from tightgrad.adapters.memory import free_nbytes
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
-from tightgrad.collectives.traffic import all_reduce_nbytes
+from tightgrad.collectives.traffic import all_reduce_nbytes, reduce_scatter_nbytes
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
@@ -133,11 +134,14 @@ class FSDP2Adapter:
         backward; the traffic of parameters is not counted.
         """
         nbytes = 0
+        backend = dist.get_backend()
         for fsdp_param in self._fsdp_params():
             itemsize = _reduce_dtype(fsdp_param).itemsize
             shard = fsdp_param.padded_sharded_param_size.numel() * itemsize
             num_shards = fsdp_param.mesh_info.shard_mesh_size
-            nbytes += (num_shards - 1) * shard + all_reduce_nbytes(shard, self.collective.world_size // num_shards)
+            nbytes += reduce_scatter_nbytes(shard * num_shards, num_shards, backend) + all_reduce_nbytes(
+                shard, self.collective.world_size // num_shards
+            )
         synced, self._synced = self._synced, 0
         return synced * nbytes
 

@@ -69,8 +69,8 @@ class BlockCodec(Codec):
         """Scale each block and round."""
         packed = torch.empty(self.code_nbytes(spec.numel), dtype=torch.uint8, device=flat.device)
         scales = torch.empty(self.num_blocks(spec.numel), device=flat.device)
+        scratch = self._scratch(spec.numel, flat.device)
         for start, stop in self._pieces(spec.numel, flat.device):
-            scratch = torch.empty(stop - start, device=flat.device) if start == 0 else scratch
             codes = self.encode_piece(flat[start:stop], scales[start // self.block_size :], scratch, generator)
             packed[self.code_nbytes(start) : self.code_nbytes(stop)] = self.pack(codes)
         return Payload((packed, scales), spec)
@@ -107,9 +107,9 @@ class BlockCodec(Codec):
     def add_to_(self, total: Tensor, payload: Payload) -> None:
         """Add piece by piece."""
         packed, scales = checked_tensors(self, payload)
+        scratch = self._scratch(payload.spec.numel, total.device)
         for start, stop in self._pieces(payload.spec.numel, total.device):
             codes = self.unpack(packed[self.code_nbytes(start) : self.code_nbytes(stop)], stop - start)
-            scratch = torch.empty(stop - start, device=total.device) if start == 0 else scratch
             piece = scratch[: stop - start]
             self.decode_piece_(piece, codes, scales[start // self.block_size :])
             total[start:stop].add_(piece)
@@ -124,6 +124,10 @@ class BlockCodec(Codec):
         if edge < out.numel():
             last = scales[whole : whole + 1]
             self.decode_blocks_(out[edge:].view(1, -1), codes[edge:].view(1, -1), last)
+
+    def _scratch(self, numel: int, device: torch.device) -> Tensor:
+        """Memory of the longest piece."""
+        return torch.empty(max((stop - start for start, stop in self._pieces(numel, device)), default=0), device=device)
 
     def _pieces(self, numel: int, device: torch.device) -> Iterator[tuple[int, int]]:
         return pieces(numel, common_multiple(self.block_size, self.packed_together), device)

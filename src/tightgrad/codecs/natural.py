@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tightgrad.codecs.blockwise import BlockCodec
+from tightgrad.codecs.pieces import uniform
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_integer
 
@@ -54,12 +55,16 @@ class Natural(BlockCodec):
 
     def encode_blocks(self, blocks: Tensor, scratch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Codes are 128 for a minus, plus 0 for zero or 127 - (distance from the largest exponent)."""
-        device = blocks.device
         bits = blocks.contiguous().view(torch.int32)
-        draw = torch.randint(2**_MANTISSA_BITS, blocks.shape, generator=generator, device=device, dtype=torch.int32)
+        draw = uniform(blocks.numel(), generator, blocks.device).mul_(2.0**_MANTISSA_BITS).to(torch.int32)
         # A float32's size is 2^exponent (1 + mantissa / 2^23): a mantissa that overflows when a random one is added
-        # raises the exponent, with exactly the right probability. True of denormal numbers, too.
-        exponents = ((bits & 0x7FFFFFFF) + draw).bitwise_right_shift_(_MANTISSA_BITS).clamp_(max=_LARGEST_EXPONENT)
+        # raises the exponent, with just the right probability.
+        exponents = (
+            draw.view(blocks.shape)
+            .add_(bits & 0x7FFFFFFF)
+            .bitwise_right_shift_(_MANTISSA_BITS)
+            .clamp_(max=_LARGEST_EXPONENT)
+        )
         top = exponents.amax(dim=1)
         codes = torch.where(exponents > 0, exponents - top[:, None] + _NUM_EXPONENTS, 0)
         if bool(((codes < 1) & (exponents > 0)).any()):

@@ -14,7 +14,7 @@ PIECE_NUMEL = 2**18
 
 
 def pieces(numel: int, multiple: int, device: torch.device, *, numel_each: int = 1) -> Iterator[tuple[int, int]]:
-    """(start, stop) of consecutive pieces of `numel` rows of `numel_each` elements, starts multiples of `multiple`."""
+    """(start, stop) of consecutive pieces of `numel` rows of `numel_each` elements, from multiples of `multiple`."""
     rows = PIECE_NUMEL // numel_each
     step = max(1, rows // multiple) * multiple if device.type == "cpu" else max(1, numel)
     for start in range(0, numel, step):
@@ -22,7 +22,10 @@ def pieces(numel: int, multiple: int, device: torch.device, *, numel_each: int =
 
 
 def uniform(numel: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Float32 numbers above 0 and below 1, multiples of 2^-17, with the mean 1/2. On the CPU four from each draw."""
+    """Float32 numbers above 0 and below 1, odd multiples of 2^-17: a probability drawn with them is right to 2^-17.
+
+    On the CPU four of them come from one random integer, since drawing is what takes time there.
+    """
     if device.type != "cpu":
         lanes = torch.randint(2**16, (numel,), generator=generator, device=device)
         return lanes.float().add_(0.5).mul_(2.0**-16)

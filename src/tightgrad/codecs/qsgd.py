@@ -105,7 +105,7 @@ class QSGD(BlockCodec):
         if self.fixed_size:
             return super().encode(flat, spec, generator)
         scales = torch.empty(self.num_blocks(spec.numel), device=flat.device)
-        scratch = torch.empty_like(flat)
+        scratch = self._scratch(spec.numel, flat.device)
         parts = [
             self.encode_piece(flat[start:stop], scales[start // self.block_size :], scratch, generator)
             for start, stop in self._pieces(spec.numel, flat.device)

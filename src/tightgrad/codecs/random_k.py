@@ -6,7 +6,7 @@ Ranks draw the indices from a seed that they share, so only values are sent, and
 decoding them: an all-reduce of k numbers.
 
 Departs from the papers: one index from each of k strata of n / k entries, instead of any k. Each entry is kept as
-often, drawing takes time in k instead of n, and indices come sorted.
+often, and drawing takes time in k instead of n.
 """
 
 from dataclasses import dataclass, field
@@ -80,13 +80,16 @@ class RandomK(Codec):
         return min(numel, max(1, round(self.density * numel)))
 
     def indices(self, spec: GradSpec) -> tuple[Tensor, Tensor]:
-        """Ascending int64 indices, and the size of the stratum that each was drawn from."""
+        """Distinct int64 indices, and the size of the stratum that each was drawn from."""
         count = self.count(spec.numel)
         edges = torch.arange(count + 1, dtype=torch.int64).mul_(spec.numel).div_(max(1, count), rounding_mode="floor")
         sizes = edges[1:] - edges[:-1]
         # Drawn on the CPU, to be the same on every device.
-        draw = torch.rand(count, dtype=torch.float64, generator=seeded(spec.seed, torch.device("cpu")))
-        indices = edges[:-1] + (draw * sizes).to(torch.int64)
+        generator = seeded(spec.seed, torch.device("cpu"))
+        draw = torch.rand(count, dtype=torch.float64, generator=generator)
+        # Strata begin anywhere, so that none of the entries is always in a smaller one.
+        shift = int(torch.randint(max(1, spec.numel), (1,), generator=generator))
+        indices = (edges[:-1] + (draw * sizes).to(torch.int64) + shift).remainder_(max(1, spec.numel))
         return indices.to(spec.device), sizes.to(spec.device)
 
     def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:

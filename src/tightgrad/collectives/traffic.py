@@ -11,6 +11,13 @@ def all_reduce_nbytes(nbytes: int, world_size: int) -> int:
     return -(-2 * (world_size - 1) * nbytes // world_size)
 
 
+def reduce_scatter_nbytes(nbytes: int, world_size: int, backend: str) -> int:
+    """Bytes sent by one rank in a reduce-scatter of a tensor of `nbytes`; gloo runs a whole all-reduce."""
+    if backend == "gloo":
+        return all_reduce_nbytes(nbytes, world_size)
+    return (world_size - 1) * nbytes // world_size
+
+
 def all_gather_nbytes(nbytes: int, world_size: int) -> int:
     """Bytes sent by one rank in an all-gather where each rank contributes `nbytes`."""
     return (world_size - 1) * nbytes

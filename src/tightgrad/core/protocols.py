@@ -69,7 +69,9 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
-        """Encode a float32 tensor of shape (spec.numel,). The input is left as it is."""
+        """Encode a float32 tensor of shape (spec.numel,). The input is left as it is; the payload shares no memory
+        with it.
+        """
 
     @abstractmethod
     def decode(self, payload: Payload) -> Tensor:

@@ -54,7 +54,7 @@ def fixed_nbytes(codec: Codec, spec: GradSpec) -> int:
 
 def to_bytes(payloads: Iterable[Payload], device: torch.device) -> Tensor:
     """Concatenate payloads into one uint8 tensor."""
-    parts = [tensor.contiguous().view(-1).view(torch.uint8) for payload in payloads for tensor in payload.tensors]
+    parts = [_as_bytes(tensor) for payload in payloads for tensor in payload.tensors]
     parts = [part for part in parts if part.numel()]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8, device=device)
 
@@ -111,3 +111,8 @@ def _cut(buffer: Tensor, codec: Codec, spec: GradSpec) -> Payload:
             "is not what its layout asks for; the ranks run different versions or settings."
         )
     return Payload(tuple(tensors), spec)
+
+
+def _as_bytes(tensor: Tensor) -> Tensor:
+    # A tensor of one element may keep any stride, even a contiguous copy, and then refuses to be viewed as bytes.
+    return tensor.contiguous().as_strided((tensor.numel(),), (1,)).view(torch.uint8)

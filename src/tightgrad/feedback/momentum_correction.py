@@ -59,8 +59,8 @@ class MomentumCorrection(Feedback):
             return None
         found = reducer.card.id if codec is None else codec.card.id
         return (
-            f"momentum_correction clears momentum where entries were sent, but {found} sends all of them; use a sparse "
-            "codec such as topk, or error_feedback with momentum in the optimizer"
+            f"momentum_correction clears momentum where entries were sent, and so needs a sparse codec, of scope "
+            f"tensor, such as topk, not {found}; or take error_feedback with momentum in the optimizer"
         )
 
     def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:

@@ -12,9 +12,11 @@ from types import MappingProxyType, ModuleType
 from tightgrad import accumulate, clip, codecs, feedback, reducers
 from tightgrad.core.card import MethodCard
 from tightgrad.core.errors import ConfigError
+from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
 
 ENTRY_POINT_GROUP = "tightgrad.methods"
 FAMILIES = (accumulate, clip, codecs, reducers, feedback)
+METHOD_BASES = (Clipper, Codec, Feedback, Reducer)
 
 
 def collect(classes: Iterable[tuple[str, type]]) -> Mapping[str, type]:
@@ -48,7 +50,10 @@ def method(name: str) -> type:
     """
     known = methods()
     if name not in known:
-        raise ConfigError(f"no method has the id {name!r}; known: {', '.join(known)}.")
+        raise ConfigError(
+            f"no method has the id {name!r}; known: {', '.join(known)}. A new one is registered by a line in its "
+            f"family's __init__.py, or by an entry point in {ENTRY_POINT_GROUP!r}."
+        )
     return known[name]
 
 
@@ -64,7 +69,7 @@ def _built_in() -> Iterator[tuple[str, type]]:
 
 def _method_classes(module: ModuleType) -> Iterator[type]:
     for value in vars(module).values():
-        if isinstance(value, type) and isinstance(getattr(value, "card", None), MethodCard):
+        if isinstance(value, type) and (hasattr(value, "card") or issubclass(value, METHOD_BASES)):
             yield value
 
 

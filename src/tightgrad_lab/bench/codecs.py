@@ -68,7 +68,7 @@ CODECS: tuple[Codec, ...] = (
 
 @dataclass(frozen=True)
 class Subject:
-    """What is timed: `encode` gives anything, `decode` overwrites a tensor with it, `nbytes` is what is sent."""
+    """What is timed: `encode` gives anything, `decode` overwrites a tensor with it, `nbytes` is what it sends."""
 
     name: str
     peer: bool
