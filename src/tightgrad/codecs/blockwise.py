@@ -143,6 +143,13 @@ def per_block(blocks: Tensor, scales: Tensor, scratch: Tensor) -> Tensor:
     return torch.div(blocks, torch.where(scales > 0, scales, torch.inf)[:, None], out=scratch)
 
 
+def may_be_inexact(scales: Tensor) -> bool:
+    """Whether a scale may be so small that it has lost digits, and quotients by it may be too large."""
+    if scales.device.type != "cpu":
+        return True  # a look would wait for the device
+    return bool((scales < torch.finfo(torch.float32).tiny).any())
+
+
 def small_integers(values: Tensor) -> Tensor:
     """Float32 integers in [-127, 127] as signed bytes in uint8; torch converts to int8 five times faster."""
     return values.to(torch.int8).view(torch.uint8)

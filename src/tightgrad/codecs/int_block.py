@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.blockwise import BlockCodec, largest_sizes, per_block, small_integers
+from tightgrad.codecs.blockwise import BlockCodec, largest_sizes, may_be_inexact, per_block, small_integers
 from tightgrad.codecs.pieces import uniform
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice, check_integer
@@ -79,7 +79,9 @@ class IntBlock(BlockCodec):
             scaled.add_(uniform(scaled.numel(), generator, blocks.device).view(scaled.shape)).floor_()
         else:
             scaled.round_()
-        codes = small_integers(scaled.clamp_(-self.levels, self.levels))
+        if self.rounding == "stochastic" or may_be_inexact(scales):
+            scaled.clamp_(-self.levels, self.levels)
+        codes = small_integers(scaled)
         return codes if self.bits == 8 else codes.add_(self.levels), scales
 
     def decode_blocks_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:

@@ -117,8 +117,10 @@ _LOT_NUMEL = 2**16  # a multiple of 8, so that lots end with whole bytes
 
 
 def _pack_within_byte(values: Tensor, bits: int) -> Tensor:
-    padded = torch.nn.functional.pad(values.to(torch.uint8), (0, -values.numel() % (8 // bits)))
-    wide = padded.view(_WIDE[bits])
+    values = values.to(torch.uint8)
+    if values.numel() % (8 // bits) or values.storage_offset():
+        values = torch.nn.functional.pad(values, (0, -values.numel() % (8 // bits)))
+    wide = values.view(_WIDE[bits])
     if bits == 4:
         wide = wide | (wide >> 4)
     elif bits == 2:

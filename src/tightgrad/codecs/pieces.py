@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-PIECE_NUMEL = 2**18
+PIECE_NUMEL = 2**19
 
 
 def pieces(numel: int, multiple: int, device: torch.device, *, numel_each: int = 1) -> Iterator[tuple[int, int]]:

@@ -124,7 +124,7 @@ def test_another_seed_draws_other_numbers():
     weights = []
     for seed in (0, 0, 1):
         model, _, pipe = make(seed=seed)
-        train(pipe, model, batches(4))
+        train(pipe, model, batches(24))
         weights.append(model.weight.detach())
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
