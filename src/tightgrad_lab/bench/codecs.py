@@ -175,7 +175,7 @@ def _payload_nbytes(payload: Payload) -> int:
 
 
 def _peers(missing: dict[str, str]) -> Iterator[Subject]:
-    yield Subject("memcpy", True, lambda flat: flat, lambda out, flat: out.copy_(flat), _tensor_nbytes)
+    yield Subject("memcpy", True, lambda flat: flat.clone(), lambda out, flat: out.copy_(flat), _tensor_nbytes)
     yield Subject("torch fp16 hook", True, lambda flat: flat.half(), lambda out, half: out.copy_(half), _tensor_nbytes)
     yield Subject(
         f"torch.topk({DENSITY})", True, _torch_topk, _torch_scatter, lambda kept: sum(map(_tensor_nbytes, kept))

@@ -70,7 +70,8 @@ def run(arguments: list[str]) -> int:
 def _usage_message(error: Any, command: Any) -> str:
     message = " ".join(error.format_message().split()).rstrip(".")
     if message.startswith("No such command"):
-        return f"{message.partition(' Did you')[0].rstrip('.')}; choose from: {', '.join(command.commands)}."
+        group = error.ctx.command if getattr(error, "ctx", None) else command
+        return f"{message.partition(' Did you')[0].rstrip('.')}; choose from: {', '.join(group.commands)}."
     path = error.ctx.command_path if getattr(error, "ctx", None) else "tightgrad"
     return f"{message}; see `{path} --help`."
 

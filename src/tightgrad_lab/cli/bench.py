@@ -6,18 +6,15 @@ from typing import Annotated, Any
 import typer
 
 from tightgrad_lab.cli.bench_accumulate import accumulate
+from tightgrad_lab.cli.bench_codecs import codecs
 from tightgrad_lab.cli.options import Json
 from tightgrad_lab.cli.output import print_json
 
 bench = typer.Typer(name="bench", help="Measure on this machine, peers side by side.", no_args_is_help=True)
 
 
-@bench.callback()
-def _bench() -> None:
-    """Keep `clip` a verb of its own while it is the only one."""
-
-
 bench.command()(accumulate)
+bench.command()(codecs)
 
 
 @bench.command()

@@ -1,0 +1,54 @@
+"""`tightgrad bench codecs`."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from tightgrad_lab.cli.options import Json
+from tightgrad_lab.cli.output import print_json
+from tightgrad_lab.cli.units import nbytes_text
+
+
+def codecs(
+    size: Annotated[int, typer.Option(min=1, help="Float32 numbers to encode.")] = 25_000_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Counted runs of each codec.")] = 7,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one process.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """[bold]Codecs[/] next to a memory copy and other libraries' codecs: speed, bytes, error."""
+    import torch
+
+    from tightgrad_lab.bench import codecs as measurement
+    from tightgrad_lab.environment import environment
+
+    torch.set_num_threads(threads)
+    result = measurement.run(size, repeats, progress=lambda line: print(line, file=sys.stderr))
+    if as_json:
+        print_json(result["rows"], environment("cpu", "none"), missing=result["missing"])
+    else:
+        _print_table(result["rows"])
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("codec", "bytes", "factor", "encode / copy", "decode / copy", "relative error"):
+        table.add_column(column, justify="left" if column == "codec" else "right")
+    for row in rows:
+        table.add_row(
+            row["codec"] + (" (peer)" if row["peer"] else ""),
+            nbytes_text(row["nbytes"]),
+            f"{row['compression_factor']:.1f}x",
+            _ratio(row["encode_ratio_to_copy"]),
+            _ratio(row["decode_ratio_to_copy"]),
+            "-" if row["relative_error"] is None else f"{row['relative_error']:.2e}",
+        )
+    Console().print(table)
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
