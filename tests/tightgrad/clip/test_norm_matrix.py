@@ -12,6 +12,10 @@ from tightgrad.clip.norm import NUMEL_OF_NO_HURRY, tensor_norms, total_norm
 
 SHAPES = ((3,), (70_000,), (200, 600), (40, 3, 3), (300, 513), ())
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+SCALES = (1e-42, 1e-30, 1e-18, 1e-8, 1.0, 3e3, 1e18, 1e30)
+REPRESENTABLE = [
+    (dtype, scale) for dtype, scale in itertools.product(DTYPES, SCALES) if 8 * scale < torch.finfo(dtype).max
+]
 POWERS = (0.0, 0.5, 1.0, 2.0, 3.0, 7.0, 20.0, math.inf)
 
 
@@ -36,12 +40,9 @@ def drawn(scale: float, dtype: torch.dtype) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("p", POWERS)
-@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-18, 1e-8, 1.0, 3e3, 1e18, 1e30])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "scale"), REPRESENTABLE)
 def test_any_dtype_and_magnitude(dtype: torch.dtype, scale: float, p: float) -> None:
     tensors = drawn(scale, dtype)
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-        pytest.skip("not representable")
     norm = total_norm(tensors, p)
     assert (norm.dtype, norm.shape) == (torch.float32, ())
     # 0.5e-6 from the float32 sums of at most 512 (32768 random) terms, half a unit of the last place from rounding.

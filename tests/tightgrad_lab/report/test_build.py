@@ -229,7 +229,9 @@ def test_no_bytes_on_the_wire_is_drawn_too(tmp_path: Path) -> None:
     for combination in COMBINATIONS:
         path = write_run(tmp_path / "runs", combination, 0) / "summary.json"
         path.write_text(json.dumps(summary(combination, 0) | {"wire_bytes": 0, "compression_factor": None}))
-    report.build(tmp_path / "runs", tmp_path / "report")
+    pages = report.build(tmp_path / "runs", tmp_path / "report")
+    assert all(page.exists() for page in pages)
+    assert (tmp_path / "report" / "figures" / "figure13.en.svg").stat().st_size > 0
 
 
 def test_imports_neither_torch_nor_the_library() -> None:
