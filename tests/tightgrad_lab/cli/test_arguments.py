@@ -74,4 +74,5 @@ def test_help_names_every_verb(arguments, capsys):
 @pytest.mark.parametrize("arguments", ["['--help']", "['report', '--runs', 'nowhere']"])
 def test_light_verbs_do_not_import_torch(arguments):
     program = f"import sys; from tightgrad_lab.cli.app import run; run({arguments}); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from tightgrad_lab.errors import RunError
-from tightgrad_lab.experiments.factorial import case_settings, make_jobs, run_jobs, without_compression
+from tightgrad_lab.experiments.factorial import COMBINATIONS, case_settings, make_jobs, run_jobs, without_compression
+from tightgrad_lab.report import stats
 from tightgrad_lab.training.ranks import run_ranks
 
 
@@ -50,3 +51,8 @@ def test_messages_of_rank_0_arrive():
     heard = []
     run_ranks(2, _speak, ("hello",), heard.append)
     assert heard == ["hello of 2"]
+
+
+def test_the_report_reads_the_combinations_that_are_run() -> None:
+    """The report may not import the experiments, so both name them."""
+    assert set(stats.COMBINATIONS) == set(COMBINATIONS)
