@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from tightgrad_lab.cases import CASES, check_case
+from tightgrad_lab.cli.experiments import run_experiments
 from tightgrad_lab.cli.options import REPORT, RUNS, Json, Report, Runs
 from tightgrad_lab.cli.output import build_report, print_json
-from tightgrad_lab.errors import ArgumentError
+from tightgrad_lab.errors import ArgumentError, RunError
 
 LOCAL_RANKS = 2
 
@@ -20,6 +21,9 @@ def lab(
     cases: Annotated[
         list[str] | None, typer.Argument(metavar="[CASE]...", help=f"Case studies: {', '.join(CASES)}. All if none.")
     ] = None,
+    only: Annotated[
+        list[int] | None, typer.Option(min=1, max=17, help="Only this figure and table, 1 to 17; may be repeated.")
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="Longer training and three seeds.")] = False,
     ranks: Annotated[
         int | None,
@@ -27,36 +31,66 @@ def lab(
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each combination.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training data.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure also what has not changed.")] = False,
     runs: Runs = RUNS,
     report: Report = REPORT,
     as_json: Json = False,
 ) -> None:
-    """Train the [bold]case studies[/] on real data and build the report.
+    """Train the [bold]case studies[/] on real data, run the handbook's experiments, and build the report.
 
-    Each runs in all eight combinations of clip, accumulate and compress.
+    Each case runs in all eight combinations of clip, accumulate and compress. Without arguments, everything is run.
     """
-    chosen = [check_case(case) for case in dict.fromkeys(cases or CASES)]
+    chosen, numbers = _chosen(cases, only)
     num_ranks = _num_ranks(ranks)
-    from tightgrad_lab.experiments.factorial import case_settings, make_jobs, run_jobs
-
     asked = {"--full": full, "--ranks": ranks, "--seeds": seeds, "--epochs": epochs}
-    jobs = []
-    for case in chosen:
-        settings = case_settings(case, full=full, seeds=seeds, epochs=epochs)
-        jobs += make_jobs(case, settings, num_ranks, runs, _command(case, asked))
-    from tightgrad_lab.cli.progress import job_progress
-
+    rows = _train(chosen, asked, num_ranks, runs) if chosen else []
     if int(os.environ.get("RANK", 0)) > 0:
-        run_jobs(jobs, num_ranks, lambda message: None)
         return
-    with job_progress(jobs) as receive:
-        rows = run_jobs(jobs, num_ranks, receive)
+    outcomes, failures = run_experiments(numbers, runs, full=full, again=again)
     page = build_report(runs, report)
     if as_json:
-        print_json(rows, _environment(jobs[0].folder), report=str(page))
+        about = [{"pair": number, "status": found.status, "seconds": found.seconds} for number, found in outcomes]
+        environment = _environment(runs, rows[0]) if rows else None
+        print_json(rows, environment, experiments=about, report=str(page))
     else:
         _print_table(rows)
         print(page)
+    if failures:
+        raise RunError(" ".join(failures))
+
+
+def _chosen(cases: list[str] | None, only: list[int] | None) -> tuple[list[str], list[int]]:
+    """The cases and the experiments to run: all of both if nothing is named."""
+    from tightgrad_lab.experiments.catalogue import CASES_OF_PAIR, numbers
+
+    if only and under_launcher():
+        raise ArgumentError("--only runs experiments, which start ranks of their own; leave torchrun out.")
+    everything = not cases and not only
+    named = [check_case(case) for case in (CASES if everything else cases or ())]
+    named += [case for number in only or () for case in CASES_OF_PAIR.get(number, ())]
+    chosen = list(dict.fromkeys(named))
+    if everything and not under_launcher():
+        return chosen, list(numbers())
+    return chosen, [number for number in dict.fromkeys(only or ()) if number not in CASES_OF_PAIR]
+
+
+def under_launcher() -> bool:
+    """Whether this process is one of several ranks that a launcher started."""
+    return "WORLD_SIZE" in os.environ
+
+
+def _train(cases: list[str], asked: dict[str, Any], ranks: int, runs: Path) -> list[dict[str, Any]]:
+    from tightgrad_lab.cli.progress import job_progress
+    from tightgrad_lab.experiments.factorial import case_settings, make_jobs, run_jobs
+
+    jobs = []
+    for case in cases:
+        settings = case_settings(case, full=asked["--full"], seeds=asked["--seeds"], epochs=asked["--epochs"])
+        jobs += make_jobs(case, settings, ranks, runs, _command(case, asked))
+    if int(os.environ.get("RANK", 0)) > 0:
+        return run_jobs(jobs, ranks, lambda message: None)
+    with job_progress(jobs) as receive:
+        return run_jobs(jobs, ranks, receive)
 
 
 def _num_ranks(asked: int | None) -> int:
@@ -75,10 +109,11 @@ def _command(case: str, asked: dict[str, Any]) -> str:
     return shlex.join(words)
 
 
-def _environment(folder: Path) -> dict[str, object]:
+def _environment(runs: Path, row: dict[str, Any]) -> dict[str, object]:
     import json
 
-    found: dict[str, object] = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    path = runs / row["case"] / row["combination"] / f"seed{row['seed']}" / "environment.json"
+    found: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 

@@ -41,6 +41,34 @@ def job_progress(jobs: "list[Job]") -> "Iterator[Callable[[Message], None]]":
         yield receive
 
 
+@contextmanager
+def experiment_progress(
+    numbers: list[int],
+) -> "Iterator[tuple[Console, Callable[[int], Callable[[float, str], None]]]]":
+    """Show how far experiments are; yields the console, and what starts a pair: it returns the receiver of progress."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]left[/]"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
+        task = progress.add_task("starting", total=len(numbers))
+
+        def start(number: int) -> Callable[[float, str], None]:
+            place = numbers.index(number)
+            progress.update(task, completed=place, description=f"pair {number}")
+
+            def report(done: float, text: str) -> None:
+                progress.update(task, completed=place + min(1.0, done), description=f"pair {number}: {text}")
+
+            return report
+
+        yield progress.console, start
+
+
 def _running(job: "Job") -> str:
     return f"{job.case} [bold]{job.combination}[/] seed {job.seed}"
 

@@ -1,12 +1,16 @@
 """What produced the numbers."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tightgrad_lab.report import units
 from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.results import read_result
 from tightgrad_lab.report.texts import Texts
 
-CASES = ("image",)  # the cases whose pairs are drawn
+CASES = ("image", "text", "translation", "series")
+PAIRS = range(1, 18)
 _SHOWN = ("python", "torch", "tightgrad", "platform", "processor", "cores", "memory_bytes", "device", "backend")
 
 
@@ -29,10 +33,18 @@ def _value(key: str, value: object) -> str:
 def environments(runs: Runs, texts: Texts) -> list[Environment]:
     """Distinct environments of the finished runs; the time of a run does not make it distinct."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for known in _known(runs):
+        rows = tuple((texts(f"env.{k}"), _value(k, known[k])) for k in _SHOWN if known.get(k) is not None)
+        groups.setdefault(rows, []).append(str(known["time"]))
+    return [Environment(list(rows), len(found), min(found), max(found)) for rows, found in groups.items()]
+
+
+def _known(runs: Runs) -> Iterator[Mapping[str, Any]]:
     for name in CASES:
         case = runs.case(name)
         for run in case.runs if case else ():
-            known = run.environment
-            rows = tuple((texts(f"env.{k}"), _value(k, known[k])) for k in _SHOWN if known.get(k) is not None)
-            groups.setdefault(rows, []).append(str(known["time"]))
-    return [Environment(list(rows), len(found), min(found), max(found)) for rows, found in groups.items()]
+            yield run.environment
+    for number in PAIRS:
+        result = read_result(runs.root, number)
+        if result is not None:
+            yield result.environment

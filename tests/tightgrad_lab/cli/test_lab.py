@@ -71,7 +71,7 @@ def lab(tmp_path_factory):
 
 def test_json_has_a_row_for_each_combination(lab):
     shown, folder = lab
-    assert shown.keys() == {"environment", "rows", "report"}
+    assert shown.keys() == {"environment", "rows", "experiments", "report"}
     assert [row["combination"] for row in shown["rows"]] == list(factorial.COMBINATIONS)
     assert all(row.keys() == ROW for row in shown["rows"])
     assert shown["report"] == str(folder / "report" / "index.html")

@@ -5,6 +5,6 @@ from tightgrad_lab.report.model import Pair
 PAIR = Pair(
     number=1,
     chapter=1,
-    files=("pair01/figure.json", "pair01/table.json"),
-    command="tightgrad lab pair01",
+    files=("pair01/result.json",),
+    command="tightgrad lab --only 1",
 )

@@ -5,6 +5,6 @@ from tightgrad_lab.report.model import Pair
 PAIR = Pair(
     number=2,
     chapter=1,
-    files=("pair02/figure.json", "pair02/table.json"),
-    command="tightgrad lab pair02",
+    files=("pair02/result.json",),
+    command="tightgrad lab --only 2",
 )

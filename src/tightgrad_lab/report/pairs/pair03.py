@@ -5,6 +5,6 @@ from tightgrad_lab.report.model import Pair
 PAIR = Pair(
     number=3,
     chapter=2,
-    files=("pair03/figure.json", "pair03/table.json"),
-    command="tightgrad lab pair03",
+    files=("pair03/result.json",),
+    command="tightgrad lab --only 3",
 )

@@ -5,6 +5,6 @@ from tightgrad_lab.report.model import Pair
 PAIR = Pair(
     number=4,
     chapter=2,
-    files=("pair04/figure.json", "pair04/table.json"),
-    command="tightgrad lab pair04",
+    files=("pair04/result.json",),
+    command="tightgrad lab --only 4",
 )

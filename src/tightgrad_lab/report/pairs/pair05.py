@@ -5,6 +5,6 @@ from tightgrad_lab.report.model import Pair
 PAIR = Pair(
     number=5,
     chapter=3,
-    files=("pair05/figure.json", "pair05/table.json"),
-    command="tightgrad lab pair05",
+    files=("pair05/result.json",),
+    command="tightgrad lab --only 5",
 )

@@ -5,6 +5,6 @@ from tightgrad_lab.report.model import Pair
 PAIR = Pair(
     number=6,
     chapter=3,
-    files=("pair06/figure.json", "pair06/table.json"),
-    command="tightgrad lab pair06",
+    files=("pair06/result.json",),
+    command="tightgrad lab --only 6",
 )

@@ -5,6 +5,6 @@ from tightgrad_lab.report.model import Pair
 PAIR = Pair(
     number=7,
     chapter=4,
-    files=("pair07/figure.json", "pair07/table.json"),
-    command="tightgrad lab pair07",
+    files=("pair07/result.json",),
+    command="tightgrad lab --only 7",
 )

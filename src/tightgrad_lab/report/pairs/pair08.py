@@ -5,6 +5,6 @@ from tightgrad_lab.report.model import Pair
 PAIR = Pair(
     number=8,
     chapter=4,
-    files=("pair08/figure.json", "pair08/table.json"),
-    command="tightgrad lab pair08",
+    files=("pair08/result.json",),
+    command="tightgrad lab --only 8",
 )

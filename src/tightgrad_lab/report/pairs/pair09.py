@@ -5,6 +5,6 @@ from tightgrad_lab.report.model import Pair
 PAIR = Pair(
     number=9,
     chapter=5,
-    files=("pair09/figure.json", "pair09/table.json"),
-    command="tightgrad lab pair09",
+    files=("pair09/result.json",),
+    command="tightgrad lab --only 9",
 )

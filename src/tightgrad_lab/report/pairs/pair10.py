@@ -5,6 +5,6 @@ from tightgrad_lab.report.model import Pair
 PAIR = Pair(
     number=10,
     chapter=5,
-    files=("pair10/figure.json", "pair10/table.json"),
-    command="tightgrad lab pair10",
+    files=("pair10/result.json",),
+    command="tightgrad lab --only 10",
 )

@@ -5,6 +5,6 @@ from tightgrad_lab.report.model import Pair
 PAIR = Pair(
     number=11,
     chapter=6,
-    files=("pair11/figure.json", "pair11/table.json"),
-    command="tightgrad lab pair11",
+    files=("pair11/result.json",),
+    command="tightgrad lab --only 11",
 )

@@ -5,6 +5,6 @@ from tightgrad_lab.report.model import Pair
 PAIR = Pair(
     number=12,
     chapter=6,
-    files=("pair12/figure.json", "pair12/table.json"),
-    command="tightgrad lab pair12",
+    files=("pair12/result.json",),
+    command="tightgrad lab --only 12",
 )

@@ -5,6 +5,6 @@ from tightgrad_lab.report.model import Pair
 PAIR = Pair(
     number=14,
     chapter=7,
-    files=("pair14/figure.json", "pair14/table.json"),
-    command="tightgrad lab pair14",
+    files=("pair14/result.json",),
+    command="tightgrad lab --only 14",
 )

@@ -1,4 +1,4 @@
-"""The words of the report: one JSON file per language, same keys in both."""
+"""The words of the report: a JSON file per language, and one per language for each pair; same keys in both."""
 
 import json
 import re
@@ -51,5 +51,11 @@ class Texts:
 @cache
 def load(language: str) -> Texts:
     """The texts of a language."""
-    path = Path(__file__).with_name(f"{language}.json")
-    return Texts(language, json.loads(path.read_text(encoding="utf-8")))
+    folder = Path(__file__).parent
+    entries: dict[str, str] = {}
+    for path in (folder / f"{language}.json", *sorted((folder / "pairs").glob(f"pair*.{language}.json"))):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if twice := entries.keys() & found.keys():
+            raise ValueError(f"{path.name}: {', '.join(sorted(twice))} stands in another file already")
+        entries |= found
+    return Texts(language, entries)

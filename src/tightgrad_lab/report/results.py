@@ -1,0 +1,109 @@
+"""What the experiments found: runs/pairNN/result.json, checked."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from tightgrad_lab.report import units
+from tightgrad_lab.report.errors import ReportError
+from tightgrad_lab.report.model import Source
+from tightgrad_lab.report.texts import Texts
+
+SCHEMA = 1
+_KEYS: dict[str, type] = {
+    "command": str,
+    "settings": dict,
+    "environment": dict,
+    "figure": dict,
+    "table": list,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One experiment's result.
+
+    Attributes:
+        path: the file.
+        published: None if this machine measured it; otherwise what it lacked, so that the published result is shown.
+    """
+
+    path: Path
+    command: str
+    settings: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    seconds: float
+    published: str | None
+    figure: Mapping[str, Any]
+    table: tuple[Mapping[str, Any], ...]
+
+    @property
+    def source(self) -> Source:
+        """The file and the command, as a figure or table names them."""
+        return Source((f"{self.path.parents[1].name}/{self.path.parent.name}/{self.path.name}",), 1, self.command)
+
+
+def result_path(root: Path, number: int) -> Path:
+    """Where the result of a pair lies."""
+    return root / f"pair{number:02}" / "result.json"
+
+
+def read_result(root: Path, number: int) -> Result | None:
+    """The result of a pair, or None if its experiment has not been run.
+
+    Raises:
+        ReportError: the file is damaged.
+    """
+    path = result_path(root, number)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _fail(path, f"cannot be read ({error})", number) from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA or data.get("pair") != number:
+        raise _fail(path, f"not a result of schema {SCHEMA} of pair {number}", number)
+    for key, kind in _KEYS.items():
+        if not isinstance(data.get(key), kind):
+            raise _fail(path, f'"{key}" is not a {kind.__name__}', number)
+    if not all(isinstance(row, dict) for row in data["table"]):
+        raise _fail(path, '"table" is not a list of objects', number)
+    published = data.get("published")
+    return Result(
+        path,
+        data["command"],
+        data["settings"],
+        data["environment"],
+        float(data.get("seconds", 0.0)),
+        str(published["reason"]) if published else None,
+        data["figure"],
+        tuple(data["table"]),
+    )
+
+
+def notes(result: Result, texts: Texts) -> list[str | Markup]:
+    """What stands under a table: the settings, and whether another machine measured it."""
+    shown = [
+        Markup("{}{}{}").format(texts.get(f"set.{name}", name.replace("_", " ")), units.NBSP, _setting(value))
+        for name, value in result.settings.items()
+        if isinstance(value, int | float | str)
+    ]
+    found: list[str | Markup] = []
+    if shown:
+        colon = "：" if texts.language == "zh" else ": "
+        found.append(Markup(texts("settings.same") + colon) + Markup(" · ").join(shown))
+    if result.published is not None:
+        found.append(texts.html("result.published", reason=result.published, date=str(result.environment["time"])[:10]))
+    return found
+
+
+def _setting(value: float | str) -> str:
+    return units.count_text(value) if type(value) is int else str(value)
+
+
+def _fail(path: Path, what: str, number: int) -> ReportError:
+    return ReportError(f"{path}: {what}. Delete it and run `tightgrad lab --only {number}` again.")

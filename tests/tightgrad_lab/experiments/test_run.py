@@ -1,0 +1,144 @@
+"""An experiment is measured once, kept whole, and measured again when what it depends on has changed."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tightgrad_lab.errors import ArgumentError, RunError
+from tightgrad_lab.experiments import catalogue, run
+from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
+from tightgrad_lab.report.errors import ReportError
+from tightgrad_lab.report.results import read_result
+
+NUMBER = 3
+
+
+@dataclass(frozen=True)
+class Steps:
+    steps: int
+
+
+class Counting(Experiment[Steps]):
+    number = NUMBER
+    reads = ("image/*.json",)
+
+    def __init__(self, lacks: str | None = None, fails: bool = False) -> None:
+        self.runs = 0
+        self.lacks = lacks
+        self.fails = fails
+
+    def settings(self, *, full: bool) -> Steps:
+        return Steps(100 if full else 10)
+
+    def run(self, settings: Steps, report: Report) -> Measured:
+        self.runs += 1
+        report(0.5, "half")
+        if self.fails:
+            raise ZeroDivisionError("as asked")
+        return Measured({"values": [settings.steps]}, [{"steps": settings.steps}], "cpu", "gloo")
+
+    def missing(self) -> str | None:
+        return self.lacks
+
+
+def go(experiment: Counting, runs: Path, *, full: bool = False, again: bool = False) -> str:
+    told: list[float] = []
+    outcome = run.run_experiment(NUMBER, experiment, runs, lambda done, text: told.append(done), full=full, again=again)
+    return outcome.status
+
+
+def test_measured_once(tmp_path: Path) -> None:
+    one = Counting()
+    assert [go(one, tmp_path), go(one, tmp_path)] == ["measured", "unchanged"]
+    assert one.runs == 1
+    assert go(one, tmp_path, again=True) == "measured"
+    assert go(one, tmp_path, full=True) == "measured"
+    assert one.runs == 3
+
+
+def test_a_file_that_it_reads_is_an_input(tmp_path: Path) -> None:
+    one = Counting()
+    go(one, tmp_path)
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "new.json").write_text("{}")
+    assert go(one, tmp_path) == "measured"
+
+
+def test_the_report_reads_what_was_written(tmp_path: Path) -> None:
+    go(Counting(), tmp_path)
+    result = read_result(tmp_path, NUMBER)
+    assert result is not None
+    assert result.figure == {"values": [10]}
+    assert result.table == ({"steps": 10},)
+    assert result.settings == {"steps": 10}
+    assert result.environment["backend"] == "gloo"
+    assert result.published is None
+    assert result.source.patterns == (f"{tmp_path.name}/pair03/result.json",)
+    assert read_result(tmp_path, 4) is None
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    go(Counting(), tmp_path)
+    path = tmp_path / "pair03" / "result.json"
+    path.write_text(path.read_text().replace('"table": [', '"table": ["x",'))
+    with pytest.raises(ReportError, match=r"pair03/result.json.*list of objects.*--only 3"):
+        read_result(tmp_path, NUMBER)
+    path.write_text("{")
+    with pytest.raises(ReportError, match="cannot be read"):
+        read_result(tmp_path, NUMBER)
+
+
+def test_a_failure_leaves_the_traceback_and_the_result_before(tmp_path: Path) -> None:
+    go(Counting(), tmp_path)
+    with pytest.raises(RunError, match="pair 3 failed: ZeroDivisionError: as asked"):
+        go(Counting(fails=True), tmp_path, again=True)
+    assert "ZeroDivisionError" in (tmp_path / "pair03" / "error.txt").read_text()
+    assert read_result(tmp_path, NUMBER) is not None
+
+
+def test_what_a_machine_lacks_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, elsewhere = tmp_path / "runs", tmp_path / "published"
+    elsewhere.mkdir()
+    monkeypatch.setattr(run, "PUBLISHED", elsewhere)
+    lacking = Counting(lacks="it needs root")
+    assert go(lacking, runs) == "missing"
+    assert read_result(runs, NUMBER) is None
+    go(Counting(), tmp_path / "other")
+    result = (tmp_path / "other" / "pair03" / "result.json").read_text()
+    (elsewhere / "pair03.json").write_text(result)
+    assert go(lacking, runs) == "published"
+    shown = read_result(runs, NUMBER)
+    assert shown is not None
+    assert shown.published == "it needs root"
+    assert lacking.runs == 0
+
+
+def test_what_was_measured_here_is_not_replaced_by_what_is_published(tmp_path: Path) -> None:
+    go(Counting(), tmp_path)
+    assert go(Counting(lacks="it needs root"), tmp_path) == "unchanged"
+    found = read_result(tmp_path, NUMBER)
+    assert found is not None
+    assert found.published is None
+
+
+def test_published_results_are_whole() -> None:
+    for path in sorted(run.PUBLISHED.glob("pair*.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        assert {"schema", "pair", "command", "settings", "environment", "figure", "table"} <= data.keys(), path.name
+        assert path.name == f"pair{data['pair']:02}.json"
+        assert path.stat().st_size < 400_000
+
+
+@pytest.mark.parametrize("number", catalogue.numbers())
+def test_every_experiment_of_the_catalogue_is_there(number: int) -> None:
+    one = catalogue.experiment(number)
+    assert one.number == number
+    assert one.settings(full=False) is not None
+    assert one.settings(full=True) is not None
+
+
+def test_a_number_without_an_experiment() -> None:
+    with pytest.raises(ArgumentError, match="no experiment 13"):
+        catalogue.experiment(13)
