@@ -21,6 +21,7 @@ Warnings are errors here. Silence a peer's own ones narrowly, at the test: @pyte
 """
 
 import os
+import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
@@ -56,7 +57,7 @@ def field_row(record_property) -> FieldRow:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    rows = sorted(_rows(terminalreporter.stats))
+    rows = sorted(_rows(terminalreporter.stats), key=_by_number)
     if not rows:
         return
     widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
@@ -64,6 +65,11 @@ def pytest_terminal_summary(terminalreporter) -> None:
     for row in (HEADINGS, tuple("-" * width for width in widths), *rows):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         terminalreporter.write_line("  ".join(cells).rstrip())
+
+
+def _by_number(row: tuple[str, ...]) -> list[str | int]:
+    """C2 before C14."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", " ".join(row))]
 
 
 def _rows(stats) -> Iterator[tuple[str, ...]]:

@@ -1,60 +1,104 @@
-"""Field cases C8 and C9: adaptive clippers of others, re-stated from their sources, next to ours."""
+"""Field cases C8 and C9: adaptive clippers of others, next to ours."""
 
+import copy
 import math
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import tightgrad as tg
 from tightgrad.clip.norm import total_norm
+from tightgrad.core.protocols import Clipper
 from tightgrad.core.types import State
 
-
-class ReferenceZClip:
-    """The statistics of github.com/bluorion-com/ZClip, zclip/zclip.py (commit 1acb085), on plain norms."""
-
-    def __init__(self, warmup: int) -> None:
-        self.buffer: list[float] = []
-        self.warmup = warmup
-        self.mean = self.var = math.nan
-
-    def clipped(self, norm: float) -> float:
-        if len(self.buffer) < self.warmup:
-            self.buffer.append(norm)
-            self.mean = sum(self.buffer) / len(self.buffer)
-            self.var = sum((x - self.mean) ** 2 for x in self.buffer) / len(self.buffer)
-            return norm
-        std = self.var**0.5
-        z = (norm - self.mean) / (std + 1e-6)
-        bound = self.mean + 2.5 * std / (z / 2.5) if z > 2.5 else norm
-        self.mean = 0.97 * self.mean + 0.03 * bound
-        self.var = 0.97 * self.var + 0.03 * (bound - self.mean) ** 2
-        return bound
+USUAL = [1.0, 1.1, 0.9, 1.05, 0.95] * 5
+SPIKE = 100.0
 
 
-def ours(clipper: tg.clip.ZClip, norm: float, state: State) -> tuple[float, State]:
-    grads = {"weight": torch.tensor([norm])}
-    clipped = clipper.clip_(grads, {}, total_norm, state)
-    return float(grads["weight"]), clipped.state
+def layer_with(norm: float) -> nn.Linear:
+    layer = nn.Linear(1, 1, bias=False)
+    layer.weight.grad = torch.full_like(layer.weight, norm)
+    return layer
+
+
+def ours(clipper: Clipper, norms: list[float]) -> float:
+    """The last norm, clipped."""
+    state: State = {}
+    for norm in norms:
+        grads = {"weight": torch.tensor([norm])}
+        state = clipper.clip_(grads, {}, total_norm, state).state
+        assert all(not bool(tensor.isinf().any()) for values in state.values() for tensor in values.values())
+    return float(grads["weight"])
+
+
+def zclip_after(norms: list[float]):
+    """Theirs, as installed."""
+    peer = pytest.importorskip("zclip").ZClip(warmup_steps=10, max_grad_norm=None)
+    for norm in norms:
+        peer.step(layer_with(norm))
+    return peer
+
+
+def clipped_by(peer, norm: float) -> float:
+    layer = layer_with(norm)
+    peer.step(layer)
+    return float(layer.weight.grad)
 
 
 def test_c8_one_nan_norm_ends_zclip(field_row) -> None:
-    norms = [1.0, 1.1, 0.9, 1.05, 0.95] * 5
-    peer, clipper, state = ReferenceZClip(warmup=10), tg.clip.ZClip(warmup_steps=10), {}
-    for norm in [*norms, math.nan, *norms]:
-        peer.clipped(norm)
-        _, state = ours(clipper, norm, state)
-    spike, _ = ours(clipper, 100.0, state)
+    norms = [*USUAL, math.nan, *USUAL]
+    spike = ours(tg.clip.ZClip(warmup_steps=10), [*norms, SPIKE])
     assert spike < 1.2
-    assert all(bool(tensor.isfinite().all()) for values in state.values() for tensor in values.values())
-    theirs = peer.clipped(100.0)
-    field_row(
-        "C8 spike of 100 after a NaN",
-        "ZClip 1acb085, re-stated",
-        f"{theirs:.2f}",
-        f"{spike:.2f}",
-        peer_is_wrong=theirs == 100.0,
-    )
+    assert clipped_by(zclip_after(USUAL), SPIKE) < 1.2
+    theirs = clipped_by(zclip_after(norms), SPIKE)
+    case = "C8 spike of 100 after a NaN"
+    field_row(case, "zclip", f"{theirs:.2f}", f"{spike:.2f}", peer_is_wrong=theirs == SPIKE)
+
+
+def test_c8_zclip_forgets_when_it_is_resumed(field_row) -> None:
+    model = nn.Linear(1, 1, bias=False)
+
+    def pipeline() -> tg.GradientPipeline:
+        plan = tg.Plan(clip=tg.clip.ZClip(warmup_steps=10))
+        return tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.0), plan)
+
+    def norm_after(pipe: tg.GradientPipeline, norms: list[float]) -> float:
+        for window in pipe.windows([torch.tensor([[norm]]) for norm in norms]):
+            for batch in window:
+                pipe.backward(model(batch).sum())
+            record = pipe.step()
+        return record.grad_norm * record.clip_coef
+
+    first = pipeline()
+    norm_after(first, USUAL)
+    resumed = pipeline()
+    resumed.load_state_dict(copy.deepcopy(first.state_dict()))
+    spike = norm_after(resumed, [SPIKE])
+    assert spike < 1.2
+    peer = zclip_after(USUAL)
+    saved = hasattr(peer, "state_dict")
+    theirs = clipped_by(zclip_after([]), SPIKE)
+    wrong = not saved and theirs == SPIKE
+    field_row("C8 spike of 100 after a resume", "zclip", f"{theirs:.2f}", f"{spike:.2f}", peer_is_wrong=wrong)
+
+
+def test_c8_one_nan_norm_spoils_autoclip(field_row) -> None:
+    """The quantile of a history with NaN in it is NaN, and so is every gradient clipped to it."""
+    norms = [*USUAL, math.nan, *USUAL]
+    usual = ours(tg.clip.AutoClip(percentile=50.0), norms)
+    assert 0.9 <= usual <= 1.0
+    quantile_clip = pytest.importorskip("autoclip.torch").QuantileClip
+    layer = layer_with(1.0)
+    peer = quantile_clip(layer.parameters(), quantile=0.5, global_threshold=True)
+    seen = []
+    for norm in norms:
+        layer.weight.grad = torch.full_like(layer.weight, norm)
+        peer.step()
+        seen.append(float(layer.weight.grad))
+    assert 0.9 <= seen[len(USUAL) - 1] <= 1.0
+    wrong = all(math.isnan(norm) for norm in seen[len(USUAL) :])
+    field_row("C8 gradient after a NaN", "autoclip", f"{seen[-1]:.2f}", f"{usual:.2f}", peer_is_wrong=wrong)
 
 
 def composer_agc_(weight: Tensor, grad: Tensor, threshold: float) -> None:

@@ -105,3 +105,13 @@ def test_c14_equal_float32_gradients_drift(field_row) -> None:
     assert float(tg.get_total_norm(grads)) == pytest.approx(true, rel=1e-6)
     theirs = abs(float(torch.nn.utils.get_total_norm(grads)) / true - 1)
     field_row("C14 equal float32 gradients", "torch", f"{theirs:.1e} off", "below 1e-6", peer_is_wrong=theirs > 1e-4)
+
+
+def test_c16_first_norm_of_many_numbers_drifts(field_row) -> None:
+    """Found while measuring: torch adds up |x| one by one in float32, on the CPU."""
+    grads = [torch.randn(10_000_000, generator=torch.Generator().manual_seed(0))]
+    true = float(grads[0].double().abs().sum())
+    ours = abs(float(tg.get_total_norm(grads, 1.0)) / true - 1)
+    assert ours < 1e-6
+    theirs = abs(float(torch.nn.utils.get_total_norm(grads, 1.0)) / true - 1)
+    field_row("C16 1-norm of ten million", "torch", f"{theirs:.1e} off", f"{ours:.1e} off", peer_is_wrong=theirs > 1e-3)

@@ -26,8 +26,8 @@ from tightgrad.core.check import check_integer, check_number
 from tightgrad.core.protocols import Clipper, GradNorm
 from tightgrad.core.types import MODEL, Clipped, Grads, Slot, State
 
-GAMMA = Slot("adagc_gamma", across_ranks="equal")
-COUNT = Slot("adagc_count", across_ranks="equal")
+GAMMA = Slot("adagc_gamma", across_ranks="equal", shape=(), dtype=torch.float32)
+COUNT = Slot("adagc_count", across_ranks="equal", of_model=True, shape=(), dtype=torch.int64)
 
 
 @dataclass(frozen=True)

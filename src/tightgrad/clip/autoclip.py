@@ -7,7 +7,7 @@ Departs from the paper: the history is bounded (the last `history` norms), lives
 finite norms: one NaN would stay in it for good.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -19,8 +19,8 @@ from tightgrad.core.check import check_choice, check_integer, check_number
 from tightgrad.core.protocols import GradNorm
 from tightgrad.core.types import MODEL, Clipped, Grads, Slot, State
 
-NORMS = Slot("autoclip_norms", across_ranks="equal")
-COUNT = Slot("autoclip_count", across_ranks="equal")
+NORMS = Slot("autoclip_norms", across_ranks="equal", of_model=True, dtype=torch.float32)
+COUNT = Slot("autoclip_count", across_ranks="equal", of_model=True, shape=(), dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class AutoClip(OneFactorClipper):
         check_integer("history", self.history, low=1)
         check_integer("warmup_steps", self.warmup_steps, low=0)
         check_choice("fold", self.fold, FOLDS)
+        object.__setattr__(self, "slots", (replace(NORMS, shape=(self.history,)), COUNT))
 
     def factor(self, grads: Grads, norm: GradNorm, state: State) -> Clipped:
         """Remember the norm, then clip to the percentile."""

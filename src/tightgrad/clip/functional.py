@@ -12,9 +12,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from tightgrad.clip.norm import distinct_norm, total_norm
-from tightgrad.clip.one_factor import clip_coefficient
-from tightgrad.clip.placed import clamp_, distinct, scale_distinct_
+from tightgrad.clip.norm import distinct_norm, plain_norm, total_norm
+from tightgrad.clip.one_factor import clip_coefficient, plain_coefficient
+from tightgrad.clip.placed import (
+    are_distinct_and_plain_on_cpu,
+    clamp_,
+    distinct,
+    scale_distinct_,
+    scale_plain_,
+)
 from tightgrad.core.check import check_choice, check_number
 
 Tensors = Tensor | Iterable[Tensor]
@@ -52,12 +58,17 @@ def clip_grad_norm_(
     """
     check_number("max_norm", max_norm, low=0.0)
     check_choice("compat", compat, ("exact", "torch"))
-    grads = distinct([parameter.grad for parameter in _listed(parameters) if parameter.grad is not None])
-    norm = distinct_norm(grads, float(norm_type))
+    grads = [grad for parameter in _listed(parameters) if (grad := parameter.grad) is not None]
+    is_plain = bool(grads) and are_distinct_and_plain_on_cpu(grads)
+    if not is_plain:
+        grads = distinct(grads)
+    norm = plain_norm(grads, float(norm_type)) if is_plain else distinct_norm(grads, float(norm_type))
     if error_if_nonfinite:
         _check_finite(norm, norm_type)
-    if grads:
+    if not is_plain:
         scale_distinct_(grads, clip_coefficient(norm, float(max_norm), compat))
+    elif (coefficient := plain_coefficient(float(norm), float(max_norm), compat)) != 1.0:
+        scale_plain_(grads, torch.tensor(coefficient))
     return norm
 
 

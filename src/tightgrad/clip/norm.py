@@ -1,8 +1,8 @@
 """The norm of many tensors: float32, safe against overflow and underflow of the sum of powers, over distinct tensors,
 shards (summed) and replicas (once), the same plain number on every rank.
 
-Float32 on the CPU takes two steps. First, sums of powers are taken in float32 over rows of a few hundred numbers,
-which is as fast as `torch._foreach_norm`, and the rows are added up in float64. (One float32 sum over a large tensor
+Float32 on the CPU takes two steps. First, sums of powers are taken in float32 over rows of up to 2048 numbers, which
+is as fast as `torch._foreach_norm`, and the rows are added up in float64. (One float32 sum over a large tensor
 is not right: the norm of 2.5 million equal numbers is off by 0.2 %.) Then, only if the result says that squares
 may have overflowed or lost digits, all is done again in float64, where they cannot. On other devices a look at the
 result would wait for the device, so sums are in float64 from the start.
@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from tightgrad.clip.dot import row_numel, sum_of_squares, takes_dot
 from tightgrad.clip.placed import Axes, are_plain_on_cpu, counted, distinct, reduce_over_, shard_axes
 from tightgrad.core.errors import ConfigError
 
-ROW_NUMEL = {2.0: 512, 1.0: 64}  # torch adds up |x| one by one, but squares in 16 lanes
-NARROWEST_ROW = 64
-WIDEST_ROW = 2048
 NUMEL_IN_ONE_SUM = 32768
 NUMEL_OF_NO_HURRY = 65536  # float64 from the start
+LONGEST_UNIT_ROW = 4096
 CHUNK_NUMEL = 2**18
 # A float32 square below 2^-126 loses digits, at most that much each. From this mean square on, 1e8 times larger, the
 # loss is below 1e-8 of the sum.
@@ -52,9 +51,9 @@ def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
 
 def distinct_norm(kept: list[Tensor], norm_type: float = 2.0) -> Tensor:
     """`total_norm` of tensors that are known to be distinct."""
-    _check(norm_type)
     if kept and are_plain_on_cpu(kept):
-        return _local_norm(kept, norm_type).float()
+        return plain_norm(kept, norm_type)
+    _check(norm_type)
     norms = []
     for axes, members in _by_axes(kept).items():
         parts = [_local_norm(values, norm_type).reshape(1) for values in _by_device(map(counted, members))]
@@ -65,6 +64,12 @@ def distinct_norm(kept: list[Tensor], norm_type: float = 2.0) -> Tensor:
         return torch.zeros(())
     device = next((norm.device for norm in norms if norm.device.type != "cpu"), norms[0].device)
     return _combined(torch.cat([norm.to(device, non_blocking=True) for norm in norms]), norm_type).float()
+
+
+def plain_norm(kept: list[Tensor], norm_type: float = 2.0) -> Tensor:
+    """`total_norm` of tensors, at least one, that are known to be distinct, dense and on this process's CPU."""
+    _check(norm_type)
+    return _local_norm(kept, norm_type).float()
 
 
 def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
@@ -97,7 +102,7 @@ def unit_norms(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
     values = counted(tensor)
     norms = None
     if values.device.type == "cpu" and values.dtype is torch.float32 and values.numel():
-        norms = vector_norm(values, 2.0, dims, keepdim=True)
+        norms = _unit_norms_in_float32(values, dims)
     if norms is None or not bool(norms.isfinite().all()):
         norms = vector_norm(values, 2.0, dims, keepdim=True, dtype=torch.float64)
     inside = tuple(
@@ -106,6 +111,16 @@ def unit_norms(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
         if tensor.placements[axis].dim % tensor.dim() in dims  # type: ignore[attr-defined]
     )
     return _over_shards(norms.double(), inside, 2.0).float() if inside else norms.float()
+
+
+def _unit_norms_in_float32(values: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """`vector_norm` adds in 16 lanes along contiguous rows, and in one elsewhere; `sum` adds in a tree."""
+    numel = math.prod(values.size(dim) for dim in dims)
+    is_row = values.is_contiguous() and dims == tuple(range(values.dim() - len(dims), values.dim()))
+    if is_row and numel <= LONGEST_UNIT_ROW:
+        norms: Tensor = vector_norm(values, 2.0, dims, keepdim=True)
+        return norms
+    return values.square().sum(dims, keepdim=True).sqrt()
 
 
 def _check(norm_type: float) -> None:
@@ -167,9 +182,9 @@ def _local_norm(tensors: list[Tensor], norm_type: float) -> Tensor:
     """The norm over plain tensors of one device: a float64 scalar."""
     numel = sum(tensor.numel() for tensor in tensors)
     if tensors[0].device.type == "cpu" and norm_type in (1.0, 2.0) and numel > NUMEL_OF_NO_HURRY:
-        norm: Tensor = vector_norm(torch.cat(_row_norms(tensors, norm_type)), norm_type, dtype=torch.float64)
-        if _is_trusted(float(norm), numel, norm_type):
-            return norm
+        norm = _norm_from_float32_sums(tensors, norm_type)
+        if _is_trusted(norm, numel, norm_type):
+            return torch.tensor(norm, dtype=torch.float64)
     return _combined(_norms_in_float64(tensors, norm_type), norm_type)
 
 
@@ -183,7 +198,7 @@ def _local_norms(tensors: list[Tensor], norm_type: float) -> Tensor:
     if small:
         norms[small] = torch.stack(torch._foreach_norm([tensors[index] for index in small], norm_type)).double()
     for index in set(range(len(tensors))).difference(small):
-        norms[index] = vector_norm(torch.cat(_row_norms([tensors[index]], norm_type)), norm_type, dtype=torch.float64)
+        norms[index] = _norm_from_float32_sums([tensors[index]], norm_type)
     for index, norm in enumerate(norms.tolist()):
         if not _is_trusted(norm, tensors[index].numel(), norm_type):
             norms[index] = _norm_in_float64(tensors[index], norm_type)
@@ -206,31 +221,54 @@ def _is_small(tensor: Tensor) -> bool:
     return tensor.dtype is torch.float32 and 0 < tensor.numel() <= NUMEL_IN_ONE_SUM
 
 
-def _row_norms(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
-    """Norms of pieces, each short enough for a float32 sum; 1-D, float32 or float64."""
+def _norm_from_float32_sums(tensors: list[Tensor], norm_type: float) -> float:
+    if norm_type == 1.0:
+        return float(torch.cat(_absolute_sums(tensors)).sum(dtype=torch.float64))
+    if not takes_dot():
+        return float(vector_norm(torch.cat(_row_norms(tensors)), dtype=torch.float64))
+    large: list[Tensor] = []
+    others: list[Tensor] = []
+    for tensor in tensors:
+        is_large = tensor.numel() > NUMEL_IN_ONE_SUM and tensor.dtype is torch.float32 and tensor.is_contiguous()
+        (large if is_large else others).append(tensor)
+    squares = sum_of_squares(large)
+    if others and (rows := _row_norms(others)):
+        squares += float(vector_norm(torch.cat(rows), dtype=torch.float64)) ** 2
+    return math.sqrt(squares)
+
+
+def _absolute_sums(tensors: list[Tensor]) -> list[Tensor]:
+    """Sums of |x| over pieces that fit into a cache; 1-D, float32 or float64. torch adds them up in a tree."""
+    sums: list[Tensor] = []
+    for tensor in tensors:
+        if tensor.dtype is torch.float64 or tensor.is_complex():
+            sums.append(_norm_in_float64(tensor, 1.0).view(1))
+        else:
+            sums.extend(chunk.float().abs().sum().view(1) for chunk in tensor.reshape(-1).split(CHUNK_NUMEL))
+    return sums
+
+
+def _row_norms(tensors: list[Tensor]) -> list[Tensor]:
+    """2-norms of pieces, each short enough for a float32 sum; 1-D, float32 or float64."""
     small: list[Tensor] = []
-    rows: list[Tensor] = []
-    squares = norm_type == 2.0
+    norms: list[Tensor] = []
     for tensor in tensors:
         numel = tensor.numel()
         is_float32 = tensor.dtype is torch.float32
-        if squares and is_float32 and 0 < numel <= NUMEL_IN_ONE_SUM:
+        if is_float32 and 0 < numel <= NUMEL_IN_ONE_SUM:
             small.append(tensor)
         elif is_float32 and tensor.is_contiguous():
-            if squares and tensor.dim() == 2 and NARROWEST_ROW <= tensor.size(1) <= WIDEST_ROW:
-                rows.append(vector_norm(tensor, norm_type, -1))
-                continue
-            flat = tensor.view(-1)
-            width = ROW_NUMEL[norm_type]
-            whole = numel - numel % width
-            rows.append(vector_norm(flat[:whole].view(-1, width), norm_type, -1))
-            if whole < numel:
-                small.append(flat[whole:])
+            width = row_numel(numel)
+            if rest := numel % width:
+                tensor = tensor.view(-1)
+                small.append(tensor[numel - rest :])
+                tensor = tensor[: numel - rest]
+            norms.append(vector_norm(tensor.view(-1, width), 2.0, -1))
         elif tensor.dtype in (torch.bfloat16, torch.float16) and numel:
             for chunk in tensor.reshape(-1).split(CHUNK_NUMEL):
-                rows.extend(_row_norms([chunk.float()], norm_type))
+                norms.extend(_row_norms([chunk.float()]))
         else:
-            rows.append(_norm_in_float64(tensor, norm_type).view(1))
+            norms.append(_norm_in_float64(tensor, 2.0).view(1))
     if small:
-        rows.append(torch.stack(torch._foreach_norm(small, norm_type)))
-    return rows
+        norms.append(torch.stack(torch._foreach_norm(small, 2.0)))
+    return norms

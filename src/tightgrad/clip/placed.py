@@ -32,9 +32,25 @@ def distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
     return kept
 
 
+def are_distinct_and_plain_on_cpu(tensors: Iterable[Tensor]) -> bool:
+    """Whether no two share memory and `are_plain_on_cpu`, in one look."""
+    seen = set()
+    for tensor in tensors:
+        if type(tensor) is not Tensor or not tensor.is_cpu or tensor.layout is not torch.strided:
+            return False
+        pointer = tensor.data_ptr()
+        if pointer in seen:
+            return False
+        seen.add(pointer)
+    return True
+
+
 def are_plain_on_cpu(tensors: Iterable[Tensor]) -> bool:
     """Whether all are dense and lie wholly in this process's memory: the case that must not cost anything."""
-    return all(type(tensor) is Tensor and tensor.is_cpu and tensor.layout is torch.strided for tensor in tensors)
+    for tensor in tensors:
+        if type(tensor) is not Tensor or not tensor.is_cpu or tensor.layout is not torch.strided:
+            return False
+    return True
 
 
 def stored(tensor: Tensor) -> Tensor:
@@ -98,7 +114,7 @@ def scale_distinct_(kept: list[Tensor], coefficient: Tensor) -> None:
         return
     if coefficient.is_cpu and are_plain_on_cpu(kept):
         if kept:
-            torch._foreach_mul_(kept, coefficient)
+            scale_plain_(kept, coefficient)
         return
     by_device: dict[torch.device, list[Tensor]] = {}
     for tensor in kept:
@@ -106,6 +122,11 @@ def scale_distinct_(kept: list[Tensor], coefficient: Tensor) -> None:
     for device, values in by_device.items():
         torch._foreach_mul_(values, coefficient.to(device, non_blocking=True))
     touched(kept)
+
+
+def scale_plain_(kept: list[Tensor], coefficient: Tensor) -> None:
+    """Multiply tensors that are known to be distinct, dense and on this process's CPU, as the factor is."""
+    torch._foreach_mul_(kept, coefficient)
 
 
 def scale_each_(tensors: Sequence[Tensor], coefficients: Tensor) -> None:

@@ -26,7 +26,8 @@ from tightgrad.core.protocols import GradNorm
 from tightgrad.core.types import MODEL, Clipped, Grads, Slot, State
 
 RULES = ("reciprocal", "threshold", "mean")
-STATISTICS = Slot("zclip_statistics", across_ranks="equal")  # number of norms (up to the warm-up's), mean, variance
+STATISTICS = Slot("zclip_statistics", across_ranks="equal", of_model=True, shape=(3,), dtype=torch.float32)
+"""Number of norms (up to the warm-up's), mean, variance."""
 EPS = 1e-6
 
 

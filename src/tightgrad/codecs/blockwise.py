@@ -93,6 +93,7 @@ class BlockCodec(Codec):
 
     def decode(self, payload: Payload) -> Tensor:
         """Integers times scales."""
+        checked_tensors(self, payload)
         out = torch.empty(payload.spec.numel, dtype=torch.float32, device=payload.spec.device)
         self.decode_to_(out, payload)
         return out.to(payload.spec.dtype)

@@ -107,6 +107,7 @@ class RandomK(Codec):
 
     def decode(self, payload: Payload) -> Tensor:
         """Scatter into zeros."""
+        checked_tensors(self, payload)
         total = torch.zeros(payload.spec.numel, dtype=payload.spec.dtype, device=payload.spec.device)
         self.add_to_(total, payload)
         return total

@@ -71,9 +71,8 @@ class Sparse(Codec):
 
     def decode(self, payload: Payload) -> Tensor:
         """Scatter into zeros."""
-        total = torch.zeros(payload.spec.numel, dtype=payload.spec.dtype, device=payload.spec.device)
-        self.add_to_(total, payload)
-        return total
+        entries = self.entries(payload)
+        return payload.tensors[0].clone() if entries is None else scattered(*entries, payload.spec)
 
     def decode_to_(self, out: Tensor, payload: Payload) -> None:
         """Scatter into zeros, in `out`."""
@@ -124,21 +123,33 @@ class VariableSparse(Codec):
 
     def decode(self, payload: Payload) -> Tensor:
         """Scatter into zeros."""
-        total = torch.zeros(payload.spec.numel, dtype=payload.spec.dtype, device=payload.spec.device)
-        self.add_to_(total, payload)
-        return total
+        indices, values = self.entries(payload)
+        return values if indices is None else scattered(indices, values, payload.spec)
 
     def add_to_(self, total: Tensor, payload: Payload) -> None:
         """Add the kept entries to `total`, leaving the others untouched."""
+        indices, values = self.entries(payload)
+        if indices is None:
+            total.add_(values)
+        else:
+            total.index_add_(0, indices, values)
+
+    def entries(self, payload: Payload) -> tuple[Tensor | None, Tensor]:
+        """Ascending indices and values; None instead of indices if all entries were sent, as they are."""
         (message,) = checked_tensors(self, payload)
         dense = dense_entries(message, payload.spec)
         if dense is not None:
-            total.add_(dense)
-            return
+            return None, dense
         indices, values, rest = unpack_entries(message, self.values, payload.spec)
         if rest.numel():
             raise PayloadError(f"{rest.numel()} bytes follow a payload of {self.card.id}; it is damaged.")
-        total.index_add_(0, indices, values)
+        return indices, values
+
+
+def scattered(indices: Tensor, values: Tensor, spec: GradSpec) -> Tensor:
+    """Zeros, with `values` at `indices`. Allocated last, when the payload has been found good."""
+    total = torch.zeros(spec.numel, dtype=spec.dtype, device=spec.device)
+    return total.index_add_(0, indices, values)
 
 
 def pack_entries(flat: Tensor, indices: Tensor, values: Codec, spec: GradSpec, generator: torch.Generator) -> Tensor:

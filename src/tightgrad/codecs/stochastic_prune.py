@@ -115,22 +115,33 @@ class StochasticPrune(Codec):
 
     def decode(self, payload: Payload) -> Tensor:
         """Scatter into zeros."""
+        dense, entries = self._entries(payload)
+        if dense is not None:
+            return dense
+        # Allocated last, when the payload has been found good.
         total = torch.zeros(payload.spec.numel, dtype=payload.spec.dtype, device=payload.spec.device)
-        self.add_to_(total, payload)
+        for indices, values in entries:
+            total.index_add_(0, indices, values)
         return total
 
     def add_to_(self, total: Tensor, payload: Payload) -> None:
         """Add both kinds of entries."""
+        dense, entries = self._entries(payload)
+        if dense is not None:
+            total.add_(dense)
+        for indices, values in entries:
+            total.index_add_(0, indices, values)
+
+    def _entries(self, payload: Payload) -> tuple[Tensor | None, list[tuple[Tensor, Tensor]]]:
+        """All entries where they were sent as they are; or both kinds of indices and values."""
         (message,) = checked_tensors(self, payload)
         spec = payload.spec
         dense = dense_entries(message, spec)
         if dense is not None:
-            total.add_(dense)
-            return
+            return dense, []
         indices, values, rest = unpack_entries(message, self.values, spec)
-        total.index_add_(0, indices, values)
-        if spec.numel or rest.numel():
-            total.index_add_(0, *self._drawn(rest, spec))
+        drawn = [self._drawn(rest, spec)] if spec.numel or rest.numel() else []
+        return None, [(indices, values), *drawn]
 
     def _drawn(self, message: Tensor, spec: GradSpec) -> tuple[Tensor, Tensor]:
         count = read_count(message)

@@ -1,9 +1,9 @@
 """The few shapes that everything else is made of."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tightgrad.core.card import MethodCard
 from tightgrad.core.clock import StageClock
+from tightgrad.core.errors import PayloadError
 from tightgrad.core.rng import StepRng
 from tightgrad.core.types import Clipped, Grads, GradSpec, Payload, Reduced, Slot, State, TensorLayout
 
@@ -158,6 +159,18 @@ class ReduceContext:
     collective: Collective
     rng: StepRng
     clock: StageClock
+    failures: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """Held around decoding what came from other ranks. A `PayloadError` is noted in `failures`, not raised: this
+        rank still owes the other ranks the rest of the step's collectives, and whoever called the reducer asks all
+        ranks after the last one (`pipeline/delivered.py`). What is returned meanwhile has the right shapes only.
+        """
+        try:
+            yield
+        except PayloadError as error:
+            self.failures.append(str(error))
 
     def spec(self, name: str, grad: Tensor) -> GradSpec:
         """Describe a whole gradient of this step."""

@@ -27,12 +27,18 @@ class Slot:
         across_ranks: "sum" if each rank has its own and their sum is what matters (residuals), "equal" if all ranks
             hold the same.
         like_parameter: whether each tensor has its parameter's shape.
+        of_model: whether there is one tensor, under MODEL, instead of one for each parameter.
+        shape: of each tensor, where it is the same for all; None says nothing.
+        dtype: of each tensor; None allows any floating-point one; ignored with a storage.
         storage: how values are held in fewer bytes; None holds them as they are.
     """
 
     name: str
     across_ranks: Literal["sum", "equal"]
     like_parameter: bool = False
+    of_model: bool = False
+    shape: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
     storage: "Storage | None" = None
 
     def hold(self, values: Tensor) -> Tensor:
@@ -48,10 +54,13 @@ class Slot:
         return first + second if self.storage is None else self.hold(self.values(first) + self.values(second))
 
     def fits(self, held: Tensor, shape: tuple[int, ...]) -> bool:
-        """Whether `held` can belong to a parameter of that shape."""
-        if not self.like_parameter:
-            return True
-        return held.shape == shape if self.storage is None else self.storage.numel(held) == torch.Size(shape).numel()
+        """Whether `held` can belong to a parameter of that shape (for `of_model`, any)."""
+        if self.storage is not None:
+            return self.storage.numel(held) == torch.Size(shape).numel()
+        if self.dtype is not held.dtype if self.dtype else not held.is_floating_point():
+            return False
+        wanted = shape if self.like_parameter else self.shape
+        return wanted is None or held.shape == wanted
 
 
 class Storage(Protocol):

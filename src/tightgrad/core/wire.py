@@ -23,13 +23,13 @@ def checked_tensors(codec: Codec, payload: Payload) -> tuple[Tensor, ...]:
     found = tuple((tensor.dtype, tensor.numel()) for tensor in payload.tensors)
     wanted = tuple((layout.dtype, layout.numel) for layout in expected)
     matches = len(found) == len(wanted) and all(
-        dtype is of and (numel is None or number == numel)
-        for (dtype, number), (of, numel) in zip(found, wanted, strict=True)
+        tensor.dim() == 1 and tensor.dtype is layout.dtype and layout.numel in (None, tensor.numel())
+        for tensor, layout in zip(payload.tensors, expected, strict=True)
     )
     if not matches or payload.nbytes > most_nbytes(codec, payload.spec):
         raise PayloadError(
             f"a payload of {codec.card.id} for {payload.spec.name!r} ({payload.spec.numel} elements) has tensors "
-            f"{found}, expected {wanted}; the ranks run different versions or settings."
+            f"{found}, expected {wanted} of one dimension; the ranks run different versions or settings."
         )
     return payload.tensors
 

@@ -10,12 +10,14 @@ alone.
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from tightgrad.core.card import MethodCard
 from tightgrad.core.protocols import Feedback, Reduce
 from tightgrad.core.types import Grads, Reduced, Slot, State
 
-ESTIMATE = Slot("ef21_estimate", across_ranks="sum", like_parameter=True)
-TOTAL = Slot("ef21_total", across_ranks="equal", like_parameter=True)
+ESTIMATE = Slot("ef21_estimate", across_ranks="sum", like_parameter=True, dtype=torch.float32)
+TOTAL = Slot("ef21_total", across_ranks="equal", like_parameter=True, dtype=torch.float32)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,15 @@ was sent plus the residual; with `residual="int8"` up to the rounding of the res
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice
 from tightgrad.core.protocols import Feedback, Reduce
 from tightgrad.core.types import Grads, Reduced, Slot, State
 from tightgrad.feedback.eight_bit import EightBit
 
-RESIDUAL = Slot("residual", across_ranks="sum", like_parameter=True)
+RESIDUAL = Slot("residual", across_ranks="sum", like_parameter=True, dtype=torch.float32)
 EIGHT_BIT_RESIDUAL = Slot("residual", across_ranks="sum", like_parameter=True, storage=EightBit())
 _SLOTS = {"float32": RESIDUAL, "int8": EIGHT_BIT_RESIDUAL}
 

@@ -23,7 +23,7 @@ from tightgrad.core.protocols import Codec, Feedback, Reduce, Reducer
 from tightgrad.core.types import Grads, Reduced, Slot, State
 from tightgrad.feedback.error_feedback import RESIDUAL
 
-VELOCITY = Slot("velocity", across_ranks="sum", like_parameter=True)
+VELOCITY = Slot("velocity", across_ranks="sum", like_parameter=True, dtype=torch.float32)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The pipeline's state in files: one safetensors file a rank, never pickle.
 
-    folder/latest                        the name of the newest complete checkpoint
+    folder/latest                        "step-00000042 4": the newest complete checkpoint, and its number of ranks
     folder/step-00000042/rank-00001-of-00004.safetensors
 
 A checkpoint counts only when every rank has written its file, so one that was cut short (a killed rank, a full disk)
@@ -8,24 +8,23 @@ leaves the one before in force. A residual is what a rank has not sent yet; on a
 handed over so that their sum is preserved.
 """
 
-import hashlib
-import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from tightgrad.core.errors import CheckpointError, StateMismatchError
+from tightgrad.core.errors import CheckpointError, StateMismatchError, TightGradError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Slot
+from tightgrad.pipeline.rank_file import deserialized, serialized
 
 LATEST = "latest"
-_METADATA = "tightgrad"
+_LATEST = re.compile(r"(step-\d{8,18}) ([1-9]\d{0,8})")
+_LATEST_NBYTES = 64  # more than it has
 
 
 def save_state(state: Mapping[str, Any], folder: Path, collective: Collective) -> Path:
@@ -37,17 +36,20 @@ def save_state(state: Mapping[str, Any], folder: Path, collective: Collective) -
     Raises:
         CheckpointError: on every rank, if any could not write; the checkpoint before stays in force.
     """
-    target = folder / f"step-{state['step']:08d}"
+    target = folder / _folder_name(state)
     failure = ""
     try:
         target.mkdir(parents=True, exist_ok=True)
-        _write(target / _file_name(collective.rank, collective.world_size), _serialized(state, collective.world_size))
+        _write(
+            target / _file_name(collective.rank, collective.world_size),
+            serialized(state, collective.rank, collective.world_size),
+        )
     except OSError as error:
         failure = str(error)
     _agree(failure, target, collective)
     if collective.rank == 0:
         try:
-            _write(folder / LATEST, target.name.encode())
+            _write(folder / LATEST, f"{target.name} {collective.world_size}".encode())
         except OSError as error:
             failure = str(error)
     _agree(failure, folder / LATEST, collective)
@@ -61,15 +63,11 @@ def load_state(folder: Path, slots: Mapping[str, Slot], rank: int, world_size: i
         CheckpointError: there is none, or a file is missing, damaged or of another format.
         StateMismatchError: it was taken in mid-window on another number of ranks.
     """
-    try:
-        target = folder / (folder / LATEST).read_text().strip()
-    except OSError as error:
-        raise CheckpointError(f"no complete checkpoint in {folder}: {error}.") from None
-    files = sorted(target.glob("rank-*-of-*.safetensors"))
-    saved_size = _saved_world_size(target, files)
+    name, saved_size = _newest(folder)
+    target = folder / name
     if saved_size == world_size:
-        return _deserialized(target / _file_name(rank, saved_size))
-    states = [_deserialized(target / _file_name(other, saved_size)) for other in range(saved_size)]
+        return _of_rank(target, rank, saved_size)
+    states = [_of_rank(target, other, saved_size) for other in range(saved_size)]
     if any(state["open_window"] is not None for state in states):
         raise StateMismatchError(
             f"{target} was taken in mid-window on {saved_size} ranks and cannot be taken up by {world_size}; resume on "
@@ -77,6 +75,66 @@ def load_state(folder: Path, slots: Mapping[str, Slot], rank: int, world_size: i
         )
     handed = [state for other, state in enumerate(states) if other % world_size == rank]
     return {**states[0], "slots": _handed_over(handed, states[0], slots)}
+
+
+def load_on_every_rank(
+    folder: Path, slots: Mapping[str, Slot], collective: Collective, check: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """`load_state` and then `check`, agreed on by all ranks. Collective: every rank must call it.
+
+    Raises:
+        CheckpointError: on every rank, if any cannot read its file, or its check fails, or they read different steps.
+        StateMismatchError: the same, where that was this rank's own error.
+    """
+    state: dict[str, Any] = {}
+    failure: TightGradError | None = None
+    try:
+        state = load_state(folder, slots, collective.rank, collective.world_size)
+        check(state)
+    except TightGradError as error:
+        failure = error
+    step = -1 if failure else int(state["step"])
+    told = torch.tensor([step], dtype=torch.int64).to(collective.control_device)
+    steps = collective.all_gather(told).view(-1).tolist()
+    if failure is not None:
+        raise failure
+    failed = [rank for rank, told_step in enumerate(steps) if told_step < 0]
+    if failed:
+        raise CheckpointError(
+            f"rank {', '.join(map(str, failed))} cannot load {folder}, and says why; this rank could. Nothing was "
+            "loaded."
+        )
+    if len(set(steps)) > 1:
+        raise CheckpointError(
+            f"the ranks read checkpoints of different steps from {folder}: {steps}. It must be one folder that all "
+            "ranks share."
+        )
+    return state
+
+
+def _newest(folder: Path) -> tuple[str, int]:
+    """The newest complete checkpoint's folder, and its number of ranks."""
+    try:
+        with (folder / LATEST).open("rb") as file:
+            text = file.read(_LATEST_NBYTES).decode("ascii", "replace").strip()
+    except OSError as error:
+        raise CheckpointError(f"no complete checkpoint in {folder}: {error}.") from None
+    match = _LATEST.fullmatch(text)
+    if match is None:
+        raise CheckpointError(
+            f"{folder / LATEST} holds {text!r}, not a checkpoint and its number of ranks such as 'step-00000042 4'; "
+            "write those of the newest complete one into it."
+        )
+    return match[1], int(match[2])
+
+
+def _of_rank(target: Path, rank: int, world_size: int) -> dict[str, Any]:
+    state = deserialized(target / _file_name(rank, world_size), rank, world_size)
+    if _folder_name(state) != target.name:
+        raise CheckpointError(
+            f"{target} holds a file of rank {rank} from step {state.get('step')!r}; its files were mixed up."
+        )
+    return state
 
 
 def _handed_over(
@@ -91,59 +149,28 @@ def _handed_over(
         added = slots[name].added if name in slots else torch.add
         for state in handed:
             for parameter, tensor in state["slots"].get(name, {}).items():
+                if parameter in total:
+                    _check_alike(name, parameter, total[parameter], tensor)
                 total[parameter] = added(total[parameter], tensor) if parameter in total else tensor
         result[name] = total
     return result
 
 
+def _check_alike(slot: str, parameter: str, first: Tensor, second: Tensor) -> None:
+    if first.shape != second.shape or first.dtype != second.dtype:
+        raise StateMismatchError(
+            f"{slot} of {parameter!r} has {tuple(first.shape)} {first.dtype} on one rank and {tuple(second.shape)} "
+            f"{second.dtype} on another; the files are not of one run."
+        )
+
+
+def _folder_name(state: Mapping[str, Any]) -> str:
+    step = state.get("step")
+    return f"step-{step:08d}" if isinstance(step, int) else ""
+
+
 def _file_name(rank: int, world_size: int) -> str:
     return f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
-
-
-def _saved_world_size(target: Path, files: list[Path]) -> int:
-    sizes = {int(file.stem.rsplit("-", 1)[1]) for file in files}
-    if len(sizes) != 1 or len(files) != next(iter(sizes)):
-        raise CheckpointError(f"{target} holds {len(files)} rank files, not one for each rank; it is incomplete.")
-    return sizes.pop()
-
-
-def _serialized(state: Mapping[str, Any], world_size: int) -> bytes:
-    tensors = {f"slots/{slot}/{name}": t for slot, values in state["slots"].items() for name, t in values.items()}
-    window = state["open_window"]
-    if window is not None:
-        tensors |= {f"grads/{name}": tensor for name, tensor in window["grads"].items()}
-        tensors |= {f"sums/{name}": tensor for name, tensor in window["sums"].items()}
-        window = {key: value for key, value in window.items() if key not in ("grads", "sums")}
-    local = {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}
-    numbers = {key: value for key, value in state.items() if key not in ("slots", "open_window")}
-    about = {**numbers, "open_window": window, "world_size": world_size, "slots": list(state["slots"])}
-    body = to_bytes(local)
-    about["digest"] = hashlib.blake2b(body, digest_size=16).hexdigest()
-    return to_bytes(local, {_METADATA: json.dumps(about)})
-
-
-def _deserialized(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})[_METADATA])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        digest = about.pop("digest")
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read, it is damaged or no pipeline state: {error}.") from None
-    if hashlib.blake2b(to_bytes(tensors), digest_size=16).hexdigest() != digest:
-        raise CheckpointError(f"{path} is damaged: its contents do not match their digest.")
-    slots: dict[str, dict[str, Tensor]] = {slot: {} for slot in about.pop("slots")}
-    window: dict[str, dict[str, Tensor]] = {"grads": {}, "sums": {}}
-    for key, tensor in tensors.items():
-        kind, rest = key.split("/", 1)
-        if kind == "slots":
-            slot, name = rest.split("/", 1)
-            slots[slot][name] = tensor
-        else:
-            window[kind][rest] = tensor
-    about.pop("world_size")
-    open_window = about["open_window"]
-    return {**about, "slots": slots, "open_window": None if open_window is None else {**open_window, **window}}
 
 
 def _write(path: Path, content: bytes) -> None:

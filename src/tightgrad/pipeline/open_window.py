@@ -1,10 +1,11 @@
 """A window that a checkpoint was taken in the middle of."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tightgrad.accumulate import Window
 from tightgrad.core.errors import StateMismatchError
@@ -34,6 +35,30 @@ class OpenWindow:
         weights = [dict(row) for row in window.weights]
         return cls(window.backwards, weights, dict(window.total_weights), grads, sums)
 
+    @classmethod
+    def from_saved(cls, saved: Any, parameters: Mapping[str, nn.Parameter]) -> "OpenWindow":
+        """Take up what a state holds.
+
+        Raises:
+            StateMismatchError: something is missing, of another kind, or fits none of `parameters`.
+        """
+        names = {field.name for field in fields(cls)}
+        if not isinstance(saved, Mapping) or set(saved) != names:
+            found = sorted(map(str, saved)) if isinstance(saved, Mapping) else type(saved).__name__
+            raise StateMismatchError(f"the open window of a pipeline state has {found}, expected {sorted(names)}.")
+        window = cls(**saved)
+        rows: object = window.weights
+        if not isinstance(rows, list) or not all(map(_are_weights, [*rows, window.total_weights])):
+            raise StateMismatchError("the weights of a pipeline state's open window are no numbers by loss.")
+        position: object = window.position
+        if not isinstance(position, int) or isinstance(position, bool) or not 0 <= position <= len(rows):
+            raise StateMismatchError(
+                f"the open window of a pipeline state is at micro-batch {position!r} of {len(rows)}; was it edited?"
+            )
+        for tensors in (window.grads, window.sums):
+            _check_gradients(tensors, parameters)
+        return window
+
     def check_is(self, window: Window[Any]) -> None:
         """Raise `StateMismatchError` unless `window` has the same weights as the saved one."""
         found = [dict(row) for row in window.weights]
@@ -43,3 +68,26 @@ class OpenWindow:
                 f"{self.weights}, but the loader now starts with {found}; start it at the batch number "
                 "`num_consumed` of the checkpoint, in the same order and on as many ranks."
             )
+
+
+def _are_weights(row: object) -> bool:
+    return isinstance(row, Mapping) and all(
+        isinstance(name, str) and isinstance(value, int | float) and math.isfinite(value) for name, value in row.items()
+    )
+
+
+def _check_gradients(tensors: object, parameters: Mapping[str, nn.Parameter]) -> None:
+    if not isinstance(tensors, Mapping):
+        raise StateMismatchError(f"gradients of a pipeline state are a {type(tensors).__name__}, not a mapping.")
+    for name, tensor in tensors.items():
+        if name not in parameters:
+            raise StateMismatchError(
+                f"a gradient of {name!r} was saved in mid-window, but the model has no such trainable parameter."
+            )
+        parameter = parameters[name]
+        shapes = [tuple(parameter.shape)]
+        if hasattr(parameter, "to_local"):  # sharded: the adapter saves shards or whole gradients
+            shapes.append(tuple(parameter.to_local().shape))
+        if not (isinstance(tensor, Tensor) and tensor.is_floating_point() and tuple(tensor.shape) in shapes):
+            found = f"{tuple(tensor.shape)} {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise StateMismatchError(f"the gradient of {name!r} saved in mid-window is {found}, not {shapes[0]} float.")

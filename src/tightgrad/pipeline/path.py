@@ -16,10 +16,12 @@ from tightgrad.core.protocols import Adapter, ReduceContext
 from tightgrad.core.rng import StepRng
 from tightgrad.core.types import Clipped, Grads, State
 from tightgrad.pipeline.cached_norm import CachedNorm
+from tightgrad.pipeline.delivered import check_delivered
 from tightgrad.pipeline.guard import nonfinite_error, vote
 from tightgrad.pipeline.plan import Compress, Plan
-from tightgrad.pipeline.reduction import merge, reduce_gradients
+from tightgrad.pipeline.reduction import merge, reduce_gradients, taken_back
 from tightgrad.pipeline.state import PipelineState
+from tightgrad.reducers import Dense
 
 SkipReason = Literal["nonfinite", "zero_weight"]
 NOTHING_CLIPPED = Clipped(torch.zeros(()), torch.ones(()))
@@ -67,6 +69,8 @@ class GradientPath:
 
         Raises:
             NonFiniteGradientError: inf or NaN, where the plan's guard says so.
+            PayloadError: on every rank, when any could not decode what it received.
+            RankMismatchError: on every rank, when they received different gradients.
         """
         self._unscale_(grads, state)
         slots = state.slots
@@ -77,6 +81,8 @@ class GradientPath:
             self._clip_locally_(grads, local_share)
             slots = self._reduce_(grads, state)
         with self._clock("clip"):
+            if slots is not state.slots:
+                slots = self._without_nonfinite(slots, state.slots, grads)
             if not self._is_usable_(grads):
                 return self._skip(grads, state)
             norm = self._norm(list(grads.values()))
@@ -103,6 +109,13 @@ class GradientPath:
         if policy == "zero":
             zero_nonfinite_(grads.values())
         return policy == "zero"
+
+    def _without_nonfinite(self, slots: State, before: State, grads: Grads) -> State:
+        """What was remembered of entries whose sum over ranks is inf or NaN is taken back, if they are set to 0."""
+        assert self._plan.guard is not None
+        if self._plan.guard.on_nonfinite != "zero" or bool(torch.isfinite(self._norm(list(grads.values())))):
+            return slots
+        return taken_back(slots, before, grads, self._plan.slots)
 
     def _clip_locally_(self, grads: Grads, local_share: float) -> None:
         """Limit this rank's mean gradient to local_clip / sqrt(ranks). What it sends is `local_share` of that mean."""
@@ -133,13 +146,16 @@ class GradientPath:
         """Replace each rank's gradients by their sum over ranks; return what the methods will remember."""
         collective = self._adapter.collective
         compress = self._plan.compress or _DENSE
-        if collective.world_size == 1 and compress.codec is None:
+        if collective.world_size == 1 and isinstance(compress.reducer, Dense):
             return state.slots
         rng = StepRng(self._seed, state.step, collective.rank)
         context = ReduceContext(collective, rng, self._clock)
         reduced = reduce_gradients(grads, compress, state.slots, context)
         for name, grad in grads.items():
             grad.copy_(reduced.total[name])
+        if collective.world_size > 1 and not isinstance(compress.reducer, Dense):
+            with self._clock("guard"):
+                check_delivered(context.failures, self._norm(list(grads.values())), collective)
         return reduced.state
 
     def _skip(self, grads: Grads, state: PipelineState) -> SkipReason:

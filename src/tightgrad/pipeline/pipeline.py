@@ -22,7 +22,7 @@ from tightgrad.core.protocols import Adapter
 from tightgrad.core.types import Clipped
 from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.cached_norm import CachedNorm
-from tightgrad.pipeline.checkpoint import load_state, save_state
+from tightgrad.pipeline.checkpoint import load_on_every_rank, save_state
 from tightgrad.pipeline.open_window import OpenWindow
 from tightgrad.pipeline.path import NOTHING_CLIPPED, GradientPath, SkipReason
 from tightgrad.pipeline.plan import Plan
@@ -322,16 +322,20 @@ class GradientPipeline:
         return save_state(self.state_dict(), Path(folder), self.adapter.collective)
 
     def load(self, folder: str | Path) -> int:
-        """Restore the newest complete checkpoint below `folder`; return its `num_consumed`.
+        """Restore the newest complete checkpoint below `folder`; return its `num_consumed`. Collective: every rank
+        must call it.
 
         On another number of ranks than saved, residuals are handed over so that their sum is preserved.
 
         Raises:
-            CheckpointError: there is none, or a file is missing or damaged.
-            StateMismatchError: it does not fit this plan and model.
+            CheckpointError: on every rank, if any rank's file is missing or damaged, or there is none; nothing changed.
+            StateMismatchError: the same, where the state does not fit this rank's plan and model.
         """
-        collective = self.adapter.collective
-        state = load_state(Path(folder), self.plan.slots, collective.rank, collective.world_size)
+
+        def check(state: Mapping[str, Any]) -> None:
+            PipelineState().load_state_dict(state, self.adapter.parameters, self.plan.slots)
+
+        state = load_on_every_rank(Path(folder), self.plan.slots, self.adapter.collective, check)
         self.load_state_dict(state)
         return int(state["num_consumed"])
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from tightgrad.core.protocols import ReduceContext
 from tightgrad.core.types import Grads, Reduced, Slot, State
 from tightgrad.pipeline.plan import Compress
+from tightgrad.reducers import Dense
 
 BUCKET_NBYTES = 32 * 2**20
 
@@ -20,7 +21,8 @@ def reduce_gradients(grads: Grads, compress: Compress, state: State, context: Re
         grads: this rank's gradients, scaled so that their sum over ranks is the target.
         compress: codec, reducer, feedback.
         state: what feedback and reducer remember.
-        context: network, random numbers, clock.
+        context: network, random numbers, clock; its `failures` say what could not be decoded, and must be looked at
+            on all ranks (`delivered.py`) before the totals are used.
 
     Returns:
         Totals, what this rank transmitted (empty, since nothing downstream asks for it), and the new state.
@@ -28,8 +30,9 @@ def reduce_gradients(grads: Grads, compress: Compress, state: State, context: Re
     assert compress.reducer is not None
     total: Grads = {}
     new_state: State = state
+    is_dense = isinstance(compress.reducer, Dense)
     for bucket in buckets(grads, BUCKET_NBYTES):
-        values = {name: grad.float() for name, grad in bucket.items()} if compress.codec is not None else bucket
+        values = bucket if is_dense else {name: grad.float() for name, grad in bucket.items()}
         inner = partial(compress.reducer.reduce, codec=compress.codec, state=new_state, context=context)
         reduced = compress.feedback.reduce(values, new_state, inner) if compress.feedback else inner(values)
         total.update(reduced.total)
@@ -55,6 +58,36 @@ def buckets(grads: Mapping[str, Tensor], nbytes: int) -> Iterator[Grads]:
 def merge(state: State, update: State) -> State:
     """Slot by slot, the update's tensors replace those of the same name."""
     return {slot: {**state.get(slot, {}), **update.get(slot, {})} for slot in {**state, **update}}
+
+
+def taken_back(state: State, before: State, total: Grads, slots: Mapping[str, Slot]) -> State:
+    """`state`, but as `before` wherever `total`, the same on every rank, is inf or NaN: one of them would never leave
+    a residual, and ranks would no longer agree on what they sent.
+    """
+    result: dict[str, dict[str, Tensor]] = {slot: dict(values) for slot, values in state.items()}
+    for name, grad in total.items():
+        good = torch.isfinite(grad)
+        if bool(good.all()):
+            continue
+        for key, values in result.items():
+            if name not in values or key not in slots:
+                continue
+            old = before.get(key, {}).get(name)
+            if slots[key].like_parameter:
+                values[name] = _mixed(slots[key], good, values[name], old)
+            elif old is not None:
+                values[name] = old
+            else:
+                del values[name]
+    return result
+
+
+def _mixed(slot: Slot, good: Tensor, new: Tensor, old: Tensor | None) -> Tensor:
+    flat = slot.values(new).view(-1)
+    kept = torch.zeros_like(flat) if old is None else slot.values(old).view(-1)
+    # An 8-bit block with one inf has an infinite scale: of its other entries, which were sent, nothing is left.
+    mixed = torch.where(good.reshape(-1), flat.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), kept)
+    return slot.hold(mixed.view(good.shape))
 
 
 def state_norm(state: State, slot: Slot) -> float | None:

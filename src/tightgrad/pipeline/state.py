@@ -64,11 +64,22 @@ class PipelineState:
         missing = {"step", "consecutive_skips", "slots", "num_consumed", "open_window"} - set(state)
         if missing:
             raise StateMismatchError(f"pipeline state has no {', '.join(sorted(missing))}; was it cut short?")
-        slots = {slot: _restored(slot, values, parameters, known) for slot, values in state["slots"].items()}
-        open_window = OpenWindow(**state["open_window"]) if state["open_window"] is not None else None
-        self.step, self.consecutive_skips = int(state["step"]), int(state["consecutive_skips"])
+        for key in ("step", "consecutive_skips", "num_consumed"):
+            _check_count(key, state[key])
+        saved = state["slots"]
+        if not isinstance(saved, Mapping):
+            raise StateMismatchError(f"slots of a pipeline state is a {type(saved).__name__}, not a mapping.")
+        slots = {slot: _restored(slot, values, parameters, known) for slot, values in saved.items()}
+        window = state["open_window"]
+        open_window = OpenWindow.from_saved(window, parameters) if window is not None else None
+        self.step, self.consecutive_skips = state["step"], state["consecutive_skips"]
         self.slots = slots
         self.open_window = open_window
+
+
+def _check_count(key: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise StateMismatchError(f"{key} of a pipeline state is {value!r}, not a number of 0 or more; was it edited?")
 
 
 def _restored(
@@ -79,6 +90,11 @@ def _restored(
             f"{slot!r} was saved, but this plan remembers {', '.join(known) or 'nothing'}; resume with the plan that "
             "was saved."
         )
+    given: object = values
+    if not isinstance(given, Mapping) or not all(isinstance(value, Tensor) for value in given.values()):
+        raise StateMismatchError(f"{slot} of a pipeline state holds something else than tensors; was it edited?")
+    if known[slot].of_model and MODEL not in values:
+        raise StateMismatchError(f"{slot} of a pipeline state is empty; was it cut short?")
     for name, tensor in values.items():
         _check_fits(known[slot], name, tensor, parameters)
     return {name: tensor.to(_device(name, parameters), copy=True) for name, tensor in values.items()}
@@ -89,14 +105,19 @@ def _device(name: str, parameters: Mapping[str, nn.Parameter]) -> torch.device:
 
 
 def _check_fits(slot: Slot, name: str, tensor: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
-    if name == MODEL:
-        return
-    if name not in parameters:
+    if (name == MODEL) != slot.of_model or (name != MODEL and name not in parameters):
         raise StateMismatchError(
             f"{slot.name} of {name!r} was saved, but the model has no trainable parameter of that name."
         )
-    if not slot.fits(tensor, tuple(parameters[name].shape)):
+    shape = tuple(parameters[name].shape) if name in parameters else ()
+    if not slot.fits(tensor, shape):
+        expected = f"the parameter has {shape}" if slot.like_parameter else f"expected {slot.shape or ''} {slot.dtype}"
         raise StateMismatchError(
-            f"{slot.name} of {name!r} has shape {tuple(tensor.shape)}, the parameter has "
-            f"{tuple(parameters[name].shape)}."
+            f"{slot.name} of {name!r} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}, {expected}; resume "
+            "with the plan and the model that were saved."
+        )
+    held = slot.values(tensor)
+    if name != MODEL and (bool(held.isnan().any()) or (slot.like_parameter and not bool(held.isfinite().all()))):
+        raise StateMismatchError(
+            f"{slot.name} of {name!r} holds inf or NaN, which would never leave it; resume from an older checkpoint."
         )

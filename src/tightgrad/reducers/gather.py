@@ -54,8 +54,9 @@ class Gather(Reducer):
         total = {name: torch.zeros(grad.numel(), device=device) for name, grad in grads.items()}
         with context.clock("decode"):
             for row, sizes in zip(messages, nbytes, strict=True):
-                for payload in from_bytes(row, codec, specs, sizes):
-                    codec.add_to_(total[payload.spec.name], payload)
+                with context.receiving():
+                    for payload in from_bytes(row, codec, specs, sizes):
+                        codec.add_to_(total[payload.spec.name], payload)
             transmitted = {name: grad.clone() for name, grad in grads.items() if not grad.numel()}
             transmitted |= {payload.spec.name: codec.decode(payload) for payload in mine}
         return Reduced(
@@ -69,27 +70,34 @@ def exchange(
 ) -> tuple[list[Tensor], list[list[int] | None]]:
     """All ranks' messages, and the sizes of the payloads in each (None where they are known).
 
-    Raises:
-        PayloadError: on every rank, if any rank announces a size that cannot be.
+    None at all if any rank announces a size that cannot be; this is noted in `context.failures` of every rank.
     """
     collective = context.collective
     unknown = [index for index, spec in enumerate(specs) if codec.payload_nbytes(spec) is None]
     if not unknown:
         return list(collective.all_gather(message)), [None] * collective.world_size
     told = torch.tensor([mine[index].nbytes for index in unknown], device=collective.control_device)
+    table = collective.all_gather(told).tolist()
     rows: list[list[int]] = []
-    for rank, sizes in enumerate(collective.all_gather(told).tolist()):
-        row = [codec.payload_nbytes(spec) or 0 for spec in specs]
-        for index, size in zip(unknown, sizes, strict=True):
-            most = most_nbytes(codec, specs[index])
-            if not 0 <= size <= most:
-                raise PayloadError(
-                    f"rank {rank} announces {size} bytes for {specs[index].name!r}, which has at most {most}; the "
-                    "ranks run different versions or settings."
-                )
-            row[index] = size
-        rows.append(row)
+    with context.receiving():  # all ranks see the same table, and leave out the messages together
+        rows = [_sizes(rank, sizes, unknown, codec, specs) for rank, sizes in enumerate(table)]
+    if not rows:
+        return [], []
     lengths = [sum(row) for row in rows]
     padded = torch.nn.functional.pad(message, (0, max(lengths) - message.numel()))
     gathered = collective.all_gather(padded)
     return [row[:length] for row, length in zip(gathered, lengths, strict=True)], [*rows]
+
+
+def _sizes(rank: int, told: list[int], unknown: list[int], codec: Codec, specs: list[GradSpec]) -> list[int]:
+    """The sizes of one rank's payloads, of which it told the `unknown` ones."""
+    row = [codec.payload_nbytes(spec) or 0 for spec in specs]
+    for index, size in zip(unknown, told, strict=True):
+        most = most_nbytes(codec, specs[index])
+        if not 0 <= size <= most:
+            raise PayloadError(
+                f"rank {rank} announces {size} bytes for {specs[index].name!r}, which has at most {most}; the ranks "
+                "run different versions or settings."
+            )
+        row[index] = size
+    return row

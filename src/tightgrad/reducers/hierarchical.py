@@ -74,7 +74,7 @@ class Hierarchical(Reducer):
             return Reduced(sums, dict(grads))
         owners = {name: owner_of(name, num_owners) for name in grads}
         owned = {name: sums[name] for name, owner in owners.items() if owner == node.rank}
-        inside = ReduceContext(across, replace(context.rng, rank=across.rank), context.clock)
+        inside = ReduceContext(across, replace(context.rng, rank=across.rank), context.clock, context.failures)
         reduced = self.inner.reduce(owned, codec, {}, inside)
         total = self._deliver(reduced.total, sums, owners, node, context)
         transmitted = {

@@ -57,6 +57,8 @@ class Linear(Reducer):
         with context.clock("decode"):
             for payload, (name, grad) in zip(mine, grads.items(), strict=True):
                 tensors = tuple(next(pieces) for _ in payload.tensors)
-                total[name] = codec.decode(Payload(tensors, payload.spec)).view(grad.shape)
+                total[name] = torch.zeros_like(grad, memory_format=torch.contiguous_format)
+                with context.receiving():
+                    codec.decode_to_(total[name].view(-1), Payload(tensors, payload.spec))
                 transmitted[name] = codec.decode(payload).view(grad.shape)
         return Reduced(total, transmitted)

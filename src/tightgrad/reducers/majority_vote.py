@@ -56,10 +56,11 @@ class MajorityVote(Reducer):
         transmitted: Grads = {}
         with context.clock("decode"):
             for row in messages:
-                for payload in from_bytes(row, codec, specs):
-                    decoded = codec.decode(payload)
-                    votes[payload.spec.name] += decoded.sign()
-                    scales[payload.spec.name] += decoded.abs_()
+                with context.receiving():
+                    for payload in from_bytes(row, codec, specs):
+                        decoded = codec.decode(payload)
+                        votes[payload.spec.name] += decoded.sign()
+                        scales[payload.spec.name] += decoded.abs_()
             for payload in mine:
                 name = payload.spec.name
                 outcome = votes[name].sign_()

@@ -31,7 +31,7 @@ from tightgrad.core.rng import seeded
 from tightgrad.core.types import Grads, Reduced, Slot, State
 from tightgrad.reducers.sums import sum_over_ranks
 
-WARM_START = Slot("powersgd_warm_start", across_ranks="equal")
+WARM_START = Slot("powersgd_warm_start", across_ranks="equal", dtype=torch.float32)
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,9 @@ def reduce_in_two_shots(grads: Grads, first: Codec, second: Codec, context: Redu
     with context.clock("decode"):
         sums = [torch.zeros(spec.numel, device=device) for spec in own_specs]
         for message in received:
-            for total, payload in zip(sums, from_bytes(message, first, own_specs), strict=True):
-                first.add_to_(total, payload)
+            with context.receiving():
+                for total, payload in zip(sums, from_bytes(message, first, own_specs), strict=True):
+                    first.add_to_(total, payload)
         transmitted = [[first.decode(payload) for payload in row] for row in sent]
     with context.clock("encode"):
         summed = [second.encode(total, spec, rngs[spec.name]) for total, spec in zip(sums, own_specs, strict=True)]
@@ -97,10 +98,11 @@ def reduce_in_two_shots(grads: Grads, first: Codec, second: Codec, context: Redu
     with context.clock("collective"):
         delivered = plan.exchange(message, context)
     with context.clock("decode"):
-        rows = [
-            [second.decode(payload) for payload in from_bytes(message, second, specs)]
-            for message, specs in zip(delivered, plan.specs, strict=True)
-        ]
+        rows = [[torch.zeros(spec.numel, device=device) for spec in specs] for specs in plan.specs]
+        for message, row, specs in zip(delivered, rows, plan.specs, strict=True):
+            with context.receiving():
+                for out, payload in zip(row, from_bytes(message, second, specs), strict=True):
+                    second.decode_to_(out, payload)
         for mine, total, final in zip(transmitted[rank], sums, rows[rank], strict=True):
             mine.add_(final - total)
     return Reduced(plan.join(rows), plan.join(transmitted))

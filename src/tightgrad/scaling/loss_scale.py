@@ -5,6 +5,7 @@
 S is a power of two by default, so that scaling and unscaling are exact. It changes only between windows.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,10 +14,10 @@ import torch
 from torch import Tensor
 
 from tightgrad.core.check import check_integer, check_number
-from tightgrad.core.errors import NonFiniteGradientError
+from tightgrad.core.errors import NonFiniteGradientError, StateMismatchError
 from tightgrad.core.types import MODEL, Slot, State
 
-LOSS_SCALE = Slot("loss_scale", across_ranks="equal")
+LOSS_SCALE = Slot("loss_scale", across_ranks="equal", of_model=True, shape=(2,), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ class LossScale:
         if LOSS_SCALE.name not in state:
             return self.initial, 0
         scale, good_steps = state[LOSS_SCALE.name][MODEL].tolist()
+        if not 0.0 < scale < math.inf or not 0.0 <= good_steps < math.inf:
+            raise StateMismatchError(
+                f"the loss scale in the state is {scale:g} after {good_steps:g} steps, which cannot be; was it edited?"
+            )
         return scale, int(good_steps)
 
 

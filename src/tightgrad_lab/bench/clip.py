@@ -4,7 +4,6 @@ Every run gets new gradients (normal, times 0.01: no denormals). A pair is ours 
 after the other, in turn first; the ratio is the median over pairs.
 """
 
-import importlib
 import random
 import statistics
 import time
@@ -21,6 +20,7 @@ from tightgrad.clip.norm import total_norm
 from tightgrad.clip.one_factor import clip_coefficient
 from tightgrad.core.protocols import Clipper
 from tightgrad.core.types import State
+from tightgrad_lab.bench.clip_peers import Step, clip_peers
 from tightgrad_lab.bench.passes import MemoryTraffic
 
 SIZES = (25_000_000, 100_000_000)
@@ -34,7 +34,6 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-6, momentum=0.9, fused=True),
     "adagrad": lambda parameters: torch.optim.Adagrad(parameters, lr=1e-6, fused=True),
 }
-Step = Callable[[list[nn.Parameter], float], object]
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,11 @@ def run(
                                 "num_tensors": num_tensors,
                                 "active": active,
                                 "ratio_to_torch": ratio,
+                                "threads": torch.get_num_threads(),
                                 "memory_bytes_per_parameter": traffic.nbytes / num_parameters,
                             }
                         )
-    return {"rows": rows, "missing": [] if _timm() else ["timm"]}
+    return {"rows": rows, "missing": clip_peers()[1]}
 
 
 def _parameters(numel: int, count: int, device: str) -> list[nn.Parameter]:
@@ -147,9 +147,7 @@ def _comparisons(parameters: list[nn.Parameter], with_optimizers: bool) -> Itera
     subjects = [
         Subject("clip_grad_norm", lambda parameters, max_norm: tg.clip_grad_norm_(parameters, max_norm)),
         *(Subject(clipper.card.id, _method(clipper)) for clipper in _clippers()),
-        Subject("peer: ZClip (re-stated)", PeerZClip().step),
-        Subject("peer: AutoClip (re-stated)", PeerAutoClip().step),
-        *_timm(),
+        *(Subject(name, make()) for name, make in clip_peers()[0].items()),
     ]
     yield theirs, subjects
     for name, make in OPTIMIZERS.items() if with_optimizers else ():
@@ -199,52 +197,3 @@ def _method(clipper: Clipper) -> Step:
         state.update({slot: {**state.get(slot, {}), **values} for slot, values in new.items()})
 
     return step
-
-
-def _timm() -> list[Subject]:
-    try:
-        timm = importlib.import_module("timm.utils")
-        agc = importlib.import_module("timm.utils.agc")
-    except ImportError:
-        return []
-    return [
-        Subject("peer: timm norm", lambda parameters, max_norm: timm.dispatch_clip_grad(parameters, max_norm)),
-        Subject("peer: timm agc", lambda parameters, max_norm: agc.adaptive_clip_grad(parameters)),
-    ]
-
-
-class PeerZClip:
-    """What github.com/bluorion-com/ZClip does to memory each step: squares, a host read, a multiplication if needed."""
-
-    def __init__(self) -> None:
-        self.mean, self.variance = 0.0, 0.0
-
-    @torch.no_grad()
-    def step(self, parameters: list[nn.Parameter], max_norm: float) -> None:
-        """Clip to the running mean, and never above max_norm."""
-        squares = [parameter.grad.square().sum() for parameter in parameters if parameter.grad is not None]
-        norm = float(torch.stack(squares).sum().sqrt())
-        bound = max_norm
-        if self.mean and (norm - self.mean) / (self.variance**0.5 + 1e-6) > 2.5:
-            bound = min(bound, self.mean)
-        self.mean = 0.97 * self.mean + 0.03 * norm if self.mean else norm
-        self.variance = 0.97 * self.variance + 0.03 * (norm - self.mean) ** 2
-        if norm > bound:
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(bound / (norm + 1e-6))
-
-
-class PeerAutoClip:
-    """What github.com/pseeth/autoclip does each step: a host read for each tensor, a percentile, torch's clip."""
-
-    def __init__(self) -> None:
-        self.history: list[float] = []
-
-    @torch.no_grad()
-    def step(self, parameters: list[nn.Parameter], max_norm: float) -> None:
-        """Clip to the 10th percentile of all norms so far."""
-        squares = [parameter.grad.norm(2).item() ** 2 for parameter in parameters if parameter.grad is not None]
-        self.history.append(sum(squares) ** 0.5)
-        bound = float(torch.quantile(torch.tensor(self.history), 0.1))
-        torch.nn.utils.clip_grad_norm_(parameters, bound)

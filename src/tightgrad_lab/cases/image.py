@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import tightgrad as tg
-from tightgrad_lab.training.case import Batch, Case, Settings
+from tightgrad_lab.training.case import Batch, Case, Example, Scores, Settings
 
 DATA = "fashion_mnist_6k.npz"
-CLASSES = 10
+NAMES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+CLASSES = len(NAMES)
 WIDTHS = (16, 32, 64, 128)
 CHANNELS_PER_GROUP = 8
 
@@ -116,6 +117,7 @@ class ImageCase(Case[Images]):
             weight_decay=5e-4,
             clip=tg.clip.GlobalNorm(2.0),
             compress=tg.Compress(tg.codecs.IntBlock(bits=4), feedback=tg.ErrorFeedback()),
+            variant="fashion-mnist-6k",
         )
 
     def load(self) -> tuple[Images, Images]:
@@ -142,16 +144,37 @@ class ImageCase(Case[Images]):
         images, labels = batch
         return functional.cross_entropy(model(images), labels)
 
-    def count(self, model: nn.Module, batch: Batch) -> Tensor:
+    def count(self, model: nn.Module, batch: Batch, samples: Images, indices: Tensor) -> Tensor:
         """Right answers, and answers."""
         images, labels = batch
         right = (model(images).argmax(dim=1) == labels).sum()
         return torch.stack([right, torch.full_like(right, len(labels))]).double()
 
-    def score(self, statistics: Tensor) -> float:
+    def scores(self, statistics: Tensor) -> Scores:
         """Share of right answers."""
         right, answers = statistics.tolist()
-        return float(right / answers)
+        return {"accuracy": right / answers}
+
+    def baselines(self) -> dict[str, Scores]:
+        """The class whose mean training image is nearest."""
+        train, test = self.load()
+        images, labels = self.batch(train, torch.arange(len(train)))
+        means = torch.stack([images[labels == label].mean(0) for label in range(CLASSES)]).flatten(1)
+        images, labels = self.batch(test, torch.arange(len(test)))
+        nearest = torch.cdist(images.flatten(1), means).argmin(1)
+        return {"nearest_mean": {"accuracy": float((nearest == labels).double().mean())}}
+
+    @torch.no_grad()
+    def examples(self, model: nn.Module, indices: Tensor) -> list[Example]:
+        """The number of the image, its class and the model's."""
+        _, test = self.load()
+        images, labels = self.batch(test, indices)
+        answers = model(images).argmax(dim=1)
+        return [
+            Example(f"test image {int(i)}", NAMES[int(label)], NAMES[int(answer)])
+            for i, label, answer in zip(indices, labels, answers, strict=True)
+        ]
 
 
-CASE = ImageCase()
+VARIANTS = {"fashion-mnist-6k": ImageCase()}
+FULL: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tightgrad_lab.cli.audit import audit
 from tightgrad_lab.cli.bench import bench
 from tightgrad_lab.cli.lab import lab
 from tightgrad_lab.cli.methods import methods
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command()(lab)
 app.command()(report)
 app.command()(methods)
+app.command()(audit)
 app.add_typer(bench)
 
 

@@ -7,6 +7,7 @@ import typer
 
 from tightgrad_lab.cli.bench_accumulate import accumulate
 from tightgrad_lab.cli.bench_codecs import codecs
+from tightgrad_lab.cli.bench_frameworks import frameworks
 from tightgrad_lab.cli.options import Json
 from tightgrad_lab.cli.output import print_json
 
@@ -15,6 +16,7 @@ bench = typer.Typer(name="bench", help="Measure on this machine, peers side by s
 
 bench.command()(accumulate)
 bench.command()(codecs)
+bench.command()(frameworks)
 
 
 @bench.command()
@@ -41,6 +43,8 @@ def clip(
         print_json(result["rows"], missing=result["missing"])
     else:
         _print_table(result["rows"])
+        if result["missing"]:
+            print(f"not installed, so not measured: {', '.join(result['missing'])}")
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

@@ -69,6 +69,19 @@ def experiment_progress(
         yield progress.console, start
 
 
+@contextmanager
+def share_progress(title: str) -> Iterator[Callable[[float, str], None]]:
+    """Show one bar while the block runs; yields what takes the share that is done and what is being done."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), expand=True, transient=True) as progress:
+        task = progress.add_task(title, total=1.0)
+
+        def report(done: float, text: str) -> None:
+            progress.update(task, completed=done, description=f"{title}: {text}")
+
+        yield report
+
+
 def _running(job: "Job") -> str:
     return f"{job.case} [bold]{job.combination}[/] seed {job.seed}"
 

@@ -1,30 +1,40 @@
-"""Pairs 13 and 15 to 17: one case in all eight combinations of clip x accumulate x compress.
+"""Pairs 13 and 15 to 17: each case in all eight combinations of clip x accumulate x compress.
+
+Other variants of a case (another model, another horizon) run in two combinations, below runs/CASE/variants/VARIANT.
 
 Fair by construction: all combinations see the same samples in the same steps, from the same initial weights, at the
 same learning rate. The compression factor of a run is the bytes counted in the run that leaves only compression out,
 over its own.
 """
 
+import shutil
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import tightgrad as tg
 from tightgrad.core.config import to_config
-from tightgrad_lab.cases import load_case
+from tightgrad_lab.cases import default_variant, embedded_variants, full_variants, load_case
 from tightgrad_lab.environment import environment
 from tightgrad_lab.errors import RunError
+from tightgrad_lab.experiments.baselines import write_baselines
 from tightgrad_lab.experiments.flow import flow
-from tightgrad_lab.training.case import Settings
-from tightgrad_lab.training.files import write_json, write_jsonl
-from tightgrad_lab.training.loop import Progress, Result, Trainer
+from tightgrad_lab.experiments.resume import CHECKPOINT, finished, resumable
+from tightgrad_lab.training.case import AnyCase, Settings
+from tightgrad_lab.training.files import finite, write_json, write_jsonl
+from tightgrad_lab.training.loop import Keep, Progress, Result, Trainer
+from tightgrad_lab.training.model_file import save_model
 from tightgrad_lab.training.ranks import Rank, Send, run_ranks
 
 SCHEMA = 1
 PROGRESS_SECONDS = 0.1
+COMPARED = ("none", "clip+accumulate+compress")
+"""The combinations of a case's other variants."""
 TECHNIQUES = ("clip", "accumulate", "compress")
 COMBINATIONS = (
     "none",
@@ -52,7 +62,7 @@ ROW_KEYS = (
 
 @dataclass(frozen=True)
 class Job:
-    """One run to do."""
+    """One run to do; `resume`: from its newest checkpoint, or not at all if it is finished."""
 
     case: str
     combination: str
@@ -61,6 +71,7 @@ class Job:
     settings: Settings
     folder: Path
     command: str
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,24 +99,47 @@ def without_compression(combination: str) -> str:
     return "+".join(part for part in combination.split("+") if part != "compress") or "none"
 
 
-def make_jobs(case: str, settings: Settings, ranks: int, runs: Path, command: str) -> list[Job]:
-    """All combinations of every seed, each after the one it is measured against."""
+def make_jobs(
+    case: str,
+    settings: Settings,
+    ranks: int,
+    runs: Path,
+    command: str,
+    *,
+    resume: bool = False,
+    combinations: Sequence[str] = COMBINATIONS,
+) -> list[Job]:
+    """The combinations of every seed, each after the one it is measured against."""
     settings.rank_batch_size(ranks)
+    folder = case_folder(runs, case, settings.variant)
     return [
-        Job(case, combination, seed, ranks, settings, runs / case / combination / f"seed{seed}", command)
+        Job(case, combination, seed, ranks, settings, folder / combination / f"seed{seed}", command, resume)
         for seed in range(settings.seeds)
-        for combination in COMBINATIONS
+        for combination in combinations
     ]
 
 
-def case_settings(case: str, *, full: bool, seeds: int | None, epochs: int | None) -> Settings:
-    """The case's own settings, with what was asked for otherwise."""
-    settings = load_case(case).settings(full=full)
+def case_folder(runs: Path, case: str, variant: str) -> Path:
+    """Where the runs of a variant are: runs/CASE of the default, runs/CASE/variants/VARIANT of any other."""
+    return runs / case if variant in ("", default_variant(case)) else runs / case / "variants" / variant
+
+
+def case_settings(
+    case: str, *, full: bool, seeds: int | None, epochs: int | None, variant: str | None = None
+) -> Settings:
+    """The case's own settings, with what was asked for otherwise; of its first full variant if `full`."""
+    chosen = variant or (full_variants(case)[0] if full else "")
+    settings = load_case(case, chosen).settings(full=full)
     return replace(settings, seeds=seeds or settings.seeds, epochs=epochs or settings.epochs)
 
 
+def other_variants(case: str, *, full: bool) -> tuple[str, ...]:
+    """The variants that run in the combinations `COMPARED` only."""
+    return (full_variants(case) if full else embedded_variants(case))[1:]
+
+
 def run_jobs(jobs: list[Job], ranks: int, receive: Callable[[Message], None]) -> list[dict[str, Any]]:
-    """Train all jobs; return rows of `ROW_KEYS` (on rank 0, under torchrun).
+    """Train all jobs that are not finished; return rows of `ROW_KEYS` (on rank 0, under torchrun).
 
     Raises:
         RunError: a rank failed; error.txt in the job's folder has the traceback.
@@ -122,6 +156,7 @@ def run_jobs(jobs: list[Job], ranks: int, receive: Callable[[Message], None]) ->
 
     for job in jobs:
         (job.folder / "error.txt").unlink(missing_ok=True)
+        load_case(job.case, job.settings.variant).load()  # fetches what is not in the package, once and not per rank
     try:
         run_ranks(ranks, train_jobs, (jobs,), keep)
     except RunError as error:
@@ -135,40 +170,46 @@ def run_jobs(jobs: list[Job], ranks: int, receive: Callable[[Message], None]) ->
 
 def train_jobs(rank: Rank, send: Send, jobs: list[Job]) -> None:
     """Train all jobs, one after the other; rank 0 writes their files. Collective: runs on every rank."""
-    wire_bytes: dict[tuple[str, str, int], int] = {}
+    wire_bytes: dict[tuple[str, str, str, int], int] = {}
     for index, job in enumerate(jobs):
+        case = load_case(job.case, job.settings.variant)
+        key = (job.case, job.settings.variant)
         try:
-            row = _train_job(rank, job, _throttled(index, send) if rank.rank == 0 else _ignore, wire_bytes)
+            summary = finished(job.folder, _config(job)) if job.resume else None
+            if summary is None:
+                dense = wire_bytes.get((*key, without_compression(job.combination), job.seed))
+                report = _throttled(index, send) if rank.rank == 0 else _ignore
+                summary = _train_job(rank, job, case, report, dense)
         except Exception:
             _write_error(job, traceback.format_exc())
             raise
+        wire_bytes[*key, job.combination, job.seed] = summary["wire_bytes"]
         if rank.rank == 0:
-            send(Message(index, None, row))
+            write_baselines(case_folder(_runs(job), job.case, job.settings.variant), job.case, case)
+            send(Message(index, None, {name: summary[name] for name in ROW_KEYS}))
 
 
 def _train_job(
-    rank: Rank, job: Job, report: Callable[[Progress], None], wire_bytes: dict[tuple[str, str, int], int]
+    rank: Rank, job: Job, case: AnyCase, report: Callable[[Progress], None], dense: int | None
 ) -> dict[str, Any]:
-    case, plan = load_case(job.case), make_plan(job.combination, job.settings)
+    plan = make_plan(job.combination, job.settings)
     trainer = Trainer(case, job.settings, plan, job.seed, rank)
-    config = _identity(job) | {
-        "ranks": job.ranks,
-        "plan": plan.to_config(),
-        "settings": to_config(job.settings),
-        "command": job.command,
-    }
+    resume = job.resume and resumable(job.folder, _config(job))
     if rank.rank == 0:
         (job.folder / "summary.json").unlink(missing_ok=True)
-        write_json(job.folder / "config.json", config)
+        write_json(job.folder / "config.json", _config(job))
         write_json(job.folder / "environment.json", environment(str(rank.device), rank.backend))
-    result = trainer.run(report)
-    sent = wire_bytes[job.case, job.combination, job.seed] = sum(step["wire_bytes"] for step in result.steps)
-    dense = wire_bytes[job.case, without_compression(job.combination), job.seed]
+    result, model = trainer.run(report, Keep(job.folder / CHECKPOINT, resume))
+    sent = sum(step["wire_bytes"] for step in result.steps)
+    dense = sent if "compress" not in job.combination else dense
     summary = _identity(job) | {
+        "variant": job.settings.variant,
         "metric": case.metric,
+        "higher_is_better": case.higher_is_better,
         "value": result.value,
+        "metrics": {name: finite(value) for name, value in result.scores.items()},
         "wire_bytes": sent,
-        "compression_factor": dense / sent if sent else None,
+        "compression_factor": dense / sent if sent and dense is not None else None,
         "peak_memory_bytes": result.peak_memory_bytes,
         "step_seconds": result.median_seconds(),
         "skipped_steps": sum(step["skipped"] for step in result.steps),
@@ -179,16 +220,31 @@ def _train_job(
         "seconds": result.seconds,
     }
     if rank.rank == 0:
-        _write_result(job, result, summary)
-    return {key: summary[key] for key in ROW_KEYS}
+        _write_result(job, result, model, summary)
+    return summary
 
 
-def _write_result(job: Job, result: Result, summary: dict[str, Any]) -> None:
+def _config(job: Job) -> dict[str, Any]:
+    return _identity(job) | {
+        "ranks": job.ranks,
+        "plan": make_plan(job.combination, job.settings).to_config(),
+        "settings": to_config(job.settings),
+        "command": job.command,
+    }
+
+
+def _runs(job: Job) -> Path:
+    return next(parent.parent for parent in job.folder.parents if parent.name == job.case)
+
+
+def _write_result(job: Job, result: Result, model: nn.Module, summary: dict[str, Any]) -> None:
     write_jsonl(job.folder / "steps.jsonl", result.steps)
+    save_model(model, job.folder)
     if job.combination == COMBINATIONS[-1] and job.seed == 0:
         header = {"schema": SCHEMA, "case": job.case, "combination": job.combination, "ranks": job.ranks}
         write_json(job.folder.parents[1] / "flow.json", header | flow(result))
     write_json(job.folder / "summary.json", summary)  # last: a run with a summary is whole
+    shutil.rmtree(job.folder / CHECKPOINT, ignore_errors=True)
 
 
 def _identity(job: Job) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +15,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
 from tightgrad.core.types import GradSpec
-from tightgrad_lab.training.case import AnyCase, Batch, Settings
+from tightgrad_lab.training.case import AnyCase, Batch, Scores, Settings
+from tightgrad_lab.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from tightgrad_lab.training.evaluation import evaluate, evaluate_last
 from tightgrad_lab.training.files import finite
 from tightgrad_lab.training.memory import peak_memory
 from tightgrad_lab.training.ranks import Rank
 from tightgrad_lab.training.shards import epoch_order, rank_batches
 
-EVALUATION_BATCH = 250
+CHECKPOINT_STEPS = 100
 PROBES = 3
 PROBE_STEPS = 2  # optimizer state and residuals exist from the second step on
 
@@ -37,13 +40,29 @@ class Progress:
     """The metric after the last finished epoch."""
 
 
+@dataclass(frozen=True)
+class Keep:
+    """Where a run keeps its checkpoints.
+
+    Args:
+        folder: shared by all ranks.
+        resume: start from the newest, if there is one.
+        every: steps from one checkpoint to the next.
+    """
+
+    folder: Path
+    resume: bool = False
+    every: int = CHECKPOINT_STEPS
+
+
 @dataclass
 class Result:
     """What one run gave; `value` and `epochs` are the same on every rank, the rest is rank 0's.
 
     Attributes:
         value: the metric after the last epoch.
-        epochs: mean training loss and metric of each epoch.
+        scores: all scores after the last epoch, by name.
+        epochs: mean training loss, metric and scores of each epoch.
         steps: one record a step, as in steps.jsonl.
         num_parameters: of the model.
         batch_shape: of the first tensor of the first micro-batch.
@@ -54,6 +73,7 @@ class Result:
     """
 
     value: float = math.nan
+    scores: Scores = field(default_factory=dict)
     epochs: list[Record] = field(default_factory=list)
     steps: list[Record] = field(default_factory=list)
     num_parameters: int = 0
@@ -80,8 +100,14 @@ class _Step:
 class Training:
     """A model in training: the loop that a user of the library writes."""
 
-    def __init__(self, case: AnyCase, ddp: DistributedDataParallel, pipe: tg.GradientPipeline) -> None:
-        self.case, self.ddp, self.pipe = case, ddp, pipe
+    def __init__(
+        self,
+        case: AnyCase,
+        ddp: DistributedDataParallel,
+        pipe: tg.GradientPipeline,
+        scheduler: torch.optim.lr_scheduler.LambdaLR,
+    ) -> None:
+        self.case, self.ddp, self.pipe, self.scheduler = case, ddp, pipe, scheduler
         self.model: nn.Module = ddp.module
 
     def steps(self, batches: Iterator[Batch]) -> Iterator[_Step]:
@@ -108,31 +134,61 @@ class Trainer:
     def __init__(self, case: AnyCase, settings: Settings, plan: tg.Plan, seed: int, rank: Rank) -> None:
         self.case, self.settings, self.plan, self.seed, self.rank = case, settings, plan, seed, rank
         self.train, self.test = case.load()
-        micro_batches = settings.micro_batches if plan.accumulate else 1
-        self.batch_size = settings.rank_batch_size(rank.ranks) // micro_batches
+        self.micro_batches = settings.micro_batches if plan.accumulate else 1
+        self.batch_size = settings.rank_batch_size(rank.ranks) // self.micro_batches
         self.steps_per_epoch = math.ceil(len(self.train) / settings.batch_size)
         self.steps = self.steps_per_epoch * settings.epochs
 
-    def run(self, report: Callable[[Progress], None]) -> Result:
-        """Train, evaluate after every epoch, measure."""
-        result = Result(peak_memory_bytes=peak_memory(self._probe, self.rank.device, PROBES))
-        start = time.perf_counter()
+    def run(self, report: Callable[[Progress], None], keep: Keep | None = None) -> tuple[Result, nn.Module]:
+        """Train, evaluate after every epoch, measure.
+
+        Args:
+            report: told of every step.
+            keep: where to keep checkpoints, and whether to start from the newest.
+
+        Returns:
+            What was measured, and the trained model.
+        """
+        resumed = keep is not None and keep.resume and has_checkpoint(keep.folder)
+        result = Result()
+        if not resumed:
+            result.peak_memory_bytes = peak_memory(self._probe, self.rank.device, PROBES)
         training = self.start()
+        if keep is not None and resumed:
+            saved = load_checkpoint(keep.folder, self.rank, training.pipe, training.model, training.scheduler)
+            result = Result(**saved)
         result.num_parameters = sum(parameter.numel() for parameter in training.model.parameters())
-        for epoch in range(self.settings.epochs):
-            steps = []
-            for step in training.steps(self.batches(epoch)):
-                steps.append(step)
+        start = time.perf_counter() - result.seconds
+        for epoch in range(len(result.epochs), self.settings.epochs):
+            fresh: list[_Step] = []
+            for step in training.steps(self.batches(epoch, len(result.steps) - epoch * self.steps_per_epoch)):
+                fresh.append(step)
                 result.steps.append(_record(step, epoch))
                 report(Progress(len(result.steps), self.steps, None if math.isnan(result.value) else result.value))
-            train_loss = self._share(result.steps[-len(steps) :], steps)
-            result.value = self._evaluate(training.model)
-            result.epochs.append({"epoch": epoch, "train_loss": finite(train_loss), "value": result.value})
+                if keep is not None and len(result.steps) % keep.every == 0:
+                    self._share(result.steps[-len(fresh) :], fresh)
+                    fresh = []
+                    result.seconds = time.perf_counter() - start
+                    save_checkpoint(
+                        keep.folder, self.rank, training.pipe, training.model, training.scheduler, asdict(result)
+                    )
+            self._share(result.steps[len(result.steps) - len(fresh) :], fresh)
+            result.scores = evaluate(self.case, training.model, self.test, self.rank)
+            result.value = result.scores[self.case.metric]
+            result.epochs.append(
+                {
+                    "epoch": epoch,
+                    "train_loss": _mean_loss(result.steps, epoch),
+                    "value": finite(result.value),
+                    "metrics": {name: finite(value) for name, value in result.scores.items()},
+                }
+            )
+        result.scores = {**result.scores, **evaluate_last(self.case, training.model, self.test, self.rank)}
         result.seconds = time.perf_counter() - start
         first = next(self.batches(0))
         result.batch_shape, result.batch_nbytes = tuple(first[0].shape), first[0].nbytes
         result.payload_nbytes = _payload_nbytes(self.plan, training.model)
-        return result
+        return result, training.model
 
     def start(self) -> Training:
         """Make model, optimizer and pipeline anew."""
@@ -143,7 +199,7 @@ class Trainer:
         ddp = DistributedDataParallel(model, device_ids=device_ids)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
         pipe = tg.attach(ddp, optimizer, self.plan, weight=self.case.weight, seed=self.seed, scheduler=schedule)
-        return Training(self.case, ddp, pipe)
+        return Training(self.case, ddp, pipe, schedule)
 
     def _probe(self) -> None:
         training = self.start()
@@ -158,37 +214,32 @@ class Trainer:
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """This rank's micro-batches of an epoch."""
+    def batches(self, epoch: int, skipped_steps: int = 0) -> Iterator[Batch]:
+        """This rank's micro-batches of an epoch, from some step on."""
         order = epoch_order(len(self.train), self.seed, epoch)
-        for indices in rank_batches(order, self.rank.rank, self.rank.ranks, self.batch_size):
+        order = self.case.order(self.train, order, self.settings.batch_size)
+        batches = rank_batches(order, self.rank.rank, self.rank.ranks, self.batch_size)
+        for indices in batches[skipped_steps * self.micro_batches :]:
             yield tuple(tensor.to(self.rank.device) for tensor in self.case.batch(self.train, indices))
 
-    def _share(self, records: list[Record], steps: list[_Step]) -> float:
-        """Put into each record the loss over all ranks and the bytes of the busiest; return the epoch's mean loss."""
+    def _share(self, records: list[Record], steps: list[_Step]) -> None:
+        """Put into each record the loss over all ranks, and the bytes of the rank that sent most."""
+        if not steps:
+            return
         losses = torch.tensor([[step.total_loss, step.total_weight] for step in steps], dtype=torch.float64)
         sent = torch.tensor([step.record.wire_bytes for step in steps])
         losses, sent = losses.to(self.rank.device), sent.to(self.rank.device)
         dist.all_reduce(losses)
         dist.all_reduce(sent, dist.ReduceOp.MAX)
         for record, (loss, weight), nbytes in zip(records, losses.tolist(), sent.tolist(), strict=True):
-            record["loss"], record["wire_bytes"] = finite(loss / weight), nbytes
-        total_loss, total_weight = losses.sum(0).tolist()
-        return float(total_loss / total_weight)
+            record["loss"], record["wire_bytes"] = finite(loss / weight) if weight else None, nbytes
 
-    @torch.no_grad()
-    def _evaluate(self, model: nn.Module) -> float:
-        """The metric over the test samples, which the ranks share out."""
-        model.eval()
-        shard = torch.arange(len(self.test))[self.rank.rank :: self.rank.ranks]
-        counts = [
-            self.case.count(model, tuple(tensor.to(self.rank.device) for tensor in self.case.batch(self.test, indices)))
-            for indices in shard.split(EVALUATION_BATCH)
-        ]
-        total = torch.stack(counts).sum(0).to(self.rank.device)
-        dist.all_reduce(total)
-        model.train()
-        return self.case.score(total)
+
+def _mean_loss(records: list[Record], epoch: int) -> float | None:
+    own = [record for record in records if record["epoch"] == epoch and record["weight"]]
+    if not own or any(record["loss"] is None for record in own):
+        return None
+    return float(sum(r["loss"] * r["weight"] for r in own) / sum(r["weight"] for r in own))
 
 
 def _record(step: _Step, epoch: int) -> Record:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def under_torchrun() -> bool:
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
-def run_ranks(ranks: int, body: Body, args: tuple[Any, ...], receive: Send) -> None:
+def run_ranks(
+    ranks: int, body: Body, args: tuple[Any, ...], receive: Send, *, timeout_seconds: float | None = None
+) -> None:
     """Run `body(rank, send, *args)` on every rank.
 
     Args:
@@ -57,28 +60,33 @@ def run_ranks(ranks: int, body: Body, args: tuple[Any, ...], receive: Send) -> N
         body: a module-level function; sends messages from rank 0.
         args: must be picklable.
         receive: called in this process with each message.
+        timeout_seconds: how long a rank waits for the others in a collective; None takes torch's default.
 
     Raises:
         RunError: a rank failed; `__cause__` tells the rest.
     """
     if under_torchrun():
-        with _process_group("env://", int(os.environ["RANK"]), ranks) as rank:
+        with _process_group("env://", int(os.environ["RANK"]), ranks, timeout_seconds) as rank:
             try:
                 body(rank, receive, *args)
             except Exception as error:
                 raise RunError(f"{type(error).__name__}: {error}") from error
     else:
-        _run_local(ranks, body, args, receive)
+        _run_local(ranks, body, args, receive, timeout_seconds)
 
 
-def _run_local(ranks: int, body: Body, args: tuple[Any, ...], receive: Send) -> None:
+def _run_local(ranks: int, body: Body, args: tuple[Any, ...], receive: Send, timeout_seconds: float | None) -> None:
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)
     messages: Queue[Any] = mp.get_context("spawn").Queue()
     with tempfile.TemporaryDirectory(prefix="tightgrad-") as folder:
         store = (Path(folder) / "store").as_uri()
         with _interrupts_ignored():
             context = start_processes(
-                _local_main, (ranks, store, messages, body, args), nprocs=ranks, join=False, daemon=True
+                _local_main,
+                (ranks, store, timeout_seconds, messages, body, args),
+                nprocs=ranks,
+                join=False,
+                daemon=True,
             )
         assert context is not None
         try:
@@ -96,18 +104,26 @@ def _run_local(ranks: int, body: Body, args: tuple[Any, ...], receive: Send) -> 
             messages.close()
 
 
-def _local_main(index: int, ranks: int, store: str, messages: "Queue[Any]", body: Body, args: tuple[Any, ...]) -> None:
+def _local_main(
+    index: int,
+    ranks: int,
+    store: str,
+    timeout_seconds: float | None,
+    messages: "Queue[Any]",
+    body: Body,
+    args: tuple[Any, ...],
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports; a killed parent takes its ranks along
     torch.set_num_threads(max(1, usable_cores() // ranks))
     loopback = [name for _, name in socket.if_nameindex() if name in LOOPBACK_NAMES]
     if loopback:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
-    with _process_group(store, index, ranks) as rank:
+    with _process_group(store, index, ranks, timeout_seconds) as rank:
         body(rank, messages.put, *args)
 
 
 @contextmanager
-def _process_group(store: str, rank: int, ranks: int) -> Iterator[Rank]:
+def _process_group(store: str, rank: int, ranks: int, timeout_seconds: float | None) -> Iterator[Rank]:
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
     on_gpu = torch.cuda.device_count() >= local_ranks
@@ -115,7 +131,8 @@ def _process_group(store: str, rank: int, ranks: int) -> Iterator[Rank]:
     backend = "nccl" if on_gpu else "gloo"
     if on_gpu:
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, init_method=store, rank=rank, world_size=ranks)
+    timeout = None if timeout_seconds is None else timedelta(seconds=timeout_seconds)
+    dist.init_process_group(backend, init_method=store, rank=rank, world_size=ranks, timeout=timeout)
     try:
         yield Rank(rank, ranks, device, backend)
     finally:

@@ -18,3 +18,25 @@ def rank_batches(order: Tensor, rank: int, ranks: int, batch_size: int) -> list[
     Samples are dealt out in turn, so `ranks` batches side by side hold the next `ranks * batch_size` of the order.
     """
     return list(order[rank::ranks].split(batch_size))
+
+
+def by_length(order: Tensor, lengths: Tensor, batch_size: int, pool: int = 16) -> Tensor:
+    """Rearrange an epoch's order so that the samples of a step are of similar length, and padding is rare.
+
+    Each `pool` steps' samples are sorted by length and cut into steps, which come in the order of their first sample in
+    `order`. A last incomplete step stays the last.
+
+    Args:
+        order: permutation of the samples, int64, shape (n,).
+        lengths: of the samples, int64, shape (n,).
+        batch_size: samples of a step, over all ranks.
+        pool: steps that are sorted together.
+    """
+    whole = len(order) // batch_size * batch_size
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    batches: list[Tensor] = []
+    for samples in order[:whole].split(pool * batch_size):
+        batches += samples[lengths[samples].argsort(stable=True)].split(batch_size)
+    batches.sort(key=lambda batch: int(place[batch].min()))
+    return torch.cat([*batches, order[whole:]])

@@ -73,7 +73,7 @@ DAMAGED = {
     ),
     "wrong shape": (
         lambda s: s["slots"]["residual"].update(weight=torch.zeros(3, 2)),
-        r"residual of 'weight' has shape \(3, 2\), the parameter has \(2, 3\)",
+        r"residual of 'weight' has shape \(3, 2\) and dtype torch.float32, the parameter has \(2, 3\)",
     ),
 }
 

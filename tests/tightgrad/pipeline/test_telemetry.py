@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import tightgrad as tg
+from tightgrad.core.protocols import Collective
 from tightgrad.pipeline.telemetry import NEVER_STEPS, RECENT_STEPS, ClipWatch
 
 
@@ -34,6 +35,23 @@ def test_quiet_otherwise(caplog: pytest.LogCaptureFixture) -> None:
     watch, said = messages(caplog, [1.0, 0.5] * NEVER_STEPS)
     assert said == []
     assert watch.rate == 0.5
+
+
+def test_one_line_for_all_ranks(caplog: pytest.LogCaptureFixture) -> None:
+    def body(collective: Collective) -> None:
+        model = nn.Linear(2, 1)
+        plan = tg.Plan(clip=tg.clip.GlobalNorm(1e-3))
+        pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.0), plan, collective=collective)
+        for window in pipe.windows([torch.ones(1, 2)] * (RECENT_STEPS + 20)):
+            for batch in window:
+                pipe.backward(model(batch).sum())
+            pipe.step()
+
+    with caplog.at_level(logging.WARNING, logger="tightgrad"):
+        tg.collectives.run_threaded(2, body)
+    (record,) = caplog.records
+    assert "100 of the last 100 steps were clipped" in record.message
+    assert "Raise the bound" in record.message
 
 
 def test_record_and_worst() -> None:

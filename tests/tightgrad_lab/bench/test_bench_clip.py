@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import tightgrad as tg
+from tightgrad.clip import dot
 from tightgrad_lab.bench import clip as measurement
+from tightgrad_lab.bench.clip_peers import clip_peers
 from tightgrad_lab.bench.passes import MemoryTraffic
 
 KEYS = {"name", "optimizer", "num_parameters", "num_tensors", "active", "ratio_to_torch"}
@@ -22,9 +24,26 @@ def test_rows() -> None:
     assert {row["active"] for row in rows if row["name"] == "clip_grad_norm"} == {True, False}
 
 
+def test_peers_are_installed_or_named_as_missing() -> None:
+    makers, missing = clip_peers()
+    found = {name.split()[1] for name in makers}
+    assert found | set(missing) == {"zclip", "autoclip", "timm"}
+    for name, make in makers.items():
+        parameter = torch.nn.Parameter(torch.full((10, 10), 0.01))
+        step = make()
+        for scale in (1.0, 1.0, 1.0, 100.0):
+            parameter.grad = torch.full_like(parameter, scale)
+            step([parameter], 1e9)
+        assert float(parameter.grad.norm()) < 100.0, name
+
+
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("max_norm", "passes"), [(1e9, 1), (1e-3, 3)])
-def test_no_second_pass_below_the_bound(max_norm: float, passes: int) -> None:
+def test_no_second_pass_below_the_bound(
+    max_norm: float, passes: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Reading is one pass; clipping reads again and writes."""
+    monkeypatch.setattr(dot.torch, "get_num_threads", lambda: threads)
     parameter = torch.nn.Parameter(torch.zeros(1000, 1000))
     parameter.grad = torch.full_like(parameter, 0.1)
     with MemoryTraffic() as traffic:

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from tightgrad_lab.cases import CASES, load_case
-from tightgrad_lab.cases.image import CASE, DATA
+from tightgrad_lab.cases.image import DATA, ImageCase
+
+CASE = ImageCase()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -44,7 +46,7 @@ def test_score_is_the_share_of_right_answers():
             return torch.nn.functional.one_hot(torch.zeros(len(images), dtype=torch.long), 10).float()
 
     counts = [CASE.count(Constant(), CASE.batch(test, part)) for part in torch.arange(len(test)).split(300)]
-    assert CASE.score(torch.stack(counts).sum(0)) == 0.1
+    assert CASE.scores(torch.stack(counts).sum(0)) == {"accuracy": 0.1}
 
 
 def test_gradient_does_not_depend_on_the_cut_into_micro_batches():

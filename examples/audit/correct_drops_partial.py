@@ -1,0 +1,41 @@
+"""A loop that means to leave out the last window if it is short."""
+
+from contextlib import nullcontext
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+ACCUMULATE = 4
+PARTIAL = "drop"
+
+
+def build_model():
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
+
+
+def make_batches(count, ragged):
+    sizes = [1 + (5 * i) % 7 if ragged else 4 for i in range(count)]
+    return [(torch.randn(size, 6), torch.randn(size, 1)) for size in sizes]
+
+
+def loss(model, batch):
+    inputs, targets = batch
+    return F.mse_loss(model(inputs), targets), len(inputs)
+
+
+def train(model, batches):
+    model = DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for start in range(0, len(batches) - ACCUMULATE + 1, ACCUMULATE):
+        window = batches[start : start + ACCUMULATE]
+        samples = torch.tensor([float(sum(len(inputs) for inputs, _ in window))])
+        dist.all_reduce(samples)
+        optimizer.zero_grad()
+        for i, (inputs, targets) in enumerate(window):
+            with model.no_sync() if i < len(window) - 1 else nullcontext():
+                error = F.mse_loss(model(inputs), targets, reduction="sum")
+                (error * dist.get_world_size() / samples.item()).backward()
+        optimizer.step()

@@ -1,0 +1,91 @@
+"""One rank's state in one safetensors file: tensors by slot and parameter name, numbers as JSON in the metadata.
+
+A digest covers all of it, so that a changed bit is found before anything is restored. Nothing in a file is trusted:
+whatever it holds, reading it gives a state or a `CheckpointError`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from tightgrad.core.errors import CheckpointError
+
+_METADATA = "tightgrad"
+_WINDOW_PARTS = ("grads", "sums")
+
+
+def serialized(state: Mapping[str, Any], rank: int, world_size: int) -> bytes:
+    """The content of the file of `rank`."""
+    # Slots by their place in the list: their names, and those of parameters, may hold any character.
+    slots = list(state["slots"])
+    tensors = {f"slots/{i}/{name}": t for i, slot in enumerate(slots) for name, t in state["slots"][slot].items()}
+    window = state["open_window"]
+    if window is not None:
+        tensors |= {f"{part}/{name}": tensor for part in _WINDOW_PARTS for name, tensor in window[part].items()}
+        window = {key: value for key, value in window.items() if key not in _WINDOW_PARTS}
+    local = {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}
+    numbers = {key: value for key, value in state.items() if key not in ("slots", "open_window")}
+    about = {**numbers, "open_window": window, "slots": slots, "rank": rank, "world_size": world_size}
+    return to_bytes(local, {_METADATA: json.dumps({**about, "digest": _digest(about, local)})})
+
+
+def deserialized(path: Path, rank: int, world_size: int) -> dict[str, Any]:
+    """Undo `serialized`.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, no pipeline state, or another rank's.
+    """
+    try:
+        about, tensors = _read(path)
+        return _state(about, tensors, path, rank, world_size)
+    # What json and safetensors raise for bytes that they cannot read, and what is raised by values of another kind
+    # than `serialized` writes.
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read, it is damaged or no pipeline state: {type(error).__name__}: {error}."
+        ) from None
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError("there is no such file")
+    with safe_open(path, "pt") as file:
+        about = json.loads((file.metadata() or {})[_METADATA])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if not isinstance(about, dict):
+        raise TypeError(f"its metadata is a {type(about).__name__}, not an object")
+    return about, tensors
+
+
+def _state(about: dict[str, Any], tensors: dict[str, Tensor], path: Path, rank: int, world_size: int) -> dict[str, Any]:
+    if about.pop("digest") != _digest(about, tensors):
+        raise CheckpointError(f"{path} is damaged: its contents do not match their digest.")
+    found = (about.pop("rank"), about.pop("world_size"))
+    if found != (rank, world_size):
+        raise CheckpointError(
+            f"{path} was written by rank {found[0]} of {found[1]}, and then renamed; restore the rank's own file."
+        )
+    names = list(about.pop("slots"))
+    slots: dict[str, dict[str, Tensor]] = {slot: {} for slot in names}
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _WINDOW_PARTS}
+    for key, tensor in tensors.items():
+        kind, rest = key.split("/", 1)
+        if kind == "slots":
+            index, name = rest.split("/", 1)
+            slots[names[int(index)]][name] = tensor
+        else:
+            parts[kind][rest] = tensor
+    window = about["open_window"]
+    return {**about, "slots": slots, "open_window": None if window is None else {**window, **parts}}
+
+
+def _digest(about: Mapping[str, Any], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16)
+    digest.update(to_bytes(tensors))
+    return digest.hexdigest()

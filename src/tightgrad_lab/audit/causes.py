@@ -1,0 +1,182 @@
+"""From an explanation to a sentence that a person can act on."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A named mistake: what it is, and how to mend it."""
+
+    text: str
+    cure: str
+
+
+_FACTORS = {
+    "W": Cause(
+        "data-parallel size: the loss is a local mean but is multiplied by the world size",
+        "DDP and FSDP2 average over ranks already; do not multiply a local mean by the world size.",
+    ),
+    "1/W": Cause(
+        "1 / data-parallel size: the loss is divided by a total over all ranks, and the wrapper divides again",
+        "multiply the loss by the world size where it is divided by a total over all ranks.",
+    ),
+    "K": Cause(
+        "accumulation steps: the loss is not divided by the number of micro-batches",
+        "divide each micro-batch's loss by the number of micro-batches in its window.",
+    ),
+    "K_t": Cause(
+        "accumulation steps: the loss is not divided by the number of micro-batches",
+        "divide each micro-batch's loss by the number of micro-batches in its window.",
+    ),
+    "1/K": Cause(
+        "1 / accumulation steps: divided by the number of micro-batches twice",
+        "divide by the number of micro-batches once (Accelerate's and Lightning's backward do it already).",
+    ),
+    "1/K_t": Cause(
+        "1 / accumulation steps: divided by the number of micro-batches twice",
+        "divide by the number of micro-batches once (Accelerate's and Lightning's backward do it already).",
+    ),
+    "K_t/K": Cause(
+        "the last window: divided by the full K",
+        "divide by the number of micro-batches that the last window really has.",
+    ),
+}
+_BASES = {
+    "micro means": Cause(
+        "mean of micro-batch means: micro-batches with little weight count as much as those with much",
+        "sum the losses and divide by the total weight of the window over all ranks.",
+    ),
+    "rank means": Cause(
+        "mean of rank means: every rank divides by its own total weight",
+        "divide by the total weight over all ranks, and multiply by the world size under DDP or FSDP2.",
+    ),
+    "means over ranks": Cause(
+        "mean of micro-batch means: each micro-batch is divided by its own weight over all ranks",
+        "divide by the total weight of the whole window over all ranks.",
+    ),
+    "last only": Cause(
+        "only the last micro-batch counts: gradients are cleared inside the window",
+        "call zero_grad after optimizer.step, not before every backward.",
+    ),
+    "last only, mean": Cause(
+        "only the last micro-batch counts: gradients are cleared inside the window",
+        "call zero_grad after optimizer.step, not before every backward.",
+    ),
+    "local": Cause(
+        "ranks differ: no sync (each rank steps with its own gradient)",
+        "let the last micro-batch's forward and backward run outside no_sync, on the wrapped model.",
+    ),
+    "local micro means": Cause(
+        "ranks differ: no sync (each rank steps with its own gradient)",
+        "let the last micro-batch's forward and backward run outside no_sync, on the wrapped model.",
+    ),
+    "local over all weights": Cause(
+        "ranks differ: no sync (each rank steps with its own gradient)",
+        "let the last micro-batch's forward and backward run outside no_sync, on the wrapped model.",
+    ),
+    "local last only": Cause(
+        "ranks differ: no sync, and only the last micro-batch counts",
+        "sum over ranks before optimizer.step, and call zero_grad only after it.",
+    ),
+    "only last synced": Cause(
+        "ranks differ: only the last micro-batch's gradient is summed over ranks",
+        "sum the accumulated gradient over ranks, not that of one micro-batch.",
+    ),
+}
+_BASES["only last synced, mean"] = _BASES["only last synced"]
+_CLIPS = {
+    "tied twice": Cause(
+        "a tied weight is clipped twice",
+        "pass each parameter once: model.parameters() of the whole model leaves out duplicates.",
+    ),
+    "never": Cause("clipping does nothing", "call clip_grad_norm_ after the last backward and before optimizer.step."),
+    "before division by W": Cause(
+        "clip ran before the division by the world size", "clip after gradients are averaged over ranks."
+    ),
+    "before division by K": Cause("clip ran before the division by the accumulation steps", "divide first, then clip."),
+    "before division by S": Cause("clip ran before unscale", "call scaler.unscale_(optimizer) before clipping."),
+    "bound times W": Cause(
+        "clip ran on gradients that were divided by the world size once too often", "clip the averaged gradient."
+    ),
+    "bound times K": Cause(
+        "clip ran on gradients that were divided by the accumulation steps once too often", "divide once, then clip."
+    ),
+    "bound times S": Cause("clip ran on gradients that were unscaled twice", "unscale once, then clip."),
+    "in mid-window": Cause("clip in mid-window", "clip once, after the window's last backward."),
+    "each micro-batch": Cause(
+        "clip in mid-window (each micro-batch's gradient alone)", "clip once, after the window's last backward."
+    ),
+    "each rank": Cause(
+        "clip ran before gradients were averaged over ranks", "clip the averaged gradient, the same on every rank."
+    ),
+    "each shard": Cause(
+        "each rank clips by the norm of its own shard", "use the norm over all ranks (tg.clip_grad_norm_)."
+    ),
+    "each parameter": Cause(
+        "each parameter is clipped by its own norm", "pass all parameters to one call of clip_grad_norm_."
+    ),
+    "1-norm": Cause("the 1-norm is limited, not the 2-norm", "use norm_type=2."),
+    "inf-norm": Cause("the largest element is limited, not the 2-norm", "use norm_type=2."),
+    "by value": Cause("elements are clipped one by one, which turns the gradient", "use clip_grad_norm_."),
+    "squared norm": Cause("the norm's square root is missing", "take the root of the sum of squares."),
+}
+
+
+def cause_of(explanation: str, gain: float) -> Cause:
+    """The sentence for an explanation of `observe`, with the measured gain in it."""
+    kind, _, rest = explanation.partition(" ")
+    if kind == "clip" and rest.startswith("partly "):
+        return Cause(
+            f"only part of the parameters are clipped (not {rest.removeprefix('partly ')})",
+            "pass all parameters to one call of clip_grad_norm_.",
+        )
+    if kind == "clip":
+        return _CLIPS[rest]
+    if kind == "after":
+        return Cause(
+            "gradients of the window before are still there: zero_grad is missing", "call zero_grad after every step."
+        )
+    if kind == "low":
+        return Cause(
+            f"gradients are added up in {explanation.rpartition(' ')[2]}",
+            "keep parameters in float32 under autocast, or accumulate in float32.",
+        )
+    if explanation.startswith("no gradient "):
+        return Cause(
+            f"{explanation.removeprefix('no gradient ')}: no gradient reaches the optimizer",
+            "check detach, no_grad and requires_grad on the way to these parameters.",
+        )
+    if kind == "parameters":
+        base, factor, names = (part.strip() for part in rest.split(" | "))
+        inner = _whole(base, factor, gain)
+        return Cause(f"{names}: {inner.text}", inner.cure)
+    base, factor = (part.strip() for part in explanation.split(" | "))
+    return _whole(base, factor, gain)
+
+
+def _whole(base: str, factor: str, gain: float) -> Cause:
+    if factor.startswith("S="):
+        return Cause(
+            f"{gain:g}x: the loss scale is still in the gradient", "call scaler.unscale_ or step through the scaler."
+        )
+    if factor == "1":
+        return _BASES[base]
+    known = _FACTORS.get(factor) or Cause(
+        f"{_words(factor)} too much", "compare with sum of losses / total weight over all ranks and micro-batches."
+    )
+    if factor.startswith("N"):
+        known = Cause(
+            "the sum of the losses is not divided by its weight",
+            "divide by the total weight of the window over all ranks.",
+        )
+    text = f"{gain:.2f}x on {known.text}" if factor == "K_t/K" else f"{gain:.2f}x = {known.text}"
+    if base == "exact":
+        return Cause(text, known.cure)
+    if base == "micro means" and factor in _FACTORS:
+        return Cause(text, known.cure)
+    return Cause(f"{_BASES[base].text}; and {text}", f"{_BASES[base].cure} {known.cure}")
+
+
+def _words(factor: str) -> str:
+    names = {"W": "world size", "K": "accumulation steps", "K_t": "micro-batches in the window"}
+    return " ".join(names.get(part, part) for part in factor.replace("/", " / ").split())

@@ -1,0 +1,60 @@
+"""Under which circumstances a loop is run: each makes another kind of mistake visible."""
+
+from dataclasses import dataclass
+
+MICRO_BATCHES = 5
+FULL_WINDOWS = 2
+LEFT_OVER = 3
+NEVER_CLIPS = 1e30
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One run of the user's loop.
+
+    Args:
+        ranks: W.
+        micro_batches: K of a whole window.
+        left_over: micro-batches of the last, shorter window; 0 for none.
+        ragged: whether the micro-batches' weights differ.
+        max_norm_share: the bound over the first window's true norm; None if nothing is to be clipped.
+    """
+
+    ranks: int
+    micro_batches: int
+    left_over: int
+    ragged: bool
+    max_norm_share: float | None = None
+
+    @property
+    def count(self) -> int:
+        """Micro-batches on one rank."""
+        return FULL_WINDOWS * self.micro_batches + self.left_over
+
+    def windows(self) -> list[range]:
+        """The micro-batches of each optimizer step."""
+        size = self.micro_batches
+        return [range(start, min(start + size, self.count)) for start in range(0, self.count, size)]
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        parts = [f"{self.ranks} rank{'s' if self.ranks > 1 else ''}", "ragged" if self.ragged else "equal weights"]
+        if self.left_over:
+            parts.append(f"last window {self.left_over} of {self.micro_batches}")
+        if self.max_norm_share is not None:
+            parts.append("clipping active")
+        return ", ".join(parts)
+
+
+def scenarios(ranks: int, *, accumulates: bool, clips: bool) -> list[Scenario]:
+    """From the plainest to the most telling."""
+    size = MICRO_BATCHES if accumulates else 1
+    left = LEFT_OVER if accumulates else 0
+    found = [Scenario(ranks, size, 0, False), Scenario(ranks, size, 0, True)]
+    if left:
+        found += [Scenario(ranks, size, left, False), Scenario(ranks, size, left, True)]
+    if clips:
+        found.append(Scenario(ranks, size, 0, False, max_norm_share=0.25))
+        found.append(Scenario(ranks, size, 0, True, max_norm_share=0.25))
+    return found

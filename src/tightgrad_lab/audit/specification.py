@@ -1,0 +1,87 @@
+"""What an audited file says: a model, micro-batches, the loss that is meant, and the loop as its author writes it."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from tightgrad_lab.errors import ArgumentError
+
+REQUIRED = ("build_model", "make_batches", "loss", "train")
+PRECISIONS = ("float32", "bfloat16", "float16")
+PARTIALS = ("flush", "drop")
+
+
+@dataclass(frozen=True)
+class Specification:
+    """A loaded file.
+
+    Attributes:
+        build_model: gives a fresh model; called after seeding, so that all ranks draw the same weights.
+        make_batches: (count, ragged) -> that many micro-batches; with `ragged`, their weights differ.
+        loss: (model, micro-batch) -> its mean loss and the weight that it is averaged over. What is meant.
+        train: (model, micro-batches of this rank) -> None. The loop that is audited.
+        module: the file, whose ACCUMULATE and MAX_NORM are set for each scenario.
+        accumulates: whether the file has ACCUMULATE: micro-batches of one optimizer step.
+        clips: whether the file has MAX_NORM: the loop clips the global 2-norm to it.
+        precision: of the loop: how closely it is compared.
+        partial: what the loop means to do with the last window if it is shorter: "flush" or "drop".
+    """
+
+    build_model: Callable[[], nn.Module]
+    make_batches: Callable[[int, bool], list[Any]]
+    loss: Callable[[nn.Module, Any], tuple[Tensor, Tensor | float]]
+    train: Callable[[nn.Module, list[Any]], None]
+    module: ModuleType
+    accumulates: bool
+    clips: bool
+    precision: str
+    partial: str
+
+
+def load(path: Path) -> Specification:
+    """Import an audited file.
+
+    Raises:
+        ArgumentError: it cannot be imported, or lacks a part; the message says which.
+    """
+    if not path.is_file():
+        raise ArgumentError(f"there is no file {path}; `tightgrad audit --template raw` prints one to start from.")
+    spec = importlib.util.spec_from_file_location(f"tightgrad_audited_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ArgumentError(f"{path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ArgumentError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    missing = [name for name in REQUIRED if not callable(getattr(module, name, None))]
+    if missing:
+        raise ArgumentError(
+            f"{path} does not define {', '.join(missing)}; an audited file defines {', '.join(REQUIRED)} (see "
+            "`tightgrad audit --template raw`)."
+        )
+    return Specification(
+        build_model=module.build_model,
+        make_batches=module.make_batches,
+        loss=module.loss,
+        train=module.train,
+        module=module,
+        accumulates=hasattr(module, "ACCUMULATE"),
+        clips=getattr(module, "MAX_NORM", None) is not None,
+        precision=_one_of(path, module, "PRECISION", PRECISIONS),
+        partial=_one_of(path, module, "PARTIAL", PARTIALS),
+    )
+
+
+def _one_of(path: Path, module: ModuleType, name: str, allowed: tuple[str, ...]) -> str:
+    value = getattr(module, name, allowed[0])
+    if value not in allowed:
+        raise ArgumentError(f"{path}: {name} is {value!r}; use one of {', '.join(allowed)}.")
+    return str(value)

@@ -1,0 +1,32 @@
+"""runs/CASE/baselines.json: what simple methods reach on the same test samples, computed here."""
+
+import time
+from pathlib import Path
+
+from tightgrad_lab.training.case import AnyCase
+from tightgrad_lab.training.files import write_json
+
+SCHEMA = 1
+NAME = "baselines.json"
+
+
+def write_baselines(folder: Path, name: str, case: AnyCase) -> None:
+    """Compute and write them, unless they are there."""
+    if (folder / NAME).is_file():
+        return
+    start = time.perf_counter()
+    found = case.baselines()
+    train, test = case.load()
+    write_json(
+        folder / NAME,
+        {
+            "schema": SCHEMA,
+            "case": name,
+            "metric": case.metric,
+            "higher_is_better": case.higher_is_better,
+            "train_samples": len(train),
+            "test_samples": len(test),
+            "seconds": time.perf_counter() - start,
+            "baselines": found,
+        },
+    )

@@ -1,0 +1,79 @@
+"""Ranks that may hang or die, each in a process of its own, and what became of them: for other people's code."""
+
+import logging
+import multiprocessing
+import re
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+START_SECONDS = 90.0
+POLL_SECONDS = 0.02
+HANGS = "hangs"
+
+
+def outcomes(ranks: int, body: Callable[..., str], *args: Any, seconds: float) -> list[str]:
+    """By rank: what `body(*args)` returned, the error's name, the signal that ended it, or HANGS.
+
+    Args:
+        ranks: number of processes.
+        body: a module-level function, run inside a gloo process group with one thread.
+        args: of body; must be picklable.
+        seconds: how long all may take once they have met.
+    """
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="tightgrad-") as name:
+        folder = Path(name)
+        processes = [
+            context.Process(target=_main, args=(name, rank, ranks, body, args), daemon=True) for rank in range(ranks)
+        ]
+        for process in processes:
+            process.start()
+        try:
+            _wait(lambda: all((folder / f"met{rank}").exists() for rank in range(ranks)), processes, START_SECONDS)
+            _wait(lambda: all((folder / f"outcome{rank}").exists() for rank in range(ranks)), processes, seconds)
+            return [_outcome(folder / f"outcome{rank}", process) for rank, process in enumerate(processes)]
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+
+
+def _wait(done: Callable[[], bool], processes: list[SpawnProcess], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not done() and any(process.is_alive() for process in processes) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
+def _outcome(path: Path, process: SpawnProcess) -> str:
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    if process.exitcode is None:
+        return HANGS
+    return signal.Signals(-process.exitcode).name if process.exitcode < 0 else f"exit code {process.exitcode}"
+
+
+def _main(name: str, rank: int, ranks: int, body: Callable[..., str], args: tuple[Any, ...]) -> None:
+    folder = Path(name)
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=(folder / "store").as_uri(), rank=rank, world_size=ranks, timeout=timedelta(seconds=300)
+    )
+    dist.barrier()
+    (folder / f"met{rank}").touch()
+    try:
+        outcome = body(*args)
+    except Exception as error:
+        inner = re.search(r"\b(?!RuntimeError)[A-Z]\w+Error\b", str(error))
+        outcome = f"{type(error).__name__} ({inner[0]})" if inner else type(error).__name__
+    (folder / f"writing{rank}").write_text(outcome, encoding="utf-8")
+    (folder / f"writing{rank}").rename(folder / f"outcome{rank}")

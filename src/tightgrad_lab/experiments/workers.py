@@ -1,0 +1,43 @@
+"""Jobs that do not need each other, one process a core, each with one thread: results do not depend on cores."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import TypeVar
+
+import torch
+
+from tightgrad_lab.environment import usable_cores
+from tightgrad_lab.experiments.experiment import Report
+
+Job = TypeVar("Job")
+Found = TypeVar("Found")
+
+
+def run_all(
+    body: Callable[[Job], Found], jobs: Sequence[Job], report: Report, *, share: tuple[float, float] = (0.0, 1.0)
+) -> list[Found]:
+    """Call `body` on every job.
+
+    Args:
+        body: a module-level function; its jobs and results are pickled.
+        jobs: begun in this order: the longest first.
+        report: told after each job.
+        share: of the experiment, that this is; where it begins and ends in [0, 1].
+
+    Returns:
+        What `body` returned, in the order of the jobs.
+    """
+    begin, end = share
+    workers = max(1, min(usable_cores(), len(jobs)))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    with pool:
+        futures: list[Future[Found]] = [pool.submit(body, job) for job in jobs]
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                report(begin + (end - begin) * done / len(jobs), f"{done} of {len(jobs)} runs")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        return [future.result() for future in futures]

@@ -1,0 +1,22 @@
+"""A trained model in a safetensors file."""
+
+from pathlib import Path
+
+from safetensors.torch import load_model as load_tensors
+from safetensors.torch import save_model as save_tensors
+from torch import nn
+
+NAME = "model.safetensors"
+
+
+def save_model(model: nn.Module, folder: Path) -> None:
+    """Write its parameters and buffers; tensors that modules share are written once."""
+    partial = folder / f".{NAME}.tmp"
+    save_tensors(model, str(partial))
+    partial.replace(folder / NAME)
+
+
+def load_model(model: nn.Module, folder: Path) -> nn.Module:
+    """Read them into a model of the same shape, and put it into evaluation mode."""
+    load_tensors(model, folder / NAME)
+    return model.eval()

@@ -1,0 +1,70 @@
+"""What a test asks of a pair: a result on disk, its figure and table in every language and layout."""
+
+import html
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from matplotlib.text import Text
+
+from tightgrad_lab.report import figures
+from tightgrad_lab.report.model import NARROW, WIDE, Content, FigureSpec, Layout, Table
+from tightgrad_lab.report.texts import load
+
+ENVIRONMENT = {"torch": "2.13.0+cpu", "time": "2026-11-24T00:00:00+00:00", "device": "cpu", "backend": "gloo"}
+
+
+def write_result(root: Path, number: int, settings: dict[str, Any], figure: dict[str, Any], table: list[Any]) -> Path:
+    """Write runs/pairNN/result.json below `root`; return `root`."""
+    folder = root / f"pair{number:02}"
+    folder.mkdir(parents=True)
+    result = {
+        "schema": 1,
+        "pair": number,
+        "command": f"tightgrad lab --only {number}",
+        "settings": settings,
+        "environment": ENVIRONMENT,
+        "seconds": 1.0,
+        "inputs": "",
+        "published": None,
+        "figure": figure,
+        "table": table,
+    }
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    return root
+
+
+def content(pair: Any, root: Path, language: str) -> tuple[FigureSpec, Table]:
+    """The pair's one figure and one table."""
+    found: Content = pair.content(SimpleNamespace(root=root), load(language))
+    figure, table = found.blocks
+    assert isinstance(figure, FigureSpec)
+    assert isinstance(table, Table)
+    return figure, table
+
+
+def drawn_texts(spec: FigureSpec, language: str, layout: Layout) -> list[str]:
+    """Draw; every text must lie inside the figure. Returns the texts."""
+    with figures.style():
+        figure = spec.draw(load(language), layout)
+        svg = figures.to_svg(figure)
+        renderer = figure.canvas.get_renderer()
+        shown = [text for text in figure.findobj(Text) if _is_drawn(text.get_text(), svg)]
+        width, height = figure.get_size_inches() * figure.dpi
+        for text in shown:
+            box = text.get_window_extent(renderer)
+            inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
+            assert inside, f"{text.get_text()!r} leaves the {layout.name} figure"
+    colors = set(re.findall(r"#[0-9a-f]{6}", svg))
+    assert colors <= set(figures.COLORS.values()) | {"#000000"}, colors - set(figures.COLORS.values())
+    return [text.get_text() for text in shown]
+
+
+def _is_drawn(text: str, svg: str) -> bool:
+    """Matplotlib keeps labels of ticks beyond the axes, which it does not draw."""
+    return bool(text.strip()) and html.escape(text.split("\n")[0], quote=False) in svg
+
+
+LAYOUTS = (WIDE, NARROW)
