@@ -26,6 +26,8 @@ from tightgrad.core.errors import (
 from tightgrad.feedback import ErrorFeedback
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.guard import Guard
+from tightgrad.pipeline.local_updates import DiLoCo, LocalSGD
+from tightgrad.pipeline.outer import OuterPipeline, attach_local
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.plan import Compress, Plan
 from tightgrad.pipeline.record import StepRecord
@@ -38,14 +40,17 @@ __all__ = [
     "CheckpointError",
     "Compress",
     "ConfigError",
+    "DiLoCo",
     "ErrorFeedback",
     "GradientPipeline",
     "Guard",
     "IncompatiblePlanError",
+    "LocalSGD",
     "LossScale",
     "MethodCard",
     "NonFiniteGradientError",
     "OutOfMemoryError",
+    "OuterPipeline",
     "PayloadError",
     "Plan",
     "RankMismatchError",
@@ -57,6 +62,7 @@ __all__ = [
     "Warmup",
     "__version__",
     "attach",
+    "attach_local",
     "clip",
     "clip_grad_norm_",
     "clip_grad_value_",

@@ -5,10 +5,9 @@ Nothing overlaps and the whole path runs in order: the reference for the overlap
 
 from contextlib import AbstractContextManager
 
-import torch
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from tightgrad.adapters.buffers import broadcast_tensors
 from tightgrad.adapters.grads import adding_zero, copy_grads, put_grads
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
@@ -30,7 +29,7 @@ class DDPExplicitAdapter:
     def begin_window(self) -> None:
         """Send rank 0's buffers to all ranks, as DDP's own synchronised forward would."""
         if self.model.training and self.model.broadcast_buffers:
-            self._broadcast_buffers()
+            broadcast_tensors(self.model.module.buffers(), self.collective)
 
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
         """`no_sync` throughout. DDP would send buffers again in its first forward, which not every rank may have."""
@@ -52,13 +51,3 @@ class DDPExplicitAdapter:
     def sent_nbytes(self) -> int:
         """DDP itself sends nothing under `no_sync`."""
         return 0
-
-    def _broadcast_buffers(self) -> None:
-        by_dtype: dict[torch.dtype, list[Tensor]] = {}
-        for buffer in self.model.module.buffers():
-            if buffer.numel():
-                by_dtype.setdefault(buffer.dtype, []).append(buffer.detach())
-        for group in by_dtype.values():
-            flat = self.collective.broadcast_(torch.cat([buffer.reshape(-1) for buffer in group]))
-            for buffer, piece in zip(group, flat.split([buffer.numel() for buffer in group]), strict=True):
-                buffer.copy_(piece.view(buffer.shape))

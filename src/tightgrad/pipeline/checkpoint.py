@@ -77,6 +77,15 @@ def load_state(folder: Path, slots: Mapping[str, Slot], rank: int, world_size: i
     return {**states[0], "slots": _handed_over(handed, states[0], slots)}
 
 
+def saved_world_size(folder: Path) -> int:
+    """The number of ranks that wrote the newest complete checkpoint.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    return _newest(folder)[1]
+
+
 def load_on_every_rank(
     folder: Path, slots: Mapping[str, Slot], collective: Collective, check: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:

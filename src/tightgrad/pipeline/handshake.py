@@ -3,17 +3,24 @@
 import hashlib
 import platform
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from tightgrad.core.errors import RankMismatchError
 from tightgrad.core.protocols import Collective
-from tightgrad.pipeline.plan import Plan
+
+
+class Described(Protocol):
+    """What ranks are about to do."""
+
+    def to_json(self) -> str:
+        """As text, the same for the same settings."""
 
 
 def check_ranks_agree(
-    plan: Plan, parameters: Mapping[str, nn.Parameter], seed: int, collective: Collective, version: str
+    plan: Described, parameters: Mapping[str, nn.Parameter], seed: int, collective: Collective, version: str
 ) -> None:
     """Compare a digest of plan, parameter layout, seed and versions. Collective: every rank must call it.
 
