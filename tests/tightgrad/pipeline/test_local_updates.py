@@ -128,7 +128,7 @@ def test_compressed_ranks_are_bitwise_equal_and_sent_less(name: str) -> None:
     records = first[1]
     assert all(record.clip_coef <= 1.0 for record in records)
     assert any(record.clip_coef < 1.0 for record in records)
-    assert all(0 < record.wire_bytes for record in records)
+    assert all(record.wire_bytes > 0 for record in records)
 
 
 def test_what_is_delivered_and_what_is_left_is_all_that_was_put_in() -> None:
@@ -306,7 +306,7 @@ def test_a_frozen_parameter_is_the_same_everywhere_and_not_sent() -> None:
 
     (nbytes, bias), (_, other) = on_ranks(2, body)
     assert torch.equal(bias, other)
-    assert list(linear().parameters())[0].numel() * 4 <= nbytes < 2 * 4 * 6
+    assert linear().weight.numel() * 4 <= nbytes < 2 * 4 * 6
 
 
 @pytest.mark.parametrize(
