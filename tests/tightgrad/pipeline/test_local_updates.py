@@ -13,7 +13,7 @@ import tightgrad as tg
 from support.ranks import run_ranks
 from support.training import batches, linear, loss_of, on_ranks
 from tightgrad.collectives import ThreadedCollective
-from tightgrad.pipeline.local_updates import LocalUpdates, local_updates_from_json
+from tightgrad.pipeline.local_updates import LocalUpdates
 
 COMPRESSED = {
     "int4": tg.Compress(tg.codecs.IntBlock(4, block_size=8), feedback=tg.ErrorFeedback()),
@@ -307,47 +307,6 @@ def test_a_frozen_parameter_is_the_same_everywhere_and_not_sent() -> None:
     (nbytes, bias), (_, other) = on_ranks(2, body)
     assert torch.equal(bias, other)
     assert linear().weight.numel() * 4 <= nbytes < 2 * 4 * 6
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: tg.DiLoCo(every=0), "every=0 must be at least 1"),
-        (lambda: tg.DiLoCo(lr=0.0), "lr=0 must be above 0"),
-        (lambda: tg.DiLoCo(momentum=1.0), "momentum=1 must be below 1"),
-        (lambda: tg.LocalSGD(plan=tg.Guard()), "must be a Plan"),
-        (lambda: tg.LocalSGD(plan=tg.Plan(tg.Accumulate(2))), "no micro-batches"),
-        (lambda: tg.LocalSGD(plan=tg.Plan(loss_scale=tg.LossScale())), "not scaled by a loss scale"),
-        (
-            lambda: tg.DiLoCo(
-                plan=tg.Plan(compress=tg.Compress(tg.codecs.TopK(0.1), feedback=tg.feedback.MomentumCorrection(0.9)))
-            ),
-            "momentum=0.0",
-        ),
-    ],
-)
-def test_settings_that_cannot_be(make: Any, message: str) -> None:
-    with pytest.raises(tg.ConfigError, match=message):
-        make()
-
-
-@pytest.mark.parametrize("updates", [tg.LocalSGD(7), compressed("int4", lr=0.5), tg.DiLoCo()], ids=repr)
-def test_json_round_trip(updates: LocalUpdates) -> None:
-    assert local_updates_from_json(updates.to_json()) == updates
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "must be JSON"),
-        ("[]", "version 1"),
-        ('{"version": 1, "id": "x"}', "local_sgd, diloco"),
-        ('{"version": 1, "id": "diloco", "speed": 3}', "'speed'"),
-    ],
-)
-def test_json_that_cannot_be(text: str, message: str) -> None:
-    with pytest.raises(tg.ConfigError, match=message):
-        local_updates_from_json(text)
 
 
 def different(rank: int) -> str:
