@@ -26,6 +26,7 @@ class DDPAdapter:
     """
 
     reduces = True
+    every_rank_runs = True
 
     def __init__(self, model: DistributedDataParallel, sync: str, collective: Collective | None = None) -> None:
         self.model = model

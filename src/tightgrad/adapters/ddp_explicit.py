@@ -19,6 +19,7 @@ class DDPExplicitAdapter:
     """A DDP module, used for its replicas and its process group."""
 
     reduces = False
+    every_rank_runs = False
     divisor = 1
 
     def __init__(self, model: DistributedDataParallel, collective: Collective | None = None) -> None:

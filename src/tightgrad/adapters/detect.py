@@ -10,6 +10,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from tightgrad.adapters.ddp import DDPAdapter
 from tightgrad.adapters.ddp_explicit import DDPExplicitAdapter
+from tightgrad.adapters.ddp_hook import DDPHookAdapter, held_hook, refuses_hook
 from tightgrad.adapters.fsdp2 import FSDP2Adapter
 from tightgrad.adapters.names import trainable_parameters, unwrap_compiled
 from tightgrad.adapters.single import SingleAdapter
@@ -17,7 +18,7 @@ from tightgrad.collectives import SingleCollective
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Adapter, Collective
 
-Reducing = Literal["wrapper", "pipeline"]
+Reducing = Literal["wrapper", "pipeline", "backward"]
 
 
 def make_adapter(
@@ -33,8 +34,9 @@ def make_adapter(
     Args:
         model: a plain module, or one in DistributedDataParallel or `fully_shard`, compiled or not.
         collective: the data-parallel ranks; None takes the wrapper's, or one process for a plain module.
-        reducing: who should sum over ranks: the wrapper, overlapped with backward, or the pipeline after it. A
-            plain module's gradients are always summed by the pipeline.
+        reducing: who should sum over ranks: the wrapper, overlapped with backward; the pipeline after it; or the
+            pipeline during "backward", which needs DistributedDataParallel. A plain module's gradients are always
+            summed by the pipeline.
         sync: with "wrapper", when it sums: "last", "every" or "auto".
         several_backwards: whether a window may have more than one micro-batch.
 
@@ -46,7 +48,7 @@ def make_adapter(
     if isinstance(inner, DistributedDataParallel):
         return _ddp(inner, collective, reducing, sync, several_backwards)
     if isinstance(inner, FSDPModule):
-        if reducing == "pipeline":
+        if reducing != "wrapper":
             raise UnsupportedError(
                 "FSDP2 communicates during forward and backward, so neither compression nor retries when out of memory "
                 "are supported under it; use DistributedDataParallel with this plan, or leave `compress` and "
@@ -66,12 +68,22 @@ def make_adapter(
             "attach(..., collective=tg.collectives.TorchCollective()) to let TightGrad reduce its gradients, or "
             "collective=tg.collectives.SingleCollective() to train each rank alone."
         )
+    if reducing == "backward":
+        raise UnsupportedError(
+            'overlap="backward" needs DistributedDataParallel, which says when gradients are ready; the model is a '
+            'plain module. Wrap it, or take Compress(overlap="none").'
+        )
     return SingleAdapter(inner, collective or SingleCollective())
 
 
 def _ddp(
     model: DistributedDataParallel, collective: Collective | None, reducing: Reducing, sync: str, several: bool
 ) -> Adapter:
+    if reducing == "backward":
+        reason = refuses_hook(model, several)
+        if reason is not None:
+            raise UnsupportedError(f'overlap="backward" cannot be had: {reason}. Take Compress(overlap="none").')
+        return DDPHookAdapter(model, collective)
     low_precision = any(
         parameter.dtype in (torch.float16, torch.bfloat16) for parameter in trainable_parameters(model.module).values()
     )
@@ -83,6 +95,9 @@ def _ddp(
         )
     if explicit:
         return DDPExplicitAdapter(model, collective)
+    hook = held_hook(model)
+    if hook is not None:
+        hook.serve_nobody()
     return DDPAdapter(model, "every" if sync == "every" else "last", collective)
 
 

@@ -41,6 +41,7 @@ class FSDP2Adapter:
     """
 
     reduces = True
+    every_rank_runs = True
 
     def __init__(self, model: nn.Module, sync: str, collective: Collective | None = None) -> None:
         assert isinstance(model, FSDPModule)

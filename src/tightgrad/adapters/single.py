@@ -14,6 +14,7 @@ class SingleAdapter:
     """A module without a wrapper; with a collective of several ranks, each trains a replica of its own."""
 
     reduces = False
+    every_rank_runs = False
     divisor = 1
 
     def __init__(self, module: nn.Module, collective: Collective) -> None:

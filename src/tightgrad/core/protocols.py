@@ -248,6 +248,10 @@ class Adapter(Protocol):
         """Whether the wrapper sums over ranks during backward; if not, the pipeline does after the last one."""
 
     @property
+    def every_rank_runs(self) -> bool:
+        """Whether a window's backward only works if every rank runs as many micro-batches."""
+
+    @property
     def divisor(self) -> int:
         """What the wrapper divides its sum by; losses are multiplied by it. 1 if it divides by nothing."""
 

@@ -5,6 +5,7 @@ from torch import nn, optim
 from tightgrad.accumulate.settings import Accumulate
 from tightgrad.accumulate.weights import Weight
 from tightgrad.adapters import make_adapter
+from tightgrad.adapters.detect import Reducing
 from tightgrad.core.check import check_integer
 from tightgrad.core.protocols import Collective
 from tightgrad.pipeline.handshake import check_ranks_agree
@@ -59,9 +60,19 @@ def attach(
     adapter = make_adapter(
         model,
         collective,
-        reducing="wrapper" if plan.compress is None and accumulate.on_oom == "raise" else "pipeline",
+        reducing=_reducing(plan, accumulate),
         sync=accumulate.sync,
         several_backwards=accumulate.several_backwards,
     )
     check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__)
     return GradientPipeline(adapter, optimizer, plan, weight=weight, seed=seed, scheduler=scheduler)
+
+
+def _reducing(plan: Plan, accumulate: Accumulate) -> Reducing:
+    """Who sums over ranks, and when."""
+    if accumulate.on_oom == "split":
+        return "pipeline"
+    if plan.compress is None:
+        return "wrapper"
+    overlap: dict[str, Reducing] = {"none": "pipeline", "backward": "backward", "auto": "pipeline"}
+    return overlap[plan.compress.overlap]

@@ -1,6 +1,7 @@
 """From accumulated gradients to those that the optimizer takes: guard, unscale, reduce, clip."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tightgrad.accumulate.buffer import zero_gradient
+from tightgrad.adapters.ddp_hook import DDPHookAdapter
 from tightgrad.clip.one_factor import OneFactorClipper, clip_coefficient
 from tightgrad.clip.placed import scale_, zero_nonfinite_
 from tightgrad.core.clock import StageClock
@@ -18,6 +20,7 @@ from tightgrad.core.types import Clipped, Grads, State
 from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.delivered import check_delivered
 from tightgrad.pipeline.guard import nonfinite_error, vote
+from tightgrad.pipeline.overlap import OverlappedReduction
 from tightgrad.pipeline.plan import Compress, Plan
 from tightgrad.pipeline.reduction import merge, reduce_gradients, taken_back
 from tightgrad.pipeline.state import PipelineState
@@ -57,6 +60,25 @@ class GradientPath:
         self._clock = clock
         self._norm = norm
         self._folds = folds
+        self._overlapped = (
+            OverlappedReduction(adapter, plan, seed, clock) if isinstance(adapter, DDPHookAdapter) else None
+        )
+
+    def open(self, state: PipelineState, *, idle: bool) -> None:
+        """Begin a window; `idle` if nothing in it counts."""
+        if self._overlapped is not None:
+            scale = self._plan.loss_scale.current(state.slots) if self._plan.loss_scale is not None else 1.0
+            self._overlapped.open(state.slots, state.step, 1.0 / scale, idle=idle)
+
+    def drop(self) -> None:
+        """Forget what is under way."""
+        if self._overlapped is not None:
+            self._overlapped.drop()
+
+    def abandon(self) -> None:
+        """Drop a window in its middle. Collective: every rank must call it."""
+        if self._overlapped is not None:
+            self._overlapped.abandon()
 
     @torch.no_grad()
     def walk(self, grads: Grads, state: PipelineState, local_share: float = 1.0) -> Update | SkipReason:
@@ -72,9 +94,17 @@ class GradientPath:
             PayloadError: on every rank, when any could not decode what it received.
             RankMismatchError: on every rank, when they received different gradients.
         """
-        self._unscale_(grads, state)
         slots = state.slots
-        if not self._adapter.reduces:
+        if self._overlapped is not None:
+            with self._clock("wait"):
+                outcome = self._overlapped.finish()
+            if not outcome.finite:
+                return self._skip(grads, state)
+            grads, slots = outcome.totals, outcome.slots
+            self._check_delivered(grads, outcome.failures)
+        else:
+            self._unscale_(grads, state)
+        if self._overlapped is None and not self._adapter.reduces:
             grads, finite = self._agree(grads)
             if not finite:
                 return self._skip(grads, state)
@@ -153,10 +183,14 @@ class GradientPath:
         reduced = reduce_gradients(grads, compress, state.slots, context)
         for name, grad in grads.items():
             grad.copy_(reduced.total[name])
-        if collective.world_size > 1 and not isinstance(compress.reducer, Dense):
-            with self._clock("guard"):
-                check_delivered(context.failures, self._norm(list(grads.values())), collective)
+        self._check_delivered(grads, context.failures)
         return reduced.state
+
+    def _check_delivered(self, grads: Grads, failures: Sequence[str]) -> None:
+        compress = self._plan.compress or _DENSE
+        if self._adapter.collective.world_size > 1 and not isinstance(compress.reducer, Dense):
+            with self._clock("guard"):
+                check_delivered(failures, self._norm(list(grads.values())), self._adapter.collective)
 
     def _skip(self, grads: Grads, state: PipelineState) -> SkipReason:
         guard = self._plan.guard

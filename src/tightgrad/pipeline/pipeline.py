@@ -61,7 +61,7 @@ class GradientPipeline:
             weight or (num_samples if plan.accumulate else _one),
             adapter.collective,
             adapter.micro_batch,
-            "repeat" if adapter.reduces else "fewer",
+            "repeat" if adapter.every_rank_runs else "fewer",
         )
         self._window: Window[Any] | None = None
         self._retries = 0
@@ -99,6 +99,7 @@ class GradientPipeline:
                 self._check_no_strangers()
                 self._discard()
                 self.adapter.begin_window()
+            self._path.open(self.state, idle=window.counts_for_nothing)
             self._window = window
             yield window
 
@@ -114,6 +115,7 @@ class GradientPipeline:
 
         Collective: every rank must call it. The batches of the window are gone.
         """
+        self._path.abandon()
         self._discard()
         self._window = None
 
@@ -160,7 +162,7 @@ class GradientPipeline:
         with self._clock("backward"):
             if any(weights.values()):
                 self._scaled(losses, weights, window.total_weights).backward()
-            elif self.adapter.reduces:
+            elif self.adapter.every_rank_runs:
                 with self.adapter.adding_zero():
                     self._scaled(losses, weights, window.total_weights).backward()
         with self._clock("accumulate"):
@@ -194,6 +196,7 @@ class GradientPipeline:
         return self.step()
 
     def _discard(self) -> None:
+        self._path.drop()
         self.adapter.restore_accumulated({})
         self._buffer.clear()
         self._norm.clear()
@@ -205,7 +208,7 @@ class GradientPipeline:
         terms = [
             loss * (self._accumulate.loss_factor(weights[name], totals[name]) * self.adapter.divisor * self._scale())
             for name, loss in losses.items()
-            if weights[name] > 0 or self.adapter.reduces
+            if weights[name] > 0 or self.adapter.every_rank_runs
         ]
         return sum(terms[1:], start=terms[0])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from tightgrad.accumulate import Accumulate
-from tightgrad.core.check import check_number
+from tightgrad.core.check import check_choice, check_number
 from tightgrad.core.config import from_config, method_from_config, to_config
 from tightgrad.core.errors import ConfigError, IncompatiblePlanError
 from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
@@ -17,6 +17,7 @@ from tightgrad.pipeline.registry import method
 from tightgrad.scaling.loss_scale import LossScale
 
 PLAN_VERSION = 1
+OVERLAPS = ("auto", "backward", "none")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Compress:
         codec: how a gradient is encoded; None sends float32.
         reducer: who talks to whom; None takes the one on the codec's card, or dense without a codec.
         feedback: what happens to what compression leaves behind; None drops it.
+        overlap: when it runs. "backward" reduces each bucket of a DistributedDataParallel module as soon as its
+            gradients are ready, while the last micro-batch's backward goes on; "none" reduces after it, in one go;
+            "auto" is "none" under DistributedDataParallel, and what the wrapper allows elsewhere. What is delivered is
+            bitwise the same.
 
     Raises:
         IncompatiblePlanError: the reducer cannot run with the codec.
@@ -35,8 +40,10 @@ class Compress:
     codec: Codec | None = None
     reducer: Reducer | None = None
     feedback: Feedback | None = None
+    overlap: str = "auto"
 
     def __post_init__(self) -> None:
+        check_choice("overlap", self.overlap, OVERLAPS)
         _check_kind("codec", self.codec, Codec)
         _check_kind("reducer", self.reducer, Reducer)
         _check_kind("feedback", self.feedback, Feedback)
@@ -89,8 +96,23 @@ class Plan:
             )
         if self.guard is None and not self.is_empty:
             object.__setattr__(self, "guard", Guard())
+        self._check_overlap()
         self._check_local_clip()
         self._check_policy()
+
+    def _check_overlap(self) -> None:
+        if self.compress is None or self.compress.overlap != "backward":
+            return
+        if self.local_clip is not None:
+            raise IncompatiblePlanError(
+                "local_clip needs the norm of the whole local gradient, which is known only after backward; overlap="
+                '"backward" sends the first gradients before. Take Compress(overlap="none"), or drop local_clip.'
+            )
+        if self.accumulate is not None and self.accumulate.on_oom == "split":
+            raise IncompatiblePlanError(
+                'on_oom="split" runs a window again, and overlap="backward" has sent parts of it by then; take '
+                'Compress(overlap="none").'
+            )
 
     def _check_local_clip(self) -> None:
         if self.local_clip is None:

@@ -1,0 +1,204 @@
+"""DistributedDataParallel whose buckets are handed over as soon as their gradients are ready, while backward goes on.
+
+The hook only hands over: the bucket is this rank's own sum, and DDP gets it back as it is, so `parameter.grad` holds
+local gradients afterwards, as in the explicit mode. Which bucket a parameter is in changes (DDP builds its buckets
+anew after the first backward), so gradients are known by name.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch._C._distributed_c10d import GradBucket
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from tightgrad.adapters.ddp_explicit import DDPExplicitAdapter
+from tightgrad.adapters.names import trainable_parameters
+from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.protocols import Collective
+from tightgrad.core.types import Grads
+
+_ATTRIBUTE = "_tightgrad_bucket_hook"
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Gradients that are ready.
+
+    Attributes:
+        grads: views of the bucket by parameter name; zeros where this rank did not use the parameter.
+        used: names of those that this rank used since the last synchronised backward.
+        buffer: the whole bucket, one dimension.
+        is_last: whether it is the last one of this backward.
+    """
+
+    grads: Grads
+    used: frozenset[str]
+    buffer: Tensor
+    is_last: bool
+
+
+Receiver = Callable[[Bucket], "Future[Tensor]"]
+
+
+class BucketHook:
+    """What is registered on a DDP module: once, since torch allows no more; whom it serves may change.
+
+    A receiver gets each bucket, in the same order on every rank, and gives what DDP writes to `parameter.grad`. Without
+    one, DDP averages as it does without a hook.
+    """
+
+    def __init__(self, model: DistributedDataParallel) -> None:
+        self._receiver: Callable[[], Receiver | None] = _nobody
+        self.parameters = trainable_parameters(model.module)
+        self._process_group = model.process_group
+        self._names = {id(parameter): name for name, parameter in self.parameters.items()}
+        self._used: set[str] = set()
+        self._tracks_use = bool(model.find_unused_parameters)
+        if self._tracks_use:
+            for parameter in self.parameters.values():
+                parameter.register_post_accumulate_grad_hook(self._note_use)
+
+    def _note_use(self, parameter: Tensor) -> None:
+        self._used.add(self._names[id(parameter)])
+
+    def serve(self, receive: Receiver) -> None:
+        """Hand over to a method from now on, as long as its object lives: torch never lets go of a hook."""
+        self._receiver = weakref.WeakMethod(receive)
+
+    def serve_always(self, receive: Receiver) -> None:
+        """Hand over to `receive` from now on; it must not hold the module, which would never be freed."""
+        self._receiver = lambda: receive
+
+    def serve_nobody(self) -> None:
+        """Let DDP average."""
+        self._receiver = _nobody
+
+    @property
+    def receive(self) -> Receiver | None:
+        """Whom it serves."""
+        return self._receiver()
+
+    def forget_use(self) -> None:
+        """Take no parameter as used so far."""
+        self._used.clear()
+
+    def bucket(self, bucket: GradBucket) -> Bucket:
+        """Name what DDP hands over."""
+        grads = {
+            self._names[id(parameter)]: grad
+            for parameter, grad in zip(bucket.parameters(), bucket.gradients(), strict=True)
+        }
+        used = frozenset(self._used & grads.keys() if self._tracks_use else grads)
+        self._used -= used
+        return Bucket(grads, used, bucket.buffer(), bucket.is_last())
+
+    def average(self, bucket: GradBucket) -> "Future[Tensor]":
+        """What DDP does by itself."""
+        return allreduce_hook(self._process_group, bucket)
+
+
+def hand_over(state: BucketHook, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """The hook; torch asks for these very names and annotations."""
+    receive = state.receive
+    return state.average(bucket) if receive is None else receive(state.bucket(bucket))
+
+
+def _nobody() -> None:
+    return None
+
+
+def bucket_hook(model: DistributedDataParallel) -> BucketHook:
+    """The hook of this module, registered if it is not yet.
+
+    Raises:
+        UnsupportedError: the module has another communication hook, or calls hooks in a way that has no buckets.
+    """
+    _check_calls_hooks(model)
+    held = getattr(model, _ATTRIBUTE, None)
+    if isinstance(held, BucketHook):
+        return held
+    hook = BucketHook(model)
+    try:
+        model.register_comm_hook(hook, hand_over)
+    except RuntimeError as error:
+        raise UnsupportedError(
+            f"the DistributedDataParallel module takes no communication hook ({str(error).splitlines()[0]}); build it "
+            'anew without the other hook, or take Compress(overlap="none").'
+        ) from None
+    setattr(model, _ATTRIBUTE, hook)
+    return hook
+
+
+def held_hook(model: DistributedDataParallel) -> BucketHook | None:
+    """The hook of this module, if it has been registered."""
+    held = getattr(model, _ATTRIBUTE, None)
+    return held if isinstance(held, BucketHook) else None
+
+
+def refuses_hook(model: DistributedDataParallel, several_backwards: bool) -> str | None:
+    """Say why buckets of this module cannot be reduced while backward goes on; None if they can."""
+    if model.static_graph:
+        return "DistributedDataParallel(static_graph=True) delays its hook to the end of its first backward"
+    if getattr(model, "_use_python_reducer", False):
+        return 'torch._dynamo.config.optimize_ddp="python_reducer" calls hooks without buckets'
+    if several_backwards and any(p.dtype in (torch.float16, torch.bfloat16) for p in model.module.parameters()):
+        return "its buckets would add up several float16 or bfloat16 micro-batches in low precision"
+    return None
+
+
+def completed(tensor: Tensor) -> "Future[Tensor]":
+    """A future that holds `tensor` already."""
+    future = pending(tensor.device)
+    future.set_result(tensor)
+    return future
+
+
+def pending(device: torch.device) -> "Future[Tensor]":
+    """A future of a tensor on `device`."""
+    return Future(devices=[device]) if device.type == "cuda" else Future()
+
+
+def _check_calls_hooks(model: DistributedDataParallel) -> None:
+    reason = refuses_hook(model, several_backwards=False)
+    if reason is not None:
+        raise UnsupportedError(f'{reason}; take Compress(overlap="none"), or build the module without it.')
+
+
+class DDPHookAdapter(DDPExplicitAdapter):
+    """A DDP module that hands over its buckets during the backward of a window's last micro-batch.
+
+    Every rank has to run as many micro-batches as the others, as under plain DDP.
+
+    Attributes:
+        background: the ranks, as a process group of its own, for the thread that reduces.
+    """
+
+    every_rank_runs = True
+
+    def __init__(self, model: DistributedDataParallel, collective: Collective | None = None) -> None:
+        self.hook = bucket_hook(model)
+        super().__init__(model, collective)
+        self.background = self.collective.split([range(self.collective.world_size)])
+
+    @property
+    def device(self) -> torch.device:
+        """Where gradients are."""
+        return next(iter(self.parameters.values())).device
+
+    def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
+        """`no_sync`, but for the last micro-batch. Buffers are sent by `begin_window` only."""
+        self.model.require_forward_param_sync = False
+        return self.model.no_sync() if index < count - 1 else self._synced()
+
+    @contextmanager
+    def _synced(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self.model.require_forward_param_sync = False  # else a forward of evaluation would send buffers
