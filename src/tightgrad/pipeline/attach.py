@@ -28,7 +28,8 @@ def attach(
 
     Args:
         model: a plain module, or one in DistributedDataParallel or `fully_shard`. Without `compress` in the plan these
-            sum over ranks by themselves, overlapped with backward; with it the pipeline does, after the last backward.
+            sum over ranks by themselves, overlapped with backward; with it the pipeline does, after the last backward
+            or, with `overlap="backward"`, during it.
         optimizer: any torch optimizer over the model's parameters.
         plan: what to run; the empty plan is bitwise plain PyTorch.
         weight: what a batch counts: the number that its loss is averaged over, such as its number of tokens;

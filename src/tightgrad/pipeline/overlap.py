@@ -106,6 +106,8 @@ class OverlappedReduction:
         """
         names = tuple(self._adapter.parameters)
         missing = [name for name in names if name not in self._seen]
+        if missing:  # one without a gradient holds up the buckets after its own
+            missing = [name for name in missing if self._adapter.parameters[name].grad is None] or missing
         self._submit(partial(self._reduction.end, names, missing))
         self._worker.join()
         self._receives = False

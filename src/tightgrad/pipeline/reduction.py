@@ -91,8 +91,8 @@ def _mixed(slot: Slot, good: Tensor, new: Tensor, old: Tensor | None) -> Tensor:
 
 
 def state_norm(state: State, slot: Slot) -> float | None:
-    """2-norm over all tensors of a slot; None if there is no such slot."""
+    """2-norm over all tensors of a slot, whatever order they came in; None if there is no such slot."""
     if slot.name not in state:
         return None
-    norms = [torch.linalg.vector_norm(slot.values(held)) for held in state[slot.name].values()]
+    norms = [torch.linalg.vector_norm(slot.values(held)) for _, held in sorted(state[slot.name].items())]
     return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0

@@ -190,3 +190,16 @@ def test_a_codec_without_a_default_reducer_asks_for_one():
 def test_config_errors_say_where():
     with pytest.raises(tg.ConfigError, match="guard=3 must be an object"):
         from_config(tg.Guard, 3, method, "guard")
+
+
+def test_what_cannot_overlap_with_backward_is_refused_when_the_plan_is_built():
+    compress = tg.Compress(tg.codecs.TopK(0.1), overlap="backward")
+    with pytest.raises(tg.IncompatiblePlanError, match=r"local_clip needs the norm of the whole local gradient"):
+        tg.Plan(compress=compress, local_clip=1.0)
+    with pytest.raises(tg.IncompatiblePlanError, match=r'on_oom="split" runs a window again'):
+        tg.Plan(compress=compress, accumulate=tg.Accumulate(2, on_oom="split"))
+    with pytest.raises(tg.ConfigError, match="overlap='always'"):
+        tg.Compress(overlap="always")
+    with pytest.raises(tg.UnsupportedError, match=r'overlap="backward" needs DistributedDataParallel'):
+        model = torch.nn.Linear(2, 2)
+        tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(compress=compress))
