@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -200,6 +201,6 @@ def test_what_cannot_overlap_with_backward_is_refused_when_the_plan_is_built():
         tg.Plan(compress=compress, accumulate=tg.Accumulate(2, on_oom="split"))
     with pytest.raises(tg.ConfigError, match="overlap='always'"):
         tg.Compress(overlap="always")
+    model = torch.nn.Linear(2, 2)
     with pytest.raises(tg.UnsupportedError, match=r'overlap="backward" needs DistributedDataParallel'):
-        model = torch.nn.Linear(2, 2)
         tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(compress=compress))
