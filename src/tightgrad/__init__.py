@@ -25,6 +25,7 @@ from tightgrad.core.errors import (
 )
 from tightgrad.feedback import ErrorFeedback
 from tightgrad.pipeline.attach import attach
+from tightgrad.pipeline.comm_hook import CommHook, ddp_comm_hook
 from tightgrad.pipeline.guard import Guard
 from tightgrad.pipeline.local_updates import DiLoCo, LocalSGD
 from tightgrad.pipeline.outer import OuterPipeline, attach_local
@@ -38,6 +39,7 @@ from tightgrad.version import __version__
 __all__ = [
     "Accumulate",
     "CheckpointError",
+    "CommHook",
     "Compress",
     "ConfigError",
     "DiLoCo",
@@ -68,6 +70,7 @@ __all__ = [
     "clip_grad_value_",
     "codecs",
     "collectives",
+    "ddp_comm_hook",
     "feedback",
     "get_total_norm",
     "reducers",
