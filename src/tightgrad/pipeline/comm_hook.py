@@ -72,7 +72,7 @@ def ddp_comm_hook(
     check_ranks_agree(Plan(compress=compress), hook.parameters, seed, collective, __version__)
     comm_hook = CommHook(hook, collective, compress, seed, scaler, votes_on_use=inner.find_unused_parameters)
     hook.serve_always(comm_hook.receive)
-    inner.register_forward_pre_hook(comm_hook.before_forward)
+    inner.register_forward_pre_hook(torch.compiler.disable(comm_hook.before_forward))
     return comm_hook
 
 
@@ -160,7 +160,6 @@ class CommHook:
 
         self.load_state_dict(load_on_every_rank(Path(folder), self._slots, self._collective, check))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def before_forward(self, module: nn.Module, args: object) -> None:
         """Look whether gradients that were delivered are still there, as after a forgotten `no_sync`."""
         if torch.is_grad_enabled() and self._delivered is not None:
