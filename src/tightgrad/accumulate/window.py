@@ -1,7 +1,7 @@
 """A window: the micro-batches of one optimizer step, fetched and weighed before the first backward."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Generic, TypeVar
 
 from tightgrad.core.errors import UsageError
@@ -61,9 +61,18 @@ class Window(Generic[Batch]):
         if self._position >= 0:
             raise UsageError("a window can be iterated once; its micro-batches belong to one optimizer step.")
         for position in range(self.backwards, len(self)):
-            self._position = position
-            with self._held(position, len(self)):
-                yield self.batches[position]
+            with self.micro_batch(position) as batch:
+                yield batch
+
+    @contextmanager
+    def micro_batch(self, position: int) -> Iterator[Batch]:
+        """Hold one micro-batch, around its forward and backward: what iterating does for each in turn.
+
+        For loops that someone else runs; positions must be taken in order.
+        """
+        self._position = position
+        with self._held(position, len(self)):
+            yield self.batches[position]
 
     def take_weights(self) -> Mapping[str, float]:
         """Return the current micro-batch's weights; to be called once for each, by `backward`.

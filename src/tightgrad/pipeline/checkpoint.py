@@ -36,12 +36,12 @@ def save_state(state: Mapping[str, Any], folder: Path, collective: Collective) -
     Raises:
         CheckpointError: on every rank, if any could not write; the checkpoint before stays in force.
     """
-    target = folder / _folder_name(state)
+    target = folder / folder_name(state)
     failure = ""
     try:
         target.mkdir(parents=True, exist_ok=True)
         _write(
-            target / _file_name(collective.rank, collective.world_size),
+            target / file_name(collective.rank, collective.world_size),
             serialized(state, collective.rank, collective.world_size),
         )
     except OSError as error:
@@ -138,8 +138,8 @@ def _newest(folder: Path) -> tuple[str, int]:
 
 
 def _of_rank(target: Path, rank: int, world_size: int) -> dict[str, Any]:
-    state = deserialized(target / _file_name(rank, world_size), rank, world_size)
-    if _folder_name(state) != target.name:
+    state = deserialized(target / file_name(rank, world_size), rank, world_size)
+    if folder_name(state) != target.name:
         raise CheckpointError(
             f"{target} holds a file of rank {rank} from step {state.get('step')!r}; its files were mixed up."
         )
@@ -173,12 +173,14 @@ def _check_alike(slot: str, parameter: str, first: Tensor, second: Tensor) -> No
         )
 
 
-def _folder_name(state: Mapping[str, Any]) -> str:
+def folder_name(state: Mapping[str, Any]) -> str:
+    """The folder of a state's step; empty if it has none."""
     step = state.get("step")
     return f"step-{step:08d}" if isinstance(step, int) else ""
 
 
-def _file_name(rank: int, world_size: int) -> str:
+def file_name(rank: int, world_size: int) -> str:
+    """The file of a rank."""
     return f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
 
 
