@@ -6,7 +6,8 @@
 `gradient_accumulation_steps` and `max_grad_norm` of the arguments become part of the plan. Every micro-batch counts
 as many tokens as its loss is averaged over, also where the loss ignores `num_items_in_batch`, so ragged batches and
 partial windows are exact. It is a subclass and not a callback alone: callbacks see neither the batches of a window
-before its first backward, nor the loss. For a subclass of Trainer: `class MyTrainer(TightTrainerMixin, OtherTrainer): ...`.
+before its first backward, nor the loss. For a subclass of Trainer:
+`class MyTrainer(TightTrainerMixin, OtherTrainer): ...`.
 """
 
 from collections.abc import Iterator, Mapping
