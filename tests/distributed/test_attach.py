@@ -49,6 +49,7 @@ def test_ranks_that_disagree_get_one_error_each():
 def refusals():
     """Wrappers and plans that cannot work, with the words that the error must hold."""
     accumulate, compress = tg.Plan(accumulate=tg.Accumulate(2)), tg.Plan(compress=tg.Compress(tg.codecs.Cast()))
+    split = tg.Plan(accumulate=tg.Accumulate(2, on_oom="split"))
     static = DistributedDataParallel(small_model(), static_graph=True)
     partly = small_model()
     torch.distributed.fsdp.fully_shard(partly[3])
@@ -56,7 +57,7 @@ def refusals():
         "plain": (small_model(), CLIP, "2 processes run.*never be synchronised"),
         "static": (static, accumulate, "static_graph"),
         "static compressed": (static, compress, "static_graph"),
-        "fsdp2 compressed": (wrap(small_model(), "fsdp2"), compress, "FSDP2"),
+        "fsdp2 run again": (wrap(small_model(), "fsdp2"), split, r'on_oom="split".*DistributedDataParallel'),
         "partly sharded": (partly, CLIP, "'3' inside the model is in FSDP.*Wrap the whole model"),
         "partly ddp": (nn.Sequential(DistributedDataParallel(small_model())), CLIP, "'0' inside the model"),
     }

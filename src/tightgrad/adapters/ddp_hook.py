@@ -6,7 +6,7 @@ anew after the first backward), so gradients are known by name.
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -84,9 +84,9 @@ class BucketHook:
         """Whom it serves."""
         return self._receiver()
 
-    def forget_use(self) -> None:
-        """Take no parameter as used so far."""
-        self._used.clear()
+    def start_with(self, names: Iterable[str]) -> None:
+        """Take these parameters as used so far, and no other."""
+        self._used = set(names)
 
     def bucket(self, bucket: GradBucket) -> Bucket:
         """Name what DDP hands over."""
@@ -195,6 +195,11 @@ class DDPHookAdapter(DDPExplicitAdapter):
         """`no_sync`, but for the last micro-batch. Buffers are sent by `begin_window` only."""
         self.model.require_forward_param_sync = False
         return self.model.no_sync() if index < count - 1 else self._synced()
+
+    def restore_accumulated(self, grads: Grads) -> None:
+        """Set `parameter.grad`, and take it as used."""
+        super().restore_accumulated(grads)
+        self.hook.start_with(grads)
 
     @contextmanager
     def _synced(self) -> Iterator[None]:

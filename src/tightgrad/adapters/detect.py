@@ -12,13 +12,14 @@ from tightgrad.adapters.ddp import DDPAdapter
 from tightgrad.adapters.ddp_explicit import DDPExplicitAdapter
 from tightgrad.adapters.ddp_hook import DDPHookAdapter, held_hook, refuses_hook
 from tightgrad.adapters.fsdp2 import FSDP2Adapter
+from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter, restore_reduce_scatter
 from tightgrad.adapters.names import trainable_parameters, unwrap_compiled
 from tightgrad.adapters.single import SingleAdapter
 from tightgrad.collectives import SingleCollective
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Adapter, Collective
 
-Reducing = Literal["wrapper", "pipeline", "backward"]
+Reducing = Literal["wrapper", "pipeline", "backward", "auto", "any"]
 
 
 def make_adapter(
@@ -35,8 +36,9 @@ def make_adapter(
         model: a plain module, or one in DistributedDataParallel or `fully_shard`, compiled or not.
         collective: the data-parallel ranks; None takes the wrapper's, or one process for a plain module.
         reducing: who should sum over ranks: the wrapper, overlapped with backward; the pipeline after it; or the
-            pipeline during "backward", which needs DistributedDataParallel. A plain module's gradients are always
-            summed by the pipeline.
+            pipeline during "backward", which needs DistributedDataParallel or FSDP2. "auto" is the pipeline during
+            backward under FSDP2 and after it elsewhere; "any" is the wrapper under FSDP2 and the pipeline elsewhere.
+            A plain module's gradients are always summed by the pipeline.
         sync: with "wrapper", when it sums: "last", "every" or "auto".
         several_backwards: whether a window may have more than one micro-batch.
 
@@ -48,13 +50,7 @@ def make_adapter(
     if isinstance(inner, DistributedDataParallel):
         return _ddp(inner, collective, reducing, sync, several_backwards)
     if isinstance(inner, FSDPModule):
-        if reducing != "wrapper":
-            raise UnsupportedError(
-                "FSDP2 communicates during forward and backward, so neither compression nor retries when out of memory "
-                "are supported under it; use DistributedDataParallel with this plan, or leave `compress` and "
-                'on_oom="split" out.'
-            )
-        return FSDP2Adapter(inner, sync, collective)
+        return _fsdp2(inner, collective, reducing, sync)
     if isinstance(inner, DataParallel) or type(inner).__module__.startswith("torch.distributed.fsdp"):
         raise UnsupportedError(
             f"{type(inner).__name__} is not supported; use torch.nn.parallel.DistributedDataParallel or "
@@ -87,7 +83,7 @@ def _ddp(
     low_precision = any(
         parameter.dtype in (torch.float16, torch.bfloat16) for parameter in trainable_parameters(model.module).values()
     )
-    explicit = reducing == "pipeline" or (low_precision and several)
+    explicit = reducing in ("pipeline", "auto", "any") or (low_precision and several)
     if model.static_graph and (explicit or (several and sync != "every")):
         raise UnsupportedError(
             "DistributedDataParallel(static_graph=True) cannot leave out a synchronisation on this torch (pytorch "
@@ -99,6 +95,19 @@ def _ddp(
     if hook is not None:
         hook.serve_nobody()
     return DDPAdapter(model, "every" if sync == "every" else "last", collective)
+
+
+def _fsdp2(model: nn.Module, collective: Collective | None, reducing: Reducing, sync: str) -> Adapter:
+    if reducing == "pipeline":
+        raise UnsupportedError(
+            'FSDP2 communicates during forward and backward, so neither on_oom="split", which runs a window again, nor '
+            'overlap="none" can be had; leave them out, or use DistributedDataParallel with this plan.'
+        )
+    restore_reduce_scatter(model)
+    plain = FSDP2Adapter(model, "last" if reducing == "backward" else sync, collective)
+    if reducing in ("wrapper", "any") or plain.collective.world_size == 1:
+        return plain
+    return FSDP2EncodedAdapter(model, plain.collective)
 
 
 def _check_no_wrapper_inside(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from tightgrad.core.protocols import Collective
 from tightgrad.pipeline.handshake import check_ranks_agree
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.plan import Plan
+from tightgrad.reducers import Dense
 from tightgrad.version import __version__
 
 
@@ -75,5 +76,7 @@ def _reducing(plan: Plan, accumulate: Accumulate) -> Reducing:
         return "pipeline"
     if plan.compress is None:
         return "wrapper"
-    overlap: dict[str, Reducing] = {"none": "pipeline", "backward": "backward", "auto": "pipeline"}
+    if plan.compress.codec is None and plan.compress.reducer == Dense() and plan.compress.overlap == "auto":
+        return "any"
+    overlap: dict[str, Reducing] = {"none": "pipeline", "backward": "backward", "auto": "auto"}
     return overlap[plan.compress.overlap]

@@ -1,6 +1,6 @@
 """The vote: one small all-reduce that tells every rank what any rank has seen, before anything irreversible."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,11 +48,20 @@ def vote(grads: Grads, names: Sequence[str], finite: bool, collective: Collectiv
     return Vote(not not_finite, frozenset(name for name, flag in zip(names, used, strict=True) if flag))
 
 
-def nonfinite_error(grads: Grads, names: Sequence[str], collective: Collective) -> NonFiniteGradientError:
-    """Say which parameters on which ranks hold inf or NaN. Collective: every rank must call it."""
-    counts = torch.tensor(
-        [int((~torch.isfinite(grads[name])).sum()) if name in grads else 0 for name in names], dtype=torch.int64
-    )
+def nonfinite_counts(grads: Grads) -> dict[str, int]:
+    """Entries of each gradient that are inf or NaN."""
+    return {name: int((~torch.isfinite(grad)).sum()) for name, grad in grads.items()}
+
+
+def nonfinite_error(here: Mapping[str, int], names: Sequence[str], collective: Collective) -> NonFiniteGradientError:
+    """Say which parameters on which ranks hold inf or NaN. Collective: every rank must call it.
+
+    Args:
+        here: how many entries of this rank's gradients do, by name.
+        names: all parameters, in the same order on every rank.
+        collective: the ranks.
+    """
+    counts = torch.tensor([here.get(name, 0) for name in names], dtype=torch.int64)
     table = collective.all_gather(counts.to(collective.control_device)).cpu()
     worst = table.sum(dim=0).argsort(descending=True).tolist()
     named = [

@@ -1,7 +1,6 @@
 """Reduction while the last micro-batch's backward goes on."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
@@ -11,27 +10,11 @@ from tightgrad.adapters.ddp_hook import Bucket, DDPHookAdapter, completed
 from tightgrad.adapters.fifo import FifoWorker
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
-from tightgrad.core.types import Grads, State
+from tightgrad.core.types import State
 from tightgrad.pipeline.bucket_reduction import BucketReduction
 from tightgrad.pipeline.lockstep import Notice, Round, agree
+from tightgrad.pipeline.outcome import Outcome
 from tightgrad.pipeline.plan import Plan
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a backward left.
-
-    Attributes:
-        totals: sums over ranks, in the order of the parameters, of those that any rank used.
-        slots: what the methods will remember, if the step is applied.
-        finite: whether all gradients of all ranks were; if not, there are no totals.
-        failures: what could not be decoded.
-    """
-
-    totals: Grads
-    slots: State
-    finite: bool
-    failures: tuple[str, ...]
 
 
 class OverlappedReduction:
@@ -66,7 +49,6 @@ class OverlappedReduction:
             idle: nothing will be delivered, since nothing in the window counts.
         """
         self._worker.join()
-        self._adapter.hook.forget_use()
         self._reduction.open(slots, step, factor)
         self._seen.clear()
         self._error = None

@@ -1,7 +1,7 @@
 """From accumulated gradients to those that the optimizer takes: guard, unscale, reduce, clip."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tightgrad.accumulate.buffer import zero_gradient
 from tightgrad.adapters.ddp_hook import DDPHookAdapter
+from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter
 from tightgrad.clip.one_factor import OneFactorClipper, clip_coefficient
 from tightgrad.clip.placed import scale_, zero_nonfinite_
 from tightgrad.core.clock import StageClock
@@ -19,10 +20,12 @@ from tightgrad.core.rng import StepRng
 from tightgrad.core.types import Clipped, Grads, State
 from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.delivered import check_delivered
-from tightgrad.pipeline.guard import nonfinite_error, vote
+from tightgrad.pipeline.guard import nonfinite_counts, nonfinite_error, vote
+from tightgrad.pipeline.outcome import InBackward
 from tightgrad.pipeline.overlap import OverlappedReduction
 from tightgrad.pipeline.plan import Compress, Plan
 from tightgrad.pipeline.reduction import merge, reduce_gradients, taken_back
+from tightgrad.pipeline.sharded_reduction import ShardedReduction
 from tightgrad.pipeline.state import PipelineState
 from tightgrad.reducers import Dense
 
@@ -60,25 +63,23 @@ class GradientPath:
         self._clock = clock
         self._norm = norm
         self._folds = folds
-        self._overlapped = (
-            OverlappedReduction(adapter, plan, seed, clock) if isinstance(adapter, DDPHookAdapter) else None
-        )
+        self._in_backward = _in_backward(adapter, plan, seed, clock)
 
     def open(self, state: PipelineState, *, idle: bool) -> None:
         """Begin a window; `idle` if nothing in it counts."""
-        if self._overlapped is not None:
+        if self._in_backward is not None:
             scale = self._plan.loss_scale.current(state.slots) if self._plan.loss_scale is not None else 1.0
-            self._overlapped.open(state.slots, state.step, 1.0 / scale, idle=idle)
+            self._in_backward.open(state.slots, state.step, 1.0 / scale, idle=idle)
 
     def drop(self) -> None:
         """Forget what is under way."""
-        if self._overlapped is not None:
-            self._overlapped.drop()
+        if self._in_backward is not None:
+            self._in_backward.drop()
 
     def abandon(self) -> None:
         """Drop a window in its middle. Collective: every rank must call it."""
-        if self._overlapped is not None:
-            self._overlapped.abandon()
+        if self._in_backward is not None:
+            self._in_backward.abandon()
 
     @torch.no_grad()
     def walk(self, grads: Grads, state: PipelineState, local_share: float = 1.0) -> Update | SkipReason:
@@ -95,16 +96,17 @@ class GradientPath:
             RankMismatchError: on every rank, when they received different gradients.
         """
         slots = state.slots
-        if self._overlapped is not None:
+        if self._in_backward is not None:
             with self._clock("wait"):
-                outcome = self._overlapped.finish()
+                outcome = self._in_backward.finish()
             if not outcome.finite:
-                return self._skip(grads, state)
-            grads, slots = outcome.totals, outcome.slots
+                return self._skip(grads, state, outcome.nonfinite)
+            slots = outcome.slots
+            grads = outcome.totals if outcome.totals is not None else _delivered(self._adapter)
             self._check_delivered(grads, outcome.failures)
         else:
             self._unscale_(grads, state)
-        if self._overlapped is None and not self._adapter.reduces:
+        if self._in_backward is None and not self._adapter.reduces:
             grads, finite = self._agree(grads)
             if not finite:
                 return self._skip(grads, state)
@@ -192,7 +194,7 @@ class GradientPath:
             with self._clock("guard"):
                 check_delivered(failures, self._norm(list(grads.values())), self._adapter.collective)
 
-    def _skip(self, grads: Grads, state: PipelineState) -> SkipReason:
+    def _skip(self, grads: Grads, state: PipelineState, nonfinite: Mapping[str, int] | None = None) -> SkipReason:
         guard = self._plan.guard
         assert guard is not None
         if self._plan.loss_scale is not None:
@@ -202,7 +204,22 @@ class GradientPath:
         if guard.on_nonfinite == "skip" and skips < guard.max_consecutive_skips:
             state.consecutive_skips = skips
             return "nonfinite"
-        error = nonfinite_error(grads, list(self._adapter.parameters), self._adapter.collective)
+        counts = nonfinite_counts(grads) if nonfinite is None else nonfinite
+        error = nonfinite_error(counts, list(self._adapter.parameters), self._adapter.collective)
         if guard.on_nonfinite == "skip":
             raise NonFiniteGradientError(f"{skips} steps in a row are not finite (the limit). Now: {error}")
         raise error
+
+
+def _in_backward(adapter: Adapter, plan: Plan, seed: int, clock: StageClock) -> InBackward | None:
+    """What reduces while backward goes on, where the adapter lets it."""
+    if isinstance(adapter, DDPHookAdapter):
+        return OverlappedReduction(adapter, plan, seed, clock)
+    if isinstance(adapter, FSDP2EncodedAdapter):
+        return ShardedReduction(adapter, plan, seed, clock)
+    return None
+
+
+def _delivered(adapter: Adapter) -> Grads:
+    """What the wrapper has put into `parameter.grad`."""
+    return {name: p.grad for name, p in adapter.parameters.items() if p.grad is not None}

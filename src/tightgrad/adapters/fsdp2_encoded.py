@@ -1,0 +1,196 @@
+"""FSDP2 whose reduce-scatter is handed over: each FSDP module's whole gradients, when its backward has come to its end.
+
+torch hands over a flat buffer. What lies where follows from the shapes: row r of it holds, one parameter after the
+other, the rows of each gradient that rank r will keep, padded to equal length. So gradients are known by name, and what
+is remembered has the parameters' own shapes, on any number of ranks and under any wrapper.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
+from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultReduceScatter
+from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
+
+from tightgrad.adapters.fsdp2 import FSDP2Adapter
+from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.protocols import Collective
+from tightgrad.core.types import Grads
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Gradients of one FSDP module.
+
+    Attributes:
+        rows: this rank's gradients by parameter name, in one dimension each, as many pieces as ranks: piece r is
+            what rank r keeps. Zeros where this rank did not use the parameter.
+        shapes: of the whole gradients.
+        used: names of those that this rank used in this window.
+        shards: where the sums that this rank keeps go, in one dimension.
+        output: all of them and their padding.
+    """
+
+    rows: dict[str, list[Tensor]]
+    shapes: dict[str, torch.Size]
+    used: frozenset[str]
+    shards: Grads
+    output: Tensor
+
+
+UnitReceiver = Callable[[Unit], None]
+
+
+class HandedOver(ReduceScatter):
+    """The reduce-scatter of one FSDP module."""
+
+    def __init__(self, adapter: "FSDP2EncodedAdapter", params: list[tuple[str, FSDPParam]]) -> None:
+        self._adapter = adapter
+        self._params = params
+
+    def allocate(self, size: Any, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """An empty buffer."""
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any, async_op: bool = False
+    ) -> None:
+        """Sum this rank's shards over ranks into `output_tensor`."""
+        world_size = group.size()
+        table = input_tensor.view(world_size, -1)
+        rows: dict[str, list[Tensor]] = {}
+        shards: Grads = {}
+        shapes: dict[str, torch.Size] = {}
+        start = 0
+        for name, param in self._params:
+            if not hasattr(param, "_unsharded_param"):
+                continue  # no forward has used it yet
+            shapes[name] = param._orig_size
+            numels = shard_numels(param._orig_size, world_size)
+            rows[name] = [table[rank, start : start + numel] for rank, numel in enumerate(numels)]
+            shards[name] = output_tensor[start : start + numels[group.rank()]]
+            start += max(numels)
+        if start != table.shape[1]:
+            raise UnsupportedError(
+                f"FSDP2 hands over {table.shape[1]} elements a rank where {start} were expected for "
+                f"{', '.join(rows)}; this version of torch lays them out otherwise."
+            )
+        self._adapter.hand_over(Unit(rows, shapes, self._adapter.used(rows), shards, output_tensor))
+
+
+def shard_numels(size: torch.Size, world_size: int) -> list[int]:
+    """Elements that each rank keeps of a tensor that is cut along its first dimension as `torch.chunk` does."""
+    rows = -(-size[0] // world_size)
+    row_numel = size.numel() // size[0] if size[0] else 0
+    return [row_numel * (min(size[0], rows * (rank + 1)) - min(size[0], rows * rank)) for rank in range(world_size)]
+
+
+class FSDP2EncodedAdapter(FSDP2Adapter):
+    """A module under `fully_shard` on a one-dimensional mesh, that hands over its gradients before they are sharded.
+
+    Gradients are summed, not averaged, once a window.
+
+    Attributes:
+        background: the ranks, as a process group of its own.
+
+    Raises:
+        UnsupportedError: the mesh has two dimensions, or parameters are not sharded along their first dimension.
+    """
+
+    def __init__(self, model: nn.Module, collective: Collective | None = None) -> None:
+        super().__init__(model, "last", collective)
+        self.divisor = 1
+        self.background = self.collective.split([range(self.collective.world_size)])
+        self._receiver: UnitReceiver | None = None
+        self._used: set[str] = set()
+        self._watched: set[str] = set()
+        self._modules = fsdp_modules(model)
+        for module in self._modules:
+            _check_unit(module)
+
+    def serve(self, receive: UnitReceiver) -> None:
+        """Hand over to `receive` from now on."""
+        self._receiver = receive
+        for module in self._modules:
+            params = [(self._names[id(p.sharded_param)], p) for p in unit_params(module) if self._is_trained(p)]
+            module.set_custom_reduce_scatter(HandedOver(self, params))
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_reduce_scatter_unused_params(True, recurse=False)
+
+    def _is_trained(self, param: FSDPParam) -> bool:
+        return id(param.sharded_param) in self._names
+
+    def hand_over(self, unit: Unit) -> None:
+        """Called by the modules' reduce-scatters."""
+        assert self._receiver is not None
+        self._receiver(unit)
+
+    def used(self, names: Mapping[str, object]) -> frozenset[str]:
+        """Those that this rank used in this window, as far as is known: in its first window, all."""
+        return frozenset(name for name in names if name in self._used or name not in self._watched)
+
+    def begin_window(self) -> None:
+        """See which parameters are used. Whole parameters exist from the first forward on."""
+        for param in self._fsdp_params():
+            name = self._names[id(param.sharded_param)]
+            if name not in self._watched and hasattr(param, "_unsharded_param"):
+                self._watched.add(name)
+                param._unsharded_param.register_post_accumulate_grad_hook(lambda _, name=name: self._used.add(name))
+
+    def restore_accumulated(self, grads: Grads) -> None:
+        """Put them back, and take them as used."""
+        super().restore_accumulated(grads)
+        self._used = set(grads)
+
+    def sent_nbytes(self) -> int:
+        """What is sent is counted where it is sent."""
+        return 0
+
+
+def fsdp_modules(model: nn.Module) -> list[FSDPModule]:
+    """All modules under `fully_shard`."""
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def unit_params(module: FSDPModule) -> list[FSDPParam]:
+    """The parameters that a module reduces, in the order in which it does."""
+    return [param for group in module._get_fsdp_state()._fsdp_param_groups for param in group.fsdp_params]
+
+
+def restore_reduce_scatter(model: nn.Module) -> None:
+    """Undo what `FSDP2EncodedAdapter` did to a module."""
+    for module in fsdp_modules(model):
+        for group in module._get_fsdp_state()._fsdp_param_groups:
+            if isinstance(group._reduce_scatter_comm, HandedOver):
+                group._reduce_scatter_comm = DefaultReduceScatter()
+                group.gradient_divide_factor = None
+                module.set_force_sum_reduction_for_comms(False)
+                module.set_reduce_scatter_unused_params(False, recurse=False)
+
+
+def _check_unit(module: FSDPModule) -> None:
+    groups = module._get_fsdp_state()._fsdp_param_groups
+    if len(groups) > 1:
+        raise UnsupportedError(
+            "an FSDP module has parameters on several meshes, so torch takes no reduce-scatter for it; shard its parts "
+            "by modules of their own, or leave `compress` out."
+        )
+    for group in groups:
+        if group._is_hsdp:
+            raise UnsupportedError(
+                "on a two-dimensional mesh FSDP2 sums between nodes by itself, uncompressed. Call fully_shard with the "
+                "one-dimensional mesh of the ranks of this node, and attach(..., collective=tg.collectives."
+                "TorchCollective()) with all ranks: `compress` then runs between nodes."
+            )
+        for param in group.fsdp_params:
+            if param.fsdp_placement.dim != 0:
+                raise UnsupportedError(
+                    f"{param._param_fqn!r} is sharded along dimension {param.fsdp_placement.dim}; `compress` under "
+                    "FSDP2 needs dimension 0."
+                )
