@@ -5,13 +5,9 @@ memcpy. Encoding makes a new payload; decoding writes to memory that is there al
 then the subject, and the ratio is the median over repeats.
 """
 
-import dataclasses
-import importlib
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,9 +32,10 @@ from tightgrad.codecs import (
 )
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload
+from tightgrad_lab.bench.codec_peers import DENSITY, Subject, codec_peers
+from tightgrad_lab.experiments.labels import label
 
 NUMEL = 25_000_000
-DENSITY = 0.001
 CODECS: tuple[Codec, ...] = (
     Cast("bfloat16"),
     Cast("float16"),
@@ -66,17 +63,6 @@ CODECS: tuple[Codec, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is timed: `encode` gives anything, `decode` overwrites a tensor with it, `nbytes` is what it sends."""
-
-    name: str
-    peer: bool
-    encode: Callable[[Tensor], Any]
-    decode: Callable[[Tensor, Any], object]
-    nbytes: Callable[[Any], int]
-
-
 def run(
     numel: int = NUMEL,
     repeats: int = 7,
@@ -84,9 +70,10 @@ def run(
     device: str = "cpu",
     seed: int = 0,
     codecs: tuple[Codec, ...] = CODECS,
+    peers: bool = True,
     progress: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
-    """Measure every codec and peer on `numel` normal float32 numbers.
+    """Measure every codec and, with `peers`, every peer on `numel` normal float32 numbers.
 
     Returns:
         {"rows": one for each subject; "missing": peers that are not installed or do not run here, with the reason}.
@@ -96,7 +83,7 @@ def run(
     out = torch.empty_like(flat)
     rows = []
     missing: dict[str, str] = {}
-    for subject in [*_ours(codecs, numel, device), *_peers(missing)]:
+    for subject in [*_ours(codecs, numel, device), *(codec_peers(missing) if peers else ())]:
         progress(subject.name)
         try:
             rows.append(_row(subject, flat, out, repeats, warm_up))
@@ -151,7 +138,7 @@ def _ours(codecs: tuple[Codec, ...], numel: int, device: str) -> Iterator[Subjec
     generator = torch.Generator(device).manual_seed(2)
     for codec in codecs:
         yield Subject(
-            _name(codec),
+            label(codec),
             peer=False,
             encode=lambda flat, codec=codec: codec.encode(flat, spec, generator),  # type: ignore[misc]
             decode=lambda out, payload, codec=codec: codec.decode_to_(out, payload),  # type: ignore[misc]
@@ -159,104 +146,5 @@ def _ours(codecs: tuple[Codec, ...], numel: int, device: str) -> Iterator[Subjec
         )
 
 
-def _name(codec: Codec) -> str:
-    """The call that makes it, without settings left at their defaults."""
-    parts = []
-    for field in dataclasses.fields(codec):  # type: ignore[arg-type]
-        value = getattr(codec, field.name)
-        default = field.default_factory() if callable(field.default_factory) else field.default
-        if value != default:
-            parts.append(f"{field.name}={_name(value) if isinstance(value, Codec) else repr(value)}")
-    return f"{type(codec).__name__}({', '.join(parts)})"
-
-
 def _payload_nbytes(payload: Payload) -> int:
     return payload.nbytes
-
-
-def _peers(missing: dict[str, str]) -> Iterator[Subject]:
-    yield Subject("memcpy", True, lambda flat: flat.clone(), lambda out, flat: out.copy_(flat), _tensor_nbytes)
-    yield Subject("torch fp16 hook", True, lambda flat: flat.half(), lambda out, half: out.copy_(half), _tensor_nbytes)
-    yield Subject(
-        f"torch.topk({DENSITY})", True, _torch_topk, _torch_scatter, lambda kept: sum(map(_tensor_nbytes, kept))
-    )
-    yield from _torch_quantization(missing)
-    yield from _hivemind(missing)
-
-
-def _tensor_nbytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-def _torch_topk(flat: Tensor) -> tuple[Tensor, Tensor]:
-    indices = flat.abs().topk(max(1, round(DENSITY * flat.numel())), sorted=False).indices
-    return flat[indices], indices
-
-
-def _torch_scatter(out: Tensor, kept: tuple[Tensor, Tensor]) -> None:
-    values, indices = kept
-    out.zero_()[indices] = values
-
-
-def _torch_quantization(missing: dict[str, str]) -> Iterator[Subject]:
-    """What torch's quantization_pertensor_hook and quantization_perchannel_hook do to a bucket, without the network."""
-    try:
-        hooks = importlib.import_module("torch.distributed.algorithms.ddp_comm_hooks.quantization_hooks")
-        observers = importlib.import_module("torch.ao.quantization")
-    except ImportError as error:
-        missing["torch quantization hooks"] = str(error)
-        return
-
-    def observe(kind: str, values: Tensor, **settings: Any) -> tuple[Tensor, Tensor]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            observer = getattr(observers, kind)(**settings).to(values.device)
-            observer(values)
-            scale, zero_point = observer.calculate_qparams()
-        return scale, zero_point
-
-    def encode(flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        scale, zero_point = observe("MinMaxObserver", flat)
-        return hooks._quantize_per_tensor_backend(flat, scale, zero_point), scale, zero_point
-
-    def decode(out: Tensor, message: tuple[Tensor, Tensor, Tensor]) -> None:
-        out.copy_(hooks._dequantize_per_tensor_backend(*message))
-
-    yield Subject("torch quantization_pertensor_hook", True, encode, decode, lambda message: _sum_nbytes(message))
-
-    def encode_channels(flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows = torch.nn.functional.pad(flat, (0, -flat.numel() % 512)).view(-1, 512)
-        scale, zero_point = observe("PerChannelMinMaxObserver", rows)
-        return hooks._quantize_per_channel_backend(rows, scale, zero_point), scale, zero_point
-
-    def decode_channels(out: Tensor, message: tuple[Tensor, Tensor, Tensor]) -> None:
-        rows, scale, zero_point = message
-        out.copy_(hooks._dequantize_per_channel_backend(rows, scale, zero_point).view(-1)[: out.numel()])
-
-    yield Subject("torch quantization_perchannel_hook", True, encode_channels, decode_channels, _sum_nbytes)
-
-
-def _sum_nbytes(tensors: tuple[Tensor, ...]) -> int:
-    return sum(map(_tensor_nbytes, tensors))
-
-
-def _hivemind(missing: dict[str, str]) -> Iterator[Subject]:
-    try:
-        compression = importlib.import_module("hivemind.compression")
-    except ImportError as error:
-        missing["hivemind"] = str(error)
-        return
-    for kind in (
-        "Float16Compression",
-        "ScaledFloat16Compression",
-        "Uniform8BitQuantization",
-        "Quantile8BitQuantization",
-    ):
-        codec = getattr(compression, kind)()
-        yield Subject(
-            f"hivemind {kind}",
-            True,
-            encode=lambda flat, codec=codec: codec.compress(flat),  # type: ignore[misc]
-            decode=lambda out, message, codec=codec: out.copy_(codec.extract(message)),  # type: ignore[misc]
-            nbytes=lambda message: int(message.ByteSize()),
-        )

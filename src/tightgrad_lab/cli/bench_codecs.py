@@ -25,9 +25,11 @@ def codecs(
     torch.set_num_threads(threads)
     result = measurement.run(size, repeats, progress=lambda line: print(line, file=sys.stderr))
     if as_json:
-        print_json(result["rows"], environment("cpu", "none"), missing=result["missing"])
+        print_json(result["rows"], environment("cpu", "none"), missing=result["missing"], threads=result["threads"])
     else:
         _print_table(result["rows"])
+        for name, reason in result["missing"].items():
+            print(f"not measured: {name} ({reason})")
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -40,7 +42,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         table.add_column(column, justify="left" if column == "codec" else "right")
     for row in rows:
         table.add_row(
-            row["codec"] + (" (peer)" if row["peer"] else ""),
+            ("peer: " if row["peer"] else "") + row["codec"],
             nbytes_text(row["nbytes"]),
             f"{row['compression_factor']:.1f}x",
             _ratio(row["encode_ratio_to_copy"]),
