@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from tightgrad_lab.cli.app import run
 
@@ -14,6 +15,15 @@ def test_codecs_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> No
     keys = {"codec", "peer", "nbytes", "encode_ratio_to_copy", "decode_ratio_to_copy"}
     assert all(keys | {"compression_factor", "relative_error"} <= row.keys() for row in printed["rows"])
     assert {row["peer"] for row in printed["rows"]} == {True, False}
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda"])
+def test_a_device_that_is_not_there_is_refused(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        assert run(["bench", "codecs", "--size", "4096", "--repeats", "1", "--device", "cuda", "--json"]) == 0
+        return
+    assert run(["bench", "codecs", "--device", device]) == 2
+    assert f"--device {device}" in capsys.readouterr().err
 
 
 def test_unknown_verb_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
