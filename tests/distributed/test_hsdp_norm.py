@@ -27,6 +27,8 @@ CLIPPERS = (
     tg.clip.BlockRMS(0.3),
     tg.clip.AdaGC(max_norm=0.7),
     tg.clip.Value(0.2),
+    tg.clip.ByName((("1*", tg.clip.AGC(0.3)), ("2*", tg.clip.GlobalNorm(0.5))), default=tg.clip.PerTensorNorm(0.5)),
+    tg.clip.Chain((tg.clip.Value(0.5), tg.clip.GlobalNorm(1.0))),
 )
 
 

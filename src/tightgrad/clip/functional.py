@@ -85,11 +85,7 @@ def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | Non
         ConfigError: `clip_value` is out of its bounds.
     """
     check_number("clip_value", clip_value, low=0.0)
-    with_grads = [parameter for parameter in _listed(parameters) if parameter.grad is not None]
-    for parameter in with_grads:
-        if parameter.grad is not None and parameter.grad.is_sparse and not parameter.grad.is_coalesced():
-            parameter.grad = parameter.grad.coalesce()
-    clamp_([parameter.grad for parameter in with_grads if parameter.grad is not None], float(clip_value))
+    clamp_([grad for parameter in _listed(parameters) if (grad := parameter.grad) is not None], float(clip_value))
 
 
 @torch.no_grad()

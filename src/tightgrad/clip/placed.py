@@ -105,12 +105,18 @@ def scale_(tensors: Iterable[Tensor], coefficient: Tensor) -> None:
 
     On the CPU a factor of 1 touches nothing; on other devices that would cost a host sync.
     """
-    scale_distinct_(distinct(tensors), coefficient)
+    if not _is_one(coefficient):
+        scale_distinct_(distinct(tensors), coefficient)
+
+
+def _is_one(coefficient: Tensor) -> bool:
+    """Whether it is known without a host sync to change nothing."""
+    return coefficient.is_cpu and float(coefficient) == 1.0
 
 
 def scale_distinct_(kept: list[Tensor], coefficient: Tensor) -> None:
     """`scale_` for tensors that are known to be distinct."""
-    if coefficient.device.type == "cpu" and float(coefficient) == 1.0:
+    if _is_one(coefficient):
         return
     if coefficient.is_cpu and are_plain_on_cpu(kept):
         if kept:
@@ -152,17 +158,27 @@ def touched(tensors: Iterable[Tensor]) -> None:
             increment_version(tensor)
 
 
+def coalesce_(tensors: Iterable[Tensor]) -> None:
+    """Add up a sparse tensor's entries of the same index, in place: what acts on entries must see their sums."""
+    for tensor in tensors:
+        if tensor.is_sparse and not tensor.is_coalesced():
+            tensor.copy_(tensor.coalesce())
+
+
 def zero_nonfinite_(tensors: Iterable[Tensor]) -> None:
     """Set every inf and NaN to 0, in place."""
-    for tensor in (kept := distinct(tensors)):
+    kept = distinct(tensors)
+    coalesce_(kept)
+    for tensor in kept:
         stored(tensor).nan_to_num_(0.0, 0.0, 0.0)
     touched(kept)
 
 
 def clamp_(tensors: Iterable[Tensor], max_value: float) -> None:
-    """Limit every entry to [-max_value, max_value], in place; NaN stays NaN. Sparse tensors must be coalesced."""
+    """Limit every entry to [-max_value, max_value], in place; NaN stays NaN."""
     kept = distinct(tensors)
     if kept and max_value != float("inf"):
+        coalesce_(kept)
         values = [stored(tensor) for tensor in kept]
         torch._foreach_clamp_min_(values, -max_value)
         torch._foreach_clamp_max_(values, max_value)

@@ -53,8 +53,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("what", "optimizer", "parameters", "tensors", "clips", "time / torch's", "bytes a parameter"):
-        table.add_column(column, justify="left" if column in ("what", "optimizer", "clips") else "right")
+    for column in ("what", "optimizer", "parameters", "tensors", "clips", "time/torch's", "bytes/parameter"):
+        left = column in ("what", "optimizer", "clips")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column == "what")
     for row in rows:
         table.add_row(
             row["name"],

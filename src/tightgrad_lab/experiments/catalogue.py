@@ -6,7 +6,16 @@ from tightgrad_lab.errors import ArgumentError
 from tightgrad_lab.experiments.experiment import Experiment
 
 CASES_OF_PAIR = {13: ("image",), 15: ("image",), 16: ("text", "translation"), 17: ("series",)}
-MODULES: dict[int, str] = {5: "pair05", 9: "pair09", 11: "pair11", 12: "pair12"}
+MODULES: dict[int, str] = {
+    1: "pair01",
+    2: "pair02",
+    5: "pair05",
+    7: "pair07",
+    8: "pair08",
+    9: "pair09",
+    11: "pair11",
+    12: "pair12",
+}
 
 
 def numbers() -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Jobs that do not need each other, one process a core, each with one thread: results do not depend on cores."""
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -12,6 +13,12 @@ from tightgrad_lab.experiments.experiment import Report
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")
+
+
+def _start() -> None:
+    """One thread; and no warnings of the library, since experiments provoke on purpose what it warns of."""
+    torch.set_num_threads(1)
+    logging.getLogger("tightgrad").setLevel(logging.ERROR)
 
 
 def run_all(
@@ -30,7 +37,7 @@ def run_all(
     """
     begin, end = share
     workers = max(1, min(usable_cores(), len(jobs)))
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start)
     with pool:
         futures: list[Future[Found]] = [pool.submit(body, job) for job in jobs]
         try:

@@ -50,8 +50,8 @@ def compare_frameworks(
         progress: called with a line before each operation.
 
     Returns:
-        One row for each framework and operation, in JSON values: `framework`, `version`, `operation`, `counterpart`
-        (TightGrad's name);
+        One row for each framework and operation, in JSON values: `framework`, `version`, `operation`, `method` (a
+        key of METHODS), `counterpart` (TightGrad's name);
         `largest_relative_difference` between the two, of any clipped number or norm, at scales of 1e-14 to 1e14 (None
         if one is not finite); `tightgrad_error` and `framework_error`, the same against float64;
         `smallest_scale` and `largest_scale` at which the framework is still right to 0.1 %, out of 1e-30 to 1e30, and
@@ -65,13 +65,14 @@ def compare_frameworks(
         framework = importlib.import_module(f"tightgrad_lab.bench.frameworks.{FILES[name]}").framework()
         for identifier, operation in framework.operations.items():
             progress(f"{framework.name} {operation.name}")
-            rows.append(_row(framework, operation, METHODS[identifier], seed, num_trees, repeats))
+            rows.append(_row(framework, operation, identifier, seed, num_trees, repeats))
     return rows
 
 
 def _row(
-    framework: Framework, operation: Operation, method: Method, seed: int, num_trees: int, repeats: int
+    framework: Framework, operation: Operation, identifier: str, seed: int, num_trees: int, repeats: int
 ) -> dict[str, Any]:
+    method = METHODS[identifier]
     trees = [random_tree(seed + index, SCALES[index % len(SCALES)], large=index % 3 == 0) for index in range(num_trees)]
     results = [_results(framework, operation, method, tree) for tree in trees]
     in_bfloat16 = _results(framework, operation, method, random_tree(seed, 1.0, large=True).to(torch.bfloat16))
@@ -83,6 +84,7 @@ def _row(
         "framework": framework.name,
         "version": framework.version,
         "operation": operation.name,
+        "method": identifier,
         "counterpart": method.name,
         "largest_relative_difference": _finite(max(_difference(ours, theirs) for ours, theirs, _ in results)),
         "tightgrad_error": _finite(max(_difference(ours, exact) for ours, _, exact in results)),

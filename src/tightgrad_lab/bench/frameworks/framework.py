@@ -6,6 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+NAMES = {"torch": "PyTorch", "tensorflow": "TensorFlow", "optax": "JAX/optax"}
+"""What is imported, and the name of the framework."""
+
 Tree = Sequence[Tensor]
 """Gradients or weights, plain CPU tensors."""
 
@@ -31,7 +34,7 @@ class Framework:
     """One framework.
 
     Args:
-        name: "PyTorch", "TensorFlow" or "JAX/optax".
+        name: one of NAMES' values.
         version: of its distribution.
         put: torch tensors to the framework's own.
         get: back to torch.

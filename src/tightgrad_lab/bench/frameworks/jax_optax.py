@@ -1,7 +1,6 @@
 """JAX: `optax`'s transformations, compiled."""
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -9,15 +8,15 @@ import jax.numpy as jnp
 import optax
 
 from tightgrad_lab.bench.frameworks.bits import to_numpy, to_torch
-from tightgrad_lab.bench.frameworks.framework import Framework, Operation
+from tightgrad_lab.bench.frameworks.framework import NAMES, Framework, Operation
 from tightgrad_lab.bench.frameworks.methods import AGC_EPS
 
 
 def framework() -> Framework:
     """This process's JAX and optax."""
     return Framework(
-        "JAX/optax",
-        f"{version('jax')}/{version('optax')}",
+        NAMES["optax"],
+        f"{jax.__version__}/{optax.__version__}",
         put=lambda tensors: [jnp.asarray(to_numpy(tensor)) for tensor in tensors],
         get=lambda results: [to_torch(result) for result in results],
         wait=jax.block_until_ready,

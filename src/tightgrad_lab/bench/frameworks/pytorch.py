@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import utils
 
-from tightgrad_lab.bench.frameworks.framework import Framework, Operation, Tree
+from tightgrad_lab.bench.frameworks.framework import NAMES, Framework, Operation, Tree
 
 
 def framework() -> Framework:
     """This process's torch."""
     return Framework(
-        "PyTorch",
+        NAMES["torch"],
         version("torch"),
         put=lambda tensors: [tensor.clone() for tensor in tensors],
         get=lambda results: [_plain(result) for result in results],

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -10,14 +9,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
 
 from tightgrad_lab.bench.frameworks.bits import to_numpy, to_torch
-from tightgrad_lab.bench.frameworks.framework import Framework, Operation
+from tightgrad_lab.bench.frameworks.framework import NAMES, Framework, Operation
 
 
 def framework() -> Framework:
     """This process's TensorFlow."""
     return Framework(
-        "TensorFlow",
-        version("tensorflow-cpu"),
+        NAMES["tensorflow"],
+        tf.__version__,
         put=lambda tensors: [tf.constant(to_numpy(tensor)) for tensor in tensors],
         get=lambda results: [to_torch(result.numpy()) for result in results],
         wait=lambda results: [result.numpy() for result in results[-1:]],

@@ -1,0 +1,99 @@
+"""Pair 7: loss spikes of a small GPT with injected outliers, without clipping and under five methods."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
+from tightgrad_lab.experiments.labels import label
+from tightgrad_lab.experiments.pair07_train import BETAS, HELD_OUT, METHODS, RECENT, SPIKE_NATS, Run, train
+from tightgrad_lab.experiments.workers import run_all
+
+CLEAN = "clean"
+"""The row without clipping and without outliers: what there is to be lost."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is run.
+
+    Args:
+        seeds: how many runs differ in nothing but their random numbers.
+        outliers: steps of each run that are spoilt.
+        steps: of each run.
+        batch_size: pieces of text of one step.
+        width: of the model.
+        layers: of the model.
+        learning_rate: of AdamW.
+    """
+
+    seeds: int
+    outliers: int
+    steps: int
+    batch_size: int
+    width: int
+    layers: int
+    learning_rate: float
+
+
+class Pair07(Experiment[Settings]):
+    """Outliers under every method."""
+
+    number: ClassVar[int] = 7
+
+    def settings(self, *, full: bool) -> Settings:
+        """A small model and two seeds, or a larger one and five."""
+        if full:
+            return Settings(5, 12, steps=600, batch_size=16, width=128, layers=2, learning_rate=3e-3)
+        return Settings(2, 6, steps=250, batch_size=8, width=64, layers=2, learning_rate=3e-3)
+
+    def run(self, settings: Settings, report: Report) -> Measured:
+        """Train all."""
+        runs = make_runs(settings)
+        return measured(settings, runs, run_all(train, runs, report))
+
+
+def make_runs(settings: Settings) -> list[Run]:
+    """Every method and seed with outliers, and no method without them."""
+    return [
+        Run(
+            method,
+            seed,
+            outliers,
+            settings.steps,
+            settings.batch_size,
+            settings.width,
+            settings.layers,
+            settings.learning_rate,
+        )
+        for seed in range(settings.seeds)
+        for method, outliers in ((*((name, settings.outliers) for name in METHODS), ("none", 0)))
+    ]
+
+
+def measured(settings: Settings, runs: Sequence[Run], found: Sequence[dict[str, Any]]) -> Measured:
+    """A row for each method, with a value for each seed; the curves of all runs."""
+    rows: dict[str, dict[str, Any]] = {}
+    curves = []
+    for run, one in zip(runs, found, strict=True):
+        name = run.method if run.outliers else CLEAN
+        clip = METHODS[run.method]
+        row = rows.setdefault(name, {"method": name, "settings": label(clip) if clip else None, "runs": []})
+        row["runs"].append(
+            {
+                key: one[key]
+                for key in ("spikes", "highest", "lost", "final_loss", "clip_rate", "usual_norm", "outlier_norm")
+            }
+        )
+        curves.append({"method": name, "seed": run.seed, "losses": one["losses"], "outliers": one["outliers"]})
+    figure = {
+        "held_out": HELD_OUT,
+        "recent": RECENT,
+        "spike_nats": SPIKE_NATS,
+        "betas": list(BETAS),
+        "curves": curves,
+    }
+    return Measured(figure, list(rows.values()))
+
+
+EXPERIMENT = Pair07()
