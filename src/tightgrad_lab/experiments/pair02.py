@@ -69,7 +69,7 @@ class Pair02(Experiment[Settings]):
                 kind_steps=60,
             )
         return Settings(
-            lengths={"rnn": (10, 20, 50, 100), "lstm": (20, 50, 100)},
+            lengths={"rnn": (10, 20, 30, 50, 75), "lstm": (10, 20, 30)},
             seeds=5,
             steps=2000,
             max_norm=1.0,

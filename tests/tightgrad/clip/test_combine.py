@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 import tightgrad as tg
 from tightgrad.clip.norm import total_norm
@@ -42,6 +43,40 @@ def test_each_group_has_its_own_norm() -> None:
     torch.testing.assert_close(grads["frozen.weight"], torch.full((2,), 9.0))
     torch.testing.assert_close(grads["linear.weight"], torch.full((2,), 0.5))
     assert float(clipped.clip_coef) == pytest.approx(float(total_norm(list(grads.values())) / before))
+
+
+def test_groups_in_a_pipeline_keep_their_bounds_and_their_histories() -> None:
+    """A head with its own bound, embeddings with a history; resumed in the middle, it goes on as if it had not been."""
+    clip = tg.clip.ByName((("0.*", tg.clip.AutoClip(50.0, 4)), ("2.*", tg.clip.GlobalNorm(1e-3))), tg.clip.Value(1e-2))
+    batches = [torch.randn(5, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(6)]
+
+    def made() -> tuple[nn.Sequential, tg.GradientPipeline]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+        return model, tg.attach(model, torch.optim.SGD(model.parameters(), lr=1.0), tg.Plan(clip=clip))
+
+    def train(model: nn.Sequential, pipe: tg.GradientPipeline, part: list[torch.Tensor]) -> None:
+        for window in pipe.windows(part):
+            for batch in window:
+                pipe.backward(model(batch).square().mean() * 100)
+            before = [parameter.detach().clone() for parameter in model.parameters()]
+            pipe.step()
+            steps = [old - new.detach() for old, new in zip(before, model.parameters(), strict=True)]
+            assert float(torch.cat([step.flatten() for step in steps[4:]]).norm()) == pytest.approx(1e-3, rel=1e-3)
+            assert max(float(step.abs().max()) for step in steps[2:4]) == pytest.approx(1e-2, rel=1e-4)
+
+    model, pipe = made()
+    train(model, pipe, batches)
+    other, resumed = made()
+    train(other, resumed, batches[:3])
+    saved = resumed.state_dict()
+    assert "0.*/autoclip_norms" in saved["slots"]
+    last = tg.attach(other, resumed.optimizer, tg.Plan(clip=clip))
+    last.load_state_dict(saved)
+    train(other, last, batches[3:])
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
 
 
 def test_groups_that_learn() -> None:
