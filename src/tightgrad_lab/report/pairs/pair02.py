@@ -81,7 +81,7 @@ def _norms(axes: Axes, result: Result, kind: str, length: int) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(FixedLocator([0, steps / 2, steps]))
     labels = axes.set_xticklabels([units.count_text(value) for value in (0, steps / 2, steps)])
-    labels[-1].set_ha("right")
+    labels[-1].set_horizontalalignment("right")
 
 
 def _successes(axes: Axes, result: Result, kind: str) -> None:

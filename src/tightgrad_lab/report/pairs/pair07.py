@@ -96,8 +96,8 @@ def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_major_locator(FixedLocator([0, steps / 2, steps]))
         labels = axes.set_xticklabels([f"{value:g}" for value in (0, steps / 2, steps)])
-        labels[0].set_ha("left")
-        labels[-1].set_ha("right")
+        labels[0].set_horizontalalignment("left")
+        labels[-1].set_horizontalalignment("right")
         axes.tick_params(labelleft=column == 0, labelbottom=place + columns >= len(PANELS))
         _heading(figure, result, method, texts, (x, y + panel + 0.11, width))
     figures.inch_text(
