@@ -12,6 +12,7 @@ from tightgrad.clip.functional import clip_grad_norm_, clip_grad_value_, get_tot
 from tightgrad.core.card import MethodCard
 from tightgrad.core.errors import (
     CheckpointError,
+    CommunicationError,
     ConfigError,
     IncompatiblePlanError,
     NonFiniteGradientError,
@@ -39,6 +40,7 @@ from tightgrad.version import __version__
 __all__ = [
     "Accumulate",
     "CheckpointError",
+    "CommunicationError",
     "CommHook",
     "Compress",
     "ConfigError",

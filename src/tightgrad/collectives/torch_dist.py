@@ -1,20 +1,21 @@
 """torch.distributed (gloo or NCCL), with every byte counted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from tightgrad.collectives.traffic import all_gather_nbytes, all_reduce_nbytes, all_to_all_nbytes, broadcast_nbytes
-from tightgrad.core.errors import UsageError
+from tightgrad.core.errors import CommunicationError, UsageError
 from tightgrad.core.protocols import ReduceOp, Traffic
 
 _OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
 
 
 class TorchCollective:
-    """A process group.
+    """A process group. Its operations raise `CommunicationError` when the group's time-out passes or a rank has died.
 
     Args:
         group: a torch process group; None is the default group.
@@ -39,7 +40,8 @@ class TorchCollective:
 
     def all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Tensor:
         """Reduce over ranks in place; return the same tensor."""
-        dist.all_reduce(tensor, _OPS[op], group=self.group)
+        with self._talking("all_reduce"):
+            dist.all_reduce(tensor, _OPS[op], group=self.group)
         self.traffic.add("all_reduce", all_reduce_nbytes(_nbytes(tensor), self.world_size))
         return tensor
 
@@ -48,7 +50,8 @@ class TorchCollective:
         flat = tensor.contiguous().view(-1)
         gathered = torch.empty(self.world_size * flat.numel(), dtype=flat.dtype, device=flat.device)
         if flat.numel():
-            _all_gather_flat(gathered, flat, self.group)
+            with self._talking("all_gather"):
+                _all_gather_flat(gathered, flat, self.group)
         self.traffic.add("all_gather", all_gather_nbytes(_nbytes(flat), self.world_size))
         return gathered.view(self.world_size, *tensor.shape)
 
@@ -57,7 +60,8 @@ class TorchCollective:
         send_numels = [chunk.numel() for chunk in chunks]
         sent = torch.cat(list(chunks))
         received = torch.empty(sum(receive_numels), dtype=sent.dtype, device=sent.device)
-        dist.all_to_all_single(received, sent, list(receive_numels), send_numels, group=self.group)
+        with self._talking("all_to_all"):
+            dist.all_to_all_single(received, sent, list(receive_numels), send_numels, group=self.group)
         self.traffic.add("all_to_all", all_to_all_nbytes([_nbytes(chunk) for chunk in chunks], self.rank))
         return list(received.split(list(receive_numels)))
 
@@ -76,10 +80,23 @@ class TorchCollective:
 
     def broadcast_(self, tensor: Tensor, source: int = 0) -> Tensor:
         """Overwrite `tensor` with rank `source`'s; return it."""
-        dist.broadcast(tensor, group=self.group, group_src=source)
+        with self._talking("broadcast"):
+            dist.broadcast(tensor, group=self.group, group_src=source)
         nbytes = broadcast_nbytes(_nbytes(tensor), self.world_size, is_source=self.rank == source)
         self.traffic.add("broadcast", nbytes)
         return tensor
+
+    @contextmanager
+    def _talking(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CommunicationError(
+                f"{operation} failed on rank {self.rank} of {self.world_size}: {reason} A rank has died, waits "
+                "elsewhere, or the network is gone; this step was not applied here. See the other ranks' errors, and "
+                "start again from the last checkpoint."
+            ) from error
 
 
 def _all_gather_flat(gathered: Tensor, flat: Tensor, group: dist.ProcessGroup | None) -> None:

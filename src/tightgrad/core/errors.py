@@ -8,6 +8,7 @@
     ├── NonFiniteGradientError    inf or NaN in a gradient, under the policy "raise"
     ├── OutOfMemoryError               no micro-batch is small enough (also a MemoryError)
     ├── RankMismatchError         ranks run with different plans, layouts or versions
+    ├── CommunicationError        a rank died, or the network is gone (also a RuntimeError)
     ├── PayloadError              bytes from the network that are not a payload of the expected layout
     ├── CheckpointError           a checkpoint that could not be written, or that cannot be read
     └── StateMismatchError        a checkpoint that does not belong to this pipeline
@@ -46,6 +47,10 @@ class OutOfMemoryError(TightGradError, MemoryError):
 
 class RankMismatchError(TightGradError):
     """Ranks run with different plans, layouts or versions."""
+
+
+class CommunicationError(TightGradError, RuntimeError):
+    """A rank died, or the network is gone."""
 
 
 class PayloadError(TightGradError):
