@@ -40,8 +40,8 @@ from tightgrad.version import __version__
 __all__ = [
     "Accumulate",
     "CheckpointError",
-    "CommunicationError",
     "CommHook",
+    "CommunicationError",
     "Compress",
     "ConfigError",
     "DiLoCo",
