@@ -102,6 +102,9 @@ CONSERVED = {
     "sparse": tg.Compress(codecs.TopK(0.05), reducers.SparseTwoShot(), tg.ErrorFeedback()),
     "dgc": tg.Compress(codecs.TopK(0.05), reducers.SparseTwoShot(), feedback.MomentumCorrection(0.9)),
     "stochastic": tg.Compress(codecs.QSGD(7, block_size=16)),
+    "falls back": tg.Compress(
+        codecs.IntBlock(2, block_size=8), feedback=tg.ErrorFeedback(), fallback="dense", max_relative_error=1e-9
+    ),
 }
 
 
@@ -139,24 +142,27 @@ def put_in_and_sent():
         slots = pipe.plan.slots
         held = pipe.state.slots.get("residual", {})
         residuals = {key: slots["residual"].values(tensor).double() for key, tensor in held.items()}
-        results[name] = (exact, optimizer.total, residuals, sent)
+        before = {key: total.clone() for key, total in optimizer.total.items()}
+        record = pipe.flush() if residuals else None
+        assert record is None or not record.skipped
+        results[name] = (exact, before, residuals, sent, optimizer.total)
     return results
 
 
 def test_what_is_put_in_is_sent_or_left():
     ranks = run_ranks(3, put_in_and_sent)
-    for case in ("two shots", "8-bit residual", "sparse"):
-        exact, delivered, _, sent = ranks[0][case]
+    for case in ("two shots", "8-bit residual", "sparse", "falls back"):
+        exact, delivered, _, sent, flushed = ranks[0][case]
         assert all(nbytes > 0 for nbytes in sent)
-        assert all(any(bool(left.any()) for left in rank[case][2].values()) for rank in ranks)
+        for rank in ranks:
+            assert any(bool(left.any()) for left in rank[case][2].values()) == (case != "falls back")
         for name, total in exact.items():
             left = sum(rank[case][2][name] for rank in ranks).view(total.shape)
             # Float32 sums of six steps; with 8 bits also the rounding of six residuals, which has no bias.
             bound = 2e-6 if case != "8-bit residual" else 0.05
-            assert (delivered[name] + left - total).abs().max() < bound * max(1.0, float(total.abs().max())), (
-                case,
-                name,
-            )
+            bound *= max(1.0, float(total.abs().max()))
+            assert (delivered[name] + left - total).abs().max() < bound, (case, name)
+            assert (flushed[name] - total).abs().max() < bound, (case, name)
     for case in CONSERVED:
         for other in ranks[1:]:
             assert all(torch.equal(other[case][1][name], total) for name, total in ranks[0][case][1].items()), case
@@ -263,6 +269,8 @@ def refusals():
     for arguments, words in (({"overlap": "none"}, 'overlap="none"'),):
         with pytest.raises(tg.UnsupportedError, match=words):
             tg.attach(model, optimizer, tg.Plan(compress=tg.Compress(codecs.IntBlock(4), **arguments)))
+    with pytest.raises(tg.UnsupportedError, match="every rank holds another part"):
+        tg.attach(model, optimizer, tg.Plan(guard=tg.Guard(compare_every=5)))
     low = small_model()
     fully_shard(low, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.bfloat16))
     with pytest.raises(tg.UnsupportedError, match=r"reduce_dtype=torch\.float32"):

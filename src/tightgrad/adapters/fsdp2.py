@@ -107,7 +107,7 @@ class FSDP2Adapter:
     def accumulated(self) -> Grads:
         """Copies of the shards' gradients ("every") or of the unsharded ones ("last")."""
         if self.sync == "every":
-            return {name: _local(grad) for name, grad in copy_grads(self.parameters).items()}
+            return {name: local_part(grad) for name, grad in copy_grads(self.parameters).items()}
         held: Grads = {}
         for fsdp_param in self._fsdp_params():
             unsharded = getattr(fsdp_param, "_unsharded_param", None)
@@ -121,7 +121,9 @@ class FSDP2Adapter:
     def restore_accumulated(self, grads: Grads) -> None:
         """Put them back where the next backward adds to them."""
         if self.sync == "every":
-            put_grads(self.parameters, {name: _like(self.parameters[name], grad) for name, grad in grads.items()})
+            put_grads(
+                self.parameters, {name: like_sharded(self.parameters[name], grad) for name, grad in grads.items()}
+            )
             return
         for fsdp_param in self._fsdp_params():
             name = self._names[id(fsdp_param.sharded_param)]
@@ -147,12 +149,14 @@ class FSDP2Adapter:
         return synced * nbytes
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor."""
     assert isinstance(tensor, DTensor)
     return tensor.to_local()
 
 
-def _like(parameter: nn.Parameter, local: Tensor) -> Tensor:
+def like_sharded(parameter: nn.Parameter, local: Tensor) -> Tensor:
+    """A tensor sharded as `parameter` is, of which `local` is this rank's part."""
     assert isinstance(parameter, DTensor)
     return DTensor.from_local(
         local,

@@ -17,7 +17,7 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultReduceScatter
 from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 
-from tightgrad.adapters.fsdp2 import FSDP2Adapter
+from tightgrad.adapters.fsdp2 import FSDP2Adapter, like_sharded, local_part
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
@@ -147,6 +147,15 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
         """Put them back, and take them as used."""
         super().restore_accumulated(grads)
         self._used = set(grads)
+
+    def shard_numels(self, name: str) -> list[int]:
+        """Elements of a parameter that each rank keeps."""
+        return shard_numels(self.parameters[name].shape, self.collective.world_size)
+
+    def as_gradient(self, name: str, shard: Tensor) -> Tensor:
+        """This rank's shard, of one dimension, as the gradient of a parameter."""
+        parameter = self.parameters[name]
+        return like_sharded(parameter, shard.view(local_part(parameter).shape).to(parameter.dtype))
 
     def sent_nbytes(self) -> int:
         """What is sent is counted where it is sent."""

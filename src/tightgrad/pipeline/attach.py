@@ -7,7 +7,9 @@ from tightgrad.accumulate.weights import Weight
 from tightgrad.adapters import make_adapter
 from tightgrad.adapters.detect import Reducing
 from tightgrad.core.check import check_integer
-from tightgrad.core.protocols import Collective
+from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.protocols import Adapter, Collective
+from tightgrad.pipeline.drift import has_replicas
 from tightgrad.pipeline.handshake import check_ranks_agree
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.plan import Plan
@@ -66,6 +68,11 @@ def attach(
         sync=accumulate.sync,
         several_backwards=accumulate.several_backwards,
     )
+    if plan.guard is not None and plan.guard.compare_every and not _can_drift(adapter):
+        raise UnsupportedError(
+            "compare_every looks for ranks that differ where they should be the same, but here every rank holds "
+            "another part of each parameter; leave it out."
+        )
     check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__)
     return GradientPipeline(adapter, optimizer, plan, weight=weight, seed=seed, scheduler=scheduler)
 
@@ -80,3 +87,7 @@ def _reducing(plan: Plan, accumulate: Accumulate) -> Reducing:
         return "any"
     overlap: dict[str, Reducing] = {"none": "pipeline", "backward": "backward", "auto": "auto"}
     return overlap[plan.compress.overlap]
+
+
+def _can_drift(adapter: Adapter) -> bool:
+    return has_replicas(adapter.parameters, max(2, adapter.collective.world_size))

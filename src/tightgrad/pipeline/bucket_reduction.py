@@ -17,6 +17,7 @@ from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Collective, ReduceContext
 from tightgrad.core.rng import StepRng
 from tightgrad.core.types import Grads, State
+from tightgrad.pipeline.fallback import ErrorMeter, sending
 from tightgrad.pipeline.lockstep import Notice, Round, agree, shown
 from tightgrad.pipeline.plan import Compress
 from tightgrad.pipeline.reduction import reduce_gradients
@@ -37,6 +38,7 @@ class BucketReduction:
         totals: sums over ranks so far, by parameter name.
         slots: what the methods would remember.
         finite: whether all gradients of all ranks were finite so far.
+        meter: what compression left out on this rank; None where no fallback asks for it.
         failures: what could not be decoded.
     """
 
@@ -69,6 +71,7 @@ class BucketReduction:
         self._context = ReduceContext(self._collective, StepRng(self._seed, step, self._collective.rank), self._clock)
         self._factor = factor
         self._norms: list[Tensor] = []
+        self.meter = ErrorMeter() if self._compress.fallback is not None else None
         self.totals: Grads = {}
         self.slots = slots
         self.finite = True
@@ -107,8 +110,14 @@ class BucketReduction:
         if not self.finite:
             return {}
         voted = self._vote(tuple(grads), used) if self._votes_on_use else used
+        assert self._compress.reducer is not None
+        send = sending(self._compress.reducer, self._compress.codec, self._context)
         reduced = reduce_gradients(
-            {name: value for name, value in values.items() if name in voted}, self._compress, self.slots, self._context
+            {name: value for name, value in values.items() if name in voted},
+            self._compress,
+            self.slots,
+            self._context,
+            self.meter.around(send) if self.meter is not None else send,
         )
         self.slots = reduced.state
         self.totals.update(reduced.total)

@@ -17,7 +17,7 @@ from tightgrad.adapters.names import unwrap_compiled
 from tightgrad.collectives import TorchCollective
 from tightgrad.core.check import check_integer
 from tightgrad.core.clock import StageClock
-from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.errors import IncompatiblePlanError, UnsupportedError
 from tightgrad.core.protocols import Collective
 from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.bucket_reduction import BucketReduction
@@ -55,6 +55,7 @@ def ddp_comm_hook(
 
     Raises:
         UnsupportedError: the model is not in DistributedDataParallel, or its settings allow no such hook.
+        IncompatiblePlanError: `compress` has a fallback.
         RankMismatchError: the ranks came with different settings, models, seeds or versions.
 
     Example:
@@ -66,6 +67,10 @@ def ddp_comm_hook(
         raise UnsupportedError(
             f"ddp_comm_hook needs a DistributedDataParallel module, not {type(inner).__name__}; wrap the model, or use "
             "attach()."
+        )
+    if compress.fallback is not None:
+        raise IncompatiblePlanError(
+            "a fallback judges whole steps, of which a communication hook knows nothing; use attach(), or drop it."
         )
     hook = bucket_hook(inner)
     collective = TorchCollective(inner.process_group)

@@ -23,14 +23,18 @@ class Guard:
             "zero" sets the entries that are not finite to 0, on each rank before it sends them and in the sum, and
             takes the step; "propagate" does not look, as plain PyTorch.
         max_consecutive_skips: with "skip", how many steps in a row may be skipped before it raises, at least 1.
+        compare_every: every that many steps, ranks compare fingerprints of the delivered gradients and the weights,
+            and a difference is an error on all of them before the step is applied; 0 never does.
     """
 
     on_nonfinite: str = "raise"
     max_consecutive_skips: int = 10
+    compare_every: int = 0
 
     def __post_init__(self) -> None:
         check_choice("on_nonfinite", self.on_nonfinite, POLICIES)
         check_integer("max_consecutive_skips", self.max_consecutive_skips, low=1)
+        check_integer("compare_every", self.compare_every, low=0)
 
 
 @dataclass(frozen=True, slots=True)

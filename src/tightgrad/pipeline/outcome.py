@@ -1,10 +1,11 @@
 """What reduction during backward hands to the step."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from tightgrad.core.types import Grads, State
+from tightgrad.pipeline.fallback import ErrorMeter
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +19,18 @@ class Outcome:
         finite: whether all gradients of all ranks were; if not, there are no totals.
         failures: what could not be decoded.
         nonfinite: entries of this rank that were inf or NaN, by name; None if `parameter.grad` still shows them.
+        meter: what compression left out on this rank, or on all of them if a fallback was decided on; None if no
+            fallback asks for it.
+        fell_back: whether something was sent again, densely.
     """
 
     totals: Grads | None
     slots: State
     finite: bool
     failures: tuple[str, ...]
-    nonfinite: Mapping[str, int] | None = field(default=None)
+    nonfinite: Mapping[str, int] | None = None
+    meter: ErrorMeter | None = None
+    fell_back: bool = False
 
 
 class InBackward(Protocol):

@@ -97,7 +97,7 @@ class OverlappedReduction:
             raise self._error
         reduced = self._reduction
         totals = {name: reduced.totals[name] for name in names if name in reduced.totals} if reduced.finite else {}
-        return Outcome(totals, reduced.slots, reduced.finite, tuple(reduced.failures))
+        return Outcome(totals, reduced.slots, reduced.finite, tuple(reduced.failures), meter=reduced.meter)
 
     def drop(self) -> None:
         """Wait for what is under way, and forget it."""

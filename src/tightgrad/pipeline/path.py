@@ -20,6 +20,9 @@ from tightgrad.core.rng import StepRng
 from tightgrad.core.types import Clipped, Grads, State
 from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.delivered import check_delivered
+from tightgrad.pipeline.drift import check_no_drift
+from tightgrad.pipeline.fallback import ErrorMeter, sending, sending_densely
+from tightgrad.pipeline.flush import residual_slot, summed_residuals, without_residuals
 from tightgrad.pipeline.guard import nonfinite_counts, nonfinite_error, vote
 from tightgrad.pipeline.outcome import InBackward
 from tightgrad.pipeline.overlap import OverlappedReduction
@@ -29,7 +32,7 @@ from tightgrad.pipeline.sharded_reduction import ShardedReduction
 from tightgrad.pipeline.state import PipelineState
 from tightgrad.reducers import Dense
 
-SkipReason = Literal["nonfinite", "zero_weight"]
+SkipReason = Literal["nonfinite", "zero_weight", "no_residual"]
 NOTHING_CLIPPED = Clipped(torch.zeros(()), torch.ones(()))
 _DENSE = Compress()
 
@@ -52,7 +55,12 @@ class Update:
 
 
 class GradientPath:
-    """Walks one window's gradients down the path. Changes no state: a step that is skipped has left no trace."""
+    """Walks one window's gradients down the path. Changes no state: a step that is skipped has left no trace.
+
+    Attributes:
+        relative_error: of the last walk, over all ranks; None where no fallback asks for it.
+        fell_back: whether the last walk sent gradients again, densely.
+    """
 
     def __init__(
         self, adapter: Adapter, plan: Plan, seed: int, clock: StageClock, norm: CachedNorm, *, folds: bool = False
@@ -64,9 +72,12 @@ class GradientPath:
         self._norm = norm
         self._folds = folds
         self._in_backward = _in_backward(adapter, plan, seed, clock)
+        self.relative_error: float | None = None
+        self.fell_back = False
 
     def open(self, state: PipelineState, *, idle: bool) -> None:
         """Begin a window; `idle` if nothing in it counts."""
+        self.relative_error, self.fell_back = None, False
         if self._in_backward is not None:
             scale = self._plan.loss_scale.current(state.slots) if self._plan.loss_scale is not None else 1.0
             self._in_backward.open(state.slots, state.step, 1.0 / scale, idle=idle)
@@ -95,23 +106,80 @@ class GradientPath:
             PayloadError: on every rank, when any could not decode what it received.
             RankMismatchError: on every rank, when they received different gradients.
         """
-        slots = state.slots
         if self._in_backward is not None:
-            with self._clock("wait"):
-                outcome = self._in_backward.finish()
-            if not outcome.finite:
-                return self._skip(grads, state, outcome.nonfinite)
-            slots = outcome.slots
-            grads = outcome.totals if outcome.totals is not None else _delivered(self._adapter)
-            self._check_delivered(grads, outcome.failures)
-        else:
+            reduced = self._take_over(grads, state, self._in_backward)
+        elif self._adapter.reduces:
             self._unscale_(grads, state)
-        if self._in_backward is None and not self._adapter.reduces:
-            grads, finite = self._agree(grads)
-            if not finite:
-                return self._skip(grads, state)
-            self._clip_locally_(grads, local_share)
-            slots = self._reduce_(grads, state)
+            reduced = grads, state.slots
+        else:
+            reduced = self._agree_and_reduce_(grads, state, local_share)
+        if isinstance(reduced, str):
+            return reduced
+        self._compare(reduced[0], state.step)
+        return self._finished(*reduced, state)
+
+    def _compare(self, grads: Grads, step: int) -> None:
+        """Look now and then whether ranks have drifted apart. Collective."""
+        assert self._plan.guard is not None
+        every = self._plan.guard.compare_every
+        if every and step % every == 0 and self._adapter.collective.world_size > 1:
+            with self._clock("guard"):
+                check_no_drift(grads, self._adapter.parameters, step, self._adapter.collective)
+
+    @torch.no_grad()
+    def flush(self, state: PipelineState) -> Update | SkipReason:
+        """Deliver all residuals densely. Collective: every rank must call it.
+
+        Raises:
+            UsageError: the plan keeps none.
+            NonFiniteGradientError: their sum is inf or NaN, where the plan's guard says so.
+        """
+        self.relative_error, self.fell_back = None, False
+        slot = residual_slot(self._plan.slots)
+        collective = self._adapter.collective
+        context = ReduceContext(collective, StepRng(self._seed, state.step, collective.rank), self._clock)
+        grads = summed_residuals(state.slots, slot, self._adapter, context)
+        if not grads:
+            return "no_residual"
+        return self._finished(grads, without_residuals(state.slots, slot), state)
+
+    def _take_over(
+        self, grads: Grads, state: PipelineState, in_backward: InBackward
+    ) -> "tuple[Grads, State] | SkipReason":
+        """What was reduced while backward went on."""
+        with self._clock("wait"):
+            outcome = in_backward.finish()
+        if not outcome.finite:
+            return self._skip(grads, state, outcome.nonfinite)
+        self.fell_back = outcome.fell_back
+        if outcome.totals is None:
+            delivered = {name: p.grad for name, p in self._adapter.parameters.items() if p.grad is not None}
+            self.relative_error = outcome.meter.relative_error if outcome.meter else None
+        elif outcome.meter is not None and self._is_too_far_off(outcome.meter):
+            return self._agree_and_reduce_(grads, state, densely=True)
+        else:
+            delivered = {name: self._in_layout(name, total) for name, total in outcome.totals.items()}
+        self._check_delivered(delivered, outcome.failures)
+        return delivered, outcome.slots
+
+    def _in_layout(self, name: str, total: Tensor) -> Tensor:
+        """In the memory order of its parameter, as gradients are."""
+        parameter = self._adapter.parameters[name]
+        return total if parameter.is_contiguous() else torch.empty_like(parameter, dtype=total.dtype).copy_(total)
+
+    def _agree_and_reduce_(
+        self, grads: Grads, state: PipelineState, local_share: float = 1.0, *, densely: bool = False
+    ) -> "tuple[Grads, State] | SkipReason":
+        """Guard, local clip, reduction, one after the other."""
+        self._unscale_(grads, state)
+        grads, finite = self._agree(grads)
+        if not finite:
+            return self._skip(grads, state)
+        self._clip_locally_(grads, local_share)
+        return grads, self._reduce_(grads, state, densely=densely)
+
+    def _finished(self, grads: Grads, slots: State, state: PipelineState) -> Update | SkipReason:
+        """Clip what was delivered."""
         with self._clock("clip"):
             if slots is not state.slots:
                 slots = self._without_nonfinite(slots, state.slots, grads)
@@ -174,7 +242,7 @@ class GradientPath:
             }
         return complete, outcome.finite
 
-    def _reduce_(self, grads: Grads, state: PipelineState) -> State:
+    def _reduce_(self, grads: Grads, state: PipelineState, *, densely: bool = False) -> State:
         """Replace each rank's gradients by their sum over ranks; return what the methods will remember."""
         collective = self._adapter.collective
         compress = self._plan.compress or _DENSE
@@ -182,11 +250,26 @@ class GradientPath:
             return state.slots
         rng = StepRng(self._seed, state.step, collective.rank)
         context = ReduceContext(collective, rng, self._clock)
-        reduced = reduce_gradients(grads, compress, state.slots, context)
+        assert compress.reducer is not None
+        meter = ErrorMeter() if compress.fallback is not None and not densely else None
+        send = sending_densely(context) if densely else sending(compress.reducer, compress.codec, context)
+        reduced = reduce_gradients(
+            grads, compress, state.slots, context, meter.around(send) if meter is not None else send
+        )
+        if meter is not None and self._is_too_far_off(meter):
+            return self._reduce_(grads, state, densely=True)
         for name, grad in grads.items():
             grad.copy_(reduced.total[name])
         self._check_delivered(grads, context.failures)
         return reduced.state
+
+    def _is_too_far_off(self, meter: ErrorMeter) -> bool:
+        """Whether the step's relative error over all ranks asks for the fallback. Collective."""
+        compress = self._plan.compress or _DENSE
+        assert compress.max_relative_error is not None
+        self.relative_error = meter.agreed(self._adapter.collective).relative_error
+        self.fell_back = self.relative_error > compress.max_relative_error
+        return self.fell_back
 
     def _check_delivered(self, grads: Grads, failures: Sequence[str]) -> None:
         compress = self._plan.compress or _DENSE
@@ -218,8 +301,3 @@ def _in_backward(adapter: Adapter, plan: Plan, seed: int, clock: StageClock) -> 
     if isinstance(adapter, FSDP2EncodedAdapter):
         return ShardedReduction(adapter, plan, seed, clock)
     return None
-
-
-def _delivered(adapter: Adapter) -> Grads:
-    """What the wrapper has put into `parameter.grad`."""
-    return {name: p.grad for name, p in adapter.parameters.items() if p.grad is not None}

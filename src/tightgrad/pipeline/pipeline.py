@@ -23,8 +23,9 @@ from tightgrad.core.types import Clipped
 from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.checkpoint import load_on_every_rank, save_state
+from tightgrad.pipeline.losses import checked_losses
 from tightgrad.pipeline.open_window import OpenWindow
-from tightgrad.pipeline.path import NOTHING_CLIPPED, GradientPath, SkipReason
+from tightgrad.pipeline.path import NOTHING_CLIPPED, GradientPath, SkipReason, Update
 from tightgrad.pipeline.plan import Plan
 from tightgrad.pipeline.record import StepRecord
 from tightgrad.pipeline.reduction import state_norm
@@ -150,7 +151,7 @@ class GradientPipeline:
         """
         if self._window is None:
             raise UsageError("backward() needs a window; call it inside `for window in pipe.windows(loader):`.")
-        losses = _checked_losses(loss, self._accumulate.losses)
+        losses = checked_losses(loss, self._accumulate.losses)
         weights = self._window.take_weights()
         if self.plan.is_empty:
             with self._clock("backward"):
@@ -189,7 +190,7 @@ class GradientPipeline:
 
         def backward(piece: Batch, weights: Mapping[str, float]) -> None:
             with self.adapter.micro_batch(0, 1):
-                self._backward(_checked_losses(loss_of(piece), self._accumulate.losses), weights, window)
+                self._backward(checked_losses(loss_of(piece), self._accumulate.losses), weights, window)
 
         self._retries = self._smaller.run(window, backward)
         window.backwards = len(window)
@@ -236,6 +237,33 @@ class GradientPipeline:
             self._window = None
         return self._record(window, outcome, loss_scale)
 
+    def flush(self) -> StepRecord:
+        """Deliver what compression has left behind on all ranks: one optimizer step on the sum of all residuals, which
+        are empty afterwards. Collective: every rank must call it, between two windows.
+
+        Before the plan or the wrapper changes, or at the end of training. It is a step like others: clipped, counted,
+        and followed by the scheduler's.
+
+        Raises:
+            UsageError: a window is open, or the plan keeps no residuals.
+        """
+        self._check_no_open_window()
+        try:
+            update = self._path.flush(self.state)
+            outcome = update if isinstance(update, str) else self._take(update)
+        finally:
+            self._discard()
+        return self._record(_NO_WINDOW, outcome, None)
+
+    def _take(self, update: Update) -> Clipped:
+        """Give gradients to the optimizer, and remember the step."""
+        with self._clock("optimizer"):
+            self._buffer.deliver(update.grads)
+            with folded(self.optimizer, update.fold):
+                self._step_optimizer()
+        self.state.applied(update.slots)
+        return update.clipped
+
     def _apply(self, window: Window[Any]) -> Clipped | SkipReason:
         if self.plan.is_empty:
             with self._clock("optimizer"):
@@ -246,14 +274,7 @@ class GradientPipeline:
             return "zero_weight"
         grads = self._buffer.grads()
         update = self._path.walk(grads, self.state, window.local_share)
-        if isinstance(update, str):
-            return update
-        with self._clock("optimizer"):
-            self._buffer.deliver(update.grads)
-            with folded(self.optimizer, update.fold):
-                self._step_optimizer()
-        self.state.applied(update.slots)
-        return update.clipped
+        return update if isinstance(update, str) else self._take(update)
 
     def _step_optimizer(self) -> None:
         self.optimizer.step()
@@ -284,6 +305,8 @@ class GradientPipeline:
             retries=retries,
             stage_seconds=self._clock.take(),
             clip_rate=self._clip_watch.rate,
+            relative_error=self._path.relative_error,
+            fell_back=self._path.fell_back,
         )
 
     def worst(self, count: int = 5) -> list[tuple[str, float]]:
@@ -365,11 +388,4 @@ def _not_held(index: int, count: int) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _checked_losses(loss: Tensor | Mapping[str, Tensor], names: tuple[str, ...]) -> Mapping[str, Tensor]:
-    losses = loss if isinstance(loss, Mapping) else dict.fromkeys(names[:1], loss)
-    if set(losses) != set(names):
-        raise UsageError(f"backward() got the losses {sorted(losses)}, but the plan's losses are {sorted(names)}.")
-    for name, value in losses.items():
-        if value.numel() != 1:
-            raise UsageError(f"{name} has the shape {tuple(value.shape)}; reduce it to a scalar before backward().")
-    return losses
+_NO_WINDOW: Window[Any] = Window([], [], {"loss": 0.0}, _not_held)

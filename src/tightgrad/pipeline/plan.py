@@ -17,6 +17,7 @@ from tightgrad.pipeline.registry import method
 from tightgrad.scaling.loss_scale import LossScale
 
 PLAN_VERSION = 1
+FALLBACKS = (None, "dense")
 OVERLAPS = ("auto", "backward", "none")
 
 
@@ -32,6 +33,10 @@ class Compress:
             gradients are ready, while the last micro-batch's backward goes on; "none" reduces after it, in one go;
             "auto" is "none" under DistributedDataParallel, and what the wrapper allows elsewhere. What is delivered is
             bitwise the same.
+        fallback: "dense" sends a step's gradients again, uncompressed, when its relative error (all that compression
+            left out over all that was to be sent, see `StepRecord.relative_error`) is above `max_relative_error`;
+            None never does, and measures nothing. Under FSDP2 each FSDP module's gradients are judged by themselves.
+        max_relative_error: bound of the fallback, above 0; None without one.
 
     Raises:
         IncompatiblePlanError: the reducer cannot run with the codec.
@@ -41,6 +46,8 @@ class Compress:
     reducer: Reducer | None = None
     feedback: Feedback | None = None
     overlap: str = "auto"
+    fallback: str | None = None
+    max_relative_error: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("overlap", self.overlap, OVERLAPS)
@@ -60,6 +67,19 @@ class Compress:
         reason = self.feedback.refuses(self.codec, self.reducer) if self.feedback is not None else None
         if reason:
             raise IncompatiblePlanError(f"{reason}.")
+        self._check_fallback()
+
+    def _check_fallback(self) -> None:
+        check_choice("fallback", self.fallback, FALLBACKS)
+        if (self.fallback is None) != (self.max_relative_error is None):
+            raise ConfigError(
+                f"fallback={self.fallback!r} and max_relative_error={self.max_relative_error!r} belong together; give "
+                "both, or none."
+            )
+        if self.max_relative_error is not None:
+            check_number("max_relative_error", self.max_relative_error, above=0.0)
+            if self.reducer is not None and self.reducer.card.id == "dense":
+                raise IncompatiblePlanError("dense leaves nothing out, so a fallback has no use; drop it.")
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,21 @@ class StepRecord:
     Attributes:
         step: number of steps applied before this one.
         skipped: the step was not applied, and nothing has changed.
-        skip_reason: "nonfinite", or "zero_weight" for a window without anything to learn from; None if applied.
+        skip_reason: "nonfinite", "zero_weight" for a window without anything to learn from, or "no_residual" for a
+            `flush` without anything to deliver; None if applied.
         grad_norm: 2-norm of the delivered gradient before clipping; None for an empty plan.
         clip_coef: norm after clipping over norm before; None without clipping.
         wire_bytes: bytes that left this rank during the step; None for an empty plan, whose wrapper sends on its own.
         residual_norm: 2-norm of this rank's residuals; None without feedback.
-        weight: N, the weight of the window over all ranks.
-        micro_batches: micro-batches on this rank.
+        weight: N, the weight of the window over all ranks; 0 for a `flush`.
+        micro_batches: micro-batches on this rank; 0 for a `flush`.
         loss_scale: S of this window; None without loss scaling.
         retries: how often the window was run again with smaller micro-batches.
         stage_seconds: seconds of each stage on the host's clock.
         clip_rate: share of the last 100 applied steps that were clipped; None without clipping.
+        relative_error: what compression left out, over what was to be sent, 2-norms over all ranks, before any
+            fallback; None without one.
+        fell_back: gradients were sent again, uncompressed, because the relative error was above its bound.
     """
 
     step: int
@@ -37,6 +41,8 @@ class StepRecord:
     retries: int = 0
     stage_seconds: dict[str, float] = field(default_factory=dict)
     clip_rate: float | None = None
+    relative_error: float | None = None
+    fell_back: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

@@ -8,13 +8,16 @@ from torch import Tensor
 
 from tightgrad.core.protocols import ReduceContext
 from tightgrad.core.types import Grads, Reduced, Slot, State
+from tightgrad.pipeline.fallback import Send, sending
 from tightgrad.pipeline.plan import Compress
 from tightgrad.reducers import Dense
 
 BUCKET_NBYTES = 32 * 2**20
 
 
-def reduce_gradients(grads: Grads, compress: Compress, state: State, context: ReduceContext) -> Reduced:
+def reduce_gradients(
+    grads: Grads, compress: Compress, state: State, context: ReduceContext, send: Send | None = None
+) -> Reduced:
     """Run feedback and reducer, bucket by bucket. Collective: every rank must call it with the same names.
 
     Args:
@@ -23,6 +26,7 @@ def reduce_gradients(grads: Grads, compress: Compress, state: State, context: Re
         state: what feedback and reducer remember.
         context: network, random numbers, clock; its `failures` say what could not be decoded, and must be looked at
             on all ranks (`delivered.py`) before the totals are used.
+        send: how compensated gradients are sent; None is by the codec and reducer of `compress`.
 
     Returns:
         Totals, what this rank transmitted (empty, since nothing downstream asks for it), and the new state.
@@ -31,9 +35,10 @@ def reduce_gradients(grads: Grads, compress: Compress, state: State, context: Re
     total: Grads = {}
     new_state: State = state
     is_dense = isinstance(compress.reducer, Dense)
+    send = send or sending(compress.reducer, compress.codec, context)
     for bucket in buckets(grads, BUCKET_NBYTES):
         values = bucket if is_dense else {name: grad.float() for name, grad in bucket.items()}
-        inner = partial(compress.reducer.reduce, codec=compress.codec, state=new_state, context=context)
+        inner = partial(send, state=new_state)
         reduced = compress.feedback.reduce(values, new_state, inner) if compress.feedback else inner(values)
         total.update(reduced.total)
         new_state = merge(new_state, reduced.state)

@@ -7,11 +7,13 @@ from torch import Tensor
 
 from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter, Unit
 from tightgrad.clip.norm import total_norm
+from tightgrad.codecs import Cast
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import IncompatiblePlanError, UsageError
-from tightgrad.core.protocols import ReduceContext
+from tightgrad.core.protocols import Codec, ReduceContext
 from tightgrad.core.rng import StepRng
 from tightgrad.core.types import Grads, Reduced, State
+from tightgrad.pipeline.fallback import ErrorMeter
 from tightgrad.pipeline.outcome import Outcome
 from tightgrad.pipeline.plan import Compress, Plan
 from tightgrad.pipeline.reduction import merge
@@ -87,6 +89,8 @@ class ShardedReduction:
         self._used: set[str] = set()
         self._nonfinite: dict[str, int] = {}
         self._seen: set[str] = set()
+        self._meter = ErrorMeter() if self._compress.fallback is not None else None
+        self._fell_back = False
 
     @torch.no_grad()
     def _receive(self, unit: Unit) -> None:
@@ -129,17 +133,33 @@ class ShardedReduction:
         """This rank's shards of the sums."""
         sizes = {name: [piece.numel() for piece in unit.rows[name]] for name in names}
         grads = {name: self._whole(unit.rows[name], unit.shapes[name]) for name in names}
-        codec, context = self._compress.codec, self._context
+        codec = self._compress.codec
         assert codec is not None
+        meter = ErrorMeter()
+        reduced = self._sent(grads, sizes, codec, meter)
+        bound = self._compress.max_relative_error
+        if self._meter is not None and bound is not None:
+            meter = meter.agreed(self._context.collective)
+            self._meter += meter
+            if meter.relative_error > bound:
+                self._fell_back = True
+                reduced = self._sent(grads, sizes, Cast("float32"), None)
+        self._slots = merge(self._slots, reduced.state)
+        return reduced.total
+
+    def _sent(
+        self, grads: Grads, sizes: Mapping[str, Sequence[int]], codec: Codec, meter: ErrorMeter | None
+    ) -> Reduced:
+        """Feedback and one way to send."""
 
         def inner(values: Grads) -> Reduced:
-            sums, transmitted = reduce_scatter_encoded(values, sizes, codec, context)
+            sums, transmitted = reduce_scatter_encoded(values, sizes, codec, self._context)
+            if meter is not None and self._meter is not None:
+                meter.add(values, transmitted)
             return Reduced(sums, transmitted)
 
         feedback = self._compress.feedback
-        reduced = inner(grads) if feedback is None else feedback.reduce(grads, self._slots, inner)
-        self._slots = merge(self._slots, reduced.state)
-        return reduced.total
+        return inner(grads) if feedback is None else feedback.reduce(grads, self._slots, inner)
 
     def _whole(self, pieces: Sequence[Tensor], shape: torch.Size) -> Tensor:
         whole = torch.cat([piece.float() for piece in pieces]).view(shape)
@@ -152,7 +172,15 @@ class ShardedReduction:
         if self._finite:
             for name in unused:
                 self._adapter.parameters[name].grad = None
-        return Outcome(None, self._slots, self._finite, tuple(self._context.failures), self._nonfinite)
+        return Outcome(
+            None,
+            self._slots,
+            self._finite,
+            tuple(self._context.failures),
+            self._nonfinite,
+            self._meter,
+            self._fell_back,
+        )
 
     def drop(self) -> None:
         """Forget what is under way."""
