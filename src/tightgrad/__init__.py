@@ -6,7 +6,7 @@
 `attach` puts a `Plan` on a model and an optimizer; the folders of this package are the path above.
 """
 
-from tightgrad import clip, codecs, collectives, feedback, reducers, scaling
+from tightgrad import clip, codecs, collectives, feedback, records, reducers, scaling
 from tightgrad.accumulate import Accumulate
 from tightgrad.clip.functional import clip_grad_norm_, clip_grad_value_, get_total_norm
 from tightgrad.core.card import MethodCard
@@ -75,6 +75,7 @@ __all__ = [
     "ddp_comm_hook",
     "feedback",
     "get_total_norm",
+    "records",
     "reducers",
     "scale_lr",
     "scaling",

@@ -14,17 +14,10 @@ from tightgrad.accumulate.split import split_batch
 from tightgrad.accumulate.weights import num_samples
 from tightgrad.accumulate.window import Window
 from tightgrad.core.errors import ConfigError, OutOfMemoryError
+from tightgrad.core.memory import is_out_of_memory
 from tightgrad.core.protocols import Collective
 
 Weights = Mapping[str, float]
-_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device or the host had no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error).lower() for message in _MESSAGES)
 
 
 class SmallerMicroBatches:

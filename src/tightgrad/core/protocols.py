@@ -152,14 +152,18 @@ class Collective(Protocol):
         """
 
 
+Observe = Callable[[Grads, Grads], None]
+
+
 @dataclass(frozen=True, slots=True)
 class ReduceContext:
-    """What a reducer may use during one step."""
+    """What a reducer may use during one step; `observe` is told what was to be sent and what of it was."""
 
     collective: Collective
     rng: StepRng
     clock: StageClock
     failures: list[str] = field(default_factory=list)
+    observe: Observe | None = None
 
     @contextmanager
     def receiving(self) -> Iterator[None]:

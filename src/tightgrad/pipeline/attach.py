@@ -1,5 +1,7 @@
 """The way in."""
 
+from collections.abc import Sequence
+
 from torch import nn, optim
 
 from tightgrad.accumulate.settings import Accumulate
@@ -13,6 +15,7 @@ from tightgrad.pipeline.drift import has_replicas
 from tightgrad.pipeline.handshake import check_ranks_agree
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.plan import Plan
+from tightgrad.records import RecordWriter, Terminal
 from tightgrad.reducers import Dense
 from tightgrad.version import __version__
 
@@ -26,6 +29,8 @@ def attach(
     seed: int = 0,
     collective: Collective | None = None,
     scheduler: optim.lr_scheduler.LRScheduler | None = None,
+    records: Sequence[RecordWriter] = (),
+    progress: bool = False,
 ) -> GradientPipeline:
     """Put a plan between `loss.backward()` and `optimizer.step()`. Collective: every rank must call it.
 
@@ -41,6 +46,8 @@ def attach(
         seed: of all random numbers that methods draw.
         collective: the data-parallel ranks; None takes DDP's process group, or one process for a plain module.
         scheduler: steps after each applied step, and only then; None leaves schedules to the caller.
+        records: writers of the steps' records, such as `tg.records.Jsonl(folder)`; `tightgrad doctor` reads them.
+        progress: whether rank 0 shows the last step in a line on stderr.
 
     Raises:
         UnsupportedError: the model's wrapper is not supported.
@@ -74,7 +81,8 @@ def attach(
             "another part of each parameter; leave it out."
         )
     check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__)
-    return GradientPipeline(adapter, optimizer, plan, weight=weight, seed=seed, scheduler=scheduler)
+    writers = [*records, Terminal()] if progress else records
+    return GradientPipeline(adapter, optimizer, plan, weight=weight, seed=seed, scheduler=scheduler, records=writers)
 
 
 def _reducing(plan: Plan, accumulate: Accumulate) -> Reducing:

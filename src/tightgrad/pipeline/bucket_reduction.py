@@ -14,7 +14,7 @@ from tightgrad.clip.norm import total_norm
 from tightgrad.clip.placed import zero_nonfinite_
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
-from tightgrad.core.protocols import Collective, ReduceContext
+from tightgrad.core.protocols import Collective, Observe, ReduceContext
 from tightgrad.core.rng import StepRng
 from tightgrad.core.types import Grads, State
 from tightgrad.pipeline.fallback import ErrorMeter, sending
@@ -60,15 +60,17 @@ class BucketReduction:
         self._votes_on_use = votes_on_use
         self.open({}, 0, 1.0)
 
-    def open(self, slots: State, step: int, factor: float) -> None:
+    def open(self, slots: State, step: int, factor: float, observe: Observe | None = None) -> None:
         """Begin a step.
 
         Args:
             slots: what the methods remember.
             step: number of applied steps.
             factor: gradients are multiplied by it before anything else.
+            observe: is told what was to be sent and what of it was.
         """
-        self._context = ReduceContext(self._collective, StepRng(self._seed, step, self._collective.rank), self._clock)
+        rng = StepRng(self._seed, step, self._collective.rank)
+        self._context = ReduceContext(self._collective, rng, self._clock, observe=observe)
         self._factor = factor
         self._norms: list[Tensor] = []
         self.meter = ErrorMeter() if self._compress.fallback is not None else None

@@ -25,7 +25,10 @@ def sending(reducer: Reducer, codec: Codec | None, context: ReduceContext) -> Se
     """Send by a method."""
 
     def send(values: Grads, /, state: State) -> Reduced:
-        return reducer.reduce(values, codec, state, context)
+        reduced = reducer.reduce(values, codec, state, context)
+        if context.observe is not None:
+            context.observe(values, reduced.transmitted)
+        return reduced
 
     return send
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from tightgrad.core.protocols import Observe
 from tightgrad.core.types import Grads, State
 from tightgrad.pipeline.fallback import ErrorMeter
 
@@ -36,7 +37,9 @@ class Outcome:
 class InBackward(Protocol):
     """Reduction while a window's last backward goes on."""
 
-    def open(self, slots: State, step: int, factor: float, *, idle: bool = False) -> None:
+    def open(
+        self, slots: State, step: int, factor: float, *, idle: bool = False, observe: Observe | None = None
+    ) -> None:
         """Begin a window."""
 
     def finish(self) -> Outcome:

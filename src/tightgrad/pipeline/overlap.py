@@ -10,6 +10,7 @@ from tightgrad.adapters.ddp_hook import Bucket, DDPHookAdapter, completed
 from tightgrad.adapters.fifo import FifoWorker
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
+from tightgrad.core.protocols import Observe
 from tightgrad.core.types import State
 from tightgrad.pipeline.bucket_reduction import BucketReduction
 from tightgrad.pipeline.lockstep import Notice, Round, agree
@@ -39,7 +40,9 @@ class OverlappedReduction:
         self._error: BaseException | None = None
         adapter.hook.serve(self._receive)
 
-    def open(self, slots: State, step: int, factor: float, *, idle: bool = False) -> None:
+    def open(
+        self, slots: State, step: int, factor: float, *, idle: bool = False, observe: Observe | None = None
+    ) -> None:
         """Begin a window.
 
         Args:
@@ -47,9 +50,10 @@ class OverlappedReduction:
             step: number of applied steps.
             factor: gradients are multiplied by it.
             idle: nothing will be delivered, since nothing in the window counts.
+            observe: is told what was to be sent and what of it was.
         """
         self._worker.join()
-        self._reduction.open(slots, step, factor)
+        self._reduction.open(slots, step, factor, observe)
         self._seen.clear()
         self._error = None
         self._idle = idle

@@ -15,13 +15,14 @@ from tightgrad.clip.one_factor import OneFactorClipper, clip_coefficient
 from tightgrad.clip.placed import scale_, zero_nonfinite_
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import NonFiniteGradientError
-from tightgrad.core.protocols import Adapter, ReduceContext
+from tightgrad.core.protocols import Adapter, Observe, ReduceContext
 from tightgrad.core.rng import StepRng
 from tightgrad.core.types import Clipped, Grads, State
 from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.delivered import check_delivered
 from tightgrad.pipeline.drift import check_no_drift
 from tightgrad.pipeline.fallback import ErrorMeter, sending, sending_densely
+from tightgrad.pipeline.fidelity import MEASURED_STEPS, Fidelity
 from tightgrad.pipeline.flush import residual_slot, summed_residuals, without_residuals
 from tightgrad.pipeline.guard import nonfinite_counts, nonfinite_error, vote
 from tightgrad.pipeline.outcome import InBackward
@@ -31,6 +32,7 @@ from tightgrad.pipeline.reduction import merge, reduce_gradients, taken_back
 from tightgrad.pipeline.sharded_reduction import ShardedReduction
 from tightgrad.pipeline.state import PipelineState
 from tightgrad.reducers import Dense
+from tightgrad.reducers.powersgd import WARM_START
 
 SkipReason = Literal["nonfinite", "zero_weight", "no_residual"]
 NOTHING_CLIPPED = Clipped(torch.zeros(()), torch.ones(()))
@@ -71,6 +73,7 @@ class GradientPath:
         self._clock = clock
         self._norm = norm
         self._folds = folds
+        self.fidelity = Fidelity()
         self._in_backward = _in_backward(adapter, plan, seed, clock)
         self.relative_error: float | None = None
         self.fell_back = False
@@ -78,9 +81,11 @@ class GradientPath:
     def open(self, state: PipelineState, *, idle: bool) -> None:
         """Begin a window; `idle` if nothing in it counts."""
         self.relative_error, self.fell_back = None, False
+        self.fidelity.clear()
         if self._in_backward is not None:
             scale = self._plan.loss_scale.current(state.slots) if self._plan.loss_scale is not None else 1.0
-            self._in_backward.open(state.slots, state.step, 1.0 / scale, idle=idle)
+            observe = self._observed_at(state.step)
+            self._in_backward.open(state.slots, state.step, 1.0 / scale, idle=idle, observe=observe)
 
     def drop(self) -> None:
         """Forget what is under way."""
@@ -180,6 +185,8 @@ class GradientPath:
 
     def _finished(self, grads: Grads, slots: State, state: PipelineState) -> Update | SkipReason:
         """Clip what was delivered."""
+        if self._observed_at(state.step) is not None:
+            self.fidelity.saw_factors(state.slots.get(WARM_START.name, {}), slots.get(WARM_START.name, {}), grads)
         with self._clock("clip"):
             if slots is not state.slots:
                 slots = self._without_nonfinite(slots, state.slots, grads)
@@ -249,7 +256,8 @@ class GradientPath:
         if collective.world_size == 1 and isinstance(compress.reducer, Dense):
             return state.slots
         rng = StepRng(self._seed, state.step, collective.rank)
-        context = ReduceContext(collective, rng, self._clock)
+        observe = None if densely else self._observed_at(state.step)
+        context = ReduceContext(collective, rng, self._clock, observe=observe)
         assert compress.reducer is not None
         meter = ErrorMeter() if compress.fallback is not None and not densely else None
         send = sending_densely(context) if densely else sending(compress.reducer, compress.codec, context)
@@ -262,6 +270,11 @@ class GradientPath:
             grad.copy_(reduced.total[name])
         self._check_delivered(grads, context.failures)
         return reduced.state
+
+    def _observed_at(self, step: int) -> Observe | None:
+        """What compression is shown to at this step; None at most steps, and without compression."""
+        compresses = self._plan.compress is not None and not isinstance(self._plan.compress.reducer, Dense)
+        return self.fidelity.saw if compresses and step % MEASURED_STEPS == 0 else None
 
     def _is_too_far_off(self, meter: ErrorMeter) -> bool:
         """Whether the step's relative error over all ranks asks for the fallback. Collective."""

@@ -1,6 +1,6 @@
 """The gradient path, in order: accumulate, guard, reduce, clip, step."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,17 +20,17 @@ from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Adapter
 from tightgrad.core.types import Clipped
-from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.checkpoint import load_on_every_rank, save_state
+from tightgrad.pipeline.loss_meter import LossMeter
 from tightgrad.pipeline.losses import checked_losses
 from tightgrad.pipeline.open_window import OpenWindow
 from tightgrad.pipeline.path import NOTHING_CLIPPED, GradientPath, SkipReason, Update
 from tightgrad.pipeline.plan import Plan
 from tightgrad.pipeline.record import StepRecord
-from tightgrad.pipeline.reduction import state_norm
+from tightgrad.pipeline.recorder import Recorder
 from tightgrad.pipeline.state import PipelineState
-from tightgrad.pipeline.telemetry import ClipWatch
+from tightgrad.records import RecordWriter
 
 Batch = TypeVar("Batch")
 
@@ -50,6 +50,7 @@ class GradientPipeline:
         weight: Weight | None,
         seed: int,
         scheduler: LRScheduler | None = None,
+        records: Sequence[RecordWriter] = (),
     ) -> None:
         self.adapter = adapter
         self.optimizer = optimizer
@@ -71,8 +72,8 @@ class GradientPipeline:
         self._clock = StageClock()
         self._norm = CachedNorm(total_norm)
         self._path = GradientPath(adapter, plan, seed, self._clock, self._norm, folds=folds(plan.clip, optimizer))
-        self._clip_watch = ClipWatch(speaks=adapter.collective.rank == 0)
-        self._traffic_before = adapter.collective.traffic.nbytes
+        self._recorder = Recorder(adapter, plan, self._path, self._clock, records)
+        self._losses = LossMeter(self._accumulate.losses[0], is_mean=self._accumulate.loss_reduction == "mean")
 
     def windows(self, loader: Iterable[Batch]) -> Iterator[Window[Batch]]:
         """Cut `loader` into windows, one for each optimizer step.
@@ -168,6 +169,7 @@ class GradientPipeline:
                     self._scaled(losses, weights, window.total_weights).backward()
         with self._clock("accumulate"):
             self._buffer.absorb()
+        self._losses.saw(losses, weights)
 
     def run(self, window: Window[Batch], loss_of: Callable[[Batch], Tensor | Mapping[str, Tensor]]) -> StepRecord:
         """Forward, backward and step of a whole window; with `on_oom="split"`, again with smaller micro-batches when
@@ -201,6 +203,7 @@ class GradientPipeline:
         self.adapter.restore_accumulated({})
         self._buffer.clear()
         self._norm.clear()
+        self._losses.clear()
 
     def _scaled(
         self, losses: Mapping[str, Tensor], weights: Mapping[str, float], totals: Mapping[str, float]
@@ -230,12 +233,17 @@ class GradientPipeline:
         window = self._window
         window.check_complete()
         loss_scale = self._scale() if self.plan.loss_scale else None
+        loss = self._losses.take()
+        retries, self._retries = self._retries, 0
         try:
             outcome = self._apply(window)
+        except Exception as error:
+            self._recorder.failed(error)
+            raise
         finally:
             self._discard()
             self._window = None
-        return self._record(window, outcome, loss_scale)
+        return self._recorder.record(window, outcome, self.state, loss=loss, loss_scale=loss_scale, retries=retries)
 
     def flush(self) -> StepRecord:
         """Deliver what compression has left behind on all ranks: one optimizer step on the sum of all residuals, which
@@ -253,7 +261,7 @@ class GradientPipeline:
             outcome = update if isinstance(update, str) else self._take(update)
         finally:
             self._discard()
-        return self._record(_NO_WINDOW, outcome, None)
+        return self._recorder.record(_NO_WINDOW, outcome, self.state)
 
     def _take(self, update: Update) -> Clipped:
         """Give gradients to the optimizer, and remember the step."""
@@ -281,33 +289,9 @@ class GradientPipeline:
         if self._scheduler is not None:
             self._scheduler.step()
 
-    def _record(self, window: Window[Any], outcome: Clipped | SkipReason, loss_scale: float | None) -> StepRecord:
-        retries, self._retries = self._retries, 0
-        clipped = outcome if isinstance(outcome, Clipped) else None
-        measured = clipped if clipped is not NOTHING_CLIPPED else None
-        self.adapter.collective.traffic.add("wrapper", self.adapter.sent_nbytes())
-        traffic = self.adapter.collective.traffic.nbytes
-        wire_bytes, self._traffic_before = traffic - self._traffic_before, traffic
-        clip_coef = float(measured.clip_coef) if measured and self.plan.clip else None
-        if clip_coef is not None:
-            self._clip_watch.saw(clip_coef)
-        return StepRecord(
-            step=self.state.step - 1 if clipped else self.state.step,
-            skipped=clipped is None,
-            skip_reason=outcome if isinstance(outcome, str) else None,
-            grad_norm=float(measured.total_norm) if measured else None,
-            clip_coef=clip_coef,
-            wire_bytes=None if self.plan.is_empty else wire_bytes,
-            residual_norm=state_norm(self.state.slots, self.plan.slots.get(RESIDUAL.name, RESIDUAL)),
-            weight=window.total_weight,
-            micro_batches=len(window),
-            loss_scale=loss_scale,
-            retries=retries,
-            stage_seconds=self._clock.take(),
-            clip_rate=self._clip_watch.rate,
-            relative_error=self._path.relative_error,
-            fell_back=self._path.fell_back,
-        )
+    def close(self) -> None:
+        """Close the writers of records: what they hold back is written."""
+        self._recorder.close()
 
     def worst(self, count: int = 5) -> list[tuple[str, float]]:
         """The parameters with the largest gradients so far in this window, those with inf or NaN first.

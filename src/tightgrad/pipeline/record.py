@@ -26,6 +26,14 @@ class StepRecord:
         relative_error: what compression left out, over what was to be sent, 2-norms over all ranks, before any
             fallback; None without one.
         fell_back: gradients were sent again, uncompressed, because the relative error was above its bound.
+        loss: this rank's mean loss over the weight of its micro-batches; None for an empty plan, or without weight.
+        memory_bytes: of tensors on this rank's GPU, or of the process on the CPU, after the step; None if not known.
+        compression_cosine: of the angle between what this rank was to send and what it sent; measured every tenth
+            step, None on the others and without compression.
+        warm_start_overlap: share of the directions of PowerSGD's factors that the step kept, in [0, 1]; measured every
+            tenth step, None on the others, before there are any, and for other methods.
+        parameter_norm: 2-norm of the model's parameters after the step, the same on every rank unless they have
+            drifted apart; measured every tenth step, None on the others and for an empty plan.
     """
 
     step: int
@@ -43,6 +51,11 @@ class StepRecord:
     clip_rate: float | None = None
     relative_error: float | None = None
     fell_back: bool = False
+    loss: float | None = None
+    memory_bytes: int | None = None
+    compression_cosine: float | None = None
+    warm_start_overlap: float | None = None
+    parameter_norm: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

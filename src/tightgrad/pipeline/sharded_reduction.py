@@ -10,7 +10,7 @@ from tightgrad.clip.norm import total_norm
 from tightgrad.codecs import Cast
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import IncompatiblePlanError, UsageError
-from tightgrad.core.protocols import Codec, ReduceContext
+from tightgrad.core.protocols import Codec, Observe, ReduceContext
 from tightgrad.core.rng import StepRng
 from tightgrad.core.types import Grads, Reduced, State
 from tightgrad.pipeline.fallback import ErrorMeter
@@ -70,7 +70,9 @@ class ShardedReduction:
         self._receives = False
         adapter.serve(self._receive)
 
-    def open(self, slots: State, step: int, factor: float, *, idle: bool = False) -> None:
+    def open(
+        self, slots: State, step: int, factor: float, *, idle: bool = False, observe: Observe | None = None
+    ) -> None:
         """Begin a window.
 
         Args:
@@ -78,9 +80,11 @@ class ShardedReduction:
             step: number of applied steps.
             factor: gradients are multiplied by it.
             idle: nothing will be delivered, since nothing in the window counts.
+            observe: is told what was to be sent and what of it was.
         """
         collective = self._adapter.background
-        self._context = ReduceContext(collective, StepRng(self._seed, step, collective.rank), self._clock)
+        rng = StepRng(self._seed, step, collective.rank)
+        self._context = ReduceContext(collective, rng, self._clock, observe=observe)
         self._slots = slots
         self._factor = factor
         self._idle = idle
@@ -156,6 +160,8 @@ class ShardedReduction:
             sums, transmitted = reduce_scatter_encoded(values, sizes, codec, self._context)
             if meter is not None and self._meter is not None:
                 meter.add(values, transmitted)
+            if self._context.observe is not None:
+                self._context.observe(values, transmitted)
             return Reduced(sums, transmitted)
 
         feedback = self._compress.feedback

@@ -30,7 +30,8 @@ def clip_mistakes(
         if scale > 1:
             name = "W" if scale == window.ranks else "K" if scale == window.size else "S"
             yield f"before division by {name}", clip(right, max_norm) / scale
-            yield f"bound times {name}", clip(right, max_norm * scale)
+            if max_norm * scale < norm:
+                yield f"bound times {name}", clip(right, max_norm * scale)
     parts = shares(window.micro_batches)
     if window.length > 1:
         yield "in mid-window", _in_mid_window(parts, max_norm)

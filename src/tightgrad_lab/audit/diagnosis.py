@@ -34,6 +34,7 @@ def diagnose(scenarios: Sequence[Scenario], reports: Sequence[RankReport], parti
     findings = _steps(scenarios, reports, partial)
     wrong = [seen for report in reports for seen in report.observations if not seen.ok]
     wrong.sort(key=lambda seen: (seen.scenario, seen.window, seen.rank))
+    wrong = _comparable(wrong)
     while wrong:
         explanation = _best(wrong)
         here = [seen for seen in wrong if explanation is None or explanation in seen.explanations]
@@ -41,6 +42,15 @@ def diagnose(scenarios: Sequence[Scenario], reports: Sequence[RankReport], parti
         wrong = [seen for seen in wrong if seen not in here]
     findings = _merged(findings)
     return findings + _disagreeing(scenarios, reports, findings)
+
+
+def _comparable(wrong: list[Observation]) -> list[Observation]:
+    """Without what follows ranks that differ: their weights are no longer the same, so the reference is not theirs."""
+    parted: dict[int, int] = {}
+    for seen in wrong:
+        if any(cause_of(name, seen.gain).text.startswith(NO_SYNC) for name in seen.explanations):
+            parted[seen.scenario] = min(seen.window, parted.get(seen.scenario, seen.window))
+    return [seen for seen in wrong if seen.explanations or seen.window <= parted.get(seen.scenario, seen.window)]
 
 
 def _best(wrong: list[Observation]) -> str | None:

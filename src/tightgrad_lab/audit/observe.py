@@ -130,7 +130,7 @@ def _compare(
         cosine=inner / norms if norms else 0.0,
         relative_error=error,
         ok=ok,
-        explanations=tuple(names),
+        explanations=tuple(dict.fromkeys(names)),
         dtype=dtype,
     )
 

@@ -9,12 +9,14 @@ from typing import Any
 from tightgrad_lab.audit.diagnosis import Finding, diagnose
 from tightgrad_lab.audit.observe import RankReport, observe
 from tightgrad_lab.audit.scenario import Scenario, scenarios
-from tightgrad_lab.audit.specification import load
+from tightgrad_lab.audit.specification import Specification, load
 from tightgrad_lab.errors import RunError
 from tightgrad_lab.training.ranks import Rank, Send, run_ranks
 
 RANKS = (1, 2, 4)
 TIMEOUT_SECONDS = 60.0
+
+Report = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Audit:
         return not self.findings
 
 
-def audit(path: Path, ranks: Sequence[int] = RANKS, report: Callable[[float, str], None] | None = None) -> Audit:
+def audit(path: Path, ranks: Sequence[int] = RANKS, report: Report | None = None) -> Audit:
     """Audit the loop in a file.
 
     Args:
@@ -48,31 +50,64 @@ def audit(path: Path, ranks: Sequence[int] = RANKS, report: Callable[[float, str
         ArgumentError: the file is not one that can be audited.
         RunError: its loop raises, or its ranks wait for each other for ever.
     """
-    specification = load(path)
-    chosen: list[Scenario] = []
-    reports: list[RankReport] = []
-    for number, count in enumerate(ranks):
+    return audit_files([path], ranks, report)[path]
+
+
+def audit_files(paths: Sequence[Path], ranks: Sequence[int] = RANKS, report: Report | None = None) -> dict[Path, Audit]:
+    """Audit several files, one after another in the same processes; as `audit` otherwise."""
+    specifications = {path: load(path) for path in paths}
+    chosen = {path: _scenarios(specification, ranks) for path, specification in specifications.items()}
+    seen: dict[str, list[RankReport]] = {str(path): [] for path in paths}
+    done = 0
+    total = sum(map(len, chosen.values()))
+
+    def receive(message: tuple[str, RankReport]) -> None:
+        nonlocal done
+        path, found = message
+        seen[path].append(found)
+        if found.rank == 0:
+            done += 1
+            if report is not None:
+                report(done / total, chosen[Path(path)][found.scenario].name)
+
+    for count in dict.fromkeys(ranks):
+        words = f"{count} rank{'s' if count > 1 else ''}"
         if report is not None:
-            report(number / len(ranks), f"{count} rank{'s' if count > 1 else ''}")
-        own = scenarios(count, accumulates=specification.accumulates, clips=specification.clips)
-        first = len(chosen)
+            report(done / total, f"starting {words}")
+        own = [
+            (str(path), [(place, one) for place, one in enumerate(found) if one.ranks == count])
+            for path, found in chosen.items()
+        ]
         try:
-            run_ranks(count, _observe_all, (str(path), first, own), reports.append, timeout_seconds=TIMEOUT_SECONDS)
+            run_ranks(count, _observe_all, (own,), receive, timeout_seconds=TIMEOUT_SECONDS)
         except RunError as error:
-            raise RunError(f"with {count} rank{'s' if count > 1 else ''}: {error}") from error
-        chosen += own
-    found = diagnose(chosen, reports, specification.partial)
-    steps = sum(len(one.observations) for one in reports)
-    return Audit(tuple(found), steps, tuple(chosen))
+            raise RunError(f"with {words}: {error}") from error
+    return {
+        path: Audit(
+            tuple(diagnose(found, seen[str(path)], specifications[path].partial)),
+            sum(len(one.observations) for one in seen[str(path)]),
+            tuple(found),
+        )
+        for path, found in chosen.items()
+    }
 
 
-def _observe_all(rank: Rank, send: Send, path: str, first: int, chosen: list[Scenario]) -> None:
+def _scenarios(specification: Specification, ranks: Sequence[int]) -> list[Scenario]:
+    return [
+        scenario
+        for count in dict.fromkeys(ranks)
+        for scenario in scenarios(count, accumulates=specification.accumulates, clips=specification.clips)
+    ]
+
+
+def _observe_all(rank: Rank, send: Send, work: list[tuple[str, list[tuple[int, Scenario]]]]) -> None:
     """As under torchrun: the process group stands, and the environment says so."""
     os.environ.update(RANK=str(rank.rank), LOCAL_RANK=str(rank.rank), WORLD_SIZE=str(rank.ranks))
     os.environ.update(LOCAL_WORLD_SIZE=str(rank.ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
-    specification = load(Path(path))
-    for place, scenario in enumerate(chosen):
-        send(observe(specification, first + place, scenario, rank.rank))
+    for path, chosen in work:
+        specification = load(Path(path))
+        for place, scenario in chosen:
+            send((path, observe(specification, place, scenario, rank.rank)))
 
 
 def rows(found: Audit) -> list[dict[str, Any]]:

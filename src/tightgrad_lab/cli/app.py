@@ -8,6 +8,7 @@ import typer
 
 from tightgrad_lab.cli.audit import audit
 from tightgrad_lab.cli.bench import bench
+from tightgrad_lab.cli.doctor import doctor
 from tightgrad_lab.cli.lab import lab
 from tightgrad_lab.cli.methods import methods
 from tightgrad_lab.cli.report import report
@@ -29,6 +30,7 @@ app.command()(lab)
 app.command()(report)
 app.command()(methods)
 app.command()(audit)
+app.command()(doctor)
 app.add_typer(bench)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tightgrad_lab.cli.options import Json
-from tightgrad_lab.cli.output import print_json
+from tightgrad_lab.cli.output import indented, print_json
 from tightgrad_lab.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -67,6 +67,6 @@ def _print(file: Path, found: "Audit") -> None:
     for finding in found.findings:
         console.print(f"[red]wrong[/] [bold]{escape(finding.cause)}[/]")
         numbers = "" if finding.gain is None else f" (gain {finding.gain:.4f}, cosine {finding.cosine:.4f})"
-        console.print(f"      {escape(finding.where)}{numbers}")
-        console.print(f"      {escape(finding.detail)}")
+        console.print(indented(f"{escape(finding.where)}{numbers}"))
+        console.print(indented(escape(finding.detail)))
     console.print(f"{escape(file.name)}: {len(found.findings)} found, {compared} compared.")

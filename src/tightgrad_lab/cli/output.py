@@ -3,15 +3,25 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tightgrad_lab.environment import environment
 from tightgrad_lab.errors import LabError
+
+if TYPE_CHECKING:
+    from rich.padding import Padding
 
 
 def print_json(rows: Sequence[dict[str, Any]], about: dict[str, object] | None = None, **more: object) -> None:
     """Print one object: the environment, the rows, and what else there is."""
     print(json.dumps({"environment": about or environment(), "rows": list(rows), **more}, indent=2, allow_nan=False))
+
+
+def indented(text: str) -> "Padding":
+    """Rich markup whose every line begins below a heading's text."""
+    from rich.padding import Padding
+
+    return Padding(text, (0, 0, 0, 6), expand=False)
 
 
 def build_report(runs: Path, report: Path) -> Path:

@@ -15,6 +15,7 @@ MODULES: dict[int, str] = {
     9: "pair09",
     11: "pair11",
     12: "pair12",
+    14: "pair14",
 }
 
 

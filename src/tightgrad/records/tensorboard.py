@@ -1,0 +1,54 @@
+"""TensorBoard event files."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tightgrad.core.errors import UnsupportedError
+from tightgrad.records.writer import Record, RecordWriter, scalars
+
+MODULES = ("torch.utils.tensorboard", "tensorboardX")
+"""Where a SummaryWriter may come from: the first that is installed."""
+
+
+class TensorBoard(RecordWriter):
+    """Writes scalars named `tightgrad/<field>`, from rank 0. Needs the package tensorboard or tensorboardX.
+
+    Args:
+        folder: of the event files.
+
+    Raises:
+        UnsupportedError: neither package is installed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = str(folder)
+        self._make = _summary_writer()
+        self._writer: Any = None
+
+    def start(self, rank: int, ranks: int, plan: Record) -> None:
+        """Open the event file on rank 0."""
+        if rank == 0:
+            self._writer = self._make(self._folder)
+
+    def write(self, record: Record) -> None:
+        """Add the record's numbers."""
+        if self._writer is None:
+            return
+        for name, value in scalars(record):
+            self._writer.add_scalar(name, value, record["step"])
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _summary_writer() -> Any:
+    for name in MODULES:
+        try:
+            return import_module(name).SummaryWriter
+        except ImportError:
+            continue
+    raise UnsupportedError("TensorBoard needs a package that writes its files: pip install tensorboardX.")

@@ -1,0 +1,99 @@
+"""One line that says how the run is going."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from tightgrad.records.writer import Record, RecordWriter
+
+LIVE_SECONDS = 0.2
+FILE_SECONDS = 10.0
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+class Terminal(RecordWriter):
+    """On rank 0: in a terminal, a line that is overwritten; elsewhere, a new line every ten seconds.
+
+    Args:
+        stream: where to; None is stderr.
+    """
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream or sys.stderr
+        self._clock = clock
+        self._live = self._stream.isatty()
+        self._speaks = True
+        self._started: float | None = None
+        self._shown = float("-inf")
+        self._steps = self._skipped = self._width = 0
+        self._last: Record | None = None
+
+    def start(self, rank: int, ranks: int, plan: Record) -> None:
+        """Only rank 0 speaks."""
+        self._speaks = rank == 0
+
+    def write(self, record: Record) -> None:
+        """Show the record, unless another was shown just now."""
+        if not self._speaks:
+            return
+        now = self._clock()
+        if self._started is None:
+            self._started = now
+        else:
+            self._steps += 1  # the first step's own time is not known
+        self._skipped += bool(record["skipped"])
+        self._last = record
+        if now - self._shown >= (LIVE_SECONDS if self._live else FILE_SECONDS):
+            self._show(record, now)
+
+    def close(self) -> None:
+        """Show the last record."""
+        if self._last is not None and self._started is not None:
+            self._show(self._last, self._clock())
+            if self._live:
+                self._stream.write("\n")
+            self._stream.flush()
+            self._last = None
+
+    def _show(self, record: Record, now: float) -> None:
+        assert self._started is not None
+        elapsed = now - self._started
+        line = line_of(record, self._steps / elapsed if elapsed > 0 and self._steps else None, self._skipped)
+        padding = " " * max(0, self._width - len(line))
+        self._stream.write(f"\r{line}{padding}" if self._live else f"{line}\n")
+        self._stream.flush()
+        self._shown, self._width = now, len(line)
+
+
+def line_of(record: Record, steps_per_second: float | None, skipped: int) -> str:
+    """A record in one line; what was not measured is left out."""
+    parts = [f"step {record['step']}"]
+    if record.get("loss") is not None:
+        parts.append(f"loss {record['loss']:.4g}")
+    if record.get("grad_norm") is not None:
+        parts.append(f"norm {record['grad_norm']:.3g}")
+    if record.get("clip_coef") is not None:
+        rate = record.get("clip_rate")
+        often = "" if rate is None else f" ({rate:.0%} of steps)"
+        parts.append(f"clipped to {record['clip_coef']:.2g}{often}")
+    if record.get("residual_norm") is not None:
+        parts.append(f"residual {record['residual_norm']:.3g}")
+    if record.get("wire_bytes"):
+        parts.append(f"sent {nbytes_text(record['wire_bytes'])}")
+    if record.get("memory_bytes"):
+        parts.append(f"memory {nbytes_text(record['memory_bytes'])}")
+    if skipped:
+        parts.append(f"skipped {skipped}")
+    if steps_per_second is not None:
+        parts.append(f"{steps_per_second:.3g} steps/s")
+    return "  ".join(parts)
+
+
+def nbytes_text(nbytes: float) -> str:
+    """Bytes with a unit, three digits."""
+    place = 0
+    while abs(nbytes) >= 1000 and place < len(_UNITS) - 1:
+        nbytes /= 1000
+        place += 1
+    return f"{nbytes:.3g} {_UNITS[place]}"

@@ -1,0 +1,64 @@
+"""`tightgrad doctor`: read a run's records, name what is wrong, say how to cure it."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tightgrad_lab.cli.options import Json
+from tightgrad_lab.cli.output import indented, print_json
+
+if TYPE_CHECKING:
+    import tightgrad as tg
+    from tightgrad_lab.doctor import Finding, History
+
+WRONG = 1
+
+
+def doctor(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A folder with steps.jsonl or TensorBoard event files, or a file.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Read the records of any [bold]run[/] and name what is wrong, with evidence and a cure.
+
+    Exit code 1 if something is.
+    """
+    from tightgrad_lab.doctor import examine, read_history
+
+    history = read_history(run)
+    findings = examine(history)
+    if as_json:
+        print_json([finding.to_row() for finding in findings], ok=not findings)
+    else:
+        _print(history, findings)
+    if findings:
+        raise typer.Exit(WRONG)
+
+
+def _changes(before: "tg.Plan | None", after: "tg.Plan") -> str:
+    """The parts of the plan that the cure changes, as they are written."""
+    parts = [name for name in (field.name for field in fields(after)) if getattr(after, name) is not None]
+    changed = [name for name in parts if before is None or getattr(before, name) != getattr(after, name)]
+    return ", ".join(f"{name}={getattr(after, name)!r}" for name in changed)
+
+
+def _print(history: "History", findings: "list[Finding]") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False)
+    ranks = len(history.ranks)
+    read = f"{len(history.steps)} steps" + (f" of each of {ranks} ranks" if ranks > 1 else "")
+    if not findings:
+        console.print(f"[green]ok[/] {escape(history.source)}: nothing wrong in {read}.")
+        return
+    for finding in findings:
+        console.print(f"[red]wrong[/] [bold]{finding.problem.replace('_', ' ')}[/], from step {finding.step}")
+        console.print(indented(escape(finding.evidence)))
+        console.print(indented(f"[green]cure:[/] {escape(finding.cure)}"))
+        if finding.plan is not None:
+            console.print(indented(f"[dim]plan:[/] {escape(_changes(history.plan, finding.plan))}"))
+    console.print(f"{escape(history.source)}: {len(findings)} found in {read}.")

@@ -1,0 +1,27 @@
+"""Every problem of table 14, provoked by a real training, is named, and is gone once the doctor's cure is run."""
+
+import pytest
+
+from tightgrad_lab.doctor.rules import RULES
+from tightgrad_lab.experiments.pair14 import Job, provoke
+from tightgrad_lab.experiments.pair14_runs import FAILURES
+
+BETTER = {
+    "loss": lambda before, after: before is None or after < 0.75 * before,
+    "growth": lambda before, after: after < 0.1 * before,
+    "steps": lambda before, after: before == 20 and after == 23,
+    "difference": lambda before, after: before > 0.01 and after < 1e-6,
+    "gain": lambda before, after: before > 50 and abs(after - 1) < 1e-4,
+}
+
+
+@pytest.mark.parametrize("problem", FAILURES)
+def test_named_and_cured(problem: str) -> None:
+    found = provoke(Job(problem, seed=7, steps=120))
+    assert found["named"], [said["problem"] for said in found["said"]]
+    assert found["said_after"] == []
+    assert BETTER[FAILURES[problem].metric](found["before"], found["after"]), (found["before"], found["after"])
+
+
+def test_every_rule_is_provoked() -> None:
+    assert set(FAILURES) == set(RULES)
