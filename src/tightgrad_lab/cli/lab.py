@@ -47,6 +47,7 @@ def lab(
     if int(os.environ.get("RANK", 0)) > 0:
         return
     outcomes, failures = run_experiments(numbers, runs, full=full, again=again)
+    _hand_out(runs)
     page = build_report(runs, report)
     if as_json:
         about = [{"pair": number, "status": found.status, "seconds": found.seconds} for number, found in outcomes]
@@ -57,6 +58,12 @@ def lab(
         print(page)
     if failures:
         raise RunError(" ".join(failures))
+
+
+def _hand_out(runs: Path) -> None:
+    from tightgrad_lab.experiments.handout import write_handout
+
+    write_handout(runs)
 
 
 def _chosen(cases: list[str] | None, only: list[int] | None) -> tuple[list[str], list[int]]:

@@ -1,22 +1,22 @@
 """Writes the report: pages, figures, tables and assets."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tightgrad_lab.report import environment, faq, figures, summary
+from tightgrad_lab.report import environment, faq, figures, papers, summary
+from tightgrad_lab.report.claims import judged
+from tightgrad_lab.report.course import COURSE
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.model import NARROW, WIDE, FigureSpec, Pair, Table
 from tightgrad_lab.report.pairs import PAIRS
+from tightgrad_lab.report.published import Published, published
 from tightgrad_lab.report.texts import LANGUAGES, Texts, load
 
 PAGES = {"en": "index.html", "zh": "index.zh.html"}
-CHAPTERS = range(1, 9)
 _HERE = Path(__file__).parent
 
 
@@ -31,11 +31,20 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
-    """A pair on the page; without blocks it is a placeholder."""
+class Full:
+    """The published result of the full settings, as the template shows it."""
+
+    about: Published
+    blocks: list[Block]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A pair on the page; without blocks and without a published result it is a placeholder."""
 
     pair: Pair
     blocks: list[Block]
+    full: Full | None
 
     @property
     def planned(self) -> bool:
@@ -58,19 +67,27 @@ def build(runs: Path, out: Path) -> list[Path]:
     pages = []
     for language in LANGUAGES:
         texts = load(language)
-        sections = [
-            Section(pair, [_write(item, texts, out) for item in items])
-            for pair, items in zip(PAIRS, contents[language], strict=True)
-        ]
+        shown = [_show(pair, items, full, texts, out) for pair, items, full in contents[language]]
         page = out / PAGES[language]
-        page.write_text(_render(folder, texts, sections), encoding="utf-8")
+        page.write_text(_render(folder, texts, shown), encoding="utf-8")
         pages.append(page)
     return pages
 
 
-def _contents(folder: Runs, texts: Texts) -> list[list[FigureSpec | Table]]:
-    found = [pair.content(folder, texts) if pair.content else None for pair in PAIRS]
-    return [content.blocks if content else [] for content in found]
+Items = list[FigureSpec | Table]
+
+
+def _contents(folder: Runs, texts: Texts) -> list[tuple[Pair, Items, Published | None]]:
+    found = []
+    for pair in PAIRS:
+        content = pair.content(folder, texts) if pair.content else None
+        found.append((pair, content.blocks if content else [], published(folder, pair, texts)))
+    return found
+
+
+def _show(pair: Pair, items: Items, full: Published | None, texts: Texts, out: Path) -> Shown:
+    more = Full(full, [_write(item, texts, out) for item in full.items]) if full else None
+    return Shown(pair, [_write(item, texts, out) for item in items], more)
 
 
 def _write(item: FigureSpec | Table, texts: Texts, out: Path) -> Block:
@@ -90,10 +107,10 @@ def _write(item: FigureSpec | Table, texts: Texts, out: Path) -> Block:
     return Block("figure", item, inline["wide"], inline["narrow"])
 
 
-def _status(folder: Runs, texts: Texts, sections: list[Section]) -> list[tuple[str, str]]:
+def _status(folder: Runs, texts: Texts, shown: list[Shown]) -> list[tuple[str, str]]:
     """The facts of the strip at the top: (value, label)."""
-    measured = sum(bool(section.blocks) for section in sections)
-    facts = [(f"{measured} / {len(sections)}", texts("status.measured"))]
+    measured = sum(bool(one.blocks or one.full) for one in shown)
+    facts = [(f"{measured} / {len(shown)}", texts("status.measured"))]
     cases = [case for name in environment.CASES if (case := folder.case(name))]
     runs = [run for case in cases for run in case.runs]
     facts.append((str(len(runs)), texts("status.runs")))
@@ -104,7 +121,7 @@ def _status(folder: Runs, texts: Texts, sections: list[Section]) -> list[tuple[s
     return facts
 
 
-def _render(folder: Runs, texts: Texts, sections: list[Section]) -> str:
+def _render(folder: Runs, texts: Texts, shown: list[Shown]) -> str:
     other = next(language for language in LANGUAGES if language != texts.language)
     templates = Environment(
         loader=FileSystemLoader(_HERE / "templates"),
@@ -113,7 +130,8 @@ def _render(folder: Runs, texts: Texts, sections: list[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    references: dict[str, list[dict[str, Any]]] = json.loads((_HERE / "references.json").read_text(encoding="utf-8"))
+    claims = judged(folder, texts)
+    cards = papers.read_cards(folder.root)
     return templates.get_template("page.html.j2").render(
         t=texts,
         zip=zip,
@@ -123,12 +141,16 @@ def _render(folder: Runs, texts: Texts, sections: list[Section]) -> str:
         other=load(other),
         other_page=PAGES[other],
         runs_name=folder.root.name,
-        status=_status(folder, texts, sections),
-        chapters=[(n, [section for section in sections if section.pair.chapter == n]) for n in CHAPTERS],
+        status=_status(folder, texts, shown),
+        course=COURSE,
+        shown={one.pair.number: one for one in shown},
         headline=summary.headline(folder, texts),
-        claims=summary.claims(folder, texts),
+        counted=summary.counted(claims, texts),
+        claims=claims,
         answers=faq.answers(folder, texts),
-        references=references,
+        course_papers=[(paper, papers.users_of_course(cards, paper)) for paper in papers.course_papers()],
+        method_papers=papers.method_papers(cards),
+        cards=cards,
         environments=environment.environments(folder, texts),
         unfinished=folder.unfinished,
     )

@@ -1,130 +1,155 @@
 """Questions and answers, answered by the measured rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 from markupsafe import Markup
 
-from tightgrad_lab.report import cells, units
+from tightgrad_lab.report import cells
+from tightgrad_lab.report.claims.accumulation import best_rules
+from tightgrad_lab.report.claims.judged import Evidence
+from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Words
+from tightgrad_lab.report.claims.words import in_words
 from tightgrad_lab.report.files import Case, Runs, find
-from tightgrad_lab.report.model import number
-from tightgrad_lab.report.stats import COMBINATIONS
-from tightgrad_lab.report.summary import ALL, commands, factor, pairs_in_words, times
+from tightgrad_lab.report.links import commands, pairs_in_words
+from tightgrad_lab.report.results import read_best
+from tightgrad_lab.report.stats import COMBINATIONS, compare
 from tightgrad_lab.report.texts import Texts
+
+ALL = "clip+accumulate+compress"
+SUMMARIES = "image/*/seed*/summary.json"
+STEPS = "image/*/seed*/steps.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A question, what was measured about it, and what is still missing."""
 
+    name: str
     question: str
-    answer: Markup
+    evidence: tuple[Evidence, ...]
+    open: Markup
 
 
-def _open(texts: Texts, *numbers: int) -> Markup:
-    return texts.html("faq.open", pairs=pairs_in_words(texts, *numbers), command=commands(*numbers))
+def _finding(case: Case, key: str, pair: int, facts: dict[str, Fact], *patterns: str) -> Finding:
+    return Finding(key, "open", facts, pair, cells.source(case, *(patterns or (SUMMARIES,))))
 
 
-def _difference(case: Case, combination: str) -> Markup | None:
+def _difference(case: Case, combination: str) -> Number | None:
     found = cells.comparison(case, combination)
     if found is None:
         return None
-    return number(found.difference, cells.difference_format(case)(found.difference))
+    return Number(found.difference, "points" if cells.is_share(case) else "signed", found.noise)
 
 
-def _max_norm(case: Case, texts: Texts) -> Markup | None:
-    runs = list(case.combinations.get("clip", {}).values())
-    shares = [share for run in runs if (share := cells.clipped_share(run)) is not None]
-    norms = [norm for run in runs for norm in cells.finite_norms(run)]
-    bound = find(runs[0].config["plan"], "max_norm") if runs else None
-    difference = _difference(case, "clip")
-    if not shares or not norms or difference is None or not isinstance(bound, int | float):
-        return None
-    share = sum(shares) / len(shares)
-    return texts.html(
-        "faq.max_norm.a",
-        max_norm=number(bound, units.number_text(bound)),
-        share=number(share, units.percent_text(share)),
-        median=number(median(norms), units.number_text(median(norms))),
-        largest=number(max(norms), units.number_text(max(norms))),
-        metric=texts.metric(cells.metric_name(case)),
-        difference=difference,
-    )
+def max_norm(runs: Runs) -> list[Finding]:
+    """What the one bound of the image case did."""
+    case = runs.case("image")
+    clipped = list(case.combinations.get("clip", {}).values()) if case else []
+    shares = [share for run in clipped if (share := cells.clipped_share(run)) is not None]
+    norms = [norm for run in clipped for norm in cells.finite_norms(run)]
+    bound = find(clipped[0].config["plan"], "max_norm") if clipped else None
+    difference = _difference(case, "clip") if case else None
+    if case is None or not shares or not norms or difference is None or not isinstance(bound, int | float):
+        return []
+    facts: dict[str, Fact] = {
+        "max_norm": Number(bound, "number"),
+        "share": Number(fmean(shares), "percent"),
+        "median": Number(median(norms), "number"),
+        "largest": Number(max(norms), "number"),
+        "difference": difference,
+    }
+    return [_finding(case, "faq.max_norm.image", 15, facts, SUMMARIES, STEPS)]
 
 
-def _learning_rate(case: Case, texts: Texts) -> Markup | None:
-    runs = list(case.combinations.get("accumulate", {}).values())
-    if not runs:
-        return None
-    settings = runs[0].config["settings"]
-    count = find(runs[0].config["plan"], "micro_batches") or settings.get("micro_batches")
-    rate = settings.get("learning_rate")
-    sent = cells.ratio(case, "accumulate", "wire_bytes")
-    memory = cells.ratio(case, "accumulate", "peak_memory_bytes")
-    difference = _difference(case, "accumulate")
-    known = isinstance(count, int | float) and isinstance(rate, int | float)
-    if not known or sent is None or memory is None or difference is None:
-        return None
-    return texts.html(
-        "faq.learning_rate.a",
-        count=number(count, units.count_text(count)),
-        rate=number(rate, units.number_text(rate)),
-        metric=texts.metric(cells.metric_name(case)),
-        difference=difference,
-        bytes=factor(texts, sent),
-        memory=factor(texts, memory),
-    )
+def learning_rate(runs: Runs) -> list[Finding]:
+    """The best rule at each larger batch of pair 9, and what the same rate would have given."""
+    result = read_best(runs.root, 9)
+    if result is None:
+        return []
+    found = []
+    for row, against in best_rules(result):
+        plain = next((r for r in result.table if (r["batch"], r["rule"]) == (row["batch"], "none")), None)
+        if plain is None:
+            continue
+        own, same = (dict(enumerate(map(float, one["accuracy"]))) for one in (row, plain))
+        gain = compare(own, same, samples=int(result.figure["test_samples"]))
+        facts: dict[str, Fact] = {
+            "count": Number(row["batch"] / result.figure["base_batch"], "count"),
+            "rule": Words((f"fig09.rule.{row['rule']}",)),
+            "value": Number(fmean(own.values()), "percent"),
+            "rate": Number(row["learning_rate"], "number"),
+            "same": Number(fmean(same.values()), "percent"),
+            "gain": Number(gain.difference, "points", gain.noise),
+            "base": Number(against.difference, "points", against.noise),
+        }
+        found.append(Finding("faq.learning_rate.rule", "open", facts, 9, result.source))
+    return found
 
 
-def _codec(case: Case, texts: Texts) -> Markup | None:
-    fewer = cells.ratio(case, "none", "wire_bytes", base="compress")
-    time = cells.ratio(case, "compress", "step_seconds")
-    if fewer is None or time is None:
-        return None
-    return texts.html("faq.codec.a", factor=times(fewer), time=factor(texts, time))
+def codec(runs: Runs) -> list[Finding]:
+    """What compression did on the link of this machine."""
+    case = runs.case("image")
+    fewer = cells.ratio(case, "none", "wire_bytes", base="compress") if case else None
+    time = cells.ratio(case, "compress", "step_seconds") if case else None
+    if case is None or fewer is None or time is None:
+        return []
+    facts: dict[str, Fact] = {"factor": Number(fewer, "times"), "time": Number(time, "factor")}
+    return [_finding(case, "faq.codec.image", 13, facts)]
 
 
-def _short(case: Case, texts: Texts) -> Markup | None:
+def combine(runs: Runs) -> list[Finding]:
+    """Whether the effects of the three add up."""
+    case = runs.case("image")
+    found = {name: _difference(case, name) if case else None for name in ("clip", "accumulate", "compress", ALL)}
+    known = {name: value for name, value in found.items() if value is not None}
+    if case is None or len(known) < len(found):
+        return []
+    total = sum(value.value for name, value in known.items() if name != ALL)
+    facts: dict[str, Fact] = {
+        **{name: value for name, value in known.items() if name != ALL},
+        "all": known[ALL],
+        "sum": Number(total, known[ALL].unit),
+    }
+    return [_finding(case, "faq.combine.image", 13, facts)]
+
+
+def short(runs: Runs) -> list[Finding]:
+    """The compressed combinations of the image case that lost more than the noise."""
+    case = runs.case("image")
+    if case is None:
+        return []
     found = {name: cells.comparison(case, name) for name in COMBINATIONS if "compress" in name}
     known = {name: result for name, result in found.items() if result}
     if not known:
-        return None
+        return []
     if any(result.verdict == "unknown" for result in known.values()):
-        return texts.html("faq.short.a.unknown")
-    short = [texts.combination(name) for name, result in known.items() if result.verdict == "short"]
-    return texts.html("faq.short.a.some", names=texts.join(short)) if short else texts.html("faq.short.a.none")
+        return [_finding(case, "faq.short.unknown", 15, {})]
+    worst = [name for name, result in known.items() if result.verdict == "short"]
+    if not worst:
+        return [_finding(case, "faq.short.none", 15, {"count": Number(len(known), "count")})]
+    names = Words(tuple(f"combination.{name}" for name in worst))
+    return [_finding(case, "faq.short.some", 15, {"names": names})]
 
 
-def _combine(case: Case, texts: Texts) -> Markup | None:
-    found = {name: cells.comparison(case, name) for name in ("clip", "accumulate", "compress", ALL)}
-    known = {name: result.difference for name, result in found.items() if result}
-    if len(known) < len(found):
-        return None
-    form = cells.difference_format(case)
-    shown = {name: number(value, form(value)) for name, value in known.items()}
-    total = sum(value for name, value in known.items() if name != ALL)
-    return texts.html(
-        "faq.combine.a",
-        metric=texts.metric(cells.metric_name(case)),
-        clip=shown["clip"],
-        compress=shown["compress"],
-        all=shown[ALL],
-        sum=number(total, form(total)),
-    )
+QUESTIONS: dict[str, tuple[Callable[[Runs], list[Finding]], tuple[int, ...]]] = {
+    "max_norm": (max_norm, (7, 14)),
+    "learning_rate": (learning_rate, (9,)),
+    "codec": (codec, (6,)),
+    "combine": (combine, (13,)),
+    "short": (short, (15,)),
+}
+"""What answers a question, and the pairs that it should be answered by."""
 
 
 def answers(runs: Runs, texts: Texts) -> list[Answer]:
-    """Every question of the handbook; an answer without data says which experiment will give it."""
-    case = runs.case("image")
-    asked = {
-        "max_norm": (_max_norm, (7, 14)),
-        "learning_rate": (_learning_rate, (9,)),
-        "codec": (_codec, (6,)),
-        "combine": (_combine, (13,)),
-        "short": (_short, (15,)),
-    }
+    """Every question of the handbook; what no experiment has answered yet is said."""
     found = []
-    for key, (measure, pairs) in asked.items():
-        answer = measure(case, texts) if case else None
-        found.append(Answer(texts(f"faq.{key}.q"), answer if answer is not None else _open(texts, *pairs)))
+    for name, (measure, pairs) in QUESTIONS.items():
+        evidence = tuple(Evidence(in_words(one, texts), one) for one in measure(runs))
+        missing = [number for number in pairs if number not in {one.finding.pair for one in evidence}]
+        still = [number for number in missing if not runs.measured(number)] or ([] if evidence else missing)
+        said = texts.html("faq.open", pairs=pairs_in_words(texts, *still), command=commands(*still)) if still else ""
+        found.append(Answer(name, texts(f"faq.{name}.q"), evidence, Markup(said)))
     return found

@@ -75,6 +75,11 @@ class Runs:
         """Whether at least one file under runs/ matches the glob pattern."""
         return any(self.root.glob(pattern))
 
+    def measured(self, number: int) -> bool:
+        """Whether the experiment of a pair has left a result, here or with the package."""
+        below = f"pair{number:02}/result.json"
+        return self.has(below) or self.has(f"published/{below}")
+
     def case(self, name: str) -> Case | None:
         """The case, or None if no run of it is finished."""
         if name not in self._cases:

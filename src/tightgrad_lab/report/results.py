@@ -14,6 +14,8 @@ from tightgrad_lab.report.model import Source
 from tightgrad_lab.report.texts import Texts
 
 SCHEMA = 1
+PUBLISHED = "published"
+"""The folder under runs/ into which the lab copies the results that come with the package, laid out as runs/ is."""
 _KEYS: dict[str, type] = {
     "command": str,
     "settings": dict,
@@ -44,7 +46,15 @@ class Result:
     @property
     def source(self) -> Source:
         """The file and the command, as a figure or table names them."""
-        return Source((f"{self.path.parents[1].name}/{self.path.parent.name}/{self.path.name}",), 1, self.command)
+        root = self.path.parents[1]
+        below = f"{self.path.parent.name}/{self.path.name}"
+        shown = f"{root.parent.name}/{root.name}/{below}" if root.name == PUBLISHED else f"{root.name}/{below}"
+        return Source((shown,), 1, self.command)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether these are the full settings."""
+        return self.command.endswith(" --full")
 
 
 def result_path(root: Path, number: int) -> Path:
@@ -83,6 +93,12 @@ def read_result(root: Path, number: int) -> Result | None:
         data["figure"],
         tuple(data["table"]),
     )
+
+
+def read_best(root: Path, number: int) -> Result | None:
+    """The result that says most: the published one of the full settings, unless this machine ran these itself."""
+    own, published = read_result(root, number), read_result(root / PUBLISHED, number)
+    return own if published is None or (own is not None and own.is_full) else published
 
 
 def notes(result: Result, texts: Texts) -> list[str | Markup]:

@@ -92,3 +92,38 @@ def factorial_effect(values: Mapping[str, float], effect: str, *, ratio: bool) -
         sign = math.prod(1 if technique in present else -1 for technique in effect.split("+"))
         total += sign * (math.log(values[name]) if ratio else values[name])
     return math.exp(total / 4) if ratio else total / 4
+
+
+def variance_ratio(ratio: float, own: int, base: int) -> tuple[float, float]:
+    """The 95 % interval of a ratio of two variances that were estimated with `own` and `base` degrees of freedom."""
+    return ratio / f_quantile(0.975, own, base), ratio / f_quantile(0.025, own, base)
+
+
+def f_quantile(share: float, own: int, base: int) -> float:
+    """Below which an F-distributed value lies with probability `share`."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _beta_share(middle, own / 2, base / 2) < share else (low, middle)
+    return base * low / (own * (1 - low))
+
+
+def _beta_share(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function, by the continued fraction (Press et al., Numerical Recipes, 6.4)."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _beta_share(1 - x, b, a)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
+    total = d
+    for m in range(1, 200):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for term in (even, odd):
+            d = 1 / (1 + term * d)
+            c = 1 + term / c
+            total *= c * d
+        if abs(c * d - 1) < 1e-12:
+            break
+    return front * total / a

@@ -41,7 +41,7 @@ def test_every_text_is_used() -> None:
         "set.",
         "metric.",
     )
-    families += ("references.", "faq.", "combination.")
+    families += ("references.", "faq.", "combination.", "section.", "role.")
     unused = [key for key in EN if key not in code and not key.startswith(families)]
     assert unused == []
 
@@ -72,6 +72,9 @@ def test_references_lead_to_papers() -> None:
     assert all(re.fullmatch(allowed, item["url"]) for item in everything)
     assert len({item["url"] for item in everything}) == len(everything)
     assert all(1 <= number <= 17 for item in everything for number in item["pairs"])
+    assert all(item["pairs"] for item in REFERENCES["course"]), "each paper of the course is used by an experiment"
+    assert len({item["role"] for item in REFERENCES["course"]}) == 12
+    assert all(f"role.{item['role']}" in EN for item in REFERENCES["course"])
 
 
 def test_colors_are_distinct_so_that_the_page_can_tell_them_apart() -> None:

@@ -3,7 +3,7 @@
     python make_subset.py [NotoSansCJK-Regular.ttc]
 
 Needs fontTools. Takes the SC face of Noto Sans CJK (SIL OFL 1.1), keeps Latin, Greek, punctuation, arrows,
-mathematics, CJK punctuation, GB2312 level 1 and every other character that zh.json uses; drops hinting and
+mathematics, CJK punctuation, GB2312 level 1 and every other character that the texts use; drops hinting and
 layout features; renames the family so that it never shadows an installed Noto Sans.
 """
 
@@ -37,8 +37,11 @@ def characters() -> set[int]:
     for row in range(0xB0, 0xD8):  # GB2312 level 1
         for cell in range(0xA1, 0xFF):
             kept |= {ord(char) for char in bytes([row, cell]).decode("gb2312", errors="ignore")}
-    texts: dict[str, str] = json.loads((HERE.parent / "texts" / "zh.json").read_text(encoding="utf-8"))
-    return kept | {ord(char) for text in texts.values() for char in text}
+    folder = HERE.parent / "texts"
+    for path in (*folder.glob("*.json"), *folder.glob("pairs/*.json")):
+        texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        kept |= {ord(char) for text in texts.values() for char in text}
+    return kept
 
 
 def main() -> None:

@@ -8,6 +8,15 @@
     if (!wide.matches && event.target.closest("a")) contents.open = false;
   });
 
+  const openFor = (hash) => {
+    const target = hash.length > 1 && document.getElementById(hash.slice(1));
+    const folded = target && target.closest("details.full");
+    if (folded) folded.open = true;
+  };
+  openFor(location.hash);
+  addEventListener("hashchange", () => openFor(location.hash));
+  addEventListener("beforeprint", () => document.querySelectorAll("details.full").forEach((one) => { one.open = true; }));
+
   const value = (row, column) => row.cells[column].dataset.value;
   for (const table of document.querySelectorAll("table.sortable")) {
     const headings = [...table.tHead.rows[0].cells];
@@ -29,7 +38,7 @@
     });
   }
 
-  const links = new Map([...contents.querySelectorAll("li > a")].map((link) => [link.hash.slice(1), link]));
+  const links = new Map([...contents.querySelectorAll("li > a:first-child")].map((link) => [link.hash.slice(1), link]));
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;

@@ -1,0 +1,66 @@
+"""What combining the three is said to do: more efficiency and more stability. From the image case, in pair 13."""
+
+from collections.abc import Callable
+
+from tightgrad_lab.report import cells
+from tightgrad_lab.report.claims.judgement import Finding, Judgement, Number, Verdict, judgement
+from tightgrad_lab.report.files import Case, Runs
+
+ALL = "clip+accumulate+compress"
+SUMMARIES = "image/*/seed*/summary.json"
+
+
+def combined(runs: Runs) -> Judgement:
+    """All three against none: time of a step, bytes, accuracy, and how far seeds lie apart."""
+    case = runs.case("image")
+    if case is None or not {"none", ALL} <= case.combinations.keys():
+        return Judgement("open", (), (13,))
+    return judgement([_time(case), _bytes(case), _accuracy(case), _skipped(case)], 13)
+
+
+def _finding(case: Case, key: str, verdict: Verdict, **facts: Number) -> Finding:
+    return Finding(key, verdict, facts, 13, cells.source(case, SUMMARIES))
+
+
+def _ratio(case: Case, key: str, unit: str) -> tuple[Verdict, dict[str, Number]] | None:
+    found = cells.ratio(case, ALL, key)
+    if found is None:
+        return None
+    facts = {
+        "ratio": Number(found, "factor"),
+        "own": Number(cells.mean(case, ALL, key), "seconds" if unit == "seconds" else "bytes"),
+        "base": Number(cells.mean(case, "none", key), "seconds" if unit == "seconds" else "bytes"),
+    }
+    return ("supported" if found < 1 else "refuted"), facts
+
+
+def _time(case: Case) -> Finding | None:
+    found = _ratio(case, "step_seconds", "seconds")
+    return _finding(case, "found.combined.time", found[0], **found[1]) if found else None
+
+
+def _bytes(case: Case) -> Finding | None:
+    found = _ratio(case, "wire_bytes", "bytes")
+    return _finding(case, "found.combined.bytes", found[0], **found[1]) if found else None
+
+
+def _accuracy(case: Case) -> Finding | None:
+    found = cells.comparison(case, ALL)
+    if found is None or found.noise is None:
+        return None
+    verdict: Verdict = "refuted" if found.verdict == "short" else "supported"
+    unit = "points" if cells.is_share(case) else "signed"
+    difference = Number(found.difference, "points" if unit == "points" else "signed", found.noise)
+    return _finding(case, "found.combined.accuracy", verdict, difference=difference)
+
+
+def _skipped(case: Case) -> Finding | None:
+    """Stability in the strict sense: steps whose gradient was not finite. Only said if there were any."""
+    own, base = (sum(case.values(name, "skipped_steps").values()) for name in (ALL, "none"))
+    if own == base:
+        return None
+    facts = {"own": Number(own, "count"), "base": Number(base, "count")}
+    return _finding(case, "found.combined.skipped", "supported" if own < base else "refuted", **facts)
+
+
+JUDGES: dict[str, Callable[[Runs], Judgement]] = {"combined": combined}

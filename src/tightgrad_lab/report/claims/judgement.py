@@ -1,0 +1,77 @@
+"""What a claim's verdict is made of: findings, each a sentence with the numbers of the row that says so."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from tightgrad_lab.report.model import Source
+
+Verdict = Literal["supported", "mixed", "refuted", "open"]
+Unit = Literal["percent", "points", "points_plain", "factor", "times", "bytes", "seconds", "count", "number", "signed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A measured number.
+
+    Args:
+        value: in SI base units; shares and differences of shares as fractions.
+        unit: how it is shown.
+        noise: half width of its 95 % interval, if there is one.
+    """
+
+    value: float
+    unit: Unit
+    noise: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Names in a sentence: keys of texts; those of `qualifiers` stand behind them in parentheses."""
+
+    keys: tuple[str, ...]
+    qualifiers: tuple[str, ...] = ()
+
+
+Fact = Number | Words | str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One sentence of evidence.
+
+    Args:
+        key: of its text.
+        verdict: what this sentence alone says of the claim.
+        facts: what stands in the text's braces.
+        pair: whose table has the row.
+        source: the files and the command.
+    """
+
+    key: str
+    verdict: Verdict
+    facts: Mapping[str, Fact]
+    pair: int
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict and why; `needs` are the pairs that would answer what is open."""
+
+    verdict: Verdict
+    findings: tuple[Finding, ...] = ()
+    needs: tuple[int, ...] = ()
+
+
+def judgement(findings: Iterable[Finding | None], *needs: int) -> Judgement:
+    """All say yes: supported; all say no: refuted; else mixed. Findings that are open, or None, do not count."""
+    found = tuple(finding for finding in findings if finding is not None)
+    said = {finding.verdict for finding in found} - {"open"}
+    verdict: Verdict = "open" if not said else said.pop() if len(said) == 1 else "mixed"
+    return Judgement(verdict, found, needs)
+
+
+def of_share(good: int, total: int) -> Verdict:
+    """All, some or none of several."""
+    return "open" if total == 0 else "supported" if good == total else "refuted" if good == 0 else "mixed"

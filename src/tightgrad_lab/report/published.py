@@ -1,0 +1,50 @@
+"""Results of the full settings that come with the package, shown below what this machine measured itself."""
+
+from dataclasses import dataclass, replace
+
+from markupsafe import Markup
+
+from tightgrad_lab.report import units
+from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.model import FigureSpec, Pair, Table
+from tightgrad_lab.report.results import PUBLISHED, read_result
+from tightgrad_lab.report.texts import Texts
+
+SUFFIX = "-full"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A pair as the full settings measured it, and on what."""
+
+    items: list[FigureSpec | Table]
+    heading: Markup
+    about: Markup
+
+
+def published(runs: Runs, pair: Pair, texts: Texts) -> Published | None:
+    """The published result of a pair; None if there is none, or what this machine has is of the full settings too."""
+    folder = runs.root / PUBLISHED
+    result = read_result(folder, pair.number) if folder.is_dir() else None
+    own = read_result(runs.root, pair.number)
+    if result is None or pair.content is None or (own is not None and (own.is_full or own.published is not None)):
+        return None
+    content = pair.content(Runs(folder), texts)
+    if content is None:
+        return None
+    machine = result.environment
+    about = texts.html(
+        "full.about",
+        command=Markup("<code>{}</code>").format(result.command),
+        seconds=units.seconds_text(result.seconds),
+        date=str(machine["time"])[:10],
+        processor=str(machine.get("processor", machine.get("device", ""))),
+        cores=str(machine.get("cores", "")),
+        torch=str(machine["torch"]),
+    )
+    return Published([_renamed(item) for item in content.blocks], texts.html("full.heading"), about)
+
+
+def _renamed(item: FigureSpec | Table) -> FigureSpec | Table:
+    """Its files and its anchor must not be those of the own result."""
+    return replace(item, slug=f"{item.slug}{SUFFIX}")

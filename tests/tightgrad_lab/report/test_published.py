@@ -1,0 +1,63 @@
+"""What comes with the package is shown below what this machine measured, with its machine and its time."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from browser.fixture_runs import write_runs
+from tightgrad_lab import report
+from tightgrad_lab.experiments.handout import write_handout
+from tightgrad_lab.experiments.run import PUBLISHED
+from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.pairs import PAIRS
+from tightgrad_lab.report.published import published
+from tightgrad_lab.report.results import read_best
+from tightgrad_lab.report.texts import load
+
+SOURCES = sorted(PUBLISHED.glob("pair*.json"))
+NINE = PAIRS[8]
+
+
+def _own(root: Path, command: str) -> None:
+    result = json.loads((PUBLISHED / "pair09.json").read_text(encoding="utf-8")) | {"command": command}
+    path = root / "pair09" / "result.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result), encoding="utf-8")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_handout(write_runs(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+def test_all_of_them_are_handed_to_the_report(root: Path) -> None:
+    assert SOURCES
+    for source in SOURCES:
+        number = int(source.stem.removeprefix("pair"))
+        assert read_best(root, number) is not None
+        assert PAIRS[number - 1].content is None or published(Runs(root), PAIRS[number - 1], load("en")) is not None
+
+
+def test_it_stands_beside_a_short_run_and_names_its_machine(root: Path, tmp_path: Path) -> None:
+    _own(root, "tightgrad lab --only 9")
+    page = report.build(root, tmp_path / "out")[0].read_text(encoding="utf-8")
+    assert page.count('id="figure09"') == page.count('id="figure09-full"') == 1
+    about = re.search(r'<p class="about">(.*?)</p>', page)
+    assert about is not None
+    environment = json.loads((PUBLISHED / "pair09.json").read_text())["environment"]
+    assert environment["processor"] in about[1]
+    assert environment["time"][:10] in about[1]
+    assert "min on" in about[1]
+    assert (tmp_path / "out" / "tables" / "table09-full.en.csv").is_file()
+    assert "runs/published/pair09/result.json" in page
+
+
+def test_a_full_run_of_ones_own_takes_its_place(root: Path) -> None:
+    _own(root, "tightgrad lab --only 9 --full")
+    assert published(Runs(root), NINE, load("zh")) is None
+    best = read_best(root, 9)
+    assert best is not None
+    assert best.path == root / "pair09" / "result.json"
