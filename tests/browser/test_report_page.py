@@ -1,89 +1,17 @@
 """Opens the report in headless Chromium: layout, text, colour schemes, the two small scripts."""
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from browser.fixture_runs import write_runs
+from browser.opened import CHECK_SVG, CONTRAST, Opened
 from tightgrad_lab import report
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PAGES = {"en": "index.html", "zh": "index.zh.html"}
-
-# Overlaps and texts cut by the viewport, for each SVG that is shown. A pixel of slack is for rounding.
-CHECK_SVG = """
-() => [...document.querySelectorAll("svg")].filter((svg) => svg.getBoundingClientRect().width > 0).flatMap((svg) => {
-  const frame = svg.getBoundingClientRect();
-  const found = [];
-  const texts = [...svg.querySelectorAll("text")].map((node) => [node.textContent, node.getBoundingClientRect()]);
-  texts.forEach(([word, box], i) => {
-    if (box.left < frame.left - 1 || box.right > frame.right + 1 || box.top < frame.top - 1
-        || box.bottom > frame.bottom + 1) found.push(`cut: ${word}`);
-    for (const [other, next] of texts.slice(i + 1)) {
-      const across = Math.min(box.right, next.right) - Math.max(box.left, next.left);
-      const up = Math.min(box.bottom, next.bottom) - Math.max(box.top, next.top);
-      const lines = Math.min(box.height, next.height);
-      if (across > 1 && up > 0.3 * lines) found.push(`overlap: ${word} / ${other}`);
-    }
-  });
-  return found;
-})
-"""
-
-CONTRAST = """
-() => {
-  const parse = (color) => color.match(/[\\d.]+/g).slice(0, 3).map(Number);
-  const light = (color) => {
-    const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-    const [r, g, b] = parse(color).map((v) => linear(v / 255));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const paper = light(getComputedStyle(document.body).backgroundColor);
-  const nodes = document.querySelectorAll(
-    "p, a, h1, h2, h3, td, th, th button, dt, dd, code, figcaption, .verdict, .label, svg text");
-  const low = new Set();
-  for (const node of nodes) {
-    const style = getComputedStyle(node);
-    if (node.matches(".skip, nav .done")) continue;
-    const own = style.backgroundColor;
-    const back = own.startsWith("rgba(0, 0, 0, 0") ? paper : light(own);
-    const front = light(node.closest("svg") ? style.fill : style.color);
-    const ratio = (Math.max(back, front) + 0.05) / (Math.min(back, front) + 0.05);
-    if (ratio < 4.5) low.add(`${node.tagName}.${node.className} ${ratio.toFixed(2)}`);
-  }
-  return [...low];
-}
-"""
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    if CHROMIUM is None:
-        reason = "no Chromium on PATH; install the `chromium` package to run the browser tests"
-        if os.environ.get("TIGHTGRAD_REQUIRE_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one seed", "three seeds"])
@@ -91,21 +19,6 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     root = tmp_path_factory.mktemp("report")
     report.build(write_runs(root / "runs", seeds=request.param), root / "out")
     return root / "out"
-
-
-class Opened:
-    """A page, and what it asked of the network and said on the console."""
-
-    def __init__(self, browser: Any, file: Path, width: int, scheme: str) -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto(file.as_uri())
-        self.page.evaluate("document.fonts.ready")
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

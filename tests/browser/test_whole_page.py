@@ -1,0 +1,161 @@
+"""The page with all that comes with the package: accessible as axe sees it, nothing cut, nothing overlapping."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from browser.fixture_runs import write_runs
+from browser.opened import CHECK_SVG, CONTRAST, Opened
+from tightgrad_lab import report
+from tightgrad_lab.experiments.handout import write_handout
+from tightgrad_lab.experiments.run import PUBLISHED
+
+pytestmark = pytest.mark.browser
+
+PAGES = {"en": "index.html", "zh": "index.zh.html"}
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+OPTIONS = {"runOnly": {"type": "tag", "values": RULES}}
+
+# Text that leaves the window, or an element that hides what does not fit; tables and code scroll on purpose.
+CUT = """
+() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const range = document.createRange();
+  const found = [];
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    const parent = node.parentElement;
+    if (!node.textContent.trim() || parent.closest("svg, .scroll, pre, script, .skip")) continue;
+    range.selectNodeContents(node);
+    for (const line of range.getClientRects()) {
+      if (line.width < 1) continue;
+      let frame = parent;
+      while (frame !== document.body && getComputedStyle(frame).overflowX === "visible") frame = frame.parentElement;
+      const box = frame === document.body ? { left: 0, right: innerWidth } : frame.getBoundingClientRect();
+      if (line.right > box.right + 1 || line.left < box.left - 1) found.push(node.textContent.trim().slice(0, 60));
+    }
+  }
+  return found;
+}
+"""
+
+# Lines of text that lie on other text, in headings, captions, cells and lists.
+OVERLAP = """
+() => {
+  const blocks = [...document.querySelectorAll("h1, h2, h3, h4, p, li > a, dt, dd, summary")]
+    .filter((node) => node.getClientRects().length && !node.closest("svg, .scroll"))
+    .filter((node) => !node.querySelector("p, h3, h4"));
+  const boxes = blocks.flatMap((node) => [...node.getClientRects()].map((box) => [node, box]))
+    .sort((a, b) => a[1].top - b[1].top);
+  const found = [];
+  boxes.forEach(([node, box], i) => {
+    for (let j = i + 1; j < boxes.length && boxes[j][1].top < box.bottom - 3; j += 1) {
+      const [other, next] = boxes[j];
+      const across = Math.min(box.right, next.right) - Math.max(box.left, next.left);
+      if (across > 2 && !node.contains(other) && !other.contains(node)) {
+        found.push(`${node.textContent.slice(0, 40)} / ${other.textContent.slice(0, 40)}`);
+      }
+    }
+  });
+  return found;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published results as this machine's own, and again as published ones."""
+    root = tmp_path_factory.mktemp("whole")
+    runs = write_runs(root / "runs", seeds=3)
+    write_handout(runs)
+    for source in PUBLISHED.glob("pair*.json"):
+        target = runs / source.stem / "result.json"
+        target.parent.mkdir()
+        shutil.copyfile(source, target)
+    report.build(runs, root / "own")
+    for source in PUBLISHED.glob("pair*.json"):
+        shutil.rmtree(runs / source.stem)
+    report.build(runs, root / "published")
+    return root
+
+
+SHOWN = [
+    ("own", "en", 1400, "light"),
+    ("own", "zh", 380, "dark"),
+    ("own", "en", 380, "light"),
+    ("own", "zh", 1400, "dark"),
+]
+MORE = [
+    ("own", "en", 1400, "dark"),
+    ("own", "zh", 380, "light"),
+    ("own", "en", 380, "dark"),
+    ("own", "zh", 1400, "light"),
+    ("published", "en", 380, "dark"),
+    ("published", "zh", 1400, "light"),
+]
+
+
+@pytest.mark.parametrize(
+    ("made", "language", "width", "scheme"), [*SHOWN, *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE)]
+)
+def test_nothing_is_cut_and_axe_is_content(
+    chromium: Any, whole: Path, made: str, language: str, width: int, scheme: str
+) -> None:
+    opened = Opened(chromium, whole / made / PAGES[language], width, scheme)
+    page = opened.page
+    try:
+        page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        assert opened.complaints == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(CUT) == []
+        assert page.evaluate(OVERLAP) == []
+        assert page.evaluate(CHECK_SVG) == []
+        assert page.evaluate(CONTRAST) == []
+        found = Axe().run(page, options=OPTIONS)
+        assert found.violations_count == 0, found.generate_report()
+        assert len(found.response["passes"]) > 25
+    finally:
+        page.close()
+
+
+def test_these_checks_can_fail(chromium: Any, whole: Path) -> None:
+    page = Opened(chromium, whole / "own" / PAGES["en"], 380, "light").page
+    broken = """
+    () => {
+      document.querySelector("main").insertAdjacentHTML("afterbegin",
+        '<img src="data:,"><h6 style="margin:0;height:5px">one</h6><h4 style="margin:0;white-space:nowrap">two, '
+        + 'which is much longer than the window is wide and so cannot be read to its end on any telephone</h4>'
+        + '<p style="margin-top:-1.2rem">three</p><p style="color:#ddd">four</p>');
+    }
+    """
+    try:
+        page.evaluate(broken)
+        assert page.evaluate(CUT) != []
+        assert page.evaluate(OVERLAP) != []
+        assert page.evaluate(CONTRAST) != []
+        found = {violation["id"] for violation in Axe().run(page, options=OPTIONS).response["violations"]}
+        assert {"image-alt", "color-contrast"} <= found
+    finally:
+        page.close()
+
+
+def test_a_link_to_a_folded_result_opens_it(chromium: Any, whole: Path) -> None:
+    page = Opened(chromium, whole / "own" / PAGES["en"], 1400, "light").page
+    try:
+        assert page.evaluate("[...document.querySelectorAll('details.full')].every((one) => !one.open || one.id)")
+    finally:
+        page.close()
+    page = Opened(chromium, whole / "published" / PAGES["en"], 1400, "light").page
+    try:
+        assert page.locator("details.full[open]").count() == len(list(PUBLISHED.glob("pair*.json")))
+        page.locator("details.full summary").first.click()
+        folded = page.locator("details.full").first
+        assert folded.get_attribute("open") is None
+        anchor = folded.get_attribute("id")
+        page.evaluate(f"location.hash = '#{anchor}'")
+        page.wait_for_function(f"document.getElementById('{anchor}').open")
+    finally:
+        page.close()
