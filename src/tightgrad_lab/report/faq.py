@@ -10,6 +10,7 @@ from tightgrad_lab.report import cells
 from tightgrad_lab.report.claims.accumulation import best_rules
 from tightgrad_lab.report.claims.judged import Evidence
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Words
+from tightgrad_lab.report.claims.links import by_link
 from tightgrad_lab.report.claims.words import in_words
 from tightgrad_lab.report.files import Case, Runs, find
 from tightgrad_lab.report.links import commands, pairs_in_words
@@ -44,7 +45,51 @@ def _difference(case: Case, combination: str) -> Number | None:
 
 
 def max_norm(runs: Runs) -> list[Finding]:
-    """What the one bound of the image case did."""
+    """Bounds that are too low and too high in pair 14, the norms of pair 7, and the one bound of the image case."""
+    return [one for one in (*_bounds(runs), _usual_norm(runs), _image_bound(runs)) if one is not None]
+
+
+def _bounds(runs: Runs) -> list[Finding]:
+    """What the doctor's bound changed where the first was far too low, or never acted."""
+    result = read_best(runs.root, 14)
+    rows = {row["problem"]: row for row in result.table} if result else {}
+    found = []
+    for problem, key in (("over_clipping", "faq.max_norm.low"), ("idle_clipping", "faq.max_norm.high")):
+        row = rows.get(problem)
+        before = find(row["plan_before"], "max_norm") if row else None
+        after = find(row["plan_after"], "max_norm") if row and row["plan_after"] else None
+        if result is None or row is None or before is None or after is None or None in row["before"] + row["after"]:
+            continue
+        gain = compare(dict(enumerate(row["after"])), dict(enumerate(row["before"])), samples=None)
+        facts: dict[str, Fact] = {
+            "before": Number(before, "number"),
+            "after": Number(after, "number"),
+            "loss_before": Number(fmean(row["before"]), "number"),
+            "loss_after": Number(fmean(row["after"]), "number"),
+            "difference": Number(gain.difference, "signed", gain.noise),
+        }
+        found.append(Finding(key, "open", facts, 14, result.source))
+    return found
+
+
+def _usual_norm(runs: Runs) -> Finding | None:
+    """How far usual norms and those of outliers lie apart: the room that a bound has."""
+    result = read_best(runs.root, 7)
+    own = next((row for row in result.table if row["method"] == "none"), None) if result else None
+    if result is None or own is None:
+        return None
+    usual = [run["usual_norm"] for run in own["runs"] if run["usual_norm"] is not None]
+    outlier = [run["outlier_norm"] for run in own["runs"] if run["outlier_norm"] is not None]
+    if not usual or not outlier:
+        return None
+    facts: dict[str, Fact] = {
+        "usual": Number(median(usual), "number"),
+        "outlier": Number(median(outlier), "number"),
+    }
+    return Finding("faq.max_norm.room", "open", facts, 7, result.source)
+
+
+def _image_bound(runs: Runs) -> Finding | None:
     case = runs.case("image")
     clipped = list(case.combinations.get("clip", {}).values()) if case else []
     shares = [share for run in clipped if (share := cells.clipped_share(run)) is not None]
@@ -52,7 +97,7 @@ def max_norm(runs: Runs) -> list[Finding]:
     bound = find(clipped[0].config["plan"], "max_norm") if clipped else None
     difference = _difference(case, "clip") if case else None
     if case is None or not shares or not norms or difference is None or not isinstance(bound, int | float):
-        return []
+        return None
     facts: dict[str, Fact] = {
         "max_norm": Number(bound, "number"),
         "share": Number(fmean(shares), "percent"),
@@ -60,7 +105,7 @@ def max_norm(runs: Runs) -> list[Finding]:
         "largest": Number(max(norms), "number"),
         "difference": difference,
     }
-    return [_finding(case, "faq.max_norm.image", 15, facts, SUMMARIES, STEPS)]
+    return _finding(case, "faq.max_norm.image", 15, facts, SUMMARIES, STEPS)
 
 
 def learning_rate(runs: Runs) -> list[Finding]:
@@ -89,14 +134,15 @@ def learning_rate(runs: Runs) -> list[Finding]:
 
 
 def codec(runs: Runs) -> list[Finding]:
-    """What compression did on the link of this machine."""
+    """The best method at every speed of pair 6; and what compression did on the link of this machine."""
     case = runs.case("image")
     fewer = cells.ratio(case, "none", "wire_bytes", base="compress") if case else None
     time = cells.ratio(case, "compress", "step_seconds") if case else None
+    found = by_link(runs)
     if case is None or fewer is None or time is None:
-        return []
+        return found
     facts: dict[str, Fact] = {"factor": Number(fewer, "times"), "time": Number(time, "factor")}
-    return [_finding(case, "faq.codec.image", 13, facts)]
+    return [*found, _finding(case, "faq.codec.image", 13, facts)]
 
 
 def combine(runs: Runs) -> list[Finding]:

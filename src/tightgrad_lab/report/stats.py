@@ -127,3 +127,20 @@ def _beta_share(x: float, a: float, b: float) -> float:
         if abs(c * d - 1) < 1e-12:
             break
     return front * total / a
+
+
+def fisher(first: int, first_count: int, second: int, second_count: int) -> float:
+    """Fisher's exact test, one-sided: how probable it is that chance gives the second group as many as it has.
+
+    Args:
+        first: successes of the first group.
+        first_count: its size.
+        second: successes of the second group.
+        second_count: its size.
+    """
+    successes, everyone = first + second, first_count + second_count
+    ways = math.comb(everyone, successes)
+    most = min(successes, second_count)
+    return (
+        sum(math.comb(second_count, k) * math.comb(first_count, successes - k) for k in range(second, most + 1)) / ways
+    )

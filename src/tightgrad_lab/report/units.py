@@ -39,6 +39,12 @@ def seconds_text(value: float) -> str:
     return _scaled(value / 60, "min")
 
 
+def rate_text(value: float) -> str:
+    """The speed of a link: 10 Mbit/s, 1 Gbit/s."""
+    unit = "Gbit/s" if value >= 9.995e8 else "Mbit/s"
+    return f"{value / (1e9 if unit == 'Gbit/s' else 1e6):.3g}{NBSP}{unit}"
+
+
 def percent_text(value: float) -> str:
     """A fraction as a percentage with one decimal."""
     return f"{value * 100:.1f}{NBSP}%"

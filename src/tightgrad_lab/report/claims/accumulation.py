@@ -14,6 +14,9 @@ from tightgrad_lab.report.results import Result, read_best
 from tightgrad_lab.report.stats import Comparison, compare, variance_ratio
 
 CONVERGENCE = 9
+WINDOW = 3
+ROUNDING = 1e-5
+"""Relative errors of float32 sums stay below this; other denominators give errors far above it."""
 SUMMARIES = "image/*/seed*/summary.json"
 Row = Mapping[str, Any]
 
@@ -139,13 +142,46 @@ def image_memory(runs: Runs) -> Finding | None:
 
 
 def large_batch(runs: Runs) -> Judgement:
-    """Accumulation imitates a large batch."""
-    return Judgement("open", (), (3,))
+    """Accumulation imitates a large batch: the error of its gradient against that of the batch in one piece."""
+    result = read_best(runs.root, WINDOW)
+    if result is None:
+        return Judgement("open", (), (WINDOW,))
+    return judgement([_exact(result)], WINDOW)
+
+
+def _exact(result: Result) -> Finding | None:
+    rows = [row for row in result.table if row["micro_batches"] > 1]
+    if not rows:
+        return None
+    worst = max(max(row["relative_error"]) for row in rows)
+    facts: dict[str, Fact] = {
+        "seeds": Number(len(rows[0]["relative_error"]), "count"),
+        "most": Number(max(row["micro_batches"] for row in rows), "count"),
+        "worst": Number(worst, "number"),
+        "loop": Number(max(max(row["relative_error_of_loop"]) for row in rows), "percent"),
+    }
+    return Finding("found.exact", "supported" if worst < ROUNDING else "refuted", facts, WINDOW, result.source)
 
 
 def memory(runs: Runs) -> Judgement:
-    """It does so in little memory."""
-    return judgement([image_memory(runs)], 4)
+    """It does so in little memory: peak memory at the same effective batch."""
+    return judgement([_window_memory(read_best(runs.root, WINDOW)), image_memory(runs)], WINDOW, 4)
+
+
+def _window_memory(result: Result | None) -> Finding | None:
+    rows = {row["micro_batches"]: row for row in result.table} if result else {}
+    if result is None or 1 not in rows or len(rows) < 2:
+        return None
+    most = max(rows)
+    own, base = float(rows[most]["peak_memory_bytes"]), float(rows[1]["peak_memory_bytes"])
+    facts: dict[str, Fact] = {
+        "most": Number(most, "count"),
+        "ratio": Number(own / base, "factor"),
+        "own": Number(own, "bytes"),
+        "base": Number(base, "bytes"),
+    }
+    verdict: Verdict = "supported" if own < base else "refuted"
+    return Finding("found.window_memory", verdict, facts, WINDOW, result.source)
 
 
 JUDGES: dict[str, Callable[[Runs], Judgement]] = {

@@ -9,6 +9,7 @@ from typing import Any
 
 from tightgrad_lab.report import cells
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Judgement, Number, Verdict, Words, judgement, of_share
+from tightgrad_lab.report.claims.links import faster_links, slowest_link
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.results import Result, read_best
 from tightgrad_lab.report.stats import Comparison, compare
@@ -143,7 +144,7 @@ def _group(result: Result, rows: list[Row], key: str, diverged: str) -> Finding 
 
 def efficiency(runs: Runs) -> Judgement:
     """Compression improves the efficiency of training: the time of a step."""
-    return judgement([_image_time(runs)], 6)
+    return judgement([faster_links(runs), _image_time(runs)], 6)
 
 
 def _image_time(runs: Runs) -> Finding | None:
@@ -161,11 +162,9 @@ def _image_time(runs: Runs) -> Finding | None:
 
 
 def convergence(runs: Runs) -> Judgement:
-    """Compression improves the speed of convergence: the training loss after the same number of steps."""
+    """Compression improves the speed of convergence: the loss after the same steps, and the time these take."""
     result = read_best(runs.root, PAIR)
-    if result is None:
-        return Judgement("open", (), (PAIR, 6))
-    return judgement([_loss(result)], PAIR, 6)
+    return judgement([_loss(result) if result else None, slowest_link(runs)], PAIR, 6)
 
 
 def _loss(result: Result) -> Finding | None:

@@ -7,7 +7,19 @@ from typing import Literal
 from tightgrad_lab.report.model import Source
 
 Verdict = Literal["supported", "mixed", "refuted", "open"]
-Unit = Literal["percent", "points", "points_plain", "factor", "times", "bytes", "seconds", "count", "number", "signed"]
+Unit = Literal[
+    "percent",
+    "points",
+    "points_plain",
+    "factor",
+    "times",
+    "bytes",
+    "bits",
+    "seconds",
+    "count",
+    "number",
+    "signed",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ def formatted(value: float, unit: str, texts: Texts) -> str:
             return units.factor_text(value)[:-1]
         case "bytes":
             return units.bytes_text(value)
+        case "bits":
+            return units.rate_text(value)
         case "seconds":
             return units.seconds_text(value)
         case "count":

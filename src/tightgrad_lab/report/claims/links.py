@@ -1,0 +1,65 @@
+"""Where compression saves time: steps over links of several speeds, from pair 6."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, of_share
+from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.results import Result, read_best
+
+PAIR = 6
+Row = Mapping[str, Any]
+
+
+def faster_links(runs: Runs) -> Finding | None:
+    """The links on which the best method's step is shorter than the dense one by what counts as paying."""
+    result = read_best(runs.root, PAIR)
+    if result is None or not result.table:
+        return None
+    rows = sorted(result.table, key=lambda row: float(row["gain"]))
+    paying = sum(bool(row["pays"]) for row in rows)
+    facts: dict[str, Fact] = {
+        "paying": Number(paying, "count"),
+        "count": Number(len(rows), "count"),
+        **_named(rows[0], "least"),
+        **_named(rows[-1], "most"),
+    }
+    return Finding("found.links", of_share(paying, len(rows)), facts, PAIR, result.source)
+
+
+def slowest_link(runs: Runs) -> Finding | None:
+    """The same number of steps in less time, on the slowest link."""
+    result = read_best(runs.root, PAIR)
+    if result is None or not result.table:
+        return None
+    row = min(result.table, key=lambda row: (float(row["bits_per_second"]), row["ranks"]))
+    facts: dict[str, Fact] = {**_named(row, "most"), "best": str(row["best"])}
+    verdict = of_share(int(float(row["gain"]) > 1), 1)
+    return Finding("found.seconds", verdict, facts, PAIR, result.source)
+
+
+def _named(row: Row, key: str) -> dict[str, Fact]:
+    return {
+        key: Number(float(row["gain"]), "factor"),
+        f"{key}_rate": Number(float(row["bits_per_second"]), "bits"),
+        f"{key}_ranks": Number(row["ranks"], "count"),
+    }
+
+
+def by_link(runs: Runs) -> list[Finding]:
+    """For every link: the best method and its gain over dense, or that none pays."""
+    result = read_best(runs.root, PAIR)
+    rows = sorted(result.table, key=lambda row: (row["ranks"], row["bits_per_second"])) if result else []
+    return [_answer(result, row) for row in rows if result]
+
+
+def _answer(result: Result, row: Row) -> Finding:
+    facts: dict[str, Fact] = {
+        "rate": Number(float(row["bits_per_second"]), "bits"),
+        "ranks": Number(row["ranks"], "count"),
+        "best": str(row["best"]),
+        "gain": Number(float(row["gain"]), "factor"),
+        "best_seconds": Number(float(row["best_seconds"]), "seconds"),
+        "dense_seconds": Number(float(row["dense_seconds"]), "seconds"),
+    }
+    return Finding("faq.codec.pays" if row["pays"] else "faq.codec.none", "open", facts, PAIR, result.source)
