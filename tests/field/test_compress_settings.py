@@ -8,8 +8,8 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
-from field.fragile import outcomes
 from support.ranks import run_ranks
+from tightgrad_lab.experiments.fragile import outcomes
 
 RANKS = 2
 COLLECTIVE_SECONDS = 4.0

@@ -16,9 +16,9 @@ from torch.distributed.algorithms.ddp_comm_hooks.quantization_hooks import (
 from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
-from field.fragile import outcomes
 from field.gradients import Recorder, relative_error
 from support.ranks import run_ranks
+from tightgrad_lab.experiments.fragile import outcomes
 
 RANKS = 2
 STEPS = 8
