@@ -53,7 +53,11 @@ def run_ranks(
         _workers.append(_Worker(len(_workers)))
     with tempfile.TemporaryDirectory() as folder:
         task = _Task(folder, world_size, timeout_seconds, body, args)
-        errors = _run(_workers[:world_size], task)
+        try:
+            errors = _run(_workers[:world_size], task)
+        except BaseException:  # a test that ran out of time must not leave its task to the next one
+            _stop_all()
+            raise
         if errors:
             _stop_all()
             raise RankError("\n".join(f"-- rank {rank}:\n{text}" for rank, text in sorted(errors.items())))
