@@ -14,6 +14,8 @@ STOP_AFTER = 5  # micro-batches: in the middle of the second window of three
 CASES = [
     ("plain", "auto", True),
     ("ddp", "auto", True),
+    ("ddp hook", "auto", True),
+    ("fsdp2", "auto", True),
     ("ddp", "last", False),
     ("ddp", "every", False),
     ("fsdp2", "last", False),
@@ -23,9 +25,12 @@ CASES = [
 
 class Training:
     def __init__(self, kind, sync, compressed):
-        compress = tg.Compress(tg.codecs.TopK(0.05), feedback=tg.ErrorFeedback()) if compressed else None
+        reducer = tg.reducers.SparseTwoShot() if kind == "fsdp2" else None
+        overlap = "backward" if kind == "ddp hook" else "auto"
+        compressing = tg.Compress(tg.codecs.TopK(0.05), reducer, tg.ErrorFeedback(), overlap)
+        compress = compressing if compressed else None
         plan = tg.Plan(accumulate=tg.Accumulate(3, sync=sync), compress=compress, clip=tg.clip.GlobalNorm(0.3))
-        self.model = wrap(small_model(batch_norm=kind != "fsdp2"), kind)
+        self.model = wrap(small_model(batch_norm=kind != "fsdp2"), kind.removesuffix(" hook"))
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)
         collective = tg.collectives.TorchCollective() if kind == "plain" else None
         self.pipe = tg.attach(self.model, self.optimizer, plan, collective=collective)

@@ -31,14 +31,15 @@ def run_ddp(cases: Sequence[tuple[Case, Loaders]], reducing: str) -> list[Delive
     Args:
         cases: what to run.
         reducing: "wrapper" lets DDP sum over ranks, "pipeline" is the explicit mode, which needs to know nothing
-            about unused parameters.
+            about unused parameters, "backward" the pipeline's reduction while DDP's backward goes on.
     """
     rank = torch.distributed.get_rank()
-    compress = tg.Compress() if reducing == "pipeline" else None
+    overlap = {"pipeline": "none", "backward": "backward"}
+    compress = tg.Compress(overlap=overlap[reducing]) if reducing in overlap else None
     delivered = []
     for case, everyone in cases:
         module = Net(case.parameters)
-        sometimes_unused = reducing == "wrapper" and "use" in case.parameters
+        sometimes_unused = reducing != "pipeline" and "use" in case.parameters
         model = DistributedDataParallel(module, find_unused_parameters=sometimes_unused)
         delivered.append(deliver(model, module, case, everyone[rank], None, compress))
     return delivered

@@ -43,10 +43,10 @@ def test_plain_module_delivers_the_target(case: Case, world_size: int) -> None:
         pytest.param(4, grid(), id="4-grid", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("reducing", ["wrapper", "pipeline"])
+@pytest.mark.parametrize("reducing", ["wrapper", "pipeline", "backward"])
 def test_ddp_delivers_the_target(world_size: int, cases: list[Case], reducing: str) -> None:
-    # DDP's own all-reduce needs a batch to run; the explicit mode lives without.
-    problems = [(case, loaders(case, world_size, fewest=int(reducing == "wrapper"))) for case in cases]
+    # What runs in DDP's backward needs a batch; the explicit mode lives without.
+    problems = [(case, loaders(case, world_size, fewest=int(reducing != "pipeline"))) for case in cases]
     by_rank = run_ranks(world_size, run_ddp, problems, reducing)
     for index, (case, everyone) in enumerate(problems):
         check(case, everyone, [delivered[index] for delivered in by_rank])
