@@ -4,6 +4,7 @@
 does, so both have to be inside.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from torch.nn.parallel import DistributedDataParallel
@@ -27,6 +28,7 @@ class DDPAdapter:
 
     reduces = True
     every_rank_runs = True
+    remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
 
     def __init__(self, model: DistributedDataParallel, sync: str, collective: Collective | None = None) -> None:
         self.model = model

@@ -3,6 +3,7 @@
 Nothing overlaps and the whole path runs in order: the reference for the overlapped hook.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 from torch.nn.parallel import DistributedDataParallel
@@ -20,6 +21,7 @@ class DDPExplicitAdapter:
 
     reduces = False
     every_rank_runs = False
+    remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
     divisor = 1
 
     def __init__(self, model: DistributedDataParallel, collective: Collective | None = None) -> None:

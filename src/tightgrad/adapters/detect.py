@@ -13,6 +13,7 @@ from tightgrad.adapters.ddp_explicit import DDPExplicitAdapter
 from tightgrad.adapters.ddp_hook import DDPHookAdapter, held_hook, refuses_hook
 from tightgrad.adapters.fsdp2 import FSDP2Adapter
 from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter, restore_reduce_scatter
+from tightgrad.adapters.fsdp2_nodes import FSDP2NodesAdapter, num_ranks_of_mesh
 from tightgrad.adapters.names import trainable_parameters, unwrap_compiled
 from tightgrad.adapters.single import SingleAdapter
 from tightgrad.collectives import SingleCollective
@@ -104,6 +105,10 @@ def _fsdp2(model: nn.Module, collective: Collective | None, reducing: Reducing, 
             'overlap="none" can be had; leave them out, or use DistributedDataParallel with this plan.'
         )
     restore_reduce_scatter(model)
+    mesh_size = num_ranks_of_mesh(model)
+    world_size = collective.world_size if collective is not None else dist.get_world_size()
+    if reducing != "wrapper" and mesh_size is not None and mesh_size < world_size:
+        return FSDP2NodesAdapter(model, collective)
     plain = FSDP2Adapter(model, "last" if reducing == "backward" else sync, collective)
     if reducing in ("wrapper", "any") or plain.collective.world_size == 1:
         return plain

@@ -5,7 +5,7 @@ backward: one reduce-scatter a window, at the memory of all gradients on every r
 micro-batch and adds up shards: K times the traffic, and no unsharded gradients are held.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -42,6 +42,7 @@ class FSDP2Adapter:
 
     reduces = True
     every_rank_runs = True
+    remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
 
     def __init__(self, model: nn.Module, sync: str, collective: Collective | None = None) -> None:
         assert isinstance(model, FSDPModule)
@@ -63,7 +64,8 @@ class FSDP2Adapter:
             if parameter.device_mesh.size() != self.collective.world_size:
                 raise UnsupportedError(
                     f"{name!r} lies on a mesh of {parameter.device_mesh.size()} ranks of {self.collective.world_size}; "
-                    "only meshes of all data-parallel ranks are supported (FSDP or HSDP, no tensor parallelism)."
+                    "only meshes of all data-parallel ranks are supported (FSDP or HSDP, no tensor parallelism). To "
+                    "sum between nodes by TightGrad, add compress=tg.Compress(...) to the plan."
                 )
 
     def _check_accumulates_in_float32(self) -> None:
@@ -136,15 +138,19 @@ class FSDP2Adapter:
         """A reduce-scatter of all gradients (and under HSDP an all-reduce of the shards) for each synchronised
         backward; the traffic of parameters is not counted.
         """
+        return self.wrapper_nbytes()
+
+    def wrapper_nbytes(self, num_replicas: int | None = None) -> int:
+        """The same; `num_replicas` is how many nodes FSDP2 itself sums over, None is all there are."""
         nbytes = 0
         backend = dist.get_backend()
         for fsdp_param in self._fsdp_params():
             itemsize = _reduce_dtype(fsdp_param).itemsize
             shard = fsdp_param.padded_sharded_param_size.numel() * itemsize
             num_shards = fsdp_param.mesh_info.shard_mesh_size
-            nbytes += reduce_scatter_nbytes(shard * num_shards, num_shards, backend) + all_reduce_nbytes(
-                shard, self.collective.world_size // num_shards
-            )
+            replicas = num_replicas or self.collective.world_size // num_shards
+            nbytes += reduce_scatter_nbytes(shard * num_shards, num_shards, backend)
+            nbytes += all_reduce_nbytes(shard, replicas)
         synced, self._synced = self._synced, 0
         return synced * nbytes
 

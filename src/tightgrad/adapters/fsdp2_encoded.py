@@ -83,6 +83,21 @@ class HandedOver(ReduceScatter):
         self._adapter.hand_over(Unit(rows, shapes, self._adapter.used(rows), shards, output_tensor))
 
 
+class BetweenNodes:
+    """The all-reduce hook of one FSDP module, known by its class.
+
+    Args:
+        take: sums this rank's shards over nodes, in place.
+    """
+
+    def __init__(self, take: Callable[[Tensor], None]) -> None:
+        self._take = take
+
+    def __call__(self, reduce_output: Tensor) -> None:
+        """Called by FSDP2 after the reduce-scatter."""
+        self._take(reduce_output)
+
+
 def shard_numels(size: torch.Size, world_size: int) -> list[int]:
     """Elements that each rank keeps of a tensor that is cut along its first dimension as `torch.chunk` does."""
     rows = -(-size[0] // world_size)
@@ -118,10 +133,13 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
         self._receiver = receive
         for module in self._modules:
             params = [(self._names[id(p.sharded_param)], p) for p in unit_params(module) if self._is_trained(p)]
-            module.set_custom_reduce_scatter(HandedOver(self, params))
+            self._install(module, params)
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
             module.set_reduce_scatter_unused_params(True, recurse=False)
+
+    def _install(self, module: FSDPModule, params: list[tuple[str, FSDPParam]]) -> None:
+        module.set_custom_reduce_scatter(HandedOver(self, params))
 
     def _is_trained(self, param: FSDPParam) -> bool:
         return id(param.sharded_param) in self._names
@@ -176,8 +194,13 @@ def restore_reduce_scatter(model: nn.Module) -> None:
     """Undo what `FSDP2EncodedAdapter` did to a module."""
     for module in fsdp_modules(model):
         for group in module._get_fsdp_state()._fsdp_param_groups:
-            if isinstance(group._reduce_scatter_comm, HandedOver):
+            is_encoded = isinstance(group._reduce_scatter_comm, HandedOver)
+            is_between_nodes = isinstance(group._all_reduce_hook, BetweenNodes)
+            if is_encoded:
                 group._reduce_scatter_comm = DefaultReduceScatter()
+            if is_between_nodes:
+                group._all_reduce_hook = None
+            if is_encoded or is_between_nodes:
                 group.gradient_divide_factor = None
                 module.set_force_sum_reduction_for_comms(False)
                 module.set_reduce_scatter_unused_params(False, recurse=False)

@@ -1,5 +1,6 @@
 """A plain module: gradients lie where autograd puts them."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import nn
@@ -15,6 +16,7 @@ class SingleAdapter:
 
     reduces = False
     every_rank_runs = False
+    remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
     divisor = 1
 
     def __init__(self, module: nn.Module, collective: Collective) -> None:

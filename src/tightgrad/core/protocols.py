@@ -256,6 +256,12 @@ class Adapter(Protocol):
         """Whether a window's backward only works if every rank runs as many micro-batches."""
 
     @property
+    def remembered_shapes(self) -> Mapping[str, tuple[int, ...]] | None:
+        """Shapes of what is remembered of each parameter; None where they are the parameters' own, the same on any
+        number of ranks.
+        """
+
+    @property
     def divisor(self) -> int:
         """What the wrapper divides its sum by; losses are multiplied by it. 1 if it divides by nothing."""
 

@@ -86,6 +86,16 @@ def saved_world_size(folder: Path) -> int:
     return _newest(folder)[1]
 
 
+def check_same_ranks(folder: Path, collective: Collective) -> None:
+    """Raise `StateMismatchError` unless the newest complete checkpoint is of as many ranks."""
+    saved = saved_world_size(folder)
+    if saved != collective.world_size:
+        raise StateMismatchError(
+            f"{folder} is of {saved} ranks, and its residuals are about the shards that these kept; "
+            f"{collective.world_size} keep others. Resume on {saved}, or call flush() before save()."
+        )
+
+
 def load_on_every_rank(
     folder: Path, slots: Mapping[str, Slot], collective: Collective, check: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter
+from tightgrad.adapters.fsdp2_nodes import FSDP2NodesAdapter
 from tightgrad.codecs import Cast
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Adapter, ReduceContext
@@ -36,14 +37,19 @@ def summed_residuals(state: State, slot: Slot, adapter: Adapter, context: Reduce
     Parameters without a residual on any rank are left out.
     """
     parameters = adapter.parameters
-    held = {name: slot.values(tensor).view(parameters[name].shape) for name, tensor in state.get(slot.name, {}).items()}
+    shapes = adapter.remembered_shapes or {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    held = {name: slot.values(tensor).view(shapes[name]) for name, tensor in state.get(slot.name, {}).items()}
     device = next(iter(parameters.values())).device
     voted = vote(held, list(parameters), finite=True, collective=adapter.collective).used
     mine = {
-        name: held[name].contiguous() if name in held else torch.zeros(parameters[name].shape, device=device)
+        name: held[name].contiguous() if name in held else torch.zeros(shapes[name], device=device)
         for name in parameters
         if name in voted
     }
+    if isinstance(adapter, FSDP2NodesAdapter):
+        between = ReduceContext(adapter.between_nodes, context.rng, context.clock)
+        sums = Dense().reduce(mine, None, {}, between).total
+        return {name: adapter.as_gradient(name, shard) for name, shard in sums.items()}
     if not isinstance(adapter, FSDP2EncodedAdapter):
         total = Dense().reduce(mine, None, {}, context).total
         return {name: grad.to(parameters[name].dtype) for name, grad in total.items()}

@@ -11,6 +11,7 @@ from torch import Tensor
 from tightgrad.accumulate.buffer import zero_gradient
 from tightgrad.adapters.ddp_hook import DDPHookAdapter
 from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter
+from tightgrad.adapters.fsdp2_nodes import FSDP2NodesAdapter
 from tightgrad.clip.one_factor import OneFactorClipper, clip_coefficient
 from tightgrad.clip.placed import scale_, zero_nonfinite_
 from tightgrad.core.clock import StageClock
@@ -25,6 +26,7 @@ from tightgrad.pipeline.fallback import ErrorMeter, sending, sending_densely
 from tightgrad.pipeline.fidelity import MEASURED_STEPS, Fidelity
 from tightgrad.pipeline.flush import residual_slot, summed_residuals, without_residuals
 from tightgrad.pipeline.guard import nonfinite_counts, nonfinite_error, vote
+from tightgrad.pipeline.node_reduction import NodeReduction
 from tightgrad.pipeline.outcome import InBackward
 from tightgrad.pipeline.overlap import OverlappedReduction
 from tightgrad.pipeline.plan import Compress, Plan
@@ -311,6 +313,8 @@ def _in_backward(adapter: Adapter, plan: Plan, seed: int, clock: StageClock) -> 
     """What reduces while backward goes on, where the adapter lets it."""
     if isinstance(adapter, DDPHookAdapter):
         return OverlappedReduction(adapter, plan, seed, clock)
+    if isinstance(adapter, FSDP2NodesAdapter):
+        return NodeReduction(adapter, plan, seed, clock)
     if isinstance(adapter, FSDP2EncodedAdapter):
         return ShardedReduction(adapter, plan, seed, clock)
     return None

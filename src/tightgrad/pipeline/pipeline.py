@@ -21,7 +21,7 @@ from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Adapter
 from tightgrad.core.types import Clipped
 from tightgrad.pipeline.cached_norm import CachedNorm
-from tightgrad.pipeline.checkpoint import load_on_every_rank, save_state
+from tightgrad.pipeline.checkpoint import check_same_ranks, load_on_every_rank, save_state
 from tightgrad.pipeline.loss_meter import LossMeter
 from tightgrad.pipeline.losses import checked_losses
 from tightgrad.pipeline.open_window import OpenWindow
@@ -56,7 +56,7 @@ class GradientPipeline:
         self.optimizer = optimizer
         self.plan = plan
         self._scheduler = scheduler
-        self.state = PipelineState()
+        self.state = PipelineState(adapter.remembered_shapes)
         self._accumulate = plan.accumulate or Accumulate()
         self._cutter: WindowCutter[Any] = WindowCutter(
             self._accumulate,
@@ -343,7 +343,10 @@ class GradientPipeline:
         """
 
         def check(state: Mapping[str, Any]) -> None:
-            PipelineState().load_state_dict(state, self.adapter.parameters, self.plan.slots)
+            shapes = self.adapter.remembered_shapes
+            if shapes is not None:
+                check_same_ranks(Path(folder), self.adapter.collective)
+            PipelineState(shapes).load_state_dict(state, self.adapter.parameters, self.plan.slots)
 
         state = load_on_every_rank(Path(folder), self.plan.slots, self.adapter.collective, check)
         self.load_state_dict(state)

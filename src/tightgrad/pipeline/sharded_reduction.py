@@ -21,6 +21,7 @@ from tightgrad.reducers.scatter import reduce_scatter_encoded
 
 CUTTING_REDUCERS = ("two_shot", "sparse_two_shot", "gather")
 CUT_SCOPES = ("element", "block")
+Sizes = Mapping[str, Sequence[int]]
 
 
 def refuses_shards(plan: Plan) -> str | None:
@@ -28,12 +29,10 @@ def refuses_shards(plan: Plan) -> str | None:
     compress = plan.compress
     assert compress is not None
     assert compress.reducer is not None
-    assert plan.guard is not None
     reducer, codec = compress.reducer.card.id, compress.codec
-    if plan.local_clip is not None:
-        return "local_clip needs the norm of the whole local gradient, which is gone when backward ends; drop it"
-    if compress.overlap == "none":
-        return 'FSDP2 reduces during backward, so overlap="none" cannot be had; leave overlap alone'
+    reason = refuses_in_backward(plan)
+    if reason is not None:
+        return reason
     if codec is None or reducer not in CUTTING_REDUCERS:
         return (
             f"FSDP2 sums shards, and {reducer} sums whole gradients; use the reducer two_shot, or sparse_two_shot for "
@@ -48,8 +47,16 @@ def refuses_shards(plan: Plan) -> str | None:
         return f"payloads of {codec.card.id} have no fixed size; use another codec, or DistributedDataParallel"
     if compress.feedback is not None and compress.feedback.card.id == "ef21":
         return "ef21 remembers whole sums over ranks, of which FSDP2 gives each rank a shard; use error_feedback"
+    return None
+
+
+def refuses_in_backward(plan: Plan) -> str | None:
+    """Say why a plan cannot run while FSDP2's backward goes on; None if it can."""
+    assert plan.guard is not None
+    if plan.local_clip is not None:
+        return "local_clip needs the norm of the whole local gradient, which is gone when backward ends; drop it"
     if plan.guard.on_nonfinite == "zero":
-        return 'on_nonfinite="zero" needs whole gradients; use "skip" or "raise"'
+        return 'on_nonfinite="zero" needs whole gradients, and FSDP2 cuts them; use "skip" or "raise"'
     return None
 
 
@@ -58,7 +65,7 @@ class ShardedReduction:
 
     def __init__(self, adapter: FSDP2EncodedAdapter, plan: Plan, seed: int, clock: StageClock) -> None:
         assert plan.compress is not None
-        reason = refuses_shards(plan)
+        reason = self.refuses(plan)
         if reason is not None:
             raise IncompatiblePlanError(f"{reason}.")
         self._adapter = adapter
@@ -69,6 +76,10 @@ class ShardedReduction:
         self.open({}, 0, 1.0, idle=True)
         self._receives = False
         adapter.serve(self._receive)
+
+    def refuses(self, plan: Plan) -> str | None:
+        """Say why a plan cannot run here; None if it can."""
+        return refuses_shards(plan)
 
     def open(
         self, slots: State, step: int, factor: float, *, idle: bool = False, observe: Observe | None = None
@@ -121,8 +132,9 @@ class ShardedReduction:
             unit.output.fill_(float("nan"))
             return
         self._used.update(used)
-        unit.output.zero_()
-        for name, total in self._reduced(unit, used).items():
+        totals = self._reduced(unit, used)
+        unit.output.zero_()  # between nodes the gradients themselves lie here
+        for name, total in totals.items():
             unit.shards[name].copy_(total)
 
     def _agree(self, unit: Unit, is_finite: bool) -> list[str]:
@@ -137,30 +149,31 @@ class ShardedReduction:
         """This rank's shards of the sums."""
         sizes = {name: [piece.numel() for piece in unit.rows[name]] for name in names}
         grads = {name: self._whole(unit.rows[name], unit.shapes[name]) for name in names}
-        codec = self._compress.codec
-        assert codec is not None
-        meter = ErrorMeter()
-        reduced = self._sent(grads, sizes, codec, meter)
+        meter = ErrorMeter() if self._meter is not None else None
+        reduced = self._sent(grads, sizes, self._compress.codec, meter)
         bound = self._compress.max_relative_error
-        if self._meter is not None and bound is not None:
+        if meter is not None and self._meter is not None and bound is not None:
             meter = meter.agreed(self._context.collective)
             self._meter += meter
             if meter.relative_error > bound:
                 self._fell_back = True
-                reduced = self._sent(grads, sizes, Cast("float32"), None)
+                reduced = self._sent_densely(grads, sizes)
         self._slots = merge(self._slots, reduced.state)
         return reduced.total
 
-    def _sent(
-        self, grads: Grads, sizes: Mapping[str, Sequence[int]], codec: Codec, meter: ErrorMeter | None
-    ) -> Reduced:
+    def _sent_densely(self, grads: Grads, sizes: Sizes) -> Reduced:
+        """Uncompressed."""
+        return self._sent(grads, sizes, Cast("float32"), None)
+
+    def _sent(self, grads: Grads, sizes: Sizes, codec: Codec | None, meter: ErrorMeter | None) -> Reduced:
         """Feedback and one way to send."""
+        assert codec is not None
 
         def inner(values: Grads) -> Reduced:
             sums, transmitted = reduce_scatter_encoded(values, sizes, codec, self._context)
-            if meter is not None and self._meter is not None:
+            if meter is not None:
                 meter.add(values, transmitted)
-            if self._context.observe is not None:
+            if self._context.observe is not None and codec is self._compress.codec:
                 self._context.observe(values, transmitted)
             return Reduced(sums, transmitted)
 

@@ -17,6 +17,9 @@ STATE_VERSION = 1
 class PipelineState:
     """Counters, and the tensors of the methods: slot -> parameter name -> tensor.
 
+    Args:
+        shapes: of what is remembered of each parameter; None is its own.
+
     Attributes:
         step: number of applied steps.
         consecutive_skips: steps skipped since the last applied one.
@@ -24,7 +27,8 @@ class PipelineState:
         open_window: the window that a loaded checkpoint was taken in, until it is entered again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> None:
+        self._shapes = shapes
         self.step = 0
         self.consecutive_skips = 0
         self.slots: State = {}
@@ -69,7 +73,8 @@ class PipelineState:
         saved = state["slots"]
         if not isinstance(saved, Mapping):
             raise StateMismatchError(f"slots of a pipeline state is a {type(saved).__name__}, not a mapping.")
-        slots = {slot: _restored(slot, values, parameters, known) for slot, values in saved.items()}
+        shapes = self._shapes or {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        slots = {slot: _restored(slot, values, parameters, shapes, known) for slot, values in saved.items()}
         window = state["open_window"]
         open_window = OpenWindow.from_saved(window, parameters) if window is not None else None
         self.step, self.consecutive_skips = state["step"], state["consecutive_skips"]
@@ -83,7 +88,11 @@ def _check_count(key: str, value: object) -> None:
 
 
 def _restored(
-    slot: str, values: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], known: Mapping[str, Slot]
+    slot: str,
+    values: Mapping[str, Tensor],
+    parameters: Mapping[str, nn.Parameter],
+    shapes: Mapping[str, tuple[int, ...]],
+    known: Mapping[str, Slot],
 ) -> dict[str, Tensor]:
     if slot not in known:
         raise StateMismatchError(
@@ -96,7 +105,7 @@ def _restored(
     if known[slot].of_model and MODEL not in values:
         raise StateMismatchError(f"{slot} of a pipeline state is empty; was it cut short?")
     for name, tensor in values.items():
-        _check_fits(known[slot], name, tensor, parameters)
+        _check_fits(known[slot], name, tensor, shapes)
     return {name: tensor.to(_device(name, parameters), copy=True) for name, tensor in values.items()}
 
 
@@ -104,12 +113,12 @@ def _device(name: str, parameters: Mapping[str, nn.Parameter]) -> torch.device:
     return parameters[name].device if name in parameters else next(iter(parameters.values())).device
 
 
-def _check_fits(slot: Slot, name: str, tensor: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
-    if (name == MODEL) != slot.of_model or (name != MODEL and name not in parameters):
+def _check_fits(slot: Slot, name: str, tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if (name == MODEL) != slot.of_model or (name != MODEL and name not in shapes):
         raise StateMismatchError(
             f"{slot.name} of {name!r} was saved, but the model has no trainable parameter of that name."
         )
-    shape = tuple(parameters[name].shape) if name in parameters else ()
+    shape = shapes.get(name, ())
     if not slot.fits(tensor, shape):
         expected = f"the parameter has {shape}" if slot.like_parameter else f"expected {slot.shape or ''} {slot.dtype}"
         raise StateMismatchError(

@@ -1,0 +1,95 @@
+"""FSDP2 within each node, and between nodes what is handed over: each rank's shards, summed within its node.
+
+`fully_shard` gets the one-dimensional mesh of the ranks of one node, `attach` the collective of all ranks. Ranks that
+keep the same shards on different nodes then sum them, in torch's all-reduce hook.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
+from torch.distributed.tensor import DTensor
+
+from tightgrad.adapters.fsdp2 import local_part
+from tightgrad.adapters.fsdp2_encoded import BetweenNodes, FSDP2EncodedAdapter, Unit, unit_params
+from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.protocols import Collective
+from tightgrad.core.types import Grads
+
+
+class FSDP2NodesAdapter(FSDP2EncodedAdapter):
+    """A module under `fully_shard` on the mesh of a part of the ranks, that hands over its shards for their sum.
+
+    Attributes:
+        between_nodes: the ranks that keep the same shards as this one, one on each node.
+        remembered_shapes: what is remembered of a parameter is about this rank's shard of it, in one dimension.
+
+    Raises:
+        UnsupportedError: the nodes are not equally large, or parameters are not sharded along their first dimension.
+    """
+
+    def __init__(self, model: nn.Module, collective: Collective | None = None) -> None:
+        super().__init__(model, collective)
+        self.between_nodes = self.collective.split(self._groups())
+        self._shard_numels = {name: local_part(p).numel() for name, p in self.parameters.items()}
+        self.remembered_shapes = {name: (numel,) for name, numel in self._shard_numels.items()}
+
+    def _check_mesh(self) -> None:
+        for name, parameter in self.parameters.items():
+            if not isinstance(parameter, DTensor):
+                raise UnsupportedError(f"{name!r} is not sharded; call fully_shard on the root module as well.")
+            if parameter.device_mesh.ndim != 1 or self.collective.world_size % parameter.device_mesh.size():
+                raise UnsupportedError(
+                    f"{name!r} lies on a mesh of {tuple(parameter.device_mesh.shape)} of {self.collective.world_size} "
+                    "ranks; compression between nodes needs meshes of one dimension and nodes of equal size."
+                )
+
+    def _groups(self) -> list[list[int]]:
+        """For each shard, the ranks that keep it, in the order of their nodes."""
+        parameter = next(iter(self.parameters.values()))
+        assert isinstance(parameter, DTensor)
+        mesh = parameter.device_mesh
+        place = torch.tensor([int(mesh.mesh.min()), mesh.get_local_rank()], dtype=torch.int64)
+        table = self.collective.all_gather(place.to(self.collective.control_device)).tolist()
+        ranks = sorted(range(len(table)), key=lambda rank: tuple(table[rank]))
+        groups = [[rank for rank in ranks if table[rank][1] == shard] for shard in range(mesh.size())]
+        if len({len(group) for group in groups}) > 1:
+            raise UnsupportedError(
+                f"the nodes are not equally large: shards are kept by {[len(group) for group in groups]} ranks."
+            )
+        return groups
+
+    def _install(self, module: FSDPModule, params: list[tuple[str, FSDPParam]]) -> None:
+        module.set_all_reduce_hook(BetweenNodes(lambda output: self.hand_over(self._unit(output, params))))
+
+    def _unit(self, output: Tensor, params: list[tuple[str, FSDPParam]]) -> Unit:
+        """Name the shards of one FSDP module."""
+        shards: Grads = {}
+        start = 0
+        for name, param in params:
+            if hasattr(param, "_unsharded_param"):
+                shards[name] = output[start : start + self._shard_numels[name]]
+                start += param.padded_sharded_param_size.numel()
+        if start != output.numel():
+            raise UnsupportedError(
+                f"FSDP2 hands over {output.numel()} elements where {start} were expected for {', '.join(shards)}; this "
+                "version of torch lays them out otherwise."
+            )
+        rows = {name: [shard] for name, shard in shards.items()}
+        shapes = {name: shard.shape for name, shard in shards.items()}
+        return Unit(rows, shapes, self.used(rows), shards, output)
+
+    def sent_nbytes(self) -> int:
+        """The reduce-scatter within the node; what goes between nodes is counted where it is sent."""
+        return self.wrapper_nbytes(num_replicas=1)
+
+
+def num_ranks_of_mesh(model: nn.Module) -> int | None:
+    """Ranks of the one-dimensional mesh of a module under `fully_shard`; None if it has another."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            for param in unit_params(module):
+                sharded = param.sharded_param
+                if isinstance(sharded, DTensor):
+                    return sharded.device_mesh.size() if sharded.device_mesh.ndim == 1 else None
+    return None
