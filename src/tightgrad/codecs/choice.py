@@ -1,6 +1,7 @@
 """What codecs share that choose another codec by what every rank knows of a tensor: its name, its shape, the step."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -71,6 +72,22 @@ class Choice(Codec):
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
         """By the chosen codec."""
         return self.choose(spec).encode(flat, spec, generator)
+
+    def encode_together(
+        self, flats: Sequence[Tensor], specs: Sequence[GradSpec], generators: Sequence[torch.Generator]
+    ) -> Tensor | None:
+        """By the chosen codec, where it is the same for all tensors."""
+        chosen = self._same(specs)
+        return None if chosen is None else chosen.encode_together(flats, specs, generators)
+
+    def entries_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[tuple[Tensor, Tensor]] | None:
+        """By the chosen codec, where it is the same for all tensors."""
+        chosen = self._same(specs)
+        return None if chosen is None else chosen.entries_together(message, specs)
+
+    def _same(self, specs: Sequence[GradSpec]) -> Codec | None:
+        chosen = {self.choose(spec) for spec in specs}
+        return chosen.pop() if len(chosen) == 1 else None
 
     def decode(self, payload: Payload) -> Tensor:
         """By the chosen codec."""

@@ -4,11 +4,13 @@ Where that would take more bytes than the float32 entries themselves, these are 
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from tightgrad.codecs.packing import index_nbytes, pack_indices, unpack_indices
+from tightgrad.codecs.sparse_message import MOST_ENTRIES, is_supported, message_layout, pack_message, unpack_message
 from tightgrad.core.errors import ConfigError, PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload, TensorLayout
@@ -68,6 +70,35 @@ class Sparse(Codec):
         indices = self.select(flat, count)
         kept = self.values.encode(flat[indices], spec.part(count), generator)
         return Payload((*pack_indices(indices, spec.numel), *kept.tensors), spec)
+
+    def encode_together(
+        self, flats: Sequence[Tensor], specs: Sequence[GradSpec], generators: Sequence[torch.Generator]
+    ) -> Tensor | None:
+        """Select in each tensor, pack all together."""
+        counts = self._counts_together(specs)
+        if counts is None:
+            return None
+        layout = message_layout(self.values, tuple(spec.numel for spec in specs), counts)
+        indices = [self.select(flat, count) for flat, count in zip(flats, counts, strict=True)]
+        kept = [flat[chosen] for flat, chosen in zip(flats, indices, strict=True)]
+        return pack_message(torch.cat(indices), torch.cat(kept), self.values, layout)
+
+    def entries_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[tuple[Tensor, Tensor]] | None:
+        """Unpack all together."""
+        counts = self._counts_together(specs)
+        if counts is None:
+            return None
+        layout = message_layout(self.values, tuple(spec.numel for spec in specs), counts)
+        return list(zip(*unpack_message(message, self.values, layout), strict=True))
+
+    def _counts_together(self, specs: Sequence[GradSpec]) -> tuple[int, ...] | None:
+        """How many entries of each tensor are kept; None where tensors are better handled one by one."""
+        if len(specs) < 2 or not is_supported(self.values) or specs[0].device.type != "cpu":
+            return None
+        counts = tuple(self.count(spec.numel) for spec in specs)
+        if not all(counts) or sum(counts) > MOST_ENTRIES or any(self.is_dense(spec) for spec in specs):
+            return None
+        return counts
 
     def decode(self, payload: Payload) -> Tensor:
         """Scatter into zeros."""

@@ -90,6 +90,23 @@ class Codec(ABC):
         """Overwrite `out`, of shape (spec.numel,), with the decoded payload."""
         out.copy_(self.decode(payload))
 
+    def encode_together(
+        self, flats: Sequence[Tensor], specs: Sequence[GradSpec], generators: Sequence[torch.Generator]
+    ) -> Tensor | None:
+        """The bytes of the payloads of several tensors, one after the other, where that is faster than one by one;
+        None where it is not.
+        """
+        return None
+
+    def entries_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[tuple[Tensor, Tensor]] | None:
+        """For each tensor of a message, the ascending indices of what is not 0 in it, and the values there; None
+        where `encode_together` gives none.
+
+        Raises:
+            PayloadError: the message cannot have come from `encode_together`.
+        """
+        return None
+
     def payload_nbytes(self, spec: GradSpec) -> int | None:
         """Bytes that `encode` will produce; None if they depend on the data."""
         total = 0

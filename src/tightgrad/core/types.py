@@ -1,5 +1,6 @@
 """The values that walk down the gradient path."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
@@ -142,6 +143,14 @@ class Payload:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
 
 
+class Sent(Mapping[str, Tensor]):
+    """What this rank transmitted, of each tensor, decoded only when it is asked for."""
+
+    @abstractmethod
+    def subtract_from_(self, values: Mapping[str, Tensor]) -> None:
+        """Take it off contiguous `values`, one for each name, in place."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reduced:
     """What a reducer gives back.
@@ -153,8 +162,15 @@ class Reduced:
     """
 
     total: Grads
-    transmitted: Grads
+    transmitted: Mapping[str, Tensor]
     state: State = field(default_factory=dict)
+
+    def left_of_(self, values: Grads) -> Grads:
+        """What of `values`, which this may overwrite, was not transmitted."""
+        if isinstance(self.transmitted, Sent):
+            self.transmitted.subtract_from_(values)
+            return values
+        return {name: value - self.transmitted[name] for name, value in values.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,43 @@ def from_bytes(
     return payloads
 
 
+def encode_message(
+    codec: Codec, flats: Sequence[Tensor], specs: Sequence[GradSpec], generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Encode several tensors (at least one) into one message of payloads of fixed size."""
+    message = codec.encode_together(flats, specs, generators)
+    if message is not None:
+        return message
+    payloads = [codec.encode(*each) for each in zip(flats, specs, generators, strict=True)]
+    return to_bytes(payloads, flats[0].device)
+
+
+def add_message_(codec: Codec, totals: Sequence[Tensor], message: Tensor, specs: Sequence[GradSpec]) -> None:
+    """Decode what `encode_message` gave and add it to `totals`, 1-D tensors, in place.
+
+    Raises:
+        PayloadError: the message cannot have come from there.
+    """
+    entries = codec.entries_together(message, specs)
+    if entries is None:
+        for total, payload in zip(totals, from_bytes(message, codec, specs), strict=True):
+            codec.add_to_(total, payload)
+        return
+    for total, (indices, values) in zip(totals, entries, strict=True):
+        total.index_add_(0, indices, values)
+
+
+def subtract_message_(codec: Codec, values: Sequence[Tensor], message: Tensor, specs: Sequence[GradSpec]) -> None:
+    """Decode what `encode_message` gave and take it off `values`, 1-D tensors, in place."""
+    entries = codec.entries_together(message, specs)
+    if entries is None:
+        for value, payload in zip(values, from_bytes(message, codec, specs), strict=True):
+            value.sub_(codec.decode(payload))
+        return
+    for value, (indices, sent) in zip(values, entries, strict=True):
+        value.index_add_(0, indices, sent, alpha=-1)
+
+
 def _sizes(available: int, codec: Codec, specs: Sequence[GradSpec]) -> list[int]:
     sizes = [codec.payload_nbytes(spec) for spec in specs]
     if sizes.count(None) > 1:

@@ -50,10 +50,13 @@ class ErrorFeedback(Feedback):
         """Compensate, reduce, remember. Residuals of parameters not in this call stay as they are."""
         (slot,) = self.slots
         residuals = state.get(slot.name, {})
+        # Contiguous, and not the caller's own: what is not sent is left in it.
         compensated = {
-            name: grad + slot.values(residuals[name]).view(grad.shape) if name in residuals else grad
+            name: grad.contiguous() + slot.values(residuals[name]).view(grad.shape)
+            if name in residuals
+            else grad.clone(memory_format=torch.contiguous_format)
             for name, grad in grads.items()
         }
         reduced = inner(compensated)
-        left = {name: slot.hold(value - reduced.transmitted[name]) for name, value in compensated.items()}
+        left = {name: slot.hold(value) for name, value in reduced.left_of_(compensated).items()}
         return Reduced(reduced.total, reduced.transmitted, {**reduced.state, slot.name: {**residuals, **left}})

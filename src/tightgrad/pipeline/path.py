@@ -104,7 +104,7 @@ class GradientPath:
         """Give the update, or say why there is none. Collective: every rank must call it.
 
         Args:
-            grads: this rank's gradients, overwritten in place.
+            grads: this rank's gradients, overwritten in place, tensors and dictionary.
             state: read; only counters of skips, and the loss scale after an overflow, are changed.
             local_share: this rank's weight over the weight of all ranks.
 
@@ -269,7 +269,11 @@ class GradientPath:
         if meter is not None and self._is_too_far_off(meter):
             return self._reduce_(grads, state, densely=True)
         for name, grad in grads.items():
-            grad.copy_(reduced.total[name])
+            total = reduced.total[name]
+            if total.dtype is grad.dtype and total.stride() == grad.stride():
+                grads[name] = total
+            else:
+                grad.copy_(total)
         self._check_delivered(grads, context.failures)
         return reduced.state
 

@@ -6,6 +6,7 @@
 depend on the data, ranks first tell each other 8 bytes a tensor, and pad to the longest message.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,8 +16,15 @@ from torch import Tensor
 from tightgrad.core.card import MethodCard
 from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec, ReduceContext, Reducer
-from tightgrad.core.types import Grads, GradSpec, Payload, Reduced, State
-from tightgrad.core.wire import from_bytes, most_nbytes, to_bytes
+from tightgrad.core.types import Grads, GradSpec, Payload, Reduced, Sent, State
+from tightgrad.core.wire import (
+    add_message_,
+    encode_message,
+    from_bytes,
+    most_nbytes,
+    subtract_message_,
+    to_bytes,
+)
 
 
 @dataclass(frozen=True)
@@ -42,27 +50,80 @@ class Gather(Reducer):
         assert codec is not None
         if not grads:
             return Reduced({}, {})
-        device = next(iter(grads.values())).device
         specs = [context.spec(name, grad) for name, grad in grads.items() if grad.numel()]
-        with context.clock("encode"):
-            mine = [
-                codec.encode(grads[spec.name].reshape(-1), spec, context.rng.local(spec.name, device)) for spec in specs
-            ]
-            message = to_bytes(mine, device)
-        with context.clock("collective"):
-            messages, nbytes = exchange(message, mine, codec, specs, context)
+        if specs and codec.fixed_size:
+            return _gather_fixed(grads, codec, specs, context)
+        return _gather_variable(grads, codec, specs, context)
+
+
+def _gather_fixed(grads: Grads, codec: Codec, specs: list[GradSpec], context: ReduceContext) -> Reduced:
+    device = specs[0].device
+    with context.clock("encode"):
+        flats = [grads[spec.name].reshape(-1) for spec in specs]
+        generators = [context.rng.local(spec.name, device) for spec in specs]
+        message = encode_message(codec, flats, specs, generators)
+    with context.clock("collective"):
+        messages = context.collective.all_gather(message)
+    with context.clock("decode"):
         total = {name: torch.zeros(grad.numel(), device=device) for name, grad in grads.items()}
-        with context.clock("decode"):
-            for row, sizes in zip(messages, nbytes, strict=True):
-                with context.receiving():
-                    for payload in from_bytes(row, codec, specs, sizes):
-                        codec.add_to_(total[payload.spec.name], payload)
-            transmitted = {name: grad.clone() for name, grad in grads.items() if not grad.numel()}
-            transmitted |= {payload.spec.name: codec.decode(payload) for payload in mine}
-        return Reduced(
-            {name: total[name].view(grad.shape) for name, grad in grads.items()},
-            {name: transmitted[name].view(grad.shape) for name, grad in grads.items()},
-        )
+        for row in messages:
+            with context.receiving():
+                add_message_(codec, [total[spec.name] for spec in specs], row, specs)
+    shapes = {name: grad.shape for name, grad in grads.items()}
+    return Reduced(
+        {name: flat.view(shapes[name]) for name, flat in total.items()}, _SentMessage(codec, message, specs, shapes)
+    )
+
+
+class _SentMessage(Sent):
+    def __init__(self, codec: Codec, message: Tensor, specs: list[GradSpec], shapes: Mapping[str, torch.Size]) -> None:
+        self._codec = codec
+        self._message = message
+        self._specs = specs
+        self._shapes = shapes
+        self._decoded: Grads = {}
+
+    def subtract_from_(self, values: Mapping[str, Tensor]) -> None:
+        """Entry by entry."""
+        flats = [values[spec.name].view(-1) for spec in self._specs]
+        subtract_message_(self._codec, flats, self._message, self._specs)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if not self._decoded:
+            device = self._message.device
+            flats = {key: torch.zeros(shape.numel(), device=device) for key, shape in self._shapes.items()}
+            add_message_(self._codec, [flats[spec.name] for spec in self._specs], self._message, self._specs)
+            self._decoded = {key: flat.view(self._shapes[key]) for key, flat in flats.items()}
+        return self._decoded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+def _gather_variable(grads: Grads, codec: Codec, specs: list[GradSpec], context: ReduceContext) -> Reduced:
+    device = next(iter(grads.values())).device
+    with context.clock("encode"):
+        mine = [
+            codec.encode(grads[spec.name].reshape(-1), spec, context.rng.local(spec.name, device)) for spec in specs
+        ]
+        message = to_bytes(mine, device)
+    with context.clock("collective"):
+        messages, nbytes = exchange(message, mine, codec, specs, context)
+    total = {name: torch.zeros(grad.numel(), device=device) for name, grad in grads.items()}
+    with context.clock("decode"):
+        for row, sizes in zip(messages, nbytes, strict=True):
+            with context.receiving():
+                for payload in from_bytes(row, codec, specs, sizes):
+                    codec.add_to_(total[payload.spec.name], payload)
+        transmitted = {name: grad.clone() for name, grad in grads.items() if not grad.numel()}
+        transmitted |= {payload.spec.name: codec.decode(payload) for payload in mine}
+    return Reduced(
+        {name: total[name].view(grad.shape) for name, grad in grads.items()},
+        {name: transmitted[name].view(grad.shape) for name, grad in grads.items()},
+    )
 
 
 def exchange(

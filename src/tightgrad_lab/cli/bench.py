@@ -8,6 +8,7 @@ import typer
 from tightgrad_lab.cli.bench_accumulate import accumulate
 from tightgrad_lab.cli.bench_codecs import codecs
 from tightgrad_lab.cli.bench_frameworks import frameworks
+from tightgrad_lab.cli.bench_link import headline, link
 from tightgrad_lab.cli.options import Json
 from tightgrad_lab.cli.output import print_json
 
@@ -17,6 +18,8 @@ bench = typer.Typer(name="bench", help="Measure on this machine, peers side by s
 bench.command()(accumulate)
 bench.command()(codecs)
 bench.command()(frameworks)
+bench.command()(link)
+bench.command()(headline)
 
 
 @bench.command()

@@ -11,7 +11,7 @@ from typing import Any
 import tightgrad
 import tightgrad_lab
 
-_SOURCES = ("bench", "cases", "data", "experiments", "training")
+_SOURCES = ("bench", "cases", "data", "experiments", "network", "training")
 
 
 def digest(settings: Any, files: Iterable[Path] = ()) -> str:

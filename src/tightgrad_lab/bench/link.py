@@ -1,0 +1,215 @@
+"""`tightgrad bench link`: training steps over links of a given rate, next to the same steps without communication.
+
+Ranks are processes in network namespaces, and every link is shaped. Each step of a row comes right after one without
+communication on the same ranks; a row's ratio is the median over pairs, so that what else the machine does cancels.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+import tightgrad as tg
+from tightgrad.core.config import to_config
+from tightgrad_lab.bench.link_work import PEERS, Steps, Work, bare, by_hand, with_tightgrad
+from tightgrad_lab.bench.recommended import RECOMMENDED
+from tightgrad_lab.bench.sent import sent_nbytes
+from tightgrad_lab.errors import RunError
+from tightgrad_lab.network import NetRank, network, run_in_network
+from tightgrad_lab.network.counters import Sent, sent
+
+Row = dict[str, Any]
+Progress = Callable[[str], object]
+BASE = "no communication"
+FRAGILE = ("torch PowerSGD",)
+"""Rows that may hang or abort: each in processes of its own."""
+WARM_UP = 2
+PROBE_NBYTES = 2_000_000
+START_SECONDS = 60.0
+FRAGILE_SECONDS = 60.0
+MOST_SECONDS = 1200.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How often, and for how long at most.
+
+    Args:
+        steps: pairs of steps of each row that count.
+        seconds: of one row, after which no further pair is begun (one is always taken).
+    """
+
+    steps: int = 9
+    seconds: float = 60.0
+
+
+def run(
+    rate_bits_per_second: int | None,
+    ranks: int,
+    *,
+    timing: Timing | None = None,
+    work: Work | None = None,
+    plans: Mapping[str, tg.Plan] | None = None,
+    peers: Sequence[str] = tuple(PEERS),
+    progress: Progress = lambda line: None,
+) -> dict[str, Any]:
+    """Measure every row at one rate.
+
+    Args:
+        rate_bits_per_second: of each rank's link, in both directions; None is as fast as the machine copies.
+        ranks: processes, one thread each, in a namespace each.
+        timing: how often.
+        work: what is trained; None for a transformer of about 7 million parameters.
+        plans: rows of TightGrad; None for all recommended ones.
+        peers: other rows, of PEERS.
+        progress: called with a line now and then.
+
+    Returns:
+        {"rows": ..., "work": ..., "measured_bits_per_second": of one large transfer}. In a row, `wire_bytes` is what
+        our counter says that rank 0 sends in a step (for peers: what the profiler sees its collectives send), and
+        `interface_bytes` what its interface counts, with headers.
+
+    Raises:
+        ArgumentError: this machine has no network namespaces for us.
+        RunError: a row other than the fragile ones failed.
+    """
+    timing, work = timing or Timing(), work or Work()
+    wanted: list[Row] = [{"plan": name, "config": None} for name in peers if name != BASE]
+    wanted += [
+        {"plan": name, "config": to_config(plan)} for name, plan in (RECOMMENDED if plans is None else plans).items()
+    ]
+    about = {"rate_bits_per_second": rate_bits_per_second, "ranks": ranks}
+    rows: list[Row] = []
+    found: dict[str, Any] = {}
+
+    def receive(message: Row) -> None:
+        if "plan" not in message:
+            found.update(message)
+            return
+        rows.append(about | message)
+        progress(f"{message['plan']}: {message['step_seconds']:.3f} s a step")
+
+    with network(ranks, rate_bits_per_second) as net:
+        sturdy = [row for row in wanted if row["plan"] not in FRAGILE]
+        run_in_network(net, _measure, (work, timing, sturdy), receive, timeout_seconds=MOST_SECONDS)
+        for row in wanted:
+            if row["plan"] in FRAGILE:
+                limit = START_SECONDS + max(FRAGILE_SECONDS, 3 * timing.seconds)
+                try:
+                    run_in_network(net, _measure, (work, timing, [row]), receive, timeout_seconds=limit)
+                except RunError as error:
+                    progress(f"{row['plan']}: {error}")
+                    rows.append(about | failed(row["plan"], str(error)))
+    unique: dict[str, Row] = {}
+    for row in rows:  # every launch measures the row without communication again
+        unique.setdefault(row["plan"], row)
+    order = [BASE, *(row["plan"] for row in wanted)]
+    return {
+        "rows": sorted(unique.values(), key=lambda row: order.index(row["plan"])),
+        "work": asdict(work) | {"num_parameters": work.num_parameters},
+        **found,
+    }
+
+
+def failed(plan: str, error: str) -> Row:
+    """A row without numbers."""
+    nothing = ("step_seconds", "ratio_to_no_communication", "wire_bytes", "interface_bytes", "interface_payload_bytes")
+    return {"plan": plan, **dict.fromkeys(nothing), "error": error}
+
+
+def _measure(rank: NetRank, send: Callable[[Any], None], work: Work, timing: Timing, wanted: Sequence[Row]) -> None:
+    speed = _bulk_speed()
+    base = by_hand(work, bare)
+    for _ in range(WARM_UP):
+        next(base)
+    alone: list[float] = []
+    for row in wanted:
+        plan = None if row["config"] is None else tg.Plan.from_config({"version": 1, **row["config"]})
+        steps = by_hand(work, PEERS[row["plan"]]) if plan is None else with_tightgrad(work, plan)
+        measured = _row(row["plan"], steps, base, timing, rank)
+        alone += measured.pop("alone")
+        if rank.rank == 0:
+            send(measured)
+        del steps
+    if rank.rank == 0:
+        send({"measured_bits_per_second": speed})
+        send(
+            {
+                "plan": BASE,
+                "step_seconds": statistics.median(alone),
+                "ratio_to_no_communication": 1.0,
+                "wire_bytes": 0,
+                "interface_bytes": 0,
+                "interface_payload_bytes": 0,
+                "error": None,
+                "steps": len(alone),
+            }
+        )
+
+
+def _row(name: str, steps: Steps, base: Steps, timing: Timing, rank: NetRank) -> Row:
+    """Pairs of a step without communication and one of this row."""
+    for _ in range(WARM_UP):
+        next(steps)
+    counted = None
+    if name in PEERS and name not in FRAGILE:
+        counted = sent_nbytes(lambda: next(steps), rank.rank, rank.ranks)
+    alone: list[float] = []
+    seconds: list[float] = []
+    counters: list[Sent] = []
+    stages: list[Mapping[str, float]] = []
+    begun = time.monotonic()
+    while len(seconds) < timing.steps and _all_agree(not seconds or time.monotonic() - begun < timing.seconds):
+        dist.barrier()
+        alone.append(_timed(lambda: next(base))[0])
+        dist.barrier()
+        before = sent()
+        taken, record = _timed(lambda: next(steps))
+        dist.barrier()  # all that this rank sends has left when every rank has what it waits for
+        seconds.append(taken)
+        counters.append(sent().since(before))
+        if record is not None:
+            counted = record.wire_bytes
+            stages.append(record.stage_seconds)
+    return {
+        "plan": name,
+        "step_seconds": statistics.median(seconds),
+        "ratio_to_no_communication": statistics.median(s / a for s, a in zip(seconds, alone, strict=True)),
+        "wire_bytes": counted,
+        "interface_bytes": round(statistics.median(c.nbytes for c in counters)),
+        "interface_payload_bytes": round(statistics.median(c.payload_nbytes for c in counters)),
+        "error": None,
+        "steps": len(seconds),
+        "stage_seconds": {key: statistics.median(s.get(key, 0.0) for s in stages) for key in stages[0]}
+        if stages
+        else {},
+        "alone": alone,
+    }
+
+
+def _timed(body: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = body()
+    return time.perf_counter() - start, result
+
+
+def _all_agree(flag: bool) -> bool:
+    told = torch.tensor(int(flag))
+    dist.all_reduce(told, dist.ReduceOp.MIN)
+    return bool(told)
+
+
+def _bulk_speed() -> float:
+    """Bits per second that rank 0 sends in one large broadcast to rank 1 and on."""
+    chunk = torch.zeros(PROBE_NBYTES, dtype=torch.uint8)
+    small = torch.zeros(1, dtype=torch.uint8)
+    dist.broadcast(small, 0)
+    dist.barrier()
+    start = time.perf_counter()
+    dist.broadcast(chunk, 0)
+    dist.barrier()
+    return 8 * PROBE_NBYTES / (time.perf_counter() - start)

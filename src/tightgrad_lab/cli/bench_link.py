@@ -1,0 +1,121 @@
+"""`tightgrad bench link` and `tightgrad bench headline`."""
+
+import re
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from tightgrad_lab.cli.options import Json
+from tightgrad_lab.cli.output import print_json
+from tightgrad_lab.cli.units import nbytes_text, seconds_text
+from tightgrad_lab.errors import ArgumentError
+
+_PREFIXES = {"kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
+UNLIMITED = "unlimited"
+
+
+def parse_rate(text: str) -> int | None:
+    """Bits per second of a rate such as "10mbit"; None for "unlimited".
+
+    Raises:
+        ArgumentError: it is neither.
+    """
+    if text == UNLIMITED:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]bit)", text.lower())
+    if not found or float(found[1]) == 0:
+        raise ArgumentError(f"--rate {text} is no rate; write for instance 10mbit, 1gbit or {UNLIMITED}.")
+    return round(float(found[1]) * _PREFIXES[found[2]])
+
+
+def link(
+    rate: Annotated[
+        list[str] | None, typer.Option(help="Of each link: 10mbit, 1gbit, unlimited; may be repeated.")
+    ] = None,
+    ranks: Annotated[int, typer.Option(min=2, max=64, help="Processes, each in a network namespace.")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each row that count.")] = 9,
+    seconds: Annotated[float, typer.Option(min=1.0, help="After which a row begins no further step.")] = 60.0,
+    as_json: Json = False,
+) -> None:
+    """[bold]Training over slow links[/]: every recommended plan next to DDP, torch's hooks and no communication.
+
+    Needs root and iproute2: links are network namespaces of its own, shaped by tc.
+    """
+    rates = [parse_rate(text) for text in rate or ["100mbit"]]
+    from tightgrad_lab.bench import link as measurement
+    from tightgrad_lab.environment import environment
+    from tightgrad_lab.network import why_not
+
+    lacking = why_not()
+    if lacking:
+        raise ArgumentError(f"{lacking}.")
+    timing = measurement.Timing(steps, seconds)
+    rows: list[dict[str, Any]] = []
+    links: list[dict[str, Any]] = []
+    for bits in rates:
+        found = measurement.run(bits, ranks, timing=timing, progress=lambda line: print(line, file=sys.stderr))
+        rows += found["rows"]
+        links.append({"rate_bits_per_second": bits} | {key: found[key] for key in found if key != "rows"})
+    if as_json:
+        print_json(rows, environment("cpu", "gloo"), links=links)
+    else:
+        _print_rows(rows)
+
+
+def headline(as_json: Json = False) -> None:
+    """[bold]A small GPT over 10 Mbit/s[/], dense and compressed, to the same loss. Takes about ten minutes.
+
+    Needs root and iproute2, as `bench link`.
+    """
+    from tightgrad_lab.bench import headline as measurement
+    from tightgrad_lab.environment import environment
+    from tightgrad_lab.network import why_not
+
+    lacking = why_not()
+    if lacking:
+        raise ArgumentError(f"{lacking}.")
+    found = measurement.run(measurement.Settings(), progress=lambda line: print(line, file=sys.stderr))
+    rows = measurement.rows(found)
+    if as_json:
+        print_json(rows, environment("cpu", "gloo"), **found)
+    else:
+        _print_headline(rows, found["summary"])
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("link", "ranks", "plan", "step", "/ no communication", "sent", "interface"):
+        table.add_column(column, justify="left" if column == "plan" else "right")
+    for row in rows:
+        numbers = (
+            (
+                seconds_text(row["step_seconds"]),
+                f"{row['ratio_to_no_communication']:.2f}",
+                nbytes_text(row["wire_bytes"]) if row["wire_bytes"] is not None else "-",
+                nbytes_text(row["interface_bytes"]),
+            )
+            if row["error"] is None
+            else (row["error"], "-", "-", "-")
+        )
+        table.add_row(rate_text(row["rate_bits_per_second"]), str(row["ranks"]), row["plan"], *numbers)
+    Console().print(table)
+
+
+def _print_headline(rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
+    for row in rows:
+        print(
+            f"{row['plan']}: {row['bits_per_byte']:.3f} bits per byte, {seconds_text(row['step_seconds'])} a step, "
+            f"{nbytes_text(row['wire_bytes'])} sent a step, {seconds_text(row['training_seconds'])} in all"
+        )
+    noise = "within" if about["is_within_noise"] else "outside"
+    print(f"{about['speedup']:.1f} times faster, {noise} the noise of seeds")
+
+
+def rate_text(bits_per_second: int | None) -> str:
+    """Mbit/s, or that it is not limited."""
+    return UNLIMITED if bits_per_second is None else f"{bits_per_second / 1e6:g} Mbit/s"

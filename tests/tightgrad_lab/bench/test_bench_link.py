@@ -1,0 +1,79 @@
+"""`tightgrad bench link`: real steps over a shaped link, rows as designed, our counter against the interface's."""
+
+import json
+
+import pytest
+
+from tightgrad_lab.bench import link
+from tightgrad_lab.bench.link_work import Work
+from tightgrad_lab.bench.recommended import RECOMMENDED
+from tightgrad_lab.cli import app as cli
+from tightgrad_lab.cli.bench_link import parse_rate
+from tightgrad_lab.errors import ArgumentError
+from tightgrad_lab.network import why_not
+
+REASON = why_not()
+needs_network = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+KEYS = {
+    "rate_bits_per_second", "ranks", "plan", "step_seconds", "ratio_to_no_communication", "wire_bytes",
+    "interface_bytes", "error",
+}  # fmt: skip
+RATE = 20_000_000
+WORK = Work(width=96, layers=2, batch_size=2)
+COUNTED_WITHIN = 0.05
+CONTROL_NBYTES = 2_000
+"""gloo's own words around small messages: what 5 % is too little for in a model this small."""
+
+
+@needs_network
+def test_rows_over_a_slow_link() -> None:
+    plans = {name: RECOMMENDED[name] for name in ("8-bit blocks", "topk 1 %")}
+    peers = ("no communication", "dense")
+    found = link.run(RATE, 2, timing=link.Timing(steps=2), work=WORK, plans=plans, peers=peers)
+    rows = {row["plan"]: row for row in found["rows"]}
+    assert list(rows) == [*peers, *plans]
+    assert all(row.keys() >= KEYS and row["error"] is None for row in rows.values())
+    gradient = 4 * WORK.num_parameters
+    assert rows["dense"]["wire_bytes"] == gradient, "an all-reduce over two ranks sends the gradient once"
+    assert rows["dense"]["step_seconds"] > 0.9 * 8 * gradient / RATE
+    assert rows["topk 1 %"]["step_seconds"] < rows["dense"]["step_seconds"]
+    for name in ("dense", *plans):
+        row = rows[name]
+        difference = row["interface_payload_bytes"] - row["wire_bytes"]
+        assert abs(difference) <= COUNTED_WITHIN * row["wire_bytes"] + CONTROL_NBYTES, name
+    assert json.loads(json.dumps(found)) == found
+
+
+@needs_network
+@pytest.mark.slow
+def test_torchs_powersgd_is_a_row_whatever_it_does() -> None:
+    found = link.run(
+        None, 2, timing=link.Timing(steps=2, seconds=5), work=Work(batch_size=1), plans={}, peers=("torch PowerSGD",)
+    )
+    (row,) = (row for row in found["rows"] if row["plan"] == "torch PowerSGD")
+    assert (row["error"] is None) == (row["step_seconds"] is not None)
+
+
+@pytest.mark.parametrize(
+    ("text", "bits"), [("10mbit", 10**7), ("1gbit", 10**9), ("2.5Mbit", 2_500_000), ("unlimited", None)]
+)
+def test_rates_as_people_write_them(text: str, bits: int | None) -> None:
+    assert parse_rate(text) == bits
+
+
+@pytest.mark.parametrize("text", ["fast", "10", "0mbit", "-1mbit", "10mb"])
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    with pytest.raises(ArgumentError, match="is no rate"):
+        parse_rate(text)
+
+
+def test_without_root_it_is_one_line_and_exit_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    assert cli.run(["bench", "link"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("tightgrad: network namespaces need root")
+    assert err.count("\n") == 1
