@@ -141,7 +141,7 @@ def train(rank: NetRank, send: Callable[[Any], None], settings: Settings, name: 
             pipe.backward(byte_model.loss(model, batch))
         record = pipe.step()
         seconds.append(time.perf_counter() - begun)
-        sent.append(record.wire_bytes)
+        sent.append(record.wire_bytes or 0)
         if (record.step + 1) % every == 0 and steps == settings.steps:
             curve.append([record.step + 1, bits_per_byte(model.module, held_out, rank)])
     if rank.rank == 0:

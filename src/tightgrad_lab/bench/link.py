@@ -19,8 +19,12 @@ from tightgrad_lab.bench.link_work import PEERS, Steps, Work, bare, by_hand, wit
 from tightgrad_lab.bench.recommended import RECOMMENDED
 from tightgrad_lab.bench.sent import sent_nbytes
 from tightgrad_lab.errors import RunError
+from tightgrad_lab.experiments import byte_model
 from tightgrad_lab.network import NetRank, network, run_in_network
 from tightgrad_lab.network.counters import Sent, sent
+from tightgrad_lab.planning.cost import ddp_seconds, plan_seconds
+from tightgrad_lab.planning.link import measure_link
+from tightgrad_lab.planning.measure import crowding, measure_compute, measure_path
 
 Row = dict[str, Any]
 Progress = Callable[[str], object]
@@ -28,7 +32,8 @@ BASE = "no communication"
 FRAGILE = ("torch PowerSGD",)
 """Rows that may hang or abort: each in processes of its own."""
 WARM_UP = 2
-PROBE_NBYTES = 2_000_000
+SLOW_SECONDS = 5.0
+"""Of a step, after which a row needs no further warm-up: what is left of it is small against the link."""
 START_SECONDS = 60.0
 FRAGILE_SECONDS = 60.0
 MOST_SECONDS = 1200.0
@@ -41,10 +46,13 @@ class Timing:
     Args:
         steps: pairs of steps of each row that count.
         seconds: of one row, after which no further pair is begun (one is always taken).
+        predicted_from: steps of computing alone, and of each plan's path, that a prediction starts from; 0 predicts
+            nothing.
     """
 
     steps: int = 9
     seconds: float = 60.0
+    predicted_from: int = 5
 
 
 def run(
@@ -69,9 +77,10 @@ def run(
         progress: called with a line now and then.
 
     Returns:
-        {"rows": ..., "work": ..., "measured_bits_per_second": of one large transfer}. In a row, `wire_bytes` is what
-        our counter says that rank 0 sends in a step (for peers: what the profiler sees its collectives send), and
-        `interface_bytes` what its interface counts, with headers.
+        {"rows": ..., "work": ..., "link": latency and bandwidth as measured between the ranks}. In a row,
+        `wire_bytes` is what our counter says that rank 0 sends in a step (for peers: what the profiler sees its
+        collectives send), `interface_bytes` what its interface counts, with headers, and `interface_payload_bytes`
+        without. `predicted_step_seconds` is the cost model's, from measurements made before the row.
 
     Raises:
         ArgumentError: this machine has no network namespaces for us.
@@ -117,26 +126,32 @@ def run(
 
 def failed(plan: str, error: str) -> Row:
     """A row without numbers."""
-    nothing = ("step_seconds", "ratio_to_no_communication", "wire_bytes", "interface_bytes", "interface_payload_bytes")
+    nothing = (
+        "step_seconds",
+        "ratio_to_no_communication",
+        "wire_bytes",
+        "interface_bytes",
+        "interface_payload_bytes",
+        "predicted_step_seconds",
+    )
     return {"plan": plan, **dict.fromkeys(nothing), "error": error}
 
 
 def _measure(rank: NetRank, send: Callable[[Any], None], work: Work, timing: Timing, wanted: Sequence[Row]) -> None:
-    speed = _bulk_speed()
+    predicted = _predictions(rank, send, work, timing.predicted_from, wanted)
     base = by_hand(work, bare)
     for _ in range(WARM_UP):
         next(base)
     alone: list[float] = []
     for row in wanted:
-        plan = None if row["config"] is None else tg.Plan.from_config({"version": 1, **row["config"]})
+        plan = _plan_of(row)
         steps = by_hand(work, PEERS[row["plan"]]) if plan is None else with_tightgrad(work, plan)
         measured = _row(row["plan"], steps, base, timing, rank)
         alone += measured.pop("alone")
         if rank.rank == 0:
-            send(measured)
+            send(measured | {"predicted_step_seconds": predicted.get(row["plan"])})
         del steps
     if rank.rank == 0:
-        send({"measured_bits_per_second": speed})
         send(
             {
                 "plan": BASE,
@@ -147,14 +162,44 @@ def _measure(rank: NetRank, send: Callable[[Any], None], work: Work, timing: Tim
                 "interface_payload_bytes": 0,
                 "error": None,
                 "steps": len(alone),
+                "predicted_step_seconds": predicted.get(BASE),
             }
         )
+
+
+def _plan_of(row: Row) -> tg.Plan | None:
+    return None if row["config"] is None else tg.Plan.from_config({"version": 1, **row["config"]})
+
+
+def _predictions(
+    rank: NetRank, send: Callable[[Any], None], work: Work, repeats: int, wanted: Sequence[Row]
+) -> dict[str, float]:
+    """What the cost model says of each row, on rank 0. All ranks compute at once, as they train at once."""
+    link = measure_link()
+    if rank.rank == 0:
+        send({"link": asdict(link)})
+    if not repeats:
+        return {}
+    model = work.model()
+    dist.barrier()
+    compute = measure_compute(model, work.optimizer(model), byte_model.loss, work.batches(), repeats)
+    numels = [parameter.numel() for parameter in model.parameters()]
+    predicted = {BASE: compute.seconds, "dense": ddp_seconds(compute, numels, rank.ranks, link)}
+    for row in wanted:
+        plan = _plan_of(row)
+        if plan is not None and rank.rank == 0:
+            path = measure_path(model, plan, rank.ranks, repeats, crowding(rank.ranks))
+            predicted[row["plan"]] = plan_seconds(compute, path, rank.ranks, link)
+    dist.barrier()
+    return predicted
 
 
 def _row(name: str, steps: Steps, base: Steps, timing: Timing, rank: NetRank) -> Row:
     """Pairs of a step without communication and one of this row."""
     for _ in range(WARM_UP):
-        next(steps)
+        taken, _record = _timed(lambda: next(steps))
+        if not _all_agree(taken < SLOW_SECONDS):
+            break
     counted = None
     if name in PEERS and name not in FRAGILE:
         counted = sent_nbytes(lambda: next(steps), rank.rank, rank.ranks)
@@ -201,15 +246,3 @@ def _all_agree(flag: bool) -> bool:
     told = torch.tensor(int(flag))
     dist.all_reduce(told, dist.ReduceOp.MIN)
     return bool(told)
-
-
-def _bulk_speed() -> float:
-    """Bits per second that rank 0 sends in one large broadcast to rank 1 and on."""
-    chunk = torch.zeros(PROBE_NBYTES, dtype=torch.uint8)
-    small = torch.zeros(1, dtype=torch.uint8)
-    dist.broadcast(small, 0)
-    dist.barrier()
-    start = time.perf_counter()
-    dist.broadcast(chunk, 0)
-    dist.barrier()
-    return 8 * PROBE_NBYTES / (time.perf_counter() - start)

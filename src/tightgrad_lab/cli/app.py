@@ -11,6 +11,7 @@ from tightgrad_lab.cli.bench import bench
 from tightgrad_lab.cli.doctor import doctor
 from tightgrad_lab.cli.lab import lab
 from tightgrad_lab.cli.methods import methods
+from tightgrad_lab.cli.plan import plan
 from tightgrad_lab.cli.report import report
 from tightgrad_lab.errors import ArgumentError, LabError
 
@@ -31,6 +32,7 @@ app.command()(report)
 app.command()(methods)
 app.command()(audit)
 app.command()(doctor)
+app.command()(plan)
 app.add_typer(bench)
 
 

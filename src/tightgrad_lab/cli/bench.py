@@ -9,6 +9,7 @@ from tightgrad_lab.cli.bench_accumulate import accumulate
 from tightgrad_lab.cli.bench_codecs import codecs
 from tightgrad_lab.cli.bench_frameworks import frameworks
 from tightgrad_lab.cli.bench_link import headline, link
+from tightgrad_lab.cli.bench_scale import scale
 from tightgrad_lab.cli.options import Json
 from tightgrad_lab.cli.output import print_json
 
@@ -20,6 +21,7 @@ bench.command()(codecs)
 bench.command()(frameworks)
 bench.command()(link)
 bench.command()(headline)
+bench.command()(scale)
 
 
 @bench.command()

@@ -10,6 +10,7 @@ MODULES: dict[int, str] = {
     1: "pair01",
     2: "pair02",
     5: "pair05",
+    6: "pair06",
     7: "pair07",
     8: "pair08",
     9: "pair09",
