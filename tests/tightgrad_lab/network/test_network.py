@@ -66,6 +66,7 @@ def test_a_link_has_its_rate_and_its_counters_see_what_is_sent() -> None:
 
 
 @needs_network
+@pytest.mark.slow
 def test_ranks_that_take_too_long_are_killed() -> None:
     pids: list[Any] = []
     with network(1, None) as net, pytest.raises(RunError, match="did not finish within"):
