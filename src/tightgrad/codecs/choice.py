@@ -73,12 +73,10 @@ class Choice(Codec):
         """By the chosen codec."""
         return self.choose(spec).encode(flat, spec, generator)
 
-    def encode_together(
-        self, flats: Sequence[Tensor], specs: Sequence[GradSpec], generators: Sequence[torch.Generator]
-    ) -> Tensor | None:
+    def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
         """By the chosen codec, where it is the same for all tensors."""
         chosen = self._same(specs)
-        return None if chosen is None else chosen.encode_together(flats, specs, generators)
+        return None if chosen is None else chosen.encode_together(flats, specs)
 
     def entries_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[tuple[Tensor, Tensor]] | None:
         """By the chosen codec, where it is the same for all tensors."""

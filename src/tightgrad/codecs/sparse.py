@@ -71,9 +71,7 @@ class Sparse(Codec):
         kept = self.values.encode(flat[indices], spec.part(count), generator)
         return Payload((*pack_indices(indices, spec.numel), *kept.tensors), spec)
 
-    def encode_together(
-        self, flats: Sequence[Tensor], specs: Sequence[GradSpec], generators: Sequence[torch.Generator]
-    ) -> Tensor | None:
+    def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
         """Select in each tensor, pack all together."""
         counts = self._counts_together(specs)
         if counts is None:

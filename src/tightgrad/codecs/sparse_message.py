@@ -32,7 +32,9 @@ class MessageLayout:
         high: of each entry, the bit of its unary part if its index were 0, shape (k,).
         bits: low bits of each entry's index, shape (k,).
         low: for each number of low bits, which entries have it (n,), and the bits' positions (n, bits).
-        edges: bits at which each tensor's unary part begins and ends, shape (t, 2).
+        unary: 1 for the bits of unary parts, else 0, uint8 of shape (8 nbytes,).
+        first_bits: of each entry, the first bit of its tensor's unary part, shape (k,).
+        last_bits: of each entry, the last one, shape (k,).
         values: of each entry, the position of its value in units of its width, shape (k,).
         blocks: of each entry, its place among whole blocks of all tensors, shape (k,); of an element codec empty.
         scales: bytes of each block's scale, shape (m, 4).
@@ -45,7 +47,9 @@ class MessageLayout:
     high: Tensor
     bits: Tensor
     low: tuple[tuple[Tensor, Tensor], ...]
-    edges: Tensor
+    unary: Tensor
+    first_bits: Tensor
+    last_bits: Tensor
     values: Tensor
     blocks: Tensor
     scales: Tensor
@@ -85,8 +89,11 @@ def message_layout(values: Codec, numels: tuple[int, ...], counts: tuple[int, ..
         chosen = (bits == width).nonzero().view(-1)
         first = 8 * low_start[chosen] + width * within[chosen]
         low.append((chosen, first[:, None] + torch.arange(width)))
-    high_start = torch.tensor(high_starts)
-    high_stop = 8 * high_start + torch.tensor([high_numel(n, k) for n, k in zip(numels, counts, strict=True)])
+    sizes = [high_numel(numel, kept) for numel, kept in zip(numels, counts, strict=True)]
+    unary = torch.zeros(8 * start, dtype=torch.uint8)
+    for first_byte, size in zip(high_starts, sizes, strict=True):
+        unary[8 * first_byte : 8 * first_byte + size] = 1
+    first_bits = 8 * spread(high_starts)
     blocks, scales = torch.empty(0, dtype=torch.int64), torch.empty((0, 4), dtype=torch.int64)
     if isinstance(values, IntBlock):
         num_blocks = torch.tensor([values.num_blocks(kept) for kept in counts])
@@ -102,10 +109,12 @@ def message_layout(values: Codec, numels: tuple[int, ...], counts: tuple[int, ..
     return MessageLayout(
         counts=counts,
         nbytes=start,
-        high=8 * spread(high_starts) + within,
+        high=first_bits + within,
         bits=bits,
         low=tuple(low),
-        edges=torch.stack([8 * high_start, high_stop], dim=1),
+        unary=unary,
+        first_bits=first_bits,
+        last_bits=first_bits + spread(sizes) - 1,
         values=positions,
         blocks=blocks,
         scales=scales,
@@ -163,21 +172,14 @@ def unpack_message(message: Tensor, values: Codec, layout: MessageLayout) -> tup
 
 def _unary(stream: Tensor, layout: MessageLayout) -> Tensor:
     """High parts of all indices, shifted into place."""
-    ones = torch.zeros_like(stream)
-    for start, stop in layout.edges.tolist():
-        ones[start:stop] = stream[start:stop]
-    found = ones.nonzero().view(-1)
+    found = (stream & layout.unary).nonzero().view(-1)
     if found.numel() != len(layout.high):
         raise PayloadError(
             f"packed indices hold {found.numel()} entries, expected {len(layout.high)}; the message is damaged."
         )
-    upper = found - layout.high
-    starts, stops = layout.edges.unbind(dim=1)
-    counts = layout.last.diff(prepend=torch.tensor([-1]))
-    outside = (found < starts.repeat_interleave(counts)) | (found >= stops.repeat_interleave(counts))
-    if bool(outside.any()):
+    if bool(((found < layout.first_bits) | (found > layout.last_bits)).any()):
         raise PayloadError("packed indices of one tensor hold another number of entries; the message is damaged.")
-    return upper << layout.bits
+    return (found - layout.high) << layout.bits
 
 
 def _check_ascending(indices: Tensor, layout: MessageLayout) -> None:

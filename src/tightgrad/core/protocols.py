@@ -90,11 +90,9 @@ class Codec(ABC):
         """Overwrite `out`, of shape (spec.numel,), with the decoded payload."""
         out.copy_(self.decode(payload))
 
-    def encode_together(
-        self, flats: Sequence[Tensor], specs: Sequence[GradSpec], generators: Sequence[torch.Generator]
-    ) -> Tensor | None:
-        """The bytes of the payloads of several tensors, one after the other, where that is faster than one by one;
-        None where it is not.
+    def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
+        """The bytes of the payloads of several tensors, one after the other, where that is faster than one by one and
+        needs no random numbers; else None.
         """
         return None
 

@@ -4,7 +4,7 @@ The layout is known on both sides, so no header is sent. Where a codec's payload
 ranks tell each other these lengths first.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -88,40 +88,52 @@ def from_bytes(
 
 
 def encode_message(
-    codec: Codec, flats: Sequence[Tensor], specs: Sequence[GradSpec], generators: Sequence[torch.Generator]
+    codec: Codec, flats: Sequence[Tensor], specs: Sequence[GradSpec], generator_of: Callable[[str], torch.Generator]
 ) -> Tensor:
-    """Encode several tensors (at least one) into one message of payloads of fixed size."""
-    message = codec.encode_together(flats, specs, generators)
+    """Encode several tensors (at least one) into one message of payloads of fixed size.
+
+    Args:
+        codec: of fixed size.
+        flats: float32, each of shape (spec.numel,).
+        specs: of them.
+        generator_of: gives the generator of a tensor, by name.
+    """
+    message = codec.encode_together(flats, specs)
     if message is not None:
         return message
-    payloads = [codec.encode(*each) for each in zip(flats, specs, generators, strict=True)]
+    payloads = [codec.encode(flat, spec, generator_of(spec.name)) for flat, spec in zip(flats, specs, strict=True)]
     return to_bytes(payloads, flats[0].device)
 
 
-def add_message_(codec: Codec, totals: Sequence[Tensor], message: Tensor, specs: Sequence[GradSpec]) -> None:
-    """Decode what `encode_message` gave and add it to `totals`, 1-D tensors, in place.
+class DecodedMessage:
+    """What `encode_message` gave, looked at once and added or subtracted as often as needed.
 
     Raises:
-        PayloadError: the message cannot have come from there.
+        PayloadError: the message cannot have come from `encode_message`; at once, or when payloads are decoded.
     """
-    entries = codec.entries_together(message, specs)
-    if entries is None:
-        for total, payload in zip(totals, from_bytes(message, codec, specs), strict=True):
-            codec.add_to_(total, payload)
-        return
-    for total, (indices, values) in zip(totals, entries, strict=True):
-        total.index_add_(0, indices, values)
 
+    def __init__(self, codec: Codec, message: Tensor, specs: Sequence[GradSpec]) -> None:
+        self._codec = codec
+        self._entries = codec.entries_together(message, specs)
+        self._payloads = from_bytes(message, codec, specs) if self._entries is None else []
 
-def subtract_message_(codec: Codec, values: Sequence[Tensor], message: Tensor, specs: Sequence[GradSpec]) -> None:
-    """Decode what `encode_message` gave and take it off `values`, 1-D tensors, in place."""
-    entries = codec.entries_together(message, specs)
-    if entries is None:
-        for value, payload in zip(values, from_bytes(message, codec, specs), strict=True):
-            value.sub_(codec.decode(payload))
-        return
-    for value, (indices, sent) in zip(values, entries, strict=True):
-        value.index_add_(0, indices, sent, alpha=-1)
+    def add_to_(self, totals: Sequence[Tensor]) -> None:
+        """Add to 1-D tensors, in place."""
+        if self._entries is None:
+            for total, payload in zip(totals, self._payloads, strict=True):
+                self._codec.add_to_(total, payload)
+            return
+        for total, (indices, values) in zip(totals, self._entries, strict=True):
+            total.index_add_(0, indices, values)
+
+    def subtract_from_(self, values: Sequence[Tensor]) -> None:
+        """Take off 1-D tensors, in place."""
+        if self._entries is None:
+            for value, payload in zip(values, self._payloads, strict=True):
+                value.sub_(self._codec.decode(payload))
+            return
+        for value, (indices, sent) in zip(values, self._entries, strict=True):
+            value.index_add_(0, indices, sent, alpha=-1)
 
 
 def _sizes(available: int, codec: Codec, specs: Sequence[GradSpec]) -> list[int]:

@@ -5,9 +5,11 @@ compensated gradient that was to be sent. Every rank computes the same number.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from tightgrad.core.protocols import Codec, Collective, ReduceContext, Reducer
 from tightgrad.core.types import Grads, Reduced, State
@@ -44,7 +46,7 @@ class ErrorMeter:
     def __init__(self) -> None:
         self._squares = torch.zeros(2, dtype=torch.float64)
 
-    def add(self, values: Grads, transmitted: Grads) -> None:
+    def add(self, values: Grads, transmitted: Mapping[str, Tensor]) -> None:
         """Take in tensors and what of them was sent."""
         for name, value in values.items():
             missed = torch.linalg.vector_norm(value - transmitted[name], dtype=torch.float64)

@@ -17,14 +17,7 @@ from tightgrad.core.card import MethodCard
 from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec, ReduceContext, Reducer
 from tightgrad.core.types import Grads, GradSpec, Payload, Reduced, Sent, State
-from tightgrad.core.wire import (
-    add_message_,
-    encode_message,
-    from_bytes,
-    most_nbytes,
-    subtract_message_,
-    to_bytes,
-)
+from tightgrad.core.wire import DecodedMessage, encode_message, from_bytes, most_nbytes, to_bytes
 
 
 @dataclass(frozen=True)
@@ -58,43 +51,45 @@ class Gather(Reducer):
 
 def _gather_fixed(grads: Grads, codec: Codec, specs: list[GradSpec], context: ReduceContext) -> Reduced:
     device = specs[0].device
+    shapes = {name: grad.shape for name, grad in grads.items()}
     with context.clock("encode"):
         flats = [grads[spec.name].reshape(-1) for spec in specs]
-        generators = [context.rng.local(spec.name, device) for spec in specs]
-        message = encode_message(codec, flats, specs, generators)
+        message = encode_message(codec, flats, specs, lambda name: context.rng.local(name, device))
     with context.clock("collective"):
         messages = context.collective.all_gather(message)
     with context.clock("decode"):
-        total = {name: torch.zeros(grad.numel(), device=device) for name, grad in grads.items()}
-        for row in messages:
+        mine = _SentMessage(DecodedMessage(codec, message, specs), specs, shapes)
+        total = mine.zeros()
+        for rank, row in enumerate(messages):
             with context.receiving():
-                add_message_(codec, [total[spec.name] for spec in specs], row, specs)
-    shapes = {name: grad.shape for name, grad in grads.items()}
-    return Reduced(
-        {name: flat.view(shapes[name]) for name, flat in total.items()}, _SentMessage(codec, message, specs, shapes)
-    )
+                is_mine = rank == context.collective.rank
+                decoded = mine.decoded if is_mine else DecodedMessage(codec, row, specs)
+                decoded.add_to_([total[spec.name].view(-1) for spec in specs])
+    return Reduced(total, mine)
 
 
 class _SentMessage(Sent):
-    def __init__(self, codec: Codec, message: Tensor, specs: list[GradSpec], shapes: Mapping[str, torch.Size]) -> None:
-        self._codec = codec
-        self._message = message
+    def __init__(self, decoded: DecodedMessage, specs: list[GradSpec], shapes: Mapping[str, torch.Size]) -> None:
+        self.decoded = decoded
         self._specs = specs
         self._shapes = shapes
-        self._decoded: Grads = {}
+        self._dense: Grads = {}
+
+    def zeros(self) -> Grads:
+        """One tensor for each name."""
+        device = self._specs[0].device
+        return {name: torch.zeros(shape, device=device) for name, shape in self._shapes.items()}
 
     def subtract_from_(self, values: Mapping[str, Tensor]) -> None:
         """Entry by entry."""
-        flats = [values[spec.name].view(-1) for spec in self._specs]
-        subtract_message_(self._codec, flats, self._message, self._specs)
+        self.decoded.subtract_from_([values[spec.name].view(-1) for spec in self._specs])
 
     def __getitem__(self, name: str) -> Tensor:
-        if not self._decoded:
-            device = self._message.device
-            flats = {key: torch.zeros(shape.numel(), device=device) for key, shape in self._shapes.items()}
-            add_message_(self._codec, [flats[spec.name] for spec in self._specs], self._message, self._specs)
-            self._decoded = {key: flat.view(self._shapes[key]) for key, flat in flats.items()}
-        return self._decoded[name]
+        if not self._dense:
+            dense = self.zeros()
+            self.decoded.add_to_([dense[spec.name].view(-1) for spec in self._specs])
+            self._dense = dense
+        return self._dense[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)

@@ -7,7 +7,7 @@ from tightgrad.codecs import Cast, ChunkedTopK, DensityWarmup, IntBlock, TopK
 from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec
-from tightgrad.core.wire import add_message_, encode_message, from_bytes, subtract_message_, to_bytes
+from tightgrad.core.wire import DecodedMessage, encode_message, from_bytes, to_bytes
 
 NUMELS = (384, 70_000, 7, 1_152, 256, 33_000, 1_000)
 CODECS = [
@@ -21,32 +21,37 @@ CODECS = [
 ]
 
 
-def tensors() -> tuple[list[torch.Tensor], list[GradSpec], list[torch.Generator]]:
+def tensors() -> tuple[list[torch.Tensor], list[GradSpec]]:
     generator = torch.Generator().manual_seed(3)
     flats = [torch.randn(numel, generator=generator) for numel in NUMELS]
     specs = [GradSpec.of(f"p{index}", flat, seed=index) for index, flat in enumerate(flats)]
-    return flats, specs, [torch.Generator().manual_seed(index) for index in range(len(flats))]
+    return flats, specs
+
+
+def generator_of(name: str) -> torch.Generator:
+    return torch.Generator().manual_seed(int(name[1:]))
 
 
 def one_by_one(codec: Codec) -> torch.Tensor:
-    flats, specs, generators = tensors()
-    payloads = [codec.encode(*each) for each in zip(flats, specs, generators, strict=True)]
+    flats, specs = tensors()
+    payloads = [codec.encode(flat, spec, generator_of(spec.name)) for flat, spec in zip(flats, specs, strict=True)]
     return to_bytes(payloads, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=repr)
 def test_the_same_bytes_and_entries_as_one_by_one(codec: Codec) -> None:
-    flats, specs, generators = tensors()
-    together = codec.encode_together(flats, specs, generators)
+    flats, specs = tensors()
+    together = codec.encode_together(flats, specs)
     assert together is not None, "these settings have the fast path"
     assert torch.equal(together, one_by_one(codec))
     totals = [torch.ones_like(flat) for flat in flats]
-    add_message_(codec, totals, together, specs)
+    decoded = DecodedMessage(codec, together, specs)
+    decoded.add_to_(totals)
     for total, payload in zip(totals, from_bytes(together, codec, specs), strict=True):
         expected = torch.ones_like(total)
         codec.add_to_(expected, payload)
         assert torch.equal(total, expected)
-    subtract_message_(codec, totals, together, specs)
+    decoded.subtract_from_(totals)
     assert all(torch.allclose(total, torch.ones_like(total), atol=1e-6) for total in totals)
 
 
@@ -54,19 +59,19 @@ def test_the_same_bytes_and_entries_as_one_by_one(codec: Codec) -> None:
     "codec", [TopK(0.01, values=IntBlock(4, rounding="stochastic")), TopK(0.5), IntBlock(4)], ids=repr
 )
 def test_without_the_fast_path_the_message_is_that_of_the_payloads(codec: Codec) -> None:
-    flats, specs, generators = tensors()
-    message = encode_message(codec, flats, specs, generators)
+    flats, specs = tensors()
+    message = encode_message(codec, flats, specs, generator_of)
     assert torch.equal(message, one_by_one(codec))
     left = [flat.clone() for flat in flats]
-    subtract_message_(codec, left, message, specs)
+    DecodedMessage(codec, message, specs).subtract_from_(left)
     for value, flat, payload in zip(left, flats, from_bytes(message, codec, specs), strict=True):
         assert torch.equal(value, flat - codec.decode(payload))
 
 
 def test_a_damaged_message_is_a_payload_error_or_decodes_within_bounds() -> None:
     codec = CODECS[0]
-    flats, specs, generators = tensors()
-    message = encode_message(codec, flats, specs, generators)
+    flats, specs = tensors()
+    message = encode_message(codec, flats, specs, generator_of)
     with pytest.raises(PayloadError, match="bytes"):
         codec.entries_together(message[:-1], specs)
     draw = torch.Generator().manual_seed(0)
