@@ -97,7 +97,8 @@ class Rank:
         inner = partial(self.reducer.reduce, codec=self.codec, state=self.states[-1], context=context)
 
         def booked(values: Grads) -> Reduced:
-            self.values.append(values)
+            # A feedback may write into them afterwards: what is not sent is left in them.
+            self.values.append({name: value.clone() for name, value in values.items()})
             self.reduced.append(inner(values))
             return self.reduced[-1]
 

@@ -19,7 +19,7 @@ from tightgrad_lab.planning.measure import measure_path
 from tightgrad_lab.planning.run import Matrices
 
 RANKS = (2, 4, 8, 16, 64, 256, 1024, 4096)
-PROBED = (2, 8)
+PROBED = (3, 8)
 """Ranks for which the path is measured; what a rank computes grows linearly between and beyond."""
 REPEATS = 3
 
