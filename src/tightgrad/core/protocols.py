@@ -167,7 +167,7 @@ class Collective(Protocol):
         """
 
 
-Observe = Callable[[Grads, Grads], None]
+Observe = Callable[[Grads, Mapping[str, Tensor]], None]
 
 
 @dataclass(frozen=True, slots=True)

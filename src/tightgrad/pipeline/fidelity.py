@@ -24,7 +24,7 @@ class Fidelity:
         """Forget a window that was not finished."""
         self._sums = self._overlap = None
 
-    def saw(self, given: Grads, transmitted: Grads) -> None:
+    def saw(self, given: Grads, transmitted: Mapping[str, Tensor]) -> None:
         """Take in one bucket."""
         for name, value in given.items():
             first, second = value.reshape(-1), transmitted[name].reshape(-1)
