@@ -36,5 +36,10 @@ format: $(READY) ## format the code
 	$(BIN)/ruff check --fix src tests
 	$(BIN)/ruff format src tests
 
+docs: $(READY)   ## build the documentation site in site/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo site/index.html
+
 clean:           ## remove what the targets made
-	rm -rf $(VENV) runs report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs report site .pytest_cache .mypy_cache .ruff_cache .hypothesis

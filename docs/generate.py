@@ -1,0 +1,151 @@
+"""Pages that are made when the site is built: methods from their cards, the course companion, the list of decisions.
+
+An mkdocs hook. Nothing that it makes is kept in the repository.
+"""
+
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tightgrad.core.card import KINDS, MethodCard
+from tightgrad.pipeline.registry import cards, method
+from tightgrad_lab.report.course import COURSE
+from tightgrad_lab.report.papers import ARXIV
+from tightgrad_lab.report.texts import load
+
+DOCS = Path(__file__).parent
+TITLES = {
+    "accumulate": "Accumulation",
+    "clip": "Clipping",
+    "codec": "Codecs",
+    "reducer": "Reducers",
+    "feedback": "Feedback",
+}
+
+
+def pages() -> dict[str, str]:
+    """Every generated page: where it lies below docs/, and its Markdown."""
+    found = {"methods/index.md": _methods_index(), "course.md": _course(), "decisions.md": _decisions()}
+    return found | {f"methods/{card.id}.md": _method(card) for card in cards()}
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Called by mkdocs once it knows the files of docs/."""
+    from mkdocs.structure.files import File
+
+    for path, text in pages().items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _properties(card: MethodCard) -> str:
+    return ", ".join([card.scope, *(["unbiased"] if card.unbiased else []), *(["linear"] if card.linear else [])])
+
+
+def _methods_index() -> str:
+    lines = ["# Methods", "", "Made from the cards that the methods carry; `tightgrad methods` prints the same.", ""]
+    for kind, group in groupby(sorted(cards(), key=lambda card: KINDS.index(card.kind)), key=lambda card: card.kind):
+        lines += [f"## {TITLES[kind]}", "", "| Method | What it does | Properties |", "|---|---|---|"]
+        lines += [f"| [`{c.id}`]({c.id}.md) | {_cell(c.summary)} | {_properties(c)} |" for c in group]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _linked(reference: str) -> str:
+    return ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", reference)
+
+
+def _method(card: MethodCard) -> str:
+    found = method(card.id)
+    public = _public_name(found)
+    lines = [
+        f"# `{card.id}`",
+        "",
+        f"{card.summary[0].upper()}{card.summary[1:]}.",
+        "",
+        f"- **Use it** {card.use_when}",
+        f"- **Not** {card.avoid_when}",
+        f"- **Kind**: {TITLES[card.kind].lower()}; **sees**: {_properties(card)}",
+    ]
+    if card.contraction:
+        lines.append(f"- **Error**: {card.contraction}")
+    if card.reducer:
+        lines.append(f"- **Reducer** if a plan names none: [`{card.reducer}`]({card.reducer}.md)")
+    lines += [
+        f"- **From**: {_linked(card.reference)}",
+        "",
+        f"::: {public}",
+        "    options:",
+        "      heading_level: 2",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _public_name(found: type) -> str:
+    """Where users import it from: the package that gives it its public name."""
+    package = ".".join(found.__module__.split(".")[:2])
+    return f"{package}.{found.__name__}"
+
+
+def _course() -> str:
+    """Which page, section and command answers which heading of the course."""
+    english, chinese = load("en"), load("zh")
+    lines = [
+        "# Course companion",
+        "",
+        "The handbook that `tightgrad lab` makes follows a course of eight chapters. This page says what answers",
+        "each of its headings: the figure and table with that number, the command that measures them, and the page",
+        "of this site.",
+        "",
+    ]
+    for n, chapter in enumerate(COURSE, start=1):
+        lines += [f"## {n} {english(f'chapter.{n}')}", "", f"*{chinese(f'chapter.{n}')}*", ""]
+        lines += ["| Heading | Figure and table | Command | Page |", "|---|---|---|---|"]
+        for section in chapter:
+            key = f"section.{section.name}"
+            numbers = ", ".join(str(number) for number in section.pairs) or "code"
+            command = " ".join(f"`{_command(number)}`" for number in section.pairs)
+            page = " ".join(_pages_of(section.chapter, section.number))
+            title = f"{section.name} {english(key)}<br>{chinese(key)}"
+            lines.append(f"| {title} | {numbers} | {command} | {page} |")
+        lines.append("")
+    lines += [
+        "After the chapters come the summary, which gives a verdict on each claim of the course from the measured",
+        "rows, the references, the questions with measured answers, and the environment.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _command(number: int) -> str:
+    from tightgrad_lab.report.pairs import PAIRS
+
+    return PAIRS[number - 1].command
+
+
+def _pages_of(chapter: int, section: int) -> Iterable[str]:
+    by_place = {
+        1: ["[clipping](methods/index.md#clipping)"],
+        2: ["[accumulation](methods/accumulate.md)"],
+        3: ["[codecs](methods/index.md#codecs)", "[how to choose](how-to-choose.md)"],
+        4: ["[clipping](methods/index.md#clipping)", "[API](api.md#functions)"],
+        5: ["[quick start](index.md)", "[integrations](integrations.md)"],
+        6: ["[codecs](methods/index.md#codecs)", "[the path](data-path.md)"],
+        7: ["[the path](data-path.md)", "[how to choose](how-to-choose.md)"],
+    }
+    cases = {1: ["[images](cases/image.md)"], 2: ["[text](cases/text.md)", "[translation](cases/translation.md)"]}
+    return by_place.get(chapter) or cases.get(section, ["[series](cases/series.md)"])
+
+
+def _decisions() -> str:
+    lines = ["# Decisions", "", "Why the code is as it is, where another way was possible.", ""]
+    for path in sorted((DOCS / "decisions").glob("*.md")):
+        title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        lines.append(f"- [{title}](decisions/{path.name})")
+    return "\n".join([*lines, ""])

@@ -1,0 +1,133 @@
+"""The docs: their code runs, their commands exist, their generated pages are whole, their links lead somewhere."""
+
+import importlib
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from tightgrad.pipeline.registry import cards, method
+from tightgrad_lab.cli.app import app
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if path.parent.name != "decisions")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(DOCS.parent / "src")}
+BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+PROMISED = re.compile(r"^print\((.*)\)\s{2,}# (.+)$", re.MULTILINE)
+
+
+def blocks(page: Path, language: str) -> list[tuple[str, str]]:
+    """Title and code of the blocks of a language."""
+    found = BLOCK.findall(page.read_text(encoding="utf-8"))
+    return [(title, code) for kind, title, code in found if kind == language]
+
+
+def generator() -> Any:
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(code: str, where: Path, *launcher: str) -> str:
+    command = [sys.executable, *launcher, "-" if not launcher else "script.py"]
+    (where / "script.py").write_text(code, encoding="utf-8")
+    done = subprocess.run(
+        command, input=code, cwd=where, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=150
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(not title for title, _ in blocks(page, "python"))],
+    ids=lambda page: page.stem,
+)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
+    code = "\n".join(code for title, code in blocks(page, "python") if not title)
+    printed = run(code, tmp_path).splitlines()
+    for _, promised in PROMISED.findall(code):
+        assert promised.strip() in printed
+
+
+SCRIPTS = [(page, title) for page in PAGES for title, _ in blocks(page, "python") if title]
+
+
+@pytest.mark.parametrize(("page", "title"), SCRIPTS, ids=[title for _, title in SCRIPTS])
+def test_scripts_run_under_two_ranks(page: Path, title: str, tmp_path: Path) -> None:
+    code = dict(blocks(page, "python"))[title]
+    started = [line for _, text in blocks(page, "bash") for line in text.splitlines() if title in line]
+    assert started == [f"torchrun --nproc-per-node 2 {title}"]
+    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    assert run(code, tmp_path, *ranks).strip()
+
+
+def test_every_command_of_the_docs_exists() -> None:
+    verbs: Any = typer.main.get_command(app)
+    lines = [line for page in PAGES for _, text in blocks(page, "bash") for line in text.splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("tightgrad ")]
+    assert len(commands) > 10
+    for _, verb, *arguments in commands:
+        command = verbs.commands[verb]
+        if arguments and verb == "bench":
+            command, arguments = command.commands[arguments[0]], arguments[1:]
+        command.make_context(verb, arguments)
+
+
+def test_every_method_has_a_page_that_names_its_class() -> None:
+    pages = generator().pages()
+    for card in cards():
+        page = pages[f"methods/{card.id}.md"]
+        assert card.use_when in page
+        assert card.avoid_when in page
+        name = re.search(r"^::: (\S+)$", page, re.MULTILINE)
+        assert name is not None
+        package, _, attribute = name[1].rpartition(".")
+        assert getattr(importlib.import_module(package), attribute) is method(card.id)
+
+
+def test_the_companion_has_every_heading_in_both_languages() -> None:
+    page = generator().pages()["course.md"]
+    for chinese, english in (("梯度裁剪的概念", "The concept of gradient clipping"), ("剪枝", "Pruning")):
+        assert chinese in page
+        assert english in page
+    assert page.count("tightgrad lab") > 15
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    generated = generator().pages()
+    texts = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in PAGES} | generated
+    known = texts.keys() | {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    for name, text in texts.items():
+        for target in re.findall(r"\]\((?!https?://)([^)#\s]+)", text):
+            place = (DOCS / name).parent / target
+            assert place.resolve().relative_to(DOCS.resolve()).as_posix() in known, f"{name}: {target}"
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("material")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=DOCS.parent,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    pages = list((tmp_path / "site").rglob("index.html"))
+    assert len(pages) > 40
+    everything = "".join(page.read_text(encoding="utf-8") for page in pages)
+    assert "attach" in everything
