@@ -134,7 +134,9 @@ class FailsToStart:
         raise OSError("the disk is gone")
 
 
-@pytest.mark.parametrize("loader", [lambda: failing_at(0), lambda: failing_at(3), FailsToStart], ids=["at_once", "later", "at_its_start"])
+@pytest.mark.parametrize(
+    "loader", [lambda: failing_at(0), lambda: failing_at(3), FailsToStart], ids=["at_once", "later", "at_its_start"]
+)
 def test_a_loader_that_fails_on_one_rank_stops_every_rank(loader):
     def body(collective):
         model, pipe = make(collective=collective)
