@@ -13,8 +13,10 @@ class Cause:
 
 _FACTORS = {
     "W": Cause(
-        "data-parallel size: the loss is a local mean but is multiplied by the world size",
-        "DDP and FSDP2 average over ranks already; do not multiply a local mean by the world size.",
+        "data-parallel size: the loss is a local mean but is multiplied by the world size (or gradients are summed "
+        "over ranks, and not averaged)",
+        "DDP and FSDP2 average over ranks already; do not multiply a local mean by the world size. Where ranks are "
+        "summed by hand, divide by their number.",
     ),
     "1/W": Cause(
         "1 / data-parallel size: the loss is divided by a total over all ranks, and the wrapper divides again",
@@ -118,6 +120,16 @@ _CLIPS = {
     "1-norm": Cause("the 1-norm is limited, not the 2-norm", "use norm_type=2."),
     "inf-norm": Cause("the largest element is limited, not the 2-norm", "use norm_type=2."),
     "by value": Cause("elements are clipped one by one, which turns the gradient", "use clip_grad_norm_."),
+    "sum of norms": Cause(
+        "the norms of the tensors are added up, not their squares", "take the root of the sum of squares."
+    ),
+    "largest tensor": Cause(
+        "the norm of the largest tensor is limited, not that of all of them", "take the root of the sum of squares."
+    ),
+    "always": Cause(
+        "the gradient is scaled to the bound also where it is shorter",
+        "limit the factor to 1: min(1, max_norm / norm).",
+    ),
     "squared norm": Cause("the norm's square root is missing", "take the root of the sum of squares."),
 }
 
@@ -130,8 +142,23 @@ def cause_of(explanation: str, gain: float) -> Cause:
             f"only part of the parameters are clipped (not {rest.removeprefix('partly ')})",
             "pass all parameters to one call of clip_grad_norm_.",
         )
+    if kind == "clip" and rest.startswith("groups "):
+        return Cause(
+            f"the parameters are clipped in {rest.removeprefix('groups ')} groups, each by its own norm",
+            "pass the parameters of all groups to one call of clip_grad_norm_.",
+        )
     if kind == "clip":
         return _CLIPS[rest]
+    if explanation == "not finite":
+        return Cause(
+            "the gradient that the optimizer takes is inf or NaN",
+            "look for a division by 0, for overflow in low precision, and for a bound of inf.",
+        )
+    if explanation == "off by one":
+        return Cause(
+            "the step is taken one micro-batch off: after the first of each window, not after its last",
+            "step when (i + 1) % K == 0, and once more after the last micro-batch.",
+        )
     if kind == "after":
         return Cause(
             "gradients of the window before are still there: zero_grad is missing", "call zero_grad after every step."

@@ -42,6 +42,9 @@ def clip_mistakes(
     if window.ranks > 1:
         yield "each rank", torch.stack([clip(torch.stack(rank).sum(0), max_norm) for rank in parts]).mean(0)
         yield "each shard", _each_shard(right, max_norm, pieces, window.ranks)
+    norms = torch.stack([torch.linalg.vector_norm(piece) for piece in pieces(right).values()])
+    yield "sum of norms", clip(right, max_norm, norms.sum())
+    yield "largest tensor", clip(right, max_norm, norms.max())
     yield "each parameter", torch.cat([clip(piece, max_norm) for piece in pieces(right).values()])
     for kind, order in (("1-norm", 1.0), ("inf-norm", torch.inf)):
         yield kind, clip(right, max_norm, torch.linalg.vector_norm(right, order))
@@ -86,6 +89,28 @@ def _scaled_by_rank(chunked: dict[str, list[Tensor]], max_norm: float, ranks: in
             if rank < len(chunks):
                 chunks[rank] = clip(chunks[rank], max_norm, norm)
     return scaled
+
+
+def groups(
+    taken: Mapping[str, Tensor], right: Mapping[str, Tensor], max_norm: float, tolerance: float
+) -> list[list[str]]:
+    """The parameters that were clipped together, by a norm of their own; empty if that does not explain all of them."""
+    found: list[tuple[float, list[str]]] = []
+    for name, piece in right.items():
+        norm = torch.linalg.vector_norm(piece)
+        factor = float(torch.linalg.vector_norm(taken[name]) / norm) if norm > 0 else 1.0
+        if torch.linalg.vector_norm(taken[name] - factor * piece) > tolerance * max(float(norm) * factor, 1e-30):
+            return []
+        own = next((names for other, names in found if abs(other - factor) <= tolerance * other), None)
+        if own is None:
+            found.append((factor, [name]))
+        else:
+            own.append(name)
+    for factor, names in found:
+        norm = torch.linalg.vector_norm(torch.cat([right[name] for name in names]))
+        if abs(float(torch.clamp(max_norm / norm, max=1.0)) - factor) > tolerance * factor:
+            return []
+    return [names for _, names in found] if len(found) > 1 else []
 
 
 def _mean(gradients: list[Tensor]) -> Tensor:

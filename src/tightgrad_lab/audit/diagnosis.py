@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tightgrad_lab.audit.causes import cause_of
 from tightgrad_lab.audit.observe import Observation, RankReport
 from tightgrad_lab.audit.scenario import Scenario
+from tightgrad_lab.training.files import finite
 
 NO_SYNC = "ranks differ"
 
@@ -72,7 +73,7 @@ def _finding(explanation: str | None, here: list[Observation], scenarios: Sequen
         return Finding(cause, where, seen.gain, seen.cosine, f"relative error {seen.relative_error:.2g}; {also}.")
     cause_found = cause_of(explanation, seen.gain)
     detail = f"{also}; relative error {seen.relative_error:.2g}. Cure: {cause_found.cure}"
-    return Finding(cause_found.text, where, seen.gain, seen.cosine, detail)
+    return Finding(cause_found.text, where, finite(seen.gain), finite(seen.cosine), detail)
 
 
 def _merged(findings: list[Finding]) -> list[Finding]:

@@ -1,9 +1,10 @@
 """One rank's side of the audit: runs the user's loop and compares each optimizer step with the reference."""
 
 import hashlib
+import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tightgrad_lab.audit.candidates import Window, bases, exact, factors
-from tightgrad_lab.audit.clipped import clip, clip_mistakes
+from tightgrad_lab.audit.clipped import clip, clip_mistakes, groups
 from tightgrad_lab.audit.reference import MicroBatch, Reference, without_dropout
 from tightgrad_lab.audit.scenario import NEVER_CLIPS, Scenario
 from tightgrad_lab.audit.specification import Specification
@@ -37,6 +38,7 @@ class Observation:
         ok: whether they agree within the precision of the loop.
         explanations: mistakes that would have given what was taken, the plainest first.
         dtype: of the gradients.
+        precision: of the loop, as its file says.
     """
 
     scenario: int
@@ -48,6 +50,7 @@ class Observation:
     ok: bool
     explanations: tuple[str, ...]
     dtype: str
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,15 @@ def observe(specification: Specification, index: int, scenario: Scenario, rank: 
     observations = []
     before: Tensor | None = None
     for number, (window, step) in enumerate(zip(windows, taken, strict=False)):
-        if len(taken) > len(windows):
-            break
+        if len(taken) > len(windows) or not all(bool(torch.isfinite(one).all()) for one in step.weights.values()):
+            break  # what follows has no reference
         micro_batches = _micro_batches(reference, step, everyone, window)
         gradient = reference.vector(step.gradient)
         one = Window(micro_batches, rank, scenario.micro_batches, gradient, before)
-        observations.append(_compare(specification, one, step, reference, max_norm, (index, number, rank)))
+        seen = _compare(specification, one, step, reference, max_norm, (index, number, rank))
+        if not seen.ok and not seen.explanations and _is_off_by_one(one, reference, step, everyone, number, seen):
+            seen = replace(seen, explanations=("off by one",))
+        observations.append(seen)
         before = gradient
     return RankReport(index, rank, len(taken), _digest(weights_of(model)), tuple(observations))
 
@@ -116,6 +122,8 @@ def _compare(
     size = float(right.square().sum())
     dtype = _DTYPES.get(step.dtype, str(step.dtype))
     names: list[str] = []
+    if not ok and not bool(torch.isfinite(taken).all()):
+        return Observation(*place, math.nan, math.nan, math.inf, False, ("not finite",), dtype, specification.precision)
     if not ok:
         names = _explain(window, max_norm, reference, tolerance)
         if not names and tolerance < error < LOW_PRECISION_LIMIT and dtype != "float32":
@@ -132,6 +140,7 @@ def _compare(
         ok=ok,
         explanations=tuple(dict.fromkeys(names)),
         dtype=dtype,
+        precision=specification.precision,
     )
 
 
@@ -158,8 +167,35 @@ def _explain(window: Window, max_norm: float | None, reference: Reference, toler
                     found.append(f"{previous}{base} | {factor}")
         if found:
             return found
+    found = _scaled_to_the_bound(window, reference, tolerance)
+    if found:
+        return found
     gain = _power_of_two(window.taken, exact(window.micro_batches), tolerance)
     return [f"exact | S={gain:g}"] if gain else _by_parameter(window, reference, tolerance)
+
+
+def _is_off_by_one(
+    window: Window, reference: Reference, step: Taken, everyone: Sequence[Sequence[Any]], number: int, seen: Observation
+) -> bool:
+    """Whether the window ends after the first micro-batch of its place: what `if i % K == 0` gives."""
+    size = window.size
+    if size == 1:
+        return False
+    places = range(max(0, (number - 1) * size + 1), number * size + 1)
+    micro_batches = _micro_batches(reference, step, everyone, places)
+    mean = torch.stack([micro.gradient for rank in micro_batches for micro in rank]).mean(0)
+    likely = (mean * (len(places) / size), mean, exact(micro_batches))
+    return any(_distance(window.taken, one) <= TOLERANCE[seen.precision] for one in likely)
+
+
+def _scaled_to_the_bound(window: Window, reference: Reference, tolerance: float) -> list[str]:
+    """Where nothing is to be clipped, the gradient is as long as the bound all the same."""
+    norm = float(torch.linalg.vector_norm(window.taken))
+    right = exact(window.micro_batches)
+    size = torch.linalg.vector_norm(right)
+    if abs(norm - NEVER_CLIPS) > tolerance * NEVER_CLIPS or not size > 0:
+        return []
+    return ["clip always"] if _distance(window.taken / norm, right / size) <= tolerance else []
 
 
 def _power_of_two(taken: Tensor, right: Tensor, tolerance: float) -> float:
@@ -191,6 +227,9 @@ def _partly_clipped(window: Window, max_norm: float, reference: Reference, toler
     """Some parameters are not clipped, the others are clipped by their own norm."""
     whole = exact(window.micro_batches)
     taken, right = reference.pieces(window.taken), reference.pieces(whole)
+    together = groups(taken, right, max_norm, tolerance)
+    if together:
+        return [f"clip groups {len(together)}"]
     free = [name for name in taken if _distance(taken[name], right[name]) <= tolerance]
     if not free or len(free) == len(taken):
         return []

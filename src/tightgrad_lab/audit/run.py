@@ -1,6 +1,7 @@
 """Runs all scenarios on 1 to W local ranks and gives the findings."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,9 +102,12 @@ def _scenarios(specification: Specification, ranks: Sequence[int]) -> list[Scena
 
 
 def _observe_all(rank: Rank, send: Send, work: list[tuple[str, list[tuple[int, Scenario]]]]) -> None:
-    """As under torchrun: the process group stands, and the environment says so."""
+    """As under torchrun: the process group stands, and the environment says so. What loops print is not shown."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    warnings.simplefilter("ignore")
     os.environ.update(RANK=str(rank.rank), LOCAL_RANK=str(rank.rank), WORLD_SIZE=str(rank.ranks))
     os.environ.update(LOCAL_WORLD_SIZE=str(rank.ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
+    os.environ.update(GROUP_RANK="0", TORCHELASTIC_RUN_ID="audit", ACCELERATE_USE_CPU="1", OMP_NUM_THREADS="1")
     for path, chosen in work:
         specification = load(Path(path))
         for place, scenario in chosen:

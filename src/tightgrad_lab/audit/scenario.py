@@ -5,7 +5,8 @@ from dataclasses import dataclass
 MICRO_BATCHES = 5
 FULL_WINDOWS = 2
 LEFT_OVER = 3
-NEVER_CLIPS = 1e30
+NEVER_CLIPS = 1e9
+"""A bound that no gradient reaches, and that float32 holds a gradient scaled to."""
 MAX_NORM_SHARE = 0.23
 """Of the true norm; no power of two, which a loss scale would be."""
 

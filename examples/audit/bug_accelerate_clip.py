@@ -1,0 +1,54 @@
+"""Accelerate's clip_grad_norm_ without asking sync_gradients: it clips after every backward."""
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
+from torch import nn
+from torch.utils.data import DataLoader
+
+ACCUMULATE = 4
+MAX_NORM = 1.0
+PARTIAL = "drop"
+
+VOCABULARY = 17
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, 12)
+        self.output = nn.Linear(12, VOCABULARY)
+
+    def forward(self, tokens):
+        return self.output(torch.tanh(self.embedding(tokens)))
+
+
+def build_model():
+    return Model()
+
+
+def make_batches(count, ragged):
+    batches = []
+    for i in range(count):
+        length = 8
+        batches.append((torch.randint(VOCABULARY, (2, length)), torch.randint(VOCABULARY, (2, length))))
+    return batches
+
+
+def loss(model, batch):
+    tokens, labels = batch
+    return F.cross_entropy(model(tokens).flatten(0, 1), labels.flatten()), labels.numel()
+
+
+def train(model, batches):
+    accelerator = Accelerator(gradient_accumulation_steps=ACCUMULATE, cpu=True)
+    model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
+    batches = batches[: len(batches) // ACCUMULATE * ACCUMULATE]
+    loader = prepare_data_loader(DataLoader(batches, batch_size=None), num_processes=1, process_index=0)
+    for tokens, labels in loader:
+        with accelerator.accumulate(model):
+            accelerator.backward(F.cross_entropy(model(tokens).flatten(0, 1), labels.flatten()))
+            accelerator.clip_grad_norm_(model.parameters(), MAX_NORM)
+            optimizer.step()
+            optimizer.zero_grad()
