@@ -38,6 +38,10 @@ def with_overlap(compress, overlap):
     return dataclasses.replace(compress, overlap=overlap)
 
 
+def is_dense(plan):
+    return plan.compress is None or plan.compress == with_overlap(tg.Compress(), plan.compress.overlap)
+
+
 def trained(plan, *, steps=None, poison=None, bucket_cap_mb=SMALL_BUCKETS, **arguments):
     """Train on this rank; return weights, buffers, state, and what the records say."""
     model = DistributedDataParallel(small_model(batch_norm=True), bucket_cap_mb=bucket_cap_mb, **arguments)
@@ -49,6 +53,7 @@ def trained(plan, *, steps=None, poison=None, bucket_cap_mb=SMALL_BUCKETS, **arg
             pipe.backward(F.cross_entropy(model(inputs) * factor, labels))
         record = pipe.step()
         numbers = (record.grad_norm, record.clip_coef, record.residual_norm, record.loss_scale, record.fell_back)
+        assert index or poison == (dist.get_rank(), 0) or (record.compression_cosine is None) == is_dense(plan)
         records.append((record.skip_reason, record.relative_error, numbers))
         if steps is not None and index + 1 == steps:
             break

@@ -4,8 +4,8 @@ Put your own model, batches, loss and loop in place of these. `train` is run und
 group stands already, over gloo), and every gradient that its optimizer takes is compared with a float64 reference.
 Keep the model small: what is checked is the loop, not the model.
 
-The model divides its summed loss by `num_items_in_batch`, which Trainer counts over the window and all ranks; a model
-(or a `compute_loss`) that ignores it gives a mean of means.
+The model divides its summed loss by `num_items_in_batch`, which Trainer counts over the window and all ranks, and
+passes on where `forward` takes `**kwargs`. A model (or a `compute_loss`) that ignores it gives a mean of means.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ class Model(nn.Module):
         self.embedding = nn.Embedding(VOCABULARY, 12)
         self.output = nn.Linear(12, VOCABULARY)
 
-    def forward(self, input_ids, labels, num_items_in_batch=None):
+    def forward(self, input_ids, labels, num_items_in_batch=None, **kwargs):
         scores = self.output(torch.tanh(self.embedding(input_ids)))
         total = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="sum")
         return {"loss": total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)}
