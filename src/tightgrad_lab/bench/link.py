@@ -34,8 +34,8 @@ FRAGILE = ("torch PowerSGD",)
 WARM_UP = 2
 SLOW_SECONDS = 5.0
 """Of a step, after which a row needs no further warm-up: what is left of it is small against the link."""
-START_SECONDS = 60.0
-FRAGILE_SECONDS = 60.0
+START_SECONDS = 30.0
+FRAGILE_SECONDS = 40.0
 MOST_SECONDS = 1200.0
 
 
@@ -107,7 +107,7 @@ def run(
         run_in_network(net, _measure, (work, timing, sturdy), receive, timeout_seconds=MOST_SECONDS)
         for row in wanted:
             if row["plan"] in FRAGILE:
-                limit = START_SECONDS + max(FRAGILE_SECONDS, 3 * timing.seconds)
+                limit = START_SECONDS + FRAGILE_SECONDS + timing.seconds
                 try:
                     run_in_network(net, _measure, (work, timing, [row]), receive, timeout_seconds=limit)
                 except RunError as error:
