@@ -18,7 +18,7 @@ from tightgrad.core.config import to_config
 from tightgrad_lab.bench.link_work import PEERS, Steps, Work, bare, by_hand, with_tightgrad
 from tightgrad_lab.bench.recommended import RECOMMENDED
 from tightgrad_lab.bench.sent import sent_nbytes
-from tightgrad_lab.errors import RunError
+from tightgrad_lab.errors import ArgumentError, RunError
 from tightgrad_lab.experiments import byte_model
 from tightgrad_lab.network import NetRank, network, run_in_network
 from tightgrad_lab.network.counters import Sent, sent
@@ -122,6 +122,20 @@ def run(
         "work": asdict(work) | {"num_parameters": work.num_parameters},
         **found,
     }
+
+
+def chosen(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, tg.Plan]]:
+    """Peers and plans of these names; None chooses all.
+
+    Raises:
+        ArgumentError: there is no such row.
+    """
+    known = [*PEERS, *RECOMMENDED]
+    for name in names or ():
+        if name not in known:
+            raise ArgumentError(f"--row {name!r} is unknown; choose from: {', '.join(known)}.")
+    wanted = known if names is None else names
+    return tuple(name for name in PEERS if name in wanted), {n: p for n, p in RECOMMENDED.items() if n in wanted}
 
 
 def failed(plan: str, error: str) -> Row:

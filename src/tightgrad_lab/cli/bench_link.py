@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from tightgrad_lab.errors import ArgumentError
 
 _PREFIXES = {"kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 UNLIMITED = "unlimited"
+FIGURE = Path("headline.svg")
 
 
 def parse_rate(text: str) -> int | None:
@@ -36,6 +38,7 @@ def link(
     ranks: Annotated[int, typer.Option(min=2, max=64, help="Processes, each in a network namespace.")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each row that count.")] = 9,
     seconds: Annotated[float, typer.Option(min=1.0, help="After which a row begins no further step.")] = 60.0,
+    row: Annotated[list[str] | None, typer.Option(help="Only this row; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
     """[bold]Training over slow links[/]: every recommended plan next to DDP, torch's hooks and no communication.
@@ -51,10 +54,13 @@ def link(
     if lacking:
         raise ArgumentError(f"{lacking}.")
     timing = measurement.Timing(steps, seconds)
+    peers, plans = measurement.chosen(row)
     rows: list[dict[str, Any]] = []
     links: list[dict[str, Any]] = []
     for bits in rates:
-        found = measurement.run(bits, ranks, timing=timing, progress=lambda line: print(line, file=sys.stderr))
+        found = measurement.run(
+            bits, ranks, timing=timing, plans=plans, peers=peers, progress=lambda line: print(line, file=sys.stderr)
+        )
         rows += found["rows"]
         links.append({"rate_bits_per_second": bits} | {key: found[key] for key in found if key != "rows"})
     if as_json:
@@ -63,11 +69,20 @@ def link(
         _print_rows(rows)
 
 
-def headline(as_json: Json = False) -> None:
-    """[bold]A small GPT over 10 Mbit/s[/], dense and compressed, to the same loss. Takes about ten minutes.
+def headline(
+    draw: Annotated[
+        Path | None, typer.Option(help="Measure nothing: draw what an earlier run printed with --json.", dir_okay=False)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="With --draw: the figure, SVG or PNG.", dir_okay=False)] = FIGURE,
+    as_json: Json = False,
+) -> None:
+    """[bold]A small GPT over 10 Mbit/s[/], dense and compressed, to the same loss. Takes about half an hour.
 
     Needs root and iproute2, as `bench link`.
     """
+    if draw is not None:
+        _draw(draw, out)
+        return
     from tightgrad_lab.bench import headline as measurement
     from tightgrad_lab.environment import environment
     from tightgrad_lab.network import why_not
@@ -81,6 +96,23 @@ def headline(as_json: Json = False) -> None:
         print_json(rows, environment("cpu", "gloo"), **found)
     else:
         _print_headline(rows, found["summary"])
+
+
+def _draw(source: Path, out: Path) -> None:
+    import json
+
+    from tightgrad_lab.report import figures
+    from tightgrad_lab.report.headline import draw
+
+    try:
+        found = json.loads(source.read_text(encoding="utf-8"))
+        figure = draw(found)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArgumentError(f"{source} is not what `tightgrad bench headline --json` prints: {error}.") from error
+    if out.suffix == ".png":
+        figures.save_png(figure, out)
+    else:
+        out.write_text(figures.to_svg(figure), encoding="utf-8")
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
