@@ -1,4 +1,4 @@
-"""Damaged payloads of every codec."""
+"""Damaged payloads of every codec, and damaged messages of several tensors."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -11,19 +11,25 @@ from faults.mutations import OBJECTS, damaged_bytes
 from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload
-from tightgrad.core.wire import from_bytes, to_bytes
+from tightgrad.core.wire import DecodedMessage, from_bytes, to_bytes
 
 CPU = torch.device("cpu")
 SHAPES = ((0,), (1,), (7,), (20, 15), (1_001,))
-KINDS = (*OBJECTS, *["bytes"] * 6)
+KINDS = (*OBJECTS, *["bytes"] * 6, "message")
+MESSAGE_NUMELS = (300, 1_001, 64)
 
 
 def attempts(seed: int) -> Iterator[Callable[[], str]]:
     draw = random.Random(seed)
     originals = [_encoded(codec, shape) for codec in CODECS for shape in SHAPES]
+    messages = [message for codec in CODECS if (message := _message(codec)) is not None]
     while True:
-        codec, payload = draw.choice(originals)
-        yield partial(_attempt, codec, payload, draw.choice(KINDS), random.Random(draw.getrandbits(64)))
+        kind = draw.choice(KINDS)
+        if kind == "message":
+            yield partial(_attempt_message, *draw.choice(messages), random.Random(draw.getrandbits(64)))
+        else:
+            codec, payload = draw.choice(originals)
+            yield partial(_attempt, codec, payload, kind, random.Random(draw.getrandbits(64)))
 
 
 def _encoded(codec: Codec, shape: tuple[int, ...]) -> tuple[Codec, Payload]:
@@ -63,3 +69,39 @@ def _decoded(codec: Codec, payload: Payload) -> str:
     codec.add_to_(total, payload)
     assert torch.equal(total.nan_to_num(), decoded.nan_to_num())
     return f"payloads: decoded, {'finite' if bool(decoded.isfinite().all()) else 'inf or NaN for the guard to see'}"
+
+
+def _message(codec: Codec) -> tuple[Codec, list[GradSpec], bytes] | None:
+    """Several tensors in one message; None where the codec handles them one by one."""
+    flats = [torch.randn(numel, generator=torch.Generator().manual_seed(numel)) for numel in MESSAGE_NUMELS]
+    specs = [GradSpec.of(f"p{place}", flat, seed=place, step=3) for place, flat in enumerate(flats)]
+    message = codec.encode_together(flats, specs)
+    return None if message is None else (codec, specs, bytes(message.numpy()))
+
+
+def _attempt_message(codec: Codec, specs: list[GradSpec], message: bytes, draw: random.Random) -> str:
+    """Together or one by one: the same tensors, or an error from both."""
+    described, message = damaged_bytes(message, draw)
+    received = torch.frombuffer(bytearray(message), dtype=torch.uint8) if message else torch.empty(0).byte()
+    try:
+        expected = _one_by_one(codec, received, specs)
+        try:
+            totals = [torch.zeros(spec.numel) for spec in specs]
+            DecodedMessage(codec, received, specs).add_to_(totals)
+        except PayloadError:
+            assert expected is None, "refused together, and not one by one"
+            return "messages: PayloadError"
+        assert expected is not None, "refused one by one, and not together"
+        for total, one in zip(totals, expected, strict=True):
+            assert torch.equal(total.nan_to_num(), one.nan_to_num())
+        return "messages: decoded, as one by one"
+    except BaseException as error:
+        error.add_note(f"{codec!r}, a message of {len(specs)} tensors, {described}")
+        raise
+
+
+def _one_by_one(codec: Codec, received: torch.Tensor, specs: list[GradSpec]) -> list[torch.Tensor] | None:
+    try:
+        return [codec.decode(payload) for payload in from_bytes(received, codec, specs)]
+    except PayloadError:
+        return None
