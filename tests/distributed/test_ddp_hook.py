@@ -103,7 +103,7 @@ def assert_same(explicit, overlapped, case, *, is_first):
         assert other_error == (error if error is None else pytest.approx(error, rel=1e-12)), case
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_overlapped_is_bitwise_the_explicit_mode(world_size):
     """Ragged, unequal and partial windows, momentum, BatchNorm, one NaN on one rank, buckets that are rebuilt."""
     ranks = run_ranks(world_size, both_ways)

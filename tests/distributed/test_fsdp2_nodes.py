@@ -126,6 +126,7 @@ def resume_elsewhere(folder):
     return ""
 
 
+@pytest.mark.slow
 def test_residuals_of_shards_are_resumed_on_as_many_ranks_only(tmp_path):
     for straight, resumed in run_ranks(4, resume, str(tmp_path)):
         assert any(bool(left.any()) for left in straight.values())

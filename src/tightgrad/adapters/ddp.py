@@ -38,6 +38,9 @@ class DDPAdapter:
         self.divisor = self.collective.world_size
         self._synced = 0
 
+    def connect(self) -> None:
+        """Nothing to do."""
+
     def begin_window(self) -> None:
         """Nothing to do."""
 

@@ -29,6 +29,9 @@ class DDPExplicitAdapter:
         self.collective: Collective = collective or TorchCollective(model.process_group)
         self.parameters = trainable_parameters(model.module)
 
+    def connect(self) -> None:
+        """Nothing to do."""
+
     def begin_window(self) -> None:
         """Send rank 0's buffers to all ranks, as DDP's own synchronised forward would."""
         if self.model.training and self.model.broadcast_buffers:

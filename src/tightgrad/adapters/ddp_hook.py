@@ -180,10 +180,14 @@ class DDPHookAdapter(DDPExplicitAdapter):
     """
 
     every_rank_runs = True
+    background: Collective
 
     def __init__(self, model: DistributedDataParallel, collective: Collective | None = None) -> None:
         self.hook = bucket_hook(model)
         super().__init__(model, collective)
+
+    def connect(self) -> None:
+        """Make the group for the thread."""
         self.background = self.collective.split([range(self.collective.world_size)])
 
     @property

@@ -52,10 +52,15 @@ class FSDP2Adapter:
         self.divisor = self.collective.world_size
         self._names = {id(parameter): name for name, parameter in self.parameters.items()}
         self._check_mesh()
-        self.sync = sync if sync != "auto" else self._choose_sync()
+        self.sync = sync
+        self._synced = 0
+
+    def connect(self) -> None:
+        """Choose between "last" and "every"."""
+        if self.sync == "auto":
+            self.sync = self._choose_sync()
         if self.sync == "last":
             self._check_accumulates_in_float32()
-        self._synced = 0
 
     def _check_mesh(self) -> None:
         for name, parameter in self.parameters.items():

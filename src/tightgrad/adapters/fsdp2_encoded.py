@@ -117,16 +117,22 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
         UnsupportedError: the mesh has two dimensions, or parameters are not sharded along their first dimension.
     """
 
+    background: Collective
+
     def __init__(self, model: nn.Module, collective: Collective | None = None) -> None:
         super().__init__(model, "last", collective)
         self.divisor = 1
-        self.background = self.collective.split([range(self.collective.world_size)])
         self._receiver: UnitReceiver | None = None
         self._used: set[str] = set()
         self._watched: set[str] = set()
         self._modules = fsdp_modules(model)
         for module in self._modules:
             _check_unit(module)
+
+    def connect(self) -> None:
+        """Make the group for what is handed over."""
+        super().connect()
+        self.background = self.collective.split([range(self.collective.world_size)])
 
     def serve(self, receive: UnitReceiver) -> None:
         """Hand over to `receive` from now on."""

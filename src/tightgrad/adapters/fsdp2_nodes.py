@@ -28,11 +28,17 @@ class FSDP2NodesAdapter(FSDP2EncodedAdapter):
         UnsupportedError: the nodes are not equally large, or parameters are not sharded along their first dimension.
     """
 
+    between_nodes: Collective
+
     def __init__(self, model: nn.Module, collective: Collective | None = None) -> None:
         super().__init__(model, collective)
-        self.between_nodes = self.collective.split(self._groups())
         self._shard_numels = {name: local_part(p).numel() for name, p in self.parameters.items()}
         self.remembered_shapes = {name: (numel,) for name, numel in self._shard_numels.items()}
+
+    def connect(self) -> None:
+        """Make the groups."""
+        super().connect()
+        self.between_nodes = self.collective.split(self._groups())
 
     def _check_mesh(self) -> None:
         for name, parameter in self.parameters.items():

@@ -23,6 +23,9 @@ class SingleAdapter:
         self.collective = collective
         self.parameters = trainable_parameters(module)
 
+    def connect(self) -> None:
+        """Nothing to do."""
+
     def begin_window(self) -> None:
         """Nothing to do."""
 

@@ -280,6 +280,14 @@ class Adapter(Protocol):
     def divisor(self) -> int:
         """What the wrapper divides its sum by; losses are multiplied by it. 1 if it divides by nothing."""
 
+    def connect(self) -> None:
+        """Called once, when ranks know that they do the same: no communication before it. Collective: every rank must
+        call it.
+
+        Raises:
+            UnsupportedError: the wrapper cannot do what is asked.
+        """
+
     def begin_window(self) -> None:
         """Called once before a window's first micro-batch. Collective: every rank must call it."""
 

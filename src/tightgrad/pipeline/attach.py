@@ -81,6 +81,7 @@ def attach(
             "another part of each parameter; leave it out."
         )
     check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__)
+    adapter.connect()
     writers = [*records, Terminal()] if progress else records
     return GradientPipeline(adapter, optimizer, plan, weight=weight, seed=seed, scheduler=scheduler, records=writers)
 
