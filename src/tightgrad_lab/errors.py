@@ -11,3 +11,7 @@ class ArgumentError(LabError):
 
 class RunError(LabError):
     """A training run failed; the message names the file with the traceback."""
+
+
+class DataError(LabError):
+    """A data set that is not in the package cannot be had; the message says what was tried, and why it failed."""

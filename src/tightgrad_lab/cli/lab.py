@@ -1,17 +1,19 @@
 """`tightgrad lab`: train the case studies, write runs/, build the report."""
 
+import json
 import os
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tightgrad_lab.cases import CASES, check_case
+from tightgrad_lab.cli.examples import show_examples
 from tightgrad_lab.cli.experiments import run_experiments
 from tightgrad_lab.cli.options import REPORT, RUNS, Json, Report, Runs
 from tightgrad_lab.cli.output import build_report, print_json
+from tightgrad_lab.cli.rows import print_rows
 from tightgrad_lab.errors import ArgumentError, RunError
 
 LOCAL_RANKS = 2
@@ -24,14 +26,19 @@ def lab(
     only: Annotated[
         list[int] | None, typer.Option(min=1, max=17, help="Only this figure and table, 1 to 17; may be repeated.")
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Longer training and three seeds.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="The full data, longer training, three seeds.")] = False,
+    variant: Annotated[str | None, typer.Option(help="One model and data set of a case, in all combinations.")] = None,
     ranks: Annotated[
         int | None,
         typer.Option(min=1, help=f"Local ranks over gloo, {LOCAL_RANKS} if not given. torchrun brings its own."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each combination.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training data.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from a stopped run's newest checkpoint.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Measure also what has not changed.")] = False,
+    show: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Train nothing: show N predictions of a trained model.")
+    ] = None,
     runs: Runs = RUNS,
     report: Report = REPORT,
     as_json: Json = False,
@@ -39,11 +46,17 @@ def lab(
     """Train the [bold]case studies[/] on real data, run the handbook's experiments, and build the report.
 
     Each case runs in all eight combinations of clip, accumulate and compress. Without arguments, everything is run.
+    What is finished, and unchanged since, is not run again.
     """
+    if variant is not None or show is not None:
+        _one_case(cases, "--variant" if show is None else "--show")
     chosen, numbers = _chosen(cases, only)
+    if show is not None:
+        show_examples(chosen[0], variant, full, show, runs, as_json)
+        return
     num_ranks = _num_ranks(ranks)
-    asked = {"--full": full, "--ranks": ranks, "--seeds": seeds, "--epochs": epochs}
-    rows = _train(chosen, asked, num_ranks, runs) if chosen else []
+    asked = {"--full": full, "--variant": variant, "--ranks": ranks, "--seeds": seeds, "--epochs": epochs}
+    rows = _train(chosen, asked, num_ranks, runs, resume=resume, again=again) if chosen else []
     if int(os.environ.get("RANK", 0)) > 0:
         return
     outcomes, failures = run_experiments(numbers, runs, full=full, again=again)
@@ -51,19 +64,25 @@ def lab(
     page = build_report(runs, report)
     if as_json:
         about = [{"pair": number, "status": found.status, "seconds": found.seconds} for number, found in outcomes]
-        environment = _environment(runs, rows[0]) if rows else None
-        print_json(rows, environment, experiments=about, report=str(page))
+        environment = _environment(runs) if rows else None
+        print_json([row for _, row in rows], environment, experiments=about, report=str(page))
     else:
-        _print_table(rows)
+        print_rows(rows)
         print(page)
     if failures:
         raise RunError(" ".join(failures))
 
 
+<<<<<<< HEAD
 def _hand_out(runs: Path) -> None:
     from tightgrad_lab.experiments.handout import write_handout
 
     write_handout(runs)
+=======
+def _one_case(cases: list[str] | None, option: str) -> None:
+    if len(cases or ()) != 1:
+        raise ArgumentError(f"{option} is about one case; name it: {', '.join(CASES)}.")
+>>>>>>> 08929c9 (Cases run with variants, skipped when unchanged, resumed, shown; data sets are fetched and checked (in progress))
 
 
 def _chosen(cases: list[str] | None, only: list[int] | None) -> tuple[list[str], list[int]]:
@@ -86,18 +105,39 @@ def under_launcher() -> bool:
     return "WORLD_SIZE" in os.environ
 
 
-def _train(cases: list[str], asked: dict[str, Any], ranks: int, runs: Path) -> list[dict[str, Any]]:
+def _train(
+    cases: list[str], asked: dict[str, Any], ranks: int, runs: Path, *, resume: bool, again: bool
+) -> list[tuple[str, dict[str, Any]]]:
+    """Train; return a title and a row of each run (on rank 0)."""
     from tightgrad_lab.cli.progress import job_progress
-    from tightgrad_lab.experiments.factorial import case_settings, make_jobs, run_jobs
+    from tightgrad_lab.experiments.factorial import (
+        COMBINATIONS,
+        COMPARED,
+        case_settings,
+        make_jobs,
+        other_variants,
+        run_jobs,
+    )
 
     jobs = []
     for case in cases:
-        settings = case_settings(case, full=asked["--full"], seeds=asked["--seeds"], epochs=asked["--epochs"])
-        jobs += make_jobs(case, settings, ranks, runs, _command(case, asked))
+        others = [] if asked["--variant"] else other_variants(case, full=asked["--full"])
+        for variant in (asked["--variant"], *others):
+            settings = case_settings(
+                case, full=asked["--full"], seeds=asked["--seeds"], epochs=asked["--epochs"], variant=variant
+            )
+            combinations = COMPARED if variant in others else COMBINATIONS
+            command = _command(case, asked)
+            jobs += make_jobs(
+                case, settings, ranks, runs, command, resume=resume, again=again, combinations=combinations
+            )
+    titles = [f"{job.case}: {job.settings.variant}" for job in jobs]
     if int(os.environ.get("RANK", 0)) > 0:
-        return run_jobs(jobs, ranks, lambda message: None)
-    with job_progress(jobs) as receive:
-        return run_jobs(jobs, ranks, receive)
+        rows = run_jobs(jobs, ranks, lambda message: None)
+    else:
+        with job_progress(jobs) as receive:
+            rows = run_jobs(jobs, ranks, receive)
+    return list(zip(titles, rows, strict=bool(rows)))
 
 
 def _num_ranks(asked: int | None) -> int:
@@ -116,41 +156,8 @@ def _command(case: str, asked: dict[str, Any]) -> str:
     return shlex.join(words)
 
 
-def _environment(runs: Path, row: dict[str, Any]) -> dict[str, object]:
-    import json
-
-    path = runs / row["case"] / row["combination"] / f"seed{row['seed']}" / "environment.json"
-    found: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+def _environment(runs: Path) -> dict[str, object]:
+    """Of the run that was measured last."""
+    newest = max(runs.rglob("environment.json"), key=lambda path: path.stat().st_mtime)
+    found: dict[str, object] = json.loads(newest.read_text(encoding="utf-8"))
     return found
-
-
-def _print_table(rows: Sequence[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from tightgrad_lab.cli.units import factor_text, metric_text, nbytes_text, seconds_text
-
-    for case in dict.fromkeys(row["case"] for row in rows):
-        own = [row for row in rows if row["case"] == case]
-        several_seeds = len({row["seed"] for row in own}) > 1
-        table = Table(
-            box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=f"{case}, per rank", title_justify="left"
-        )
-        table.add_column("combination", no_wrap=True)
-        if several_seeds:
-            table.add_column("seed", justify="right")
-        for heading in (own[0]["metric"], "sent", "factor", "memory", "step", "skips"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for row in own:
-            table.add_row(
-                row["combination"],
-                *([str(row["seed"])] if several_seeds else []),
-                metric_text(row),
-                nbytes_text(row["wire_bytes"]),
-                factor_text(row["compression_factor"]),
-                nbytes_text(row["peak_memory_bytes"]),
-                seconds_text(row["step_seconds"]),
-                str(row["skipped_steps"]),
-            )
-        Console().print(table)

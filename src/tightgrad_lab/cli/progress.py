@@ -33,7 +33,7 @@ def job_progress(jobs: "list[Job]") -> "Iterator[Callable[[Message], None]]":
             job, now = jobs[message.job], message.progress
             if message.row is not None:
                 done += 1
-                progress.console.print(_finished(job, message.row), highlight=False)
+                progress.console.print(_finished(job, message.row, message.unchanged), highlight=False)
                 progress.update(task, completed=done)
             elif now is not None:
                 progress.update(task, completed=done + now.step / now.steps, description=_running(job))
@@ -83,11 +83,12 @@ def share_progress(title: str) -> Iterator[Callable[[float, str], None]]:
 
 
 def _running(job: "Job") -> str:
-    return f"{job.case} [bold]{job.combination}[/] seed {job.seed}"
+    return f"{job.case} {job.settings.variant} [bold]{job.combination}[/] seed {job.seed}"
 
 
-def _finished(job: "Job", row: dict[str, object]) -> str:
+def _finished(job: "Job", row: dict[str, object], unchanged: bool) -> str:
+    how = "[dim]unchanged[/]" if unchanged else "[green]done[/]     "
     return (
-        f"[green]done[/] {job.case} {job.combination:<24} seed {job.seed}  "
+        f"{how} {job.case} {job.settings.variant:<12} {job.combination:<24} seed {job.seed}  "
         f"{metric_text(row)}  {nbytes_text(row['wire_bytes'])}  {seconds_text(row['step_seconds'])}/step"
     )

@@ -1,5 +1,6 @@
 """runs/CASE/baselines.json: what simple methods reach on the same test samples, computed here."""
 
+import json
 import time
 from pathlib import Path
 
@@ -10,15 +11,16 @@ SCHEMA = 1
 NAME = "baselines.json"
 
 
-def write_baselines(folder: Path, name: str, case: AnyCase) -> None:
-    """Compute and write them, unless they are there."""
-    if (folder / NAME).is_file():
+def write_baselines(folder: Path, name: str, case: AnyCase, inputs: str) -> None:
+    """Compute and write them, unless they are there with the same inputs."""
+    path = folder / NAME
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("inputs") == inputs:
         return
     start = time.perf_counter()
     found = case.baselines()
     train, test = case.load()
     write_json(
-        folder / NAME,
+        path,
         {
             "schema": SCHEMA,
             "case": name,
@@ -26,6 +28,7 @@ def write_baselines(folder: Path, name: str, case: AnyCase) -> None:
             "higher_is_better": case.higher_is_better,
             "train_samples": len(train),
             "test_samples": len(test),
+            "inputs": inputs,
             "seconds": time.perf_counter() - start,
             "baselines": found,
         },

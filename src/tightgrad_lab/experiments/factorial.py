@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from torch import nn
 
 import tightgrad as tg
@@ -24,12 +25,13 @@ from tightgrad_lab.environment import environment
 from tightgrad_lab.errors import RunError
 from tightgrad_lab.experiments.baselines import write_baselines
 from tightgrad_lab.experiments.flow import flow
+from tightgrad_lab.experiments.inputs import digest
 from tightgrad_lab.experiments.resume import CHECKPOINT, finished, resumable
 from tightgrad_lab.training.case import AnyCase, Settings
 from tightgrad_lab.training.files import finite, write_json, write_jsonl
 from tightgrad_lab.training.loop import Keep, Progress, Result, Trainer
 from tightgrad_lab.training.model_file import save_model
-from tightgrad_lab.training.ranks import Rank, Send, run_ranks
+from tightgrad_lab.training.ranks import Rank, Send, run_ranks, under_torchrun
 
 SCHEMA = 1
 PROGRESS_SECONDS = 0.1
@@ -62,7 +64,12 @@ ROW_KEYS = (
 
 @dataclass(frozen=True)
 class Job:
-    """One run to do; `resume`: from its newest checkpoint, or not at all if it is finished."""
+    """One run to do.
+
+    Args:
+        resume: from its newest checkpoint, if it was begun.
+        again: also if it is finished and nothing that it depends on has changed.
+    """
 
     case: str
     combination: str
@@ -72,15 +79,17 @@ class Job:
     folder: Path
     command: str
     resume: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True)
 class Message:
-    """From rank 0: how far job number `job` is; `row` once it is finished."""
+    """From rank 0: how far job number `job` is; `row` once it is finished, now or (`unchanged`) before."""
 
     job: int
     progress: Progress | None
     row: dict[str, Any] | None = None
+    unchanged: bool = False
 
 
 def make_plan(combination: str, settings: Settings) -> tg.Plan:
@@ -107,13 +116,14 @@ def make_jobs(
     command: str,
     *,
     resume: bool = False,
+    again: bool = False,
     combinations: Sequence[str] = COMBINATIONS,
 ) -> list[Job]:
     """The combinations of every seed, each after the one it is measured against."""
     settings.rank_batch_size(ranks)
     folder = case_folder(runs, case, settings.variant)
     return [
-        Job(case, combination, seed, ranks, settings, folder / combination / f"seed{seed}", command, resume)
+        Job(case, combination, seed, ranks, settings, folder / combination / f"seed{seed}", command, resume, again)
         for seed in range(settings.seeds)
         for combination in combinations
     ]
@@ -128,7 +138,7 @@ def case_settings(
     case: str, *, full: bool, seeds: int | None, epochs: int | None, variant: str | None = None
 ) -> Settings:
     """The case's own settings, with what was asked for otherwise; of its first full variant if `full`."""
-    chosen = variant or (full_variants(case)[0] if full else "")
+    chosen = variant or (next(iter(full_variants(case)), "") if full else "")
     settings = load_case(case, chosen).settings(full=full)
     return replace(settings, seeds=seeds or settings.seeds, epochs=epochs or settings.epochs)
 
@@ -139,7 +149,7 @@ def other_variants(case: str, *, full: bool) -> tuple[str, ...]:
 
 
 def run_jobs(jobs: list[Job], ranks: int, receive: Callable[[Message], None]) -> list[dict[str, Any]]:
-    """Train all jobs that are not finished; return rows of `ROW_KEYS` (on rank 0, under torchrun).
+    """Train all jobs that are not finished; return rows of `ROW_KEYS`, in their order (on rank 0, under torchrun).
 
     Raises:
         RunError: a rank failed; error.txt in the job's folder has the traceback.
@@ -154,6 +164,12 @@ def run_jobs(jobs: list[Job], ranks: int, receive: Callable[[Message], None]) ->
             rows.append(message.row)
         receive(message)
 
+    done = [_finished(job) for job in jobs]
+    if all(done) and not under_torchrun():
+        for index, summary in enumerate(done):
+            assert summary is not None
+            keep(_row(index, summary, unchanged=True))
+        return rows
     for job in jobs:
         (job.folder / "error.txt").unlink(missing_ok=True)
         load_case(job.case, job.settings.variant).load()  # fetches what is not in the package, once and not per rank
@@ -171,11 +187,12 @@ def run_jobs(jobs: list[Job], ranks: int, receive: Callable[[Message], None]) ->
 def train_jobs(rank: Rank, send: Send, jobs: list[Job]) -> None:
     """Train all jobs, one after the other; rank 0 writes their files. Collective: runs on every rank."""
     wire_bytes: dict[tuple[str, str, str, int], int] = {}
+    done = _of_rank_0([_finished(job) for job in jobs])
     for index, job in enumerate(jobs):
         case = load_case(job.case, job.settings.variant)
         key = (job.case, job.settings.variant)
+        summary = done[index]
         try:
-            summary = finished(job.folder, _config(job)) if job.resume else None
             if summary is None:
                 dense = wire_bytes.get((*key, without_compression(job.combination), job.seed))
                 report = _throttled(index, send) if rank.rank == 0 else _ignore
@@ -185,8 +202,9 @@ def train_jobs(rank: Rank, send: Send, jobs: list[Job]) -> None:
             raise
         wire_bytes[*key, job.combination, job.seed] = summary["wire_bytes"]
         if rank.rank == 0:
-            write_baselines(case_folder(_runs(job), job.case, job.settings.variant), job.case, case)
-            send(Message(index, None, {name: summary[name] for name in ROW_KEYS}))
+            folder = case_folder(_runs(job), job.case, job.settings.variant)
+            write_baselines(folder, job.case, case, digest(job.settings.variant))
+            send(_row(index, summary, unchanged=done[index] is not None))
 
 
 def _train_job(
@@ -218,6 +236,7 @@ def _train_job(
         "test_samples": len(trainer.test),
         "epochs": result.epochs,
         "seconds": result.seconds,
+        "inputs": _inputs(job),
     }
     if rank.rank == 0:
         _write_result(job, result, model, summary)
@@ -231,6 +250,24 @@ def _config(job: Job) -> dict[str, Any]:
         "settings": to_config(job.settings),
         "command": job.command,
     }
+
+
+def _inputs(job: Job) -> str:
+    return digest({key: value for key, value in _config(job).items() if key != "command"})
+
+
+def _finished(job: Job) -> dict[str, Any] | None:
+    return None if job.again else finished(job.folder, _config(job), _inputs(job))
+
+
+def _of_rank_0(found: list[dict[str, Any] | None]) -> list[dict[str, Any] | None]:
+    """What rank 0 read, on every rank: files may change while the others look."""
+    dist.broadcast_object_list(found)
+    return found
+
+
+def _row(index: int, summary: dict[str, Any], *, unchanged: bool) -> Message:
+    return Message(index, None, {name: summary[name] for name in ROW_KEYS}, unchanged)
 
 
 def _runs(job: Job) -> Path:

@@ -12,18 +12,19 @@ _FREE = ("command",)
 """What may differ."""
 
 
-def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """The summary of a finished run; None if it is not finished.
+def finished(folder: Path, config: dict[str, Any], inputs: str) -> dict[str, Any] | None:
+    """The summary of a finished run; None if there is none of this run with these inputs.
 
-    Raises:
-        RunError: it is finished, but was another run.
+    Args:
+        folder: of the run.
+        config: as it would be written now.
+        inputs: digest of everything that the run depends on.
     """
     path = folder / "summary.json"
-    if not path.is_file():
+    if not path.is_file() or _differing(folder, config):
         return None
-    _check_same(folder, config)
     summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return summary
+    return summary if summary.get("inputs") == inputs else None
 
 
 def resumable(folder: Path, config: dict[str, Any]) -> bool:
@@ -34,16 +35,16 @@ def resumable(folder: Path, config: dict[str, Any]) -> bool:
     """
     if not has_checkpoint(folder / CHECKPOINT):
         return False
-    _check_same(folder, config)
+    differing = _differing(folder, config)
+    if differing:
+        raise RunError(
+            f"{folder / 'config.json'} is of a run with other {' and '.join(differing)}; "
+            "ask for the same again, or leave --resume out."
+        )
     return True
 
 
-def _check_same(folder: Path, config: dict[str, Any]) -> None:
-    path = folder / "config.json"
-    found = json.loads(path.read_text(encoding="utf-8"))
+def _differing(folder: Path, config: dict[str, Any]) -> list[str]:
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     expected = json.loads(json.dumps(config))
-    differing = [key for key in expected if key not in _FREE and found.get(key) != expected[key]]
-    if differing:
-        raise RunError(
-            f"{path} is of a run with other {' and '.join(differing)}; ask for the same again, or leave --resume out."
-        )
+    return [key for key in expected if key not in _FREE and found.get(key) != expected[key]]

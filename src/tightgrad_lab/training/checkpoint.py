@@ -47,7 +47,7 @@ def save_checkpoint(
         scheduler: of the learning rate.
         measured: JSON values of rank 0.
     """
-    target = folder / f"step-{pipe.state.step:08d}"
+    target = _of_step(folder, pipe)
     target.mkdir(parents=True, exist_ok=True)
     tensors = _generators(rank)
     about: dict[str, Any] = {}
@@ -81,7 +81,7 @@ def load_checkpoint(
         CheckpointError: it is damaged.
     """
     pipe.load(folder)
-    target = folder / (folder / LATEST).read_text(encoding="ascii").strip()
+    target = _of_step(folder, pipe)
     own = target / _file_name(rank.rank, rank.ranks)
     if not own.is_file():
         raise RunError(f"{own} is missing: the checkpoint is of another number of ranks than {rank.ranks}.")
@@ -101,6 +101,11 @@ def load_checkpoint(
     _restore_generators(_read(own)[1], rank)
     measured: dict[str, Any] = about["measured"]
     return measured
+
+
+def _of_step(folder: Path, pipe: tg.GradientPipeline) -> Path:
+    """Where the pipeline itself keeps its state between two windows."""
+    return folder / f"step-{pipe.state.step:08d}"
 
 
 def _generators(rank: Rank) -> dict[str, Tensor]:

@@ -16,6 +16,11 @@ def save_model(model: nn.Module, folder: Path) -> None:
     partial.replace(folder / NAME)
 
 
+def has_model(folder: Path) -> bool:
+    """Whether `folder` holds a trained model of a finished run."""
+    return (folder / NAME).is_file() and (folder / "summary.json").is_file()
+
+
 def load_model(model: nn.Module, folder: Path) -> nn.Module:
     """Read them into a model of the same shape, and put it into evaluation mode."""
     load_tensors(model, folder / NAME)

@@ -41,7 +41,7 @@ class SeriesCase(Case[Windows]):
     def settings(self, *, full: bool) -> Settings:
         """Adam, as the field does; weight decay 0."""
         return Settings(
-            epochs=10 if full else 5,
+            epochs=10 if full else 3,
             seeds=3 if full else 1,
             batch_size=128,
             micro_batches=4,

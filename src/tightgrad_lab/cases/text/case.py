@@ -43,7 +43,7 @@ class TextCase(Case[Texts]):
         """AdamW, as the field does."""
         lstm = self.network == "lstm"
         return Settings(
-            epochs=6 if full else 4,
+            epochs=6 if full else 2,
             seeds=3 if full else 1,
             batch_size=128,
             micro_batches=4,

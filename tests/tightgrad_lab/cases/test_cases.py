@@ -1,0 +1,115 @@
+"""Every case, end to end but short: trained by two ranks, measured against simple methods, looked at."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tightgrad_lab.cases import CASES, embedded_variants, full_variants, load_case
+from tightgrad_lab.cli import app as cli
+from tightgrad_lab.experiments import factorial
+from tightgrad_lab.training.model_file import has_model, load_model
+
+TRAINED = [("text", "lstm"), ("text", "bert"), ("series", "lstm-24"), ("series", "dlinear-96"), ("translation", "")]
+ALL = factorial.COMBINATIONS[-1]
+
+
+def _jobs(runs):
+    jobs = []
+    for case, variant in TRAINED:
+        settings = factorial.case_settings(case, full=False, seeds=1, epochs=1, variant=variant)
+        settings = replace(settings, batch_size=480, micro_batches=2)
+        jobs += factorial.make_jobs(case, settings, 2, runs, f"tightgrad lab {case}", combinations=[ALL])
+    return jobs
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One epoch of each; gives the jobs and their rows."""
+    jobs = _jobs(tmp_path_factory.mktemp("cases") / "runs")
+    return jobs, factorial.run_jobs(jobs, 2, lambda message: None)
+
+
+def test_every_case_learns(trained):
+    for job, row in zip(*trained, strict=True):
+        case = load_case(job.case, job.settings.variant)
+        torch.manual_seed(0)
+        loss = [record["loss"] for record in map(json.loads, (job.folder / "steps.jsonl").read_text().splitlines())]
+        assert sum(loss[-3:]) < 0.9 * sum(loss[:3]), job.folder
+        assert row["metric"] == case.metric
+        assert row["skipped_steps"] == 0
+
+
+def test_every_run_is_whole(trained):
+    for job, row in zip(*trained, strict=True):
+        summary = json.loads((job.folder / "summary.json").read_text())
+        assert summary["value"] == row["value"] == summary["metrics"][row["metric"]]
+        assert not (job.folder / "checkpoint").exists()
+        baselines = json.loads((job.folder.parents[1] / "baselines.json").read_text())["baselines"]
+        assert len(baselines) >= 2
+        assert all(scores.keys() <= summary["metrics"].keys() for scores in baselines.values())
+        flow = json.loads((job.folder.parents[1] / "flow.json").read_text())
+        assert flow["stages"][0]["shape"][0] == 120
+    translation = json.loads((trained[0][-1].folder / "summary.json").read_text())
+    assert translation["metrics"].keys() == {"bleu", "bleu_beam"}
+
+
+def test_a_finished_run_is_not_run_again(trained, monkeypatch):
+    jobs, rows = trained
+    monkeypatch.setattr(factorial, "run_ranks", None)
+    heard = []
+    assert factorial.run_jobs(_jobs(_runs(jobs)), 2, heard.append) == rows
+    assert all(message.unchanged for message in heard)
+
+
+def test_other_settings_or_other_code_are_another_run(trained, monkeypatch):
+    jobs, _ = trained
+    other = replace(jobs[0], settings=replace(jobs[0].settings, learning_rate=0.5))
+    assert factorial._finished(jobs[0]) is not None
+    assert factorial._finished(other) is None
+    assert factorial._finished(replace(jobs[0], again=True)) is None
+    monkeypatch.setattr(factorial, "digest", lambda settings: "of other code")
+    assert factorial._finished(jobs[0]) is None
+
+
+def test_predictions_can_be_looked_at(trained, capsys):
+    runs = _runs(trained[0])
+    for case, variant in TRAINED:
+        chosen = ["--variant", variant] if variant else []
+        assert cli.run(["lab", case, "--show", "3", "--runs", str(runs), "--json", *chosen]) == 0
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        assert len(rows) == 3
+        assert all(row.keys() == {"given", "truth", "predicted"} and row["predicted"] for row in rows)
+    assert cli.run(["lab", "text", "--show", "2", "--runs", str(runs)]) == 0
+    out = capsys.readouterr().out
+    assert "predicted" in out
+    assert "accuracy" in out
+
+
+def test_the_saved_model_is_the_trained_one(trained):
+    job, row = trained[0][0], trained[1][0]
+    assert has_model(job.folder)
+    case = load_case(job.case, job.settings.variant)
+    model = load_model(case.model(), job.folder)
+    _, test = case.load()
+    counts = [case.count(model, case.batch(test, part), test, part) for part in torch.arange(len(test)).split(250)]
+    assert case.scores(torch.stack(counts).sum(0))[case.metric] == pytest.approx(row["value"], abs=1e-3)
+
+
+def test_without_a_trained_model_the_command_is_named(tmp_path, capsys):
+    assert cli.run(["lab", "series", "--show", "1", "--runs", str(tmp_path)]) == 2
+    assert "tightgrad lab series" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_variants_are_named_after_themselves(case):
+    for variant in (*embedded_variants(case), *full_variants(case)):
+        one = load_case(case, variant)
+        assert one.id == case
+        assert one.settings(full=variant in full_variants(case)).variant == variant
+
+
+def _runs(jobs) -> Path:
+    return jobs[0].folder.parents[2]
