@@ -28,6 +28,9 @@ def lab(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="The full data, longer training, three seeds.")] = False,
     variant: Annotated[str | None, typer.Option(help="One model and data set of a case, in all combinations.")] = None,
+    combination: Annotated[
+        list[str] | None, typer.Option(help="Only this combination, such as none or clip+compress; may be repeated.")
+    ] = None,
     ranks: Annotated[
         int | None,
         typer.Option(min=1, help=f"Local ranks over gloo, {LOCAL_RANKS} if not given. torchrun brings its own."),
@@ -55,7 +58,8 @@ def lab(
         show_examples(chosen[0], variant, full, show, runs, as_json)
         return
     num_ranks = _num_ranks(ranks)
-    asked = {"--full": full, "--variant": variant, "--ranks": ranks, "--seeds": seeds, "--epochs": epochs}
+    asked: dict[str, Any] = {"--full": full, "--variant": variant, "--combination": combination}
+    asked |= {"--ranks": ranks, "--seeds": seeds, "--epochs": epochs}
     rows = _train(chosen, asked, num_ranks, runs, resume=resume, again=again) if chosen else []
     if int(os.environ.get("RANK", 0)) > 0:
         return
@@ -114,10 +118,12 @@ def _train(
         COMBINATIONS,
         COMPARED,
         case_settings,
+        check_combinations,
         make_jobs,
         other_variants,
         run_jobs,
     )
+    from tightgrad_lab.experiments.variants import write_variants
 
     jobs = []
     for case in cases:
@@ -126,7 +132,9 @@ def _train(
             settings = case_settings(
                 case, full=asked["--full"], seeds=asked["--seeds"], epochs=asked["--epochs"], variant=variant
             )
-            combinations = COMPARED if variant in others else COMBINATIONS
+            combinations = check_combinations(asked["--combination"]) or (
+                COMPARED if variant in others else COMBINATIONS
+            )
             command = _command(case, asked)
             jobs += make_jobs(
                 case, settings, ranks, runs, command, resume=resume, again=again, combinations=combinations
@@ -137,6 +145,8 @@ def _train(
     else:
         with job_progress(jobs) as receive:
             rows = run_jobs(jobs, ranks, receive)
+        for case in cases:
+            write_variants(runs, case)
     return list(zip(titles, rows, strict=bool(rows)))
 
 
@@ -152,7 +162,8 @@ def _num_ranks(asked: int | None) -> int:
 def _command(case: str, asked: dict[str, Any]) -> str:
     words = ["tightgrad", "lab", case]
     for option, value in asked.items():
-        words += [option] if value is True else [option, str(value)] if value else []
+        for one in value if isinstance(value, list) else [value]:
+            words += [option] if one is True else [option, str(one)] if one else []
     return shlex.join(words)
 
 

@@ -22,7 +22,7 @@ import tightgrad as tg
 from tightgrad.core.config import to_config
 from tightgrad_lab.cases import default_variant, embedded_variants, full_variants, load_case
 from tightgrad_lab.environment import environment
-from tightgrad_lab.errors import RunError
+from tightgrad_lab.errors import ArgumentError, RunError
 from tightgrad_lab.experiments.baselines import write_baselines
 from tightgrad_lab.experiments.flow import flow
 from tightgrad_lab.experiments.inputs import digest
@@ -101,6 +101,18 @@ def make_plan(combination: str, settings: Settings) -> tg.Plan:
         clip=settings.clip if "clip" in chosen else None,
         guard=tg.Guard("skip"),
     )
+
+
+def check_combinations(asked: Sequence[str] | None) -> tuple[str, ...]:
+    """The combinations that were asked for, in their own order.
+
+    Raises:
+        ArgumentError: one is unknown.
+    """
+    unknown = [name for name in asked or () if name not in COMBINATIONS]
+    if unknown:
+        raise ArgumentError(f"no combination is named {unknown[0]!r}; choose from: {', '.join(COMBINATIONS)}.")
+    return tuple(name for name in COMBINATIONS if name in (asked or ()))
 
 
 def without_compression(combination: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from statistics import fmean
 
 from markupsafe import Markup
@@ -39,10 +40,13 @@ def samples(case: Case) -> int | None:
 
 
 def comparison(case: Case, combination: str) -> Comparison | None:
-    """The combination against "none"; None for "none" itself or without a run of it."""
+    """The combination against "none", judged in the metric's own sense; None for "none" or without a run of it."""
     if combination == "none" or not {"none", combination} <= case.combinations.keys():
         return None
-    return compare(case.values(combination, "value"), case.values("none", "value"), samples=samples(case))
+    sign = 1 if case.higher_is_better else -1
+    own, base = ({k: sign * v for k, v in case.values(name, "value").items()} for name in (combination, "none"))
+    found = compare(own, base, samples=samples(case))
+    return replace(found, difference=sign * found.difference)
 
 
 def mean(case: Case, combination: str, key: str) -> float:
@@ -111,11 +115,11 @@ def verdict_cell(found: Comparison | None, combination: str, texts: Texts) -> Ce
 
 
 def seeds_note(case: Case, texts: Texts) -> Markup:
-    return texts.html("seeds.one") if case.seeds == 1 else texts.html("seeds.many", count=case.seeds)
+    return texts.html("seeds.one", case=case.name) if case.seeds == 1 else texts.html("seeds.many", count=case.seeds)
 
 
 def source(case: Case, *patterns: str) -> Source:
     """The files of a case that match, counted."""
-    root = case.runs[0].path.parents[2]
+    root = case.root
     count = sum(len(list(root.glob(pattern))) for pattern in patterns)
     return Source(tuple(f"{root.name}/{pattern}" for pattern in patterns), count, case.command)

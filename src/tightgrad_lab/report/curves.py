@@ -29,8 +29,8 @@ def _heading(figure: Figure, name: str, width: float) -> str:
     return f"{head}\n+ {tail}"
 
 
-def draw(curves: Mapping[str, Sequence[Curve]], metric: str, texts: Texts, layout: Layout) -> Figure:
-    """`curves` holds, for each combination, one curve of (epoch, value) per seed."""
+def draw(curves: Mapping[str, Sequence[Curve]], metric: str, texts: Texts, layout: Layout, *, share: bool) -> Figure:
+    """`curves` holds, for each combination, one curve of (epoch, value) per seed; `share`: values are fractions."""
     columns = 4 if layout.name == "wide" else 2
     rows = math.ceil(len(curves) / columns)
     left, right, top, bottom = 0.52, 0.14, 0.24, 0.52
@@ -40,7 +40,6 @@ def draw(curves: Mapping[str, Sequence[Curve]], metric: str, texts: Texts, layou
     figure = figures.canvas(layout.width, height)
     means = {name: _mean(found) for name, found in curves.items()}
     values = [value for curve in means.values() for _, value in curve]
-    share = all(0 <= value <= 1 for value in values)
     low, high = min(values), max(values)
     room = 0.08 * ((high - low) or 1.0)
     last_epoch = max(epoch for curve in means.values() for epoch, _ in curve)

@@ -29,11 +29,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Case:
-    """All finished runs of one case study, and the measured flow of one step if there is one."""
+    """All finished runs of one case study, or of one other variant of it.
+
+    Attributes:
+        flow: the measured flow of one step, if there is one.
+        baselines: scores of simple methods on the same test samples, by the method's name.
+    """
 
     name: str
     runs: tuple[Run, ...]
     flow: Mapping[str, Any] | None
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @cached_property
     def combinations(self) -> dict[str, dict[int, Run]]:
@@ -53,6 +59,22 @@ class Case:
     def seeds(self) -> int:
         """The largest number of seeds that any combination has."""
         return max(len(seeds) for seeds in self.combinations.values())
+
+    def scores(self, combination: str, name: str) -> dict[int, float]:
+        """One score of the summaries, by seed; those without it are left out."""
+        runs = self.combinations[combination].items()
+        found = {seed: (run.summary.get("metrics") or {}).get(name) for seed, run in runs}
+        return {seed: float(value) for seed, value in found.items() if value is not None}
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger value of the metric is better."""
+        return bool(self.runs[0].summary.get("higher_is_better", True))
+
+    @property
+    def root(self) -> Path:
+        """The folder of all runs."""
+        return next(parent.parent for parent in self.runs[0].path.parents if parent.name == self.name)
 
     @property
     def command(self) -> str:
@@ -83,11 +105,16 @@ class Runs:
     def case(self, name: str) -> Case | None:
         """The case, or None if no run of it is finished."""
         if name not in self._cases:
-            self._cases[name] = self._read_case(name)
+            self._cases[name] = self._read_case(name, self.root / name)
         return self._cases[name]
 
-    def _read_case(self, name: str) -> Case | None:
-        folder = self.root / name
+    def variants(self, name: str) -> dict[str, Case]:
+        """The other variants of a case that have finished runs, by name."""
+        folders = sorted(path for path in (self.root / name / "variants").glob("*") if path.is_dir())
+        found = {folder.name: self._read_case(name, folder) for folder in folders}
+        return {variant: case for variant, case in found.items() if case is not None}
+
+    def _read_case(self, name: str, folder: Path) -> Case | None:
         runs = []
         for seed_folder in sorted(folder.glob("*/seed*")):
             if not seed_folder.is_dir():
@@ -99,7 +126,8 @@ class Runs:
         if not runs:
             return None
         flow = folder / "flow.json"
-        return Case(name, tuple(runs), read_flow(flow, name) if flow.is_file() else None)
+        measured = read_flow(flow, name) if flow.is_file() else None
+        return Case(name, tuple(runs), measured, read_baselines(folder / "baselines.json", name))
 
 
 def _fail(path: Path, what: str, case: str) -> ReportError:
@@ -253,6 +281,17 @@ def read_flow(path: Path, case: str) -> Mapping[str, Any]:
         if not isinstance(shape, list) or not all(_size(size) for size in shape):
             raise _fail(path, f'{where}"shape" is {json.dumps(shape)}, expected a list of sizes', case)
     return flow
+
+
+def read_baselines(path: Path, case: str) -> Mapping[str, Mapping[str, float]]:
+    """Scores of simple methods, by name; empty without the file."""
+    if not path.is_file():
+        return {}
+    found = _load(path, case).get("baselines")
+    whole = isinstance(found, dict) and all(isinstance(scores, dict) for scores in found.values())
+    if whole and found and all(_finite(value) for scores in found.values() for value in scores.values()):
+        return found
+    raise _fail(path, '"baselines" is not an object of objects of numbers', case)
 
 
 def find(data: Any, key: str) -> Any:

@@ -25,6 +25,7 @@ class SeriesCase(Case[Windows]):
         history: hours that a forecast is made from.
         horizon: hours that are forecast.
         every: hours from one training window to the next.
+        epochs: passes over the training windows.
         variant: its name.
     """
 
@@ -36,12 +37,13 @@ class SeriesCase(Case[Windows]):
     history: int
     horizon: int
     every: int
+    epochs: int
     variant: str
 
     def settings(self, *, full: bool) -> Settings:
         """Adam, as the field does; weight decay 0."""
         return Settings(
-            epochs=10 if full else 3,
+            epochs=self.epochs,
             seeds=3 if full else 1,
             batch_size=128,
             micro_batches=4,
@@ -140,11 +142,9 @@ def errors(forecasts: Tensor, future: Tensor, observed: Tensor) -> Tensor:
     return torch.stack([gaps.square().sum(), gaps.abs().sum(), observed.sum().double()])
 
 
-def _variants(every: int, suffix: str) -> dict[str, SeriesCase]:
-    shapes = {"lstm-24": ("lstm", 72, 24), "lstm-96": ("lstm", 72, 96)}
-    shapes |= {"dlinear-24": ("dlinear", 336, 24), "dlinear-96": ("dlinear", 336, 96)}
-    return {f"{name}{suffix}": SeriesCase(*shape, every, f"{name}{suffix}") for name, shape in shapes.items()}
-
-
-VARIANTS = _variants(4, "") | _variants(1, "-full")
-FULL = ("lstm-24-full", "lstm-96-full", "dlinear-24-full", "dlinear-96-full")
+_SHAPES = {"lstm-24": ("lstm", 72, 24), "lstm-96": ("lstm", 72, 96)}
+_SHAPES |= {"dlinear-24": ("dlinear", 336, 24), "dlinear-96": ("dlinear", 336, 96)}
+VARIANTS = {name: SeriesCase(*shape, every=4, epochs=3, variant=name) for name, shape in _SHAPES.items()}
+WHOLE = {
+    f"{name}-full": SeriesCase(*shape, every=1, epochs=10, variant=f"{name}-full") for name, shape in _SHAPES.items()
+}

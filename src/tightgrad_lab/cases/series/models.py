@@ -42,6 +42,20 @@ class DLinear(nn.Module):
         return forecast
 
 
+class NLinear(nn.Module):
+    """One linear layer on the series less its last value (Zeng et al. 2023)."""
+
+    def __init__(self, history: int, horizon: int) -> None:
+        super().__init__()
+        self.change = nn.Linear(history, horizon)
+
+    def forward(self, past: Tensor) -> Tensor:
+        """Shape (n, history, f) to (n, horizon); only the series itself is used."""
+        last = past[:, -1:, 0]
+        forecast: Tensor = last + self.change(past[:, :, 0] - last)
+        return forecast
+
+
 def naive(past: Tensor, horizon: int) -> Tensor:
     """The last value again and again."""
     return past[:, -1:, 0].expand(-1, horizon)

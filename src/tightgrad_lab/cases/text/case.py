@@ -11,13 +11,15 @@ from torch.nn import functional
 
 import tightgrad as tg
 from tightgrad_lab.cases.text.bayes import naive_bayes
-from tightgrad_lab.cases.text.data import Labelled, Texts, encoded, glosses
+from tightgrad_lab.cases.text.data import Labelled, Texts, encoded, glosses, imdb, trec
 from tightgrad_lab.cases.text.models import Bert, BiLSTM
 from tightgrad_lab.training.case import Batch, Case, Example, Scores, Settings
 from tightgrad_lab.training.shards import by_length
 from tightgrad_lab.training.vocabulary import padded
 
 GLOSS_WORDS = 40
+QUESTION_WORDS = 40
+REVIEW_WORDS = 400
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class TextCase(Case[Texts]):
         network: "lstm" or "bert".
         read: gives training and test texts.
         longest: words of a text that are read.
+        epochs: passes over the training texts.
         variant: its name.
     """
 
@@ -37,13 +40,14 @@ class TextCase(Case[Texts]):
     network: str
     read: Callable[[], tuple[Labelled, Labelled]]
     longest: int
+    epochs: int
     variant: str
 
     def settings(self, *, full: bool) -> Settings:
         """AdamW, as the field does."""
         lstm = self.network == "lstm"
         return Settings(
-            epochs=6 if full else 2,
+            epochs=self.epochs,
             seeds=3 if full else 1,
             batch_size=128,
             micro_batches=4,
@@ -122,7 +126,10 @@ class TextCase(Case[Texts]):
 
 
 VARIANTS = {
-    "lstm": TextCase("lstm", glosses, GLOSS_WORDS, "lstm"),
-    "bert": TextCase("bert", glosses, GLOSS_WORDS, "bert"),
+    "lstm": TextCase("lstm", glosses, GLOSS_WORDS, 2, "lstm"),
+    "bert": TextCase("bert", glosses, GLOSS_WORDS, 2, "bert"),
+    "trec-lstm": TextCase("lstm", trec, QUESTION_WORDS, 8, "trec-lstm"),
+    "trec-bert": TextCase("bert", trec, QUESTION_WORDS, 8, "trec-bert"),
+    "imdb-lstm": TextCase("lstm", imdb, REVIEW_WORDS, 4, "imdb-lstm"),
 }
-FULL: tuple[str, ...] = ()
+FULL = ("trec-lstm", "trec-bert", "imdb-lstm")

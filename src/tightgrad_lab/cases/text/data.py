@@ -10,6 +10,7 @@ from importlib.resources import files
 import torch
 from torch import Tensor
 
+from tightgrad_lab.fetch import need
 from tightgrad_lab.training.vocabulary import Vocabulary, words
 
 DATA = "wordnet_gloss_12.tsv.gz"
@@ -66,9 +67,23 @@ def encoded(train: Labelled, test: Labelled, longest: int) -> tuple[Texts, Texts
 def glosses() -> tuple[Labelled, Labelled]:
     """The embedded texts: 12,000 and 2,400."""
     packed = (files("tightgrad_lab") / "data" / DATA).read_bytes()
-    reader = csv.DictReader(
-        io.StringIO(gzip.decompress(packed).decode("utf-8")), delimiter="\t", quoting=csv.QUOTE_NONE
-    )
+    return _rows(gzip.decompress(packed).decode("utf-8"))
+
+
+@cache
+def trec() -> tuple[Labelled, Labelled]:
+    """Questions (Li and Roth 2002): 5,452 and 500."""
+    return _rows((need("trec") / "trec.tsv").read_text(encoding="utf-8"))
+
+
+@cache
+def imdb() -> tuple[Labelled, Labelled]:
+    """Film reviews (Maas et al. 2011): 25,000 and 25,000."""
+    return _rows((need("imdb") / "imdb.tsv").read_text(encoding="utf-8"))
+
+
+def _rows(text: str) -> tuple[Labelled, Labelled]:
+    reader = csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
     rows = [(row["split"], row["label"], row["text"]) for row in reader]
     train, test = ([(label, text) for part, label, text in rows if part == name] for name in ("train", "test"))
     return train, test

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import tightgrad as tg
 from tightgrad_lab.cases.translation.bleu import bleu, statistics
-from tightgrad_lab.cases.translation.data import Pair, Pairs, encoded, tatoeba
+from tightgrad_lab.cases.translation.data import Pair, Pairs, encoded, tatoeba, tatoeba_whole
 from tightgrad_lab.cases.translation.decoding import Decoded, beam, greedy
 from tightgrad_lab.cases.translation.dictionary import dictionary, word_by_word
 from tightgrad_lab.cases.translation.model import Transformer
@@ -34,6 +34,8 @@ class TranslationCase(Case[Pairs]):
         width: of the model.
         layers: of the encoder, and of the decoder.
         dropout: of the model.
+        epochs: passes over the training pairs.
+        batch_size: sentences of one step.
         variant: its name.
     """
 
@@ -46,14 +48,16 @@ class TranslationCase(Case[Pairs]):
     width: int
     layers: int
     dropout: float
+    epochs: int
+    batch_size: int
     variant: str
 
     def settings(self, *, full: bool) -> Settings:
         """AdamW with warm-up, as the field does."""
         return Settings(
-            epochs=10 if full else 5,
+            epochs=self.epochs,
             seeds=3 if full else 1,
-            batch_size=64,
+            batch_size=self.batch_size,
             micro_batches=2,
             learning_rate=3e-3,
             warmup_fraction=0.1,
@@ -148,5 +152,8 @@ def _sentences(decoded: Decoded, words: Vocabulary) -> list[str]:
     return [sentence_of(words.decode(ids)) for ids in decoded.ids]
 
 
-VARIANTS = {"tatoeba-13k": TranslationCase(tatoeba, None, 24, 96, 2, 0.0, "tatoeba-13k")}
-FULL: tuple[str, ...] = ()
+VARIANTS = {
+    "tatoeba-13k": TranslationCase(tatoeba, None, 24, 96, 1, 0.0, 4, 128, "tatoeba-13k"),
+    "tatoeba-178k": TranslationCase(tatoeba_whole, 8000, 40, 128, 2, 0.1, 10, 128, "tatoeba-178k"),
+}
+FULL = ("tatoeba-178k",)

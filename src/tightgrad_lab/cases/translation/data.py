@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from tightgrad_lab.cases.translation.words import source_tokens, target_tokens
+from tightgrad_lab.fetch import need
 from tightgrad_lab.training.vocabulary import BEGIN, END, Vocabulary
 
 DATA = "tatoeba_en_fr_13k.tsv.gz"
 MIN_COUNT = 3
+SPLIT_SEED = 0
+TEST_SENTENCES = 2000
 
 Pair = tuple[str, str]
 
@@ -58,6 +61,21 @@ def encoded(train: Sequence[Pair], test: Sequence[Pair], most: int | None = None
         )
 
     return pairs(train), pairs(test)
+
+
+@cache
+def tatoeba_whole() -> tuple[list[Pair], list[Pair]]:
+    """All pairs but those of 2,000 English sentences, which test: the first translation of each is the reference."""
+    lines = (need("en-fr") / "en-fr.tsv").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines]
+    by_source: dict[str, list[str]] = {}
+    for english, french, *_ in rows:
+        by_source.setdefault(english, []).append(french)
+    sources = sorted(by_source)
+    order = torch.randperm(len(sources), generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
+    held, kept = order[-TEST_SENTENCES:], order[:-TEST_SENTENCES]
+    train = [(sources[i], french) for i in kept for french in by_source[sources[i]]]
+    return train, [(sources[i], by_source[sources[i]][0]) for i in held]
 
 
 @cache

@@ -1,10 +1,5 @@
-"""Pair 17: the time-series case."""
+"""Pair 17: forecasts of a time series."""
 
-from tightgrad_lab.report.model import Pair
+from tightgrad_lab.report.study import Study, study_pair
 
-PAIR = Pair(
-    number=17,
-    chapter=8,
-    files=("series/*/seed*/summary.json",),
-    command="tightgrad lab series",
-)
+PAIR = study_pair(17, Study(17, "series", ("17", "17b"), ("17", "17b", "17c")))

@@ -1,0 +1,167 @@
+"""What the full settings of a case gave: here, or where the published file of the package was measured."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from tightgrad_lab.report import cells, units
+from tightgrad_lab.report.errors import ReportError
+from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.model import Cell, Column, Source, Table
+from tightgrad_lab.report.stats import COMBINATIONS
+from tightgrad_lab.report.texts import Texts
+
+SCHEMA = 1
+NAME = "full.json"
+PUBLISHED = Path(__file__).parent.parent / "published"
+
+
+def read_full(runs: Runs, case: str) -> tuple[Mapping[str, Any], bool] | None:
+    """The results, and whether this machine measured them; None if there are none.
+
+    Raises:
+        ReportError: the file is damaged.
+    """
+    own = runs.root / case / NAME
+    path = own if own.is_file() else PUBLISHED / f"{case}.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ReportError(f"{path} cannot be read ({error}). Delete it.") from error
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not found.get("variants"):
+        raise ReportError(f"{path}: not results of the full settings, schema {SCHEMA}. Delete it.")
+    return found, path == own
+
+
+def full_table(runs: Runs, case: str, label: str, title: str, texts: Texts) -> Table | None:
+    """A row for each variant and combination; None if the full settings were never run."""
+    read = read_full(runs, case)
+    if read is None:
+        return None
+    found, is_own = read
+    share = found["metric"] == "accuracy"
+    form = units.percent_text if share else units.number_text
+    metric = texts.metric(str(found["metric"]))
+    scores = [name for name in _scores(found) if name != found["metric"]]
+    columns = [
+        Column("variant", texts("col.variant"), numeric=False),
+        Column("combination", texts("col.combination"), numeric=False),
+        Column("value", texts("col.metric", metric=metric)),
+        *(Column(name, texts("col.metric", metric=texts.metric(name))) for name in scores),
+        Column("baseline", texts("col.best_baseline")),
+        Column("reference", texts("col.reference")),
+        Column("epochs", texts("col.epochs")),
+        Column("seeds", texts("col.seeds")),
+        Column("wire_bytes", texts("col.wire_bytes"), "B"),
+        Column("peak_memory_bytes", texts("col.peak_memory_bytes"), "B"),
+        Column("seconds", texts("col.seconds"), "s"),
+    ]
+    rows = []
+    for variant in found["variants"]:
+        for combination in COMBINATIONS:
+            own = {int(run["seed"]): run for run in variant["runs"] if run["combination"] == combination}
+            if not own:
+                continue
+            first = next(iter(own.values()))
+            rows.append(
+                [
+                    Cell(variant["variant"], texts.get(f"variant.{variant['variant']}", variant["variant"])),
+                    cells.combination_cell(combination, texts),
+                    cells.spread_cell({seed: run["value"] for seed, run in own.items()}, form),
+                    *(_score_cell(own, name, form) for name in scores),
+                    _best(variant["baselines"], str(found["metric"]), bool(found["higher_is_better"]), form, texts),
+                    _reference(variant.get("reference"), form),
+                    Cell(first["settings"]["epochs"], str(first["settings"]["epochs"])),
+                    Cell(len(own), str(len(own))),
+                    cells.spread_cell({seed: run["wire_bytes"] for seed, run in own.items()}, units.bytes_text),
+                    cells.spread_cell({seed: run["peak_memory_bytes"] for seed, run in own.items()}, units.bytes_text),
+                    cells.spread_cell({seed: run["seconds"] for seed, run in own.items()}, units.seconds_text),
+                ]
+            )
+    every = [run for variant in found["variants"] for run in variant["runs"]]
+    command = " · ".join(sorted({str(run["command"]) for run in every}))
+    name = f"{runs.root.name}/{case}/{NAME}" if is_own else f"tightgrad_lab/published/{case}.json"
+    return Table(
+        slug=f"table{label}",
+        label=label,
+        title=title,
+        caption=[texts("full.caption", metric=metric)],
+        columns=columns,
+        rows=rows,
+        source=Source((name,), 1, command),
+        notes=[*_against(found, form, texts), _where(every, is_own, texts)],
+    )
+
+
+def _scores(found: Mapping[str, Any]) -> list[str]:
+    names = [name for variant in found["variants"] for run in variant["runs"] for name in run["metrics"]]
+    return list(dict.fromkeys(names))
+
+
+def _score_cell(own: Mapping[int, Mapping[str, Any]], name: str, form: cells.Format) -> Cell:
+    known = {seed: run["metrics"][name] for seed, run in own.items() if run["metrics"].get(name) is not None}
+    return cells.spread_cell(known, form) if known else Cell(None, units.MISSING)
+
+
+def _best(
+    baselines: Mapping[str, Mapping[str, float]], metric: str, higher: bool, form: cells.Format, texts: Texts
+) -> Cell:
+    known = {name: scores[metric] for name, scores in baselines.items() if metric in scores}
+    if not known:
+        return Cell(None, units.MISSING)
+    best = (max if higher else min)(known, key=lambda name: known[name])
+    return Cell(known[best], f"{form(known[best])} ({texts.get(f'baseline.{best}', best)})")
+
+
+def _reference(reference: Mapping[str, Any] | None, form: cells.Format) -> Cell:
+    if not reference:
+        return Cell(None, units.MISSING)
+    return Cell(reference["value"], f"{form(reference['value'])} ({reference['source']})")
+
+
+def _against(found: Mapping[str, Any], form: cells.Format, texts: Texts) -> list[str | Markup]:
+    """One sentence a variant: by how much the best combination is above or below what was published."""
+    notes: list[str | Markup] = []
+    share, higher = found["metric"] == "accuracy", bool(found["higher_is_better"])
+    for variant in found["variants"]:
+        reference = variant.get("reference")
+        if not reference:
+            continue
+        means = {}
+        for combination in COMBINATIONS:
+            values = [run["value"] for run in variant["runs"] if run["combination"] == combination]
+            if values:
+                means[combination] = sum(values) / len(values)
+        best = (max if higher else min)(means, key=lambda name: means[name])
+        gap = means[best] - reference["value"]
+        reached = gap >= 0 if higher else gap <= 0
+        notes.append(
+            texts(
+                "full.reached" if reached else "full.not_reached",
+                variant=texts.get(f"variant.{variant['variant']}", variant["variant"]),
+                combination=texts.combination(best),
+                own=form(means[best]),
+                published=form(reference["value"]),
+                source=reference["source"],
+                gap=units.points_text(gap) if share else units.signed(gap, 3),
+                epochs=variant["runs"][0]["settings"]["epochs"],
+            )
+        )
+    return notes
+
+
+def _where(every: Sequence[Mapping[str, Any]], is_own: bool, texts: Texts) -> str:
+    first = every[0]["environment"]
+    return texts(
+        "full.here" if is_own else "full.elsewhere",
+        ranks=every[0]["ranks"],
+        processor=first.get("processor", units.MISSING),
+        cores=first.get("cores", units.MISSING),
+        torch=first["torch"],
+        date=str(max(run["environment"]["time"] for run in every))[:10],
+    )
