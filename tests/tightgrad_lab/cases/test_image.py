@@ -1,12 +1,14 @@
 """The embedded images are what they should be, and the model can take them."""
 
+from dataclasses import replace
 from importlib.resources import files
 
 import pytest
 import torch
 
 from tightgrad_lab.cases import CASES, load_case
-from tightgrad_lab.cases.image import DATA, ImageCase
+from tightgrad_lab.cases.image import DATA, ImageCase, Images
+from tightgrad_lab.cases.image.models import ResNet20
 
 CASE = ImageCase()
 
@@ -45,7 +47,8 @@ def test_score_is_the_share_of_right_answers():
         def forward(self, images):
             return torch.nn.functional.one_hot(torch.zeros(len(images), dtype=torch.long), 10).float()
 
-    counts = [CASE.count(Constant(), CASE.batch(test, part)) for part in torch.arange(len(test)).split(300)]
+    parts = torch.arange(len(test)).split(300)
+    counts = [CASE.count(Constant(), CASE.batch(test, part), test, part) for part in parts]
     assert CASE.scores(torch.stack(counts).sum(0)) == {"accuracy": 0.1}
 
 
@@ -62,3 +65,23 @@ def test_gradient_does_not_depend_on_the_cut_into_micro_batches():
         return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
     assert torch.allclose(gradient(32), gradient(8), rtol=1e-10, atol=1e-12)
+
+
+def test_the_same_images_are_moved_and_mirrored():
+    train, _ = CASE.load()
+    colour = Images(train.pixels[:64].unsqueeze(-1).expand(-1, -1, -1, 3), train.labels[:64], train.mean, train.std)
+    still = colour.standardised(torch.arange(64))
+    moved = replace(colour, moved=True).standardised(torch.arange(64))
+    assert moved.shape == still.shape == (64, 3, 28, 28)
+    places = [(a, b) for a in range(9) for b in range(9)]
+    padded = torch.nn.functional.pad(still, (4, 4, 4, 4))
+    for image, wide in zip(moved, padded, strict=True):
+        crops = (wide[:, a : a + 28, b : b + 28] for a, b in places)
+        assert any(torch.equal(image, crop) or torch.equal(image, crop.flip(2)) for crop in crops)
+    assert not torch.equal(moved, still)
+
+
+def test_resnet20_is_the_published_one():
+    model = ResNet20()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 269_722
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
