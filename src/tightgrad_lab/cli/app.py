@@ -8,8 +8,8 @@ import typer
 
 from tightgrad_lab.cli.audit import audit
 from tightgrad_lab.cli.bench import bench
-from tightgrad_lab.cli.doctor import doctor
 from tightgrad_lab.cli.data import data
+from tightgrad_lab.cli.doctor import doctor
 from tightgrad_lab.cli.lab import lab
 from tightgrad_lab.cli.methods import methods
 from tightgrad_lab.cli.plan import plan

@@ -77,16 +77,15 @@ def lab(
         raise RunError(" ".join(failures))
 
 
-<<<<<<< HEAD
 def _hand_out(runs: Path) -> None:
     from tightgrad_lab.experiments.handout import write_handout
 
     write_handout(runs)
-=======
+
+
 def _one_case(cases: list[str] | None, option: str) -> None:
     if len(cases or ()) != 1:
         raise ArgumentError(f"{option} is about one case; name it: {', '.join(CASES)}.")
->>>>>>> 08929c9 (Cases run with variants, skipped when unchanged, resumed, shown; data sets are fetched and checked (in progress))
 
 
 def _chosen(cases: list[str] | None, only: list[int] | None) -> tuple[list[str], list[int]]:

@@ -3,5 +3,6 @@
 from tightgrad_lab.cases.image.case import FULL as FULL
 from tightgrad_lab.cases.image.case import VARIANTS as VARIANTS
 from tightgrad_lab.cases.image.case import ImageCase as ImageCase
+from tightgrad_lab.cases.image.data import CLASSES as CLASSES
 from tightgrad_lab.cases.image.data import DATA as DATA
 from tightgrad_lab.cases.image.data import Images as Images
