@@ -101,6 +101,7 @@ def test_files_of_a_run(lab, combination):
     assert {path.name for path in folder.iterdir()} == {
         "config.json",
         "environment.json",
+        "model.safetensors",
         "steps.jsonl",
         "summary.json",
     }
