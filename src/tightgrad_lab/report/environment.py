@@ -11,7 +11,7 @@ from tightgrad_lab.report.texts import Texts
 
 CASES = ("image", "text", "translation", "series")
 PAIRS = range(1, 18)
-_SHOWN = ("python", "torch", "tightgrad", "platform", "processor", "cores", "memory_bytes", "device", "backend")
+_SHOWN = ("python", "torch", "tightgrad", "platform", "processor", "cores", "memory_bytes", "device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,20 @@ def _value(key: str, value: object) -> str:
 
 
 def environments(runs: Runs, texts: Texts) -> list[Environment]:
-    """Distinct environments of the finished runs; the time of a run does not make it distinct."""
-    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    """Distinct environments of the finished runs; neither its time nor its backend makes a run's distinct."""
+    groups: dict[tuple[tuple[str, str], ...], list[Mapping[str, Any]]] = {}
     for known in _known(runs):
         rows = tuple((texts(f"env.{k}"), _value(k, known[k])) for k in _SHOWN if known.get(k) is not None)
-        groups.setdefault(rows, []).append(str(known["time"]))
-    return [Environment(list(rows), len(found), min(found), max(found)) for rows, found in groups.items()]
+        groups.setdefault(rows, []).append(known)
+    return [_environment(list(rows), members, texts) for rows, members in groups.items()]
+
+
+def _environment(rows: list[tuple[str, str]], members: list[Mapping[str, Any]], texts: Texts) -> Environment:
+    times = [str(known["time"]) for known in members]
+    backends = sorted({str(known["backend"]) for known in members if known.get("backend")})
+    if backends:
+        rows = [*rows, (texts("env.backend"), texts.join(backends))]
+    return Environment(rows, len(members), min(times), max(times))
 
 
 def _known(runs: Runs) -> Iterator[Mapping[str, Any]]:

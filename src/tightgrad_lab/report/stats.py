@@ -47,6 +47,11 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(fmean(values), stdev(values) if len(values) > 1 else None, min(values), max(values))
 
 
+def t_quantile(degrees: int) -> float:
+    """The two-sided 95 % quantile of Student's t."""
+    return _T95[degrees - 1] if degrees <= len(_T95) else _Z95
+
+
 def share_noise(first: float, second: float, samples: int) -> float:
     """95 % half width of the difference of two shares, each counted on `samples` test samples."""
     return _Z95 * math.sqrt((first * (1 - first) + second * (1 - second)) / samples)
@@ -63,9 +68,7 @@ def compare(own: Mapping[int, float], base: Mapping[int, float], *, samples: int
     if len(shared) > 1:
         differences = [own[seed] - base[seed] for seed in shared]
         difference = fmean(differences)
-        degrees = len(shared) - 1
-        quantile = _T95[degrees - 1] if degrees <= len(_T95) else _Z95
-        noise = quantile * stdev(differences) / math.sqrt(len(shared))
+        noise = t_quantile(len(shared) - 1) * stdev(differences) / math.sqrt(len(shared))
     else:
         first, second = fmean(own.values()), fmean(base.values())
         difference = first - second

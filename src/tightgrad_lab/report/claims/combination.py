@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from tightgrad_lab.report import cells
 from tightgrad_lab.report.claims.judgement import Finding, Judgement, Number, Verdict, judgement
+from tightgrad_lab.report.claims.times import step_time
 from tightgrad_lab.report.files import Case, Runs
 
 ALL = "clip+accumulate+compress"
 SUMMARIES = "image/*/seed*/summary.json"
+STEPS = "image/*/seed*/steps.jsonl"
 
 
 def combined(runs: Runs) -> Judgement:
@@ -22,26 +24,21 @@ def _finding(case: Case, key: str, verdict: Verdict, **facts: Number) -> Finding
     return Finding(key, verdict, facts, 13, cells.source(case, SUMMARIES))
 
 
-def _ratio(case: Case, key: str, unit: str) -> tuple[Verdict, dict[str, Number]] | None:
-    found = cells.ratio(case, ALL, key)
+def _time(case: Case) -> Finding | None:
+    found = step_time(case, ALL)
+    return Finding("found.combined.time", *found, 13, cells.source(case, SUMMARIES, STEPS)) if found else None
+
+
+def _bytes(case: Case) -> Finding | None:
+    found = cells.ratio(case, ALL, "wire_bytes")
     if found is None:
         return None
     facts = {
         "ratio": Number(found, "factor"),
-        "own": Number(cells.mean(case, ALL, key), "seconds" if unit == "seconds" else "bytes"),
-        "base": Number(cells.mean(case, "none", key), "seconds" if unit == "seconds" else "bytes"),
+        "own": Number(cells.mean(case, ALL, "wire_bytes"), "bytes"),
+        "base": Number(cells.mean(case, "none", "wire_bytes"), "bytes"),
     }
-    return ("supported" if found < 1 else "refuted"), facts
-
-
-def _time(case: Case) -> Finding | None:
-    found = _ratio(case, "step_seconds", "seconds")
-    return _finding(case, "found.combined.time", found[0], **found[1]) if found else None
-
-
-def _bytes(case: Case) -> Finding | None:
-    found = _ratio(case, "wire_bytes", "bytes")
-    return _finding(case, "found.combined.bytes", found[0], **found[1]) if found else None
+    return _finding(case, "found.combined.bytes", "supported" if found < 1 else "refuted", **facts)
 
 
 def _accuracy(case: Case) -> Finding | None:

@@ -10,12 +10,14 @@ from typing import Any
 from tightgrad_lab.report import cells
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Judgement, Number, Verdict, Words, judgement, of_share
 from tightgrad_lab.report.claims.links import faster_links, slowest_link
+from tightgrad_lab.report.claims.times import step_time
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.results import Result, read_best
 from tightgrad_lab.report.stats import Comparison, compare
 
 PAIR = 11
 SUMMARIES = "image/*/seed*/summary.json"
+STEPS = "image/*/seed*/steps.jsonl"
 QUANTISED = ("float16", "bfloat16", "int8")
 PRUNED = ("threshold", "sampled_threshold", "stochastic_prune", "prune")
 SPARSE = ("topk", "randomk", "random_k", "dgc", "chunked", "dct")
@@ -149,16 +151,10 @@ def efficiency(runs: Runs) -> Judgement:
 
 def _image_time(runs: Runs) -> Finding | None:
     case = runs.case("image")
-    found = cells.ratio(case, "compress", "step_seconds") if case else None
+    found = step_time(case, "compress") if case else None
     if case is None or found is None:
         return None
-    facts: dict[str, Fact] = {
-        "ratio": Number(found, "factor"),
-        "own": Number(cells.mean(case, "compress", "step_seconds"), "seconds"),
-        "base": Number(cells.mean(case, "none", "step_seconds"), "seconds"),
-    }
-    verdict: Verdict = "supported" if found < 1 else "refuted"
-    return Finding("found.image_time", verdict, facts, 13, cells.source(case, SUMMARIES))
+    return Finding("found.image_time", *found, 13, cells.source(case, SUMMARIES, STEPS))
 
 
 def convergence(runs: Runs) -> Judgement:

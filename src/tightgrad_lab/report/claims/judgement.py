@@ -39,7 +39,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Names in a sentence: keys of texts; those of `qualifiers` stand behind them in parentheses."""
+    """Names in a sentence: keys of texts; those of `qualifiers` stand behind them, as what they run with."""
 
     keys: tuple[str, ...]
     qualifiers: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ def shown(fact: Fact, texts: Texts) -> Markup:
         names = texts.join([_name(key, texts) for key in fact.keys])
         if not fact.qualifiers:
             return escape(names)
-        return escape(_in_parentheses(names, texts.join([texts(key) for key in fact.qualifiers]), texts))
+        return escape(texts("evidence.with", words=names, more=texts.join([texts(key) for key in fact.qualifiers])))
     text = number(fact.value, formatted(fact.value, fact.unit, texts))
     if fact.noise is None:
         return text
@@ -32,10 +32,6 @@ def shown(fact: Fact, texts: Texts) -> Markup:
 def _name(key: str, texts: Texts) -> str:
     kind, _, name = key.partition(".")
     return texts.combination(name) if kind == "combination" else texts(key)
-
-
-def _in_parentheses(words: str, more: str, texts: Texts) -> str:
-    return f"{words}（{more}）" if texts.language == "zh" else f"{words} ({more})"
 
 
 def formatted(value: float, unit: str, texts: Texts) -> str:

@@ -24,8 +24,7 @@ class Texts:
 
     def html(self, key: str, **values: object) -> Markup:
         """HTML: values are escaped unless they are Markup, `x` becomes code."""
-        escaped = str(escape(self.entries[key]))
-        return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)).format(**values)
+        return prose(self.entries[key]).format(**values)
 
     def equation(self, key: str) -> Markup:
         """A formula as HTML: x_k gets a subscript, function names stand upright."""
@@ -46,6 +45,13 @@ class Texts:
 
     def join(self, parts: list[str]) -> str:
         return ("、" if self.language == "zh" else ", ").join(parts)
+
+
+def prose(text: str | Markup) -> Markup:
+    """Escaped unless it is Markup; `x` becomes code."""
+    if isinstance(text, Markup):
+        return text
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 @cache
