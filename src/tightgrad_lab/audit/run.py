@@ -11,8 +11,8 @@ from tightgrad_lab.audit.diagnosis import Finding, diagnose
 from tightgrad_lab.audit.observe import RankReport, observe
 from tightgrad_lab.audit.scenario import Scenario, scenarios
 from tightgrad_lab.audit.specification import Specification, load
-from tightgrad_lab.errors import RunError
-from tightgrad_lab.training.ranks import Rank, Send, run_ranks
+from tightgrad_lab.errors import ArgumentError, RunError
+from tightgrad_lab.training.ranks import Rank, Send, run_ranks, under_torchrun
 
 RANKS = (1, 2, 4)
 TIMEOUT_SECONDS = 60.0
@@ -56,6 +56,8 @@ def audit(path: Path, ranks: Sequence[int] = RANKS, report: Report | None = None
 
 def audit_files(paths: Sequence[Path], ranks: Sequence[int] = RANKS, report: Report | None = None) -> dict[Path, Audit]:
     """Audit several files, one after another in the same processes; as `audit` otherwise."""
+    if under_torchrun():
+        raise ArgumentError("audit starts ranks of its own; leave torchrun out.")
     specifications = {path: load(path) for path in paths}
     chosen = {path: _scenarios(specification, ranks) for path, specification in specifications.items()}
     seen: dict[str, list[RankReport]] = {str(path): [] for path in paths}

@@ -232,6 +232,18 @@ def test_a_line_leaves_out_what_was_not_measured() -> None:
     assert nbytes_text(999) == "999 B"
 
 
+def test_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    writer = tg.records.WandB(project="gradients", dir=str(tmp_path))
+    pipe = train([writer])
+    assert dict(writer._run.summary)["tightgrad/step"] == 11
+    assert tg.Plan.from_config(dict(writer._run.config)["tightgrad"]["plan"]) == PLAN
+    pipe.close()
+    assert list(tmp_path.glob("wandb/*/*.wandb"))
+
+
 def test_a_missing_package_is_named() -> None:
     code = (
         "import sys\n"

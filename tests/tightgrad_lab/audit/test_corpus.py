@@ -130,6 +130,13 @@ def test_a_file_that_cannot_be_audited(
     assert message in err.replace("\n", " ")
 
 
+def test_under_torchrun_it_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    assert cli.run(["audit", str(CORPUS / "correct_tied.py")]) == 2
+    assert "leave torchrun out" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_every_file_under_one_two_and_four_ranks() -> None:
