@@ -59,24 +59,33 @@ def _all_ranks(result: Result) -> list[int]:
 
 
 def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
-    """A panel for each number of ranks: link speed to the right, seconds of a step upwards, both log."""
+    """A panel for each number of ranks: link speed to the right, seconds of a step upwards, both log. Names stand where
+    the lines begin: at the slow end they are apart.
+    """
     narrow = layout is NARROW
     panels = _all_ranks(result)
-    left, bottom, head, panel, gap = 0.58, 0.62, 0.5, 2.5, 0.62
-    labels = 1.15 if narrow else 1.5
+    right, bottom, head, panel, gap = 0.62, 0.62, 0.5, 2.5, 0.62
+    left = 1.42 if narrow else 1.7
     height = head + len(panels) * panel + (len(panels) - 1) * gap + bottom
     figure = figures.canvas(layout.width, height)
-    width = layout.width - left - labels
+    width = layout.width - left - right
     for place, ranks in enumerate(panels):
         low = height - head - (place + 1) * panel - place * gap
         axes = figures.inch_axes(figure, left, low, width, panel)
         series = _series(result, ranks)
         _scales(axes, result, narrow)
-        _lines(figure, axes, series, texts, (left + width + 0.08, low, low + panel))
+        _lines(figure, axes, series, texts, (left - 0.25, low, low + panel))
         heading = texts("fig06.panel", ranks=ranks)
         figures.inch_text(figure, left, low + panel + 0.12, heading, figures.SIZE_LABEL, va="center")
     figures.inch_text(
-        figure, 0.1, height - 0.14, texts("fig06.y"), figures.SIZE_SMALL, color=figures.MUTED, va="center"
+        figure,
+        layout.width - 0.1,
+        height - 0.14,
+        texts("fig06.y"),
+        figures.SIZE_SMALL,
+        color=figures.MUTED,
+        ha="right",
+        va="center",
     )
     middle = left + width / 2
     figures.inch_text(
@@ -103,6 +112,8 @@ def _scales(axes: Axes, result: Result, narrow: bool) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([rate_text(decade).replace("bit/s", "" if narrow else "bit/s") for decade in decades])
     axes.grid(True, axis="y", zorder=0)
+    axes.tick_params(length=0, pad=5)
+    axes.yaxis.tick_right()
     axes.tick_params(length=0, pad=5)
     axes.spines["left"].set_visible(False)
 
@@ -134,20 +145,22 @@ def _lines(
                 zorder=3,
                 clip_on=False,
             )
-        ends.append(axes.transData.transform((xs[-1], ys[-1])) / figure.dpi)
+        ends.append(axes.transData.transform((xs[0], ys[0])) / figure.dpi)
     order = sorted(range(len(plans)), key=lambda i: float(ends[i][1]))
     middles = spread_out([float(ends[i][1]) for i in order], [0.15] * len(order), low, high)
     for i, middle in zip(order, middles, strict=True):
         color, _ = _look(plans[i])
         figures.inch_line(
             figure,
-            (float(ends[i][0]) + 0.05, x),
+            (float(ends[i][0]) - 0.05, x + 0.03),
             (float(ends[i][1]), middle),
             color=figures.LINK,
             linewidth=0.8,
             linestyle=(0, (1, 2)),
         )
-        figures.inch_text(figure, x + 0.04, middle, name(plans[i], texts), figures.SIZE_SMALL, color=color, va="center")
+        figures.inch_text(
+            figure, x, middle, name(plans[i], texts), figures.SIZE_SMALL, color=color, ha="right", va="center"
+        )
 
 
 def _look(plan: str) -> tuple[str, Any]:
