@@ -60,17 +60,8 @@ def _name(figure: Figure, axes: Axes, name: str, curves: list[list[list[float]]]
     step, bits = _mean(curves)[-1]
     x, y = axes.transData.transform((step * seconds, bits)) / figure.dpi
     text = f"{name}\n{bits:.3f}"
-    above = name == "compressed"
-    figures.inch_text(
-        figure,
-        float(x) + (0.0 if above else 0.08),
-        float(y) + (-0.1 if above else 0.0),
-        text,
-        figures.SIZE_SMALL,
-        color=figures.COLORS[color],
-        va="top" if above else "center",
-        ha="center" if above else "left",
-    )
+    color = figures.COLORS[color]
+    figures.inch_text(figure, float(x) + 0.08, float(y), text, figures.SIZE_SMALL, color=color, va="bottom")
 
 
 def _words(figure: Figure, found: Mapping[str, Any]) -> None:
