@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
-from tightgrad.codecs import IntBlock, TopK
 from tightgrad.core.config import to_config
 from tightgrad.feedback import ErrorFeedback
+from tightgrad.reducers import PowerSGD
 from tightgrad_lab.experiments import byte_model
 from tightgrad_lab.experiments.byte_model import CONTEXT, ByteTransformer
 from tightgrad_lab.network import NetRank, network, run_in_network
@@ -27,7 +27,7 @@ from tightgrad_lab.network import NetRank, network, run_in_network
 Progress = Callable[[str], object]
 PLANS: dict[str, tg.Plan] = {
     "dense": tg.Plan(compress=tg.Compress()),
-    "compressed": tg.Plan(compress=tg.Compress(TopK(0.05, values=IntBlock(4)), feedback=ErrorFeedback())),
+    "compressed": tg.Plan(compress=tg.Compress(reducer=PowerSGD(4), feedback=ErrorFeedback())),
 }
 HELD_OUT = 0.1
 HELD_OUT_SEED = 9

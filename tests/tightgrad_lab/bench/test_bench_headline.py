@@ -54,7 +54,7 @@ def test_the_figure_is_drawn_from_the_json(tmp_path) -> None:
 @pytest.mark.skipif(REASON is not None, reason=str(REASON))
 def test_a_few_steps() -> None:
     settings = replace(
-        headline.Settings(), steps=6, seeds=2, ranks=2, dense_steps=3, width=32, layers=1, batch_size=2, evaluations=2
+        headline.Settings(), steps=6, seeds=2, ranks=2, dense_steps=3, width=96, layers=1, batch_size=2, evaluations=2
     )
     result = headline.run(settings)
     assert len(result["curves"]) == 4
