@@ -69,14 +69,14 @@ class Pair02(Experiment[Settings]):
                 kind_steps=60,
             )
         return Settings(
-            lengths={"rnn": (10, 20, 30, 50, 75), "lstm": (10, 20, 30)},
+            lengths={"rnn": (10, 20, 30, 50), "lstm": (10, 20)},
             seeds=5,
             steps=2000,
             max_norm=1.0,
             rates={"rnn": (0.1, 0.01), "lstm": (1.0,)},
-            kind_rates=(0.03, 0.1, 0.3, 1.0),
+            kind_rates=(0.1, 0.3, 1.0),
             kind_seeds=5,
-            kind_steps=150,
+            kind_steps=100,
         )
 
     def run(self, settings: Settings, report: Report) -> Measured:

@@ -6,7 +6,18 @@ from typing import Any, ClassVar
 
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.experiments.labels import label
-from tightgrad_lab.experiments.pair07_train import BETAS, HELD_OUT, METHODS, RECENT, SPIKE_NATS, Run, train
+from tightgrad_lab.experiments.pair07_train import (
+    AFTER,
+    BEFORE,
+    BETAS,
+    BURST,
+    HELD_OUT,
+    METHODS,
+    SPIKE_NATS,
+    Run,
+    spikes,
+    train,
+)
 from tightgrad_lab.experiments.workers import run_all
 
 CLEAN = "clean"
@@ -19,7 +30,7 @@ class Settings:
 
     Args:
         seeds: how many runs differ in nothing but their random numbers.
-        outliers: steps of each run that are spoilt.
+        outliers: how often some steps in a row of each run are spoilt.
         steps: of each run.
         batch_size: pieces of text of one step.
         width: of the model.
@@ -44,8 +55,8 @@ class Pair07(Experiment[Settings]):
     def settings(self, *, full: bool) -> Settings:
         """A small model and two seeds, or a larger one and five."""
         if full:
-            return Settings(5, 12, steps=600, batch_size=16, width=128, layers=2, learning_rate=3e-3)
-        return Settings(2, 6, steps=250, batch_size=8, width=64, layers=2, learning_rate=3e-3)
+            return Settings(5, 8, steps=500, batch_size=16, width=128, layers=2, learning_rate=3e-3)
+        return Settings(2, 4, steps=220, batch_size=8, width=64, layers=2, learning_rate=3e-3)
 
     def run(self, settings: Settings, report: Report) -> Measured:
         """Train all."""
@@ -73,22 +84,21 @@ def make_runs(settings: Settings) -> list[Run]:
 
 def measured(settings: Settings, runs: Sequence[Run], found: Sequence[dict[str, Any]]) -> Measured:
     """A row for each method, with a value for each seed; the curves of all runs."""
+    clean = {run.seed: one["losses"] for run, one in zip(runs, found, strict=True) if not run.outliers}
     rows: dict[str, dict[str, Any]] = {}
     curves = []
     for run, one in zip(runs, found, strict=True):
         name = run.method if run.outliers else CLEAN
         clip = METHODS[run.method]
         row = rows.setdefault(name, {"method": name, "settings": label(clip) if clip else None, "runs": []})
-        row["runs"].append(
-            {
-                key: one[key]
-                for key in ("spikes", "highest", "lost", "final_loss", "clip_rate", "usual_norm", "outlier_norm")
-            }
-        )
+        kept = {key: one[key] for key in ("final_loss", "clip_rate", "usual_norm", "outlier_norm")}
+        row["runs"].append({**spikes(one["losses"], clean[run.seed], one["outliers"]), **kept})
         curves.append({"method": name, "seed": run.seed, "losses": one["losses"], "outliers": one["outliers"]})
     figure = {
         "held_out": HELD_OUT,
-        "recent": RECENT,
+        "burst": BURST,
+        "before": BEFORE,
+        "after": AFTER,
         "spike_nats": SPIKE_NATS,
         "betas": list(BETAS),
         "curves": curves,

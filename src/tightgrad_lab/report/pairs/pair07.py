@@ -163,7 +163,9 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         "betas": texts.join([f"{beta:g}" for beta in result.figure["betas"]]),
         "outliers": result.settings["outliers"],
         "seeds": result.settings["seeds"],
-        "recent": result.figure["recent"],
+        "burst": result.figure["burst"],
+        "before": result.figure["before"],
+        "after": result.figure["after"],
         "nats": f"{result.figure['spike_nats']:g}",
     }
     norms = {
@@ -217,7 +219,7 @@ def table(result: Result, texts: Texts) -> Table:
         has_outliers = all(run["outlier_norm"] is not None for run in row["runs"])
         rows.append(
             [
-                Cell(method, texts(key)),
+                Cell(method, texts("table07.autoclip" if method == "autoclip" else key)),
                 Cell(row["settings"], row["settings"] or units.MISSING),
                 _spread(row, "spikes"),
                 _spread(row, "highest"),

@@ -51,7 +51,15 @@ def runs(root: Path) -> Path:
         for method in SPIKES
         for seed in range(3)
     ]
-    figure = {"held_out": 0.1, "recent": 20, "spike_nats": 0.2, "betas": [0.9, 0.95], "curves": curves}
+    figure = {
+        "held_out": 0.1,
+        "burst": 3,
+        "before": 10,
+        "after": 20,
+        "spike_nats": 0.2,
+        "betas": [0.9, 0.95],
+        "curves": curves,
+    }
     return write_result(root, 7, SETTINGS, figure, table)
 
 
