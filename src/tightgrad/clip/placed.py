@@ -14,6 +14,9 @@ from torch.distributed.tensor import DTensor
 
 from tightgrad.core.errors import UnsupportedError
 
+CACHED_NUMEL = 2**22
+"""Float32 numbers that a CPU's last cache surely holds: 16 MiB."""
+
 Axes: TypeAlias = tuple[tuple[DeviceMesh, int], ...]
 """The mesh axes that a tensor is cut along; none if every rank holds all of it."""
 
@@ -131,8 +134,15 @@ def scale_distinct_(kept: list[Tensor], coefficient: Tensor) -> None:
 
 
 def scale_plain_(kept: list[Tensor], coefficient: Tensor) -> None:
-    """Multiply tensors that are known to be distinct, dense and on this process's CPU, as the factor is."""
-    torch._foreach_mul_(kept, coefficient)
+    """Multiply tensors that are known to be distinct, dense and on this process's CPU, as the factor is.
+
+    Those come first that the norm has read last: they are still in the cache.
+    """
+    first, numel = len(kept), 0
+    while first and numel < CACHED_NUMEL:
+        first -= 1
+        numel += kept[first].numel()
+    torch._foreach_mul_(kept[first:] + kept[:first], coefficient)
 
 
 def scale_each_(tensors: Sequence[Tensor], coefficients: Tensor) -> None:

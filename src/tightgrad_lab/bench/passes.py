@@ -1,10 +1,7 @@
 """Counts the bytes that operators read and write, as a second witness next to the clock."""
 
-from types import TracebackType
 from typing import Any
-from unittest.mock import patch
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,8 +11,6 @@ from torch.utils._pytree import tree_leaves
 class MemoryTraffic(TorchDispatchMode):
     """Within, adds up the sizes of every operator's tensor arguments (twice if written to) and new results.
 
-    `numpy.vecdot`, which reads gradients for the norm, counts as an operator of one argument.
-
     Attributes:
         nbytes: so far. What caches save is not taken off.
     """
@@ -23,28 +18,6 @@ class MemoryTraffic(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.nbytes = 0
-        self._vecdot = getattr(np, "vecdot", None)
-        self._patch = patch.object(np, "vecdot", self._counted_vecdot) if self._vecdot is not None else None
-
-    def __enter__(self) -> "MemoryTraffic":
-        """Count from here."""
-        if self._patch is not None:
-            self._patch.start()
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Up to here."""
-        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
-        if self._patch is not None:
-            self._patch.stop()
-
-    def _counted_vecdot(self, first: Any, second: Any, **settings: Any) -> Any:
-        assert self._vecdot is not None
-        self.nbytes += first.nbytes if first is second else first.nbytes + second.nbytes
-        return self._vecdot(first, second, **settings)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator and count."""

@@ -46,20 +46,32 @@ class Lane:
 
 
 class Walk:
-    """One model and optimizer, and the stages of its steps."""
+    """One model and optimizer, and the stages of its steps.
 
-    def __init__(self, name: str, model: nn.Module) -> None:
+    Args:
+        name: of the lane.
+        model: what is trained.
+        bound: of the norm; None takes, in every step, a part or a multiple of its norm, as the lane wants it.
+    """
+
+    def __init__(self, name: str, model: nn.Module, bound: float | None = None) -> None:
         self.name = name
         self.model = model
-        self.optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, fused=True)
+        self.parameters = list(model.parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters, LEARNING_RATE, fused=True)
         self.norm = torch.zeros(())
         self.coefficient = torch.ones(())
-        self.bound: float | None = None
+        self.fixed = bound
 
     @property
     def grads(self) -> list[Tensor]:
         """Those of all parameters."""
-        return [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+
+    @property
+    def bound(self) -> float:
+        """Of this step."""
+        return float(self.norm) * (BELOW if self.name == "below" else ABOVE) if self.fixed is None else self.fixed
 
     def backward(self, pieces: list[Tensor]) -> None:
         """Forward and backward of every micro-batch; gradients are those of their mean."""
@@ -68,23 +80,19 @@ class Walk:
 
     @torch.no_grad()
     def measure(self) -> None:
-        """Measure the norm; the first one sets the bound."""
+        """Measure the norm."""
         self.norm = torch.nn.utils.get_total_norm(self.grads) if self.name == "torch" else tg.get_total_norm(self.grads)
-        if self.bound is None:
-            self.bound = float(self.norm) * (BELOW if self.name == "below" else ABOVE)
 
     def find_factor(self) -> None:
         """Find the factor; torch's function does so while it multiplies."""
-        assert self.bound is not None
         if self.name != "torch":
             self.coefficient = clip_coefficient(self.norm, self.bound)
 
     @torch.no_grad()
     def multiply(self) -> None:
         """Multiply all gradients, unless the factor is folded."""
-        assert self.bound is not None
         if self.name == "torch":
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.bound, self.norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.bound, self.norm)
         elif self.name != "fold":
             scale_(self.grads, self.coefficient)
 
@@ -109,7 +117,7 @@ def measure_lane(lane: Lane) -> dict[str, Any]:
 
     Returns:
         Median "seconds" of each stage; its "memory_bytes" of one step, None for the backward; "num_parameters";
-        "bound"; median "grad_norm" and "clip_coef".
+        median "grad_norm" and "clip_coef".
     """
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
@@ -129,14 +137,12 @@ def measure_lane(lane: Lane) -> dict[str, Any]:
             if step >= lane.warm_up:
                 seconds[name].append(time.perf_counter() - start)
         norms.append(float(walk.norm))
-        assert walk.bound is not None
         coefficients.append(min(1.0, walk.bound / norms[-1]))
     return {
         "lane": lane.name,
         "seconds": {stage: statistics.median(found) for stage, found in seconds.items()},
         "memory_bytes": memory,
         "num_parameters": sum(parameter.numel() for parameter in walk.model.parameters()),
-        "bound": walk.bound,
         "grad_norm": statistics.median(norms),
         "clip_coef": statistics.median(coefficients),
     }

@@ -48,7 +48,6 @@ def runs(root: Path) -> Path:
             "seconds": dict(zip(pair08.STAGES, seconds, strict=True)),
             "memory_bytes": dict(zip(pair08.STAGES, NBYTES, strict=True)),
             "num_parameters": 1_000_000,
-            "bound": 1.0,
             "grad_norm": 2.0,
             "clip_coef": 0.5,
         }

@@ -1,14 +1,14 @@
-"""The sum of squares on one thread: exact to float32 rounding of short rows, for any length, never quietly wrong."""
+"""The sum of squares from short rows: exact to their float32 rounding, for any length, never quietly wrong."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from tightgrad.clip import dot
-from tightgrad.clip.dot import LONGEST_ROW, SHORTEST_ROW, row_numel, sum_of_squares
 from tightgrad.clip.norm import NUMEL_IN_ONE_SUM, tensor_norms, total_norm
+from tightgrad.clip.rows import LONGEST_ROW, SHORTEST_ROW, row_norms, row_numel
 
 LENGTHS = (1, 255, 2048, 2049, 40_000, 65_537, 1_000_003)
 
@@ -17,12 +17,16 @@ def exact(tensors: list[Tensor]) -> float:
     return sum(float(tensor.double().square().sum()) for tensor in tensors)
 
 
+def sum_of_squares(tensors: list[Tensor]) -> float:
+    return float(row_norms(tensors).double().square().sum())
+
+
 @pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """One thread takes the dot product, two do not."""
-    monkeypatch.setattr(dot.torch, "get_num_threads", lambda: request.param)
-    assert dot.takes_dot() == (request.param == 1)
-    return request.param
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("numel", LENGTHS)
