@@ -13,7 +13,7 @@ from torch.linalg import vector_norm
 
 SHORTEST_ROW, LONGEST_ROW = 256, 1024
 NATURAL_NUMEL = 2**18
-"""Smaller matrices are taken row by row as they are: a view costs as much as it saves."""
+"""Smaller matrices with long rows are taken as they are: a view costs as much as it saves."""
 
 
 def row_norms(tensors: Sequence[Tensor]) -> Tensor:
@@ -31,7 +31,7 @@ def row_norms(tensors: Sequence[Tensor]) -> Tensor:
         if tensor.requires_grad:
             tensor = tensor.detach()
         numel = tensor.numel()
-        if numel > NATURAL_NUMEL or tensor.dim() != 2 or not SHORTEST_ROW <= tensor.size(1) <= LONGEST_ROW:
+        if numel > NATURAL_NUMEL or tensor.dim() != 2 or not LONGEST_ROW // 2 <= tensor.size(1) <= LONGEST_ROW:
             width = row_numel(numel)
             if rest := numel % width:
                 tensor = tensor.view(-1)

@@ -13,7 +13,7 @@ import torch
 from tightgrad_lab.bench.frameworks import compare_frameworks, missing_frameworks
 from tightgrad_lab.bench.frameworks.framework import NAMES
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
-from tightgrad_lab.experiments.pair08_path import LANES, STAGES, Lane, measure_lane
+from tightgrad_lab.experiments.pair08_path import STAGES, measure_lanes
 
 PUBLISHED = Path(__file__).parent.parent / "published" / "pair08.json"
 SHARE_OF_LANES = 0.6
@@ -56,11 +56,13 @@ class Pair08(Experiment[Settings]):
     def run(self, settings: Settings, report: Report) -> Measured:
         """Measure the path, then compare."""
         torch.set_num_threads(settings.threads)
-        lanes = []
-        for place, name in enumerate(LANES):
-            report(SHARE_OF_LANES * place / len(LANES), name)
-            lane = Lane(name, settings.warm_up, settings.steps, settings.micro_batches, settings.batch_size)
-            lanes.append(measure_lane(lane))
+        lanes = measure_lanes(
+            settings.warm_up,
+            settings.steps,
+            settings.micro_batches,
+            settings.batch_size,
+            lambda share: report(SHARE_OF_LANES * share, "stages"),
+        )
         measured = compare_frameworks(
             num_trees=settings.trees,
             repeats=settings.repeats,

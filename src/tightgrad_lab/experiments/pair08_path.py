@@ -6,7 +6,6 @@ They are the functions that the pipeline calls, in its order; a test holds the t
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,25 +23,6 @@ LANES = ("below", "multiply", "fold", "torch")
 """A bound that is not reached; one that is, multiplied or folded into the optimizer; torch's two functions."""
 BELOW, ABOVE = 10.0, 0.5  # bound over the norm
 LEARNING_RATE = 1e-3
-
-
-@dataclass(frozen=True)
-class Lane:
-    """What is measured.
-
-    Args:
-        name: in LANES.
-        warm_up: steps that are not counted.
-        steps: steps that are.
-        micro_batches: of each step.
-        batch_size: pieces of text of one micro-batch.
-    """
-
-    name: str
-    warm_up: int
-    steps: int
-    micro_batches: int
-    batch_size: int
 
 
 class Walk:
@@ -112,40 +92,74 @@ class Walk:
         }
 
 
-def measure_lane(lane: Lane) -> dict[str, Any]:
-    """Train a few steps.
+class Measured:
+    """What was measured of one lane so far."""
 
-    Returns:
-        Median "seconds" of each stage; its "memory_bytes" of one step, None for the backward; "num_parameters";
-        median "grad_norm" and "clip_coef".
-    """
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
-    walk = Walk(lane.name, byte_model.ByteTransformer())
-    seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
-    norms, coefficients = [], []
-    memory: dict[str, int | None] = {}
-    for step in range(lane.warm_up + lane.steps + 1):
-        walk.optimizer.zero_grad()
-        pieces = [byte_model.batch(lane.batch_size, generator) for _ in range(lane.micro_batches)]
-        for name, run in walk.stages(pieces).items():
-            if step == lane.warm_up + lane.steps:
-                memory[name] = _memory(name, run)
-                continue
+    def __init__(self, name: str) -> None:
+        torch.manual_seed(0)
+        self.walk = Walk(name, byte_model.ByteTransformer())
+        self.generator = torch.Generator().manual_seed(0)
+        self.seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
+        self.memory: dict[str, int | None] = {}
+        self.norms: list[float] = []
+        self.coefficients: list[float] = []
+
+    def step(self, micro_batches: int, batch_size: int, *, counted: bool) -> None:
+        """Take a step under the clock."""
+        pieces = self._begin(micro_batches, batch_size)
+        for name, run in self.walk.stages(pieces).items():
             start = time.perf_counter()
             run()
-            if step >= lane.warm_up:
-                seconds[name].append(time.perf_counter() - start)
-        norms.append(float(walk.norm))
-        coefficients.append(min(1.0, walk.bound / norms[-1]))
-    return {
-        "lane": lane.name,
-        "seconds": {stage: statistics.median(found) for stage, found in seconds.items()},
-        "memory_bytes": memory,
-        "num_parameters": sum(parameter.numel() for parameter in walk.model.parameters()),
-        "grad_norm": statistics.median(norms),
-        "clip_coef": statistics.median(coefficients),
-    }
+            if counted:
+                self.seconds[name].append(time.perf_counter() - start)
+        self.norms.append(float(self.walk.norm))
+        self.coefficients.append(min(1.0, self.walk.bound / self.norms[-1]))
+
+    def weigh(self, micro_batches: int, batch_size: int) -> None:
+        """Take a step and count the bytes that each stage reads and writes."""
+        pieces = self._begin(micro_batches, batch_size)
+        self.memory = {name: _memory(name, run) for name, run in self.walk.stages(pieces).items()}
+
+    def _begin(self, micro_batches: int, batch_size: int) -> list[Tensor]:
+        self.walk.optimizer.zero_grad()
+        return [byte_model.batch(batch_size, self.generator) for _ in range(micro_batches)]
+
+
+def measure_lanes(
+    warm_up: int, steps: int, micro_batches: int, batch_size: int, report: Callable[[float], object]
+) -> list[dict[str, Any]]:
+    """Train a few steps of every lane, in turn, so that all meet the same machine.
+
+    Args:
+        warm_up: steps that are not counted.
+        steps: steps that are.
+        micro_batches: of each step.
+        batch_size: pieces of text of one micro-batch.
+        report: told the share that is done.
+
+    Returns:
+        For each lane its name; median "seconds" of each stage; its "memory_bytes" of one step, None for the backward;
+        "num_parameters"; median "grad_norm" and "clip_coef".
+    """
+    lanes = {name: Measured(name) for name in LANES}
+    for step in range(warm_up + steps):
+        for lane in lanes.values():
+            lane.step(micro_batches, batch_size, counted=step >= warm_up)
+        report((step + 1) / (warm_up + steps))
+    found = []
+    for name, lane in lanes.items():
+        lane.weigh(micro_batches, batch_size)
+        found.append(
+            {
+                "lane": name,
+                "seconds": {stage: statistics.median(values) for stage, values in lane.seconds.items()},
+                "memory_bytes": lane.memory,
+                "num_parameters": sum(parameter.numel() for parameter in lane.walk.parameters),
+                "grad_norm": statistics.median(lane.norms),
+                "clip_coef": statistics.median(lane.coefficients),
+            }
+        )
+    return found
 
 
 def _memory(name: str, run: Callable[[], None]) -> int | None:

@@ -8,7 +8,7 @@ import torch
 import tightgrad as tg
 from tightgrad_lab.bench.frameworks.framework import NAMES
 from tightgrad_lab.experiments import byte_model, pair08
-from tightgrad_lab.experiments.pair08_path import ABOVE, LANES, LEARNING_RATE, STAGES, Lane, Walk, measure_lane
+from tightgrad_lab.experiments.pair08_path import ABOVE, LANES, LEARNING_RATE, STAGES, Walk, measure_lanes
 from tightgrad_lab.report.pairs.pair08 import CANNOT
 
 BOUND = 0.05
@@ -44,8 +44,9 @@ def test_the_stages_are_the_pipelines(name: str, fold: str) -> None:
 
 def test_lanes_touch_what_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(byte_model.ByteTransformer.__init__, "__defaults__", (32, 1))
-    found = {name: measure_lane(Lane(name, 0, 1, 1, 1)) for name in LANES}
-    for lane in found.values():
+    found = measure_lanes(0, 1, 1, 1, lambda share: None)
+    assert [lane["lane"] for lane in found] == list(LANES)
+    for lane in found:
         assert list(lane["seconds"]) == list(STAGES)
         per_parameter = {s: (b or 0) / lane["num_parameters"] for s, b in lane["memory_bytes"].items()}
         assert per_parameter["norm"] == pytest.approx(4, rel=0.1)
