@@ -9,6 +9,7 @@ import torch
 
 from tightgrad_lab.experiments import pair02, pair02_kinds, temporal_order
 from tightgrad_lab.experiments.pair02 import EXPERIMENT
+from tightgrad_lab.experiments.run import PUBLISHED
 from tightgrad_lab.experiments.temporal_order import LEARNED, Task
 
 TASK = Task("rnn", 10, 0, 1.0, 200, 0.1, 32, 50, 50, 500)
@@ -82,3 +83,21 @@ def test_plain_sgd_gets_every_rate_and_clipping_the_first() -> None:
         own = [task for task in tasks if task.kind == kind]
         assert {task.learning_rate for task in own if task.max_norm is None} == set(rates)
         assert {task.learning_rate for task in own if task.max_norm is not None} == {rates[0]}
+
+
+def test_published_result_holds_what_is_claimed() -> None:
+    """Clipping turns failure into 100 % success at lengths that plain SGD fails at, over five seeds."""
+    result = json.loads((PUBLISHED / "pair02.json").read_text(encoding="utf-8"))
+    assert result["command"].endswith("--full")
+    rate = result["settings"]["rates"]["rnn"][0]
+    runs = [run for run in result["figure"]["runs"] if run["kind"] == "rnn" and run["learning_rate"] == rate]
+    turned = []
+    for length in sorted({run["length"] for run in runs}):
+        by_way = {
+            way: [run["learned"] for run in runs if (run["length"], run["clipped"]) == (length, way)]
+            for way in (True, False)
+        }
+        assert len(by_way[True]) == len(by_way[False]) == 5
+        if all(by_way[True]) and not any(by_way[False]):
+            turned.append(length)
+    assert len(turned) >= 2

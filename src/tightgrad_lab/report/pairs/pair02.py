@@ -157,18 +157,29 @@ def _in_words(result: Result, kind: str, texts: Texts) -> str:
     return f"{texts(KINDS[kind])}: {texts.join(found)}"
 
 
+def _turned(result: Result, kind: str, *, same_rate: bool) -> list[str]:
+    """The lengths at which clipping learned in all runs and plain SGD in none: at clipping's rate, or at any."""
+    rate = result.settings["rates"][kind][0]
+    found = []
+    for length in _lengths(result, kind):
+        plain = [run for run in result.figure["runs"] if (run["kind"], run["length"]) == (kind, length)]
+        plain = [run for run in plain if not run["clipped"] and (not same_rate or run["learning_rate"] == rate)]
+        clipped = _runs(result, kind, length, True)
+        if not learned(plain) and learned(clipped) == len(clipped):
+            found.append(str(length))
+    return found
+
+
 def _findings(result: Result, texts: Texts) -> list[str]:
-    """Whether clipping turned failure into success, by kind."""
+    """Whether clipping turned failure into success, by kind: at the same learning rate, and against any."""
     found = []
     for kind in _kinds(result):
-        turned = [
-            length
-            for length in _lengths(result, kind)
-            if not learned(_runs(result, kind, length, False))
-            and learned(clipped := _runs(result, kind, length, True)) == len(clipped)
-        ]
-        key = "fig02.turned" if turned else "fig02.not_turned"
-        found.append(texts(key, kind=texts(KINDS[kind]), lengths=texts.join([str(length) for length in turned])))
+        several = len(result.settings["rates"][kind]) > 1
+        for same_rate in (True, False) if several else (True,):
+            lengths = _turned(result, kind, same_rate=same_rate)
+            key = "fig02.same_rate" if same_rate else "fig02.any_rate"
+            shown = texts.join(lengths) if lengths else texts("fig02.nowhere")
+            found.append(texts(key, kind=texts(KINDS[kind]), lengths=shown))
     return found
 
 
