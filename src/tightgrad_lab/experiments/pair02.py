@@ -69,7 +69,7 @@ class Pair02(Experiment[Settings]):
                 kind_steps=60,
             )
         return Settings(
-            lengths={"rnn": (10, 20, 30, 40, 50), "lstm": (10, 20)},
+            lengths={"rnn": (10, 20, 30, 50), "lstm": (10, 20)},
             seeds=5,
             steps=2000,
             max_norm=1.0,
