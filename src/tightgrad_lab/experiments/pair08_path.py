@@ -169,4 +169,4 @@ def _memory(name: str, run: Callable[[], None]) -> int | None:
         return None
     with MemoryTraffic() as traffic:
         run()
-    return traffic.nbytes
+    return int(traffic.nbytes)
