@@ -15,8 +15,8 @@ import torch.distributed as dist
 
 import tightgrad as tg
 from tightgrad.core.config import to_config
-from tightgrad_lab.bench.link_work import PEERS, Steps, Work, bare, by_hand, with_tightgrad
-from tightgrad_lab.bench.recommended import RECOMMENDED
+from tightgrad_lab.bench.link_work import PEERS, Steps, Work, bare, by_hand, with_local_updates, with_tightgrad
+from tightgrad_lab.bench.recommended import LOCAL, RECOMMENDED
 from tightgrad_lab.bench.sent import sent_nbytes
 from tightgrad_lab.errors import ArgumentError, RunError
 from tightgrad_lab.experiments import byte_model
@@ -73,7 +73,7 @@ def run(
         timing: how often.
         work: what is trained; None for a transformer of about 7 million parameters.
         plans: rows of TightGrad; None for all recommended ones.
-        peers: other rows, of PEERS.
+        peers: other rows, of PEERS, or of LOCAL.
         progress: called with a line now and then.
 
     Returns:
@@ -125,17 +125,19 @@ def run(
 
 
 def chosen(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, tg.Plan]]:
-    """Peers and plans of these names; None chooses all.
+    """Peers and plans of these names; None chooses all but local updates, whose steps are not those of the others.
 
     Raises:
         ArgumentError: there is no such row.
     """
-    known = [*PEERS, *RECOMMENDED]
+    known = [*PEERS, *LOCAL, *RECOMMENDED]
     for name in names or ():
         if name not in known:
             raise ArgumentError(f"--row {name!r} is unknown; choose from: {', '.join(known)}.")
-    wanted = known if names is None else names
-    return tuple(name for name in PEERS if name in wanted), {n: p for n, p in RECOMMENDED.items() if n in wanted}
+    wanted = [*PEERS, *RECOMMENDED] if names is None else names
+    return tuple(name for name in (*PEERS, *LOCAL) if name in wanted), {
+        n: p for n, p in RECOMMENDED.items() if n in wanted
+    }
 
 
 def failed(plan: str, error: str) -> Row:
@@ -159,8 +161,12 @@ def _measure(rank: NetRank, send: Callable[[Any], None], work: Work, timing: Tim
     alone: list[float] = []
     for row in wanted:
         plan = _plan_of(row)
-        steps = by_hand(work, PEERS[row["plan"]]) if plan is None else with_tightgrad(work, plan)
-        measured = _row(row["plan"], steps, base, timing, rank)
+        local = LOCAL.get(row["plan"])
+        if local is not None:
+            steps = with_local_updates(work, local)
+        else:
+            steps = by_hand(work, PEERS[row["plan"]]) if plan is None else with_tightgrad(work, plan)
+        measured = _row(row["plan"], steps, base, timing, rank, local.every if local else 1)
         alone += measured.pop("alone")
         if rank.rank == 0:
             send(measured | {"predicted_step_seconds": predicted.get(row["plan"])})
@@ -208,10 +214,10 @@ def _predictions(
     return predicted
 
 
-def _row(name: str, steps: Steps, base: Steps, timing: Timing, rank: NetRank) -> Row:
-    """Pairs of a step without communication and one of this row."""
+def _row(name: str, steps: Steps, base: Steps, timing: Timing, rank: NetRank, every: int = 1) -> Row:
+    """Pairs of a step without communication and one of this row; with `every`, pairs of so many, and their means."""
     for _ in range(WARM_UP):
-        taken, _record = _timed(lambda: next(steps))
+        taken, _record = _timed(lambda: _advance(steps, every))
         if not _all_agree(taken < SLOW_SECONDS):
             break
     counted = None
@@ -224,23 +230,23 @@ def _row(name: str, steps: Steps, base: Steps, timing: Timing, rank: NetRank) ->
     begun = time.monotonic()
     while len(seconds) < timing.steps and _all_agree(not seconds or time.monotonic() - begun < timing.seconds):
         dist.barrier()
-        alone.append(_timed(lambda: next(base))[0])
+        alone.append(_timed(lambda: _advance(base, every))[0] / every)
         dist.barrier()
         before = sent()
-        taken, record = _timed(lambda: next(steps))
+        taken, record = _timed(lambda: _advance(steps, every))
         dist.barrier()  # all that this rank sends has left when every rank has what it waits for
-        seconds.append(taken)
+        seconds.append(taken / every)
         counters.append(sent().since(before))
         if record is not None:
-            counted = record.wire_bytes
+            counted = None if record.wire_bytes is None else round(record.wire_bytes / every)
             stages.append(record.stage_seconds)
     return {
         "plan": name,
         "step_seconds": statistics.median(seconds),
         "ratio_to_no_communication": statistics.median(s / a for s, a in zip(seconds, alone, strict=True)),
         "wire_bytes": counted,
-        "interface_bytes": round(statistics.median(c.nbytes for c in counters)),
-        "interface_payload_bytes": round(statistics.median(c.payload_nbytes for c in counters)),
+        "interface_bytes": round(statistics.median(c.nbytes for c in counters) / every),
+        "interface_payload_bytes": round(statistics.median(c.payload_nbytes for c in counters) / every),
         "error": None,
         "steps": len(seconds),
         "stage_seconds": {key: statistics.median(s.get(key, 0.0) for s in stages) for key in stages[0]}
@@ -248,6 +254,13 @@ def _row(name: str, steps: Steps, base: Steps, timing: Timing, rank: NetRank) ->
         else {},
         "alone": alone,
     }
+
+
+def _advance(steps: Steps, count: int) -> "tg.StepRecord | None":
+    """Take so many steps; the last one's record."""
+    for _ in range(count - 1):
+        next(steps)
+    return next(steps)
 
 
 def _timed(body: Callable[[], Any]) -> tuple[float, Any]:

@@ -13,6 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
+from tightgrad.pipeline.local_updates import LocalUpdates
 from tightgrad_lab.experiments import byte_model
 
 Steps = Iterator["tg.StepRecord | None"]
@@ -85,6 +86,20 @@ def with_tightgrad(work: Work, plan: tg.Plan) -> Steps:
         for batch in window:
             pipe.backward(byte_model.loss(model, batch))
         yield pipe.step()
+
+
+def with_local_updates(work: Work, updates: LocalUpdates) -> Steps:
+    """Every rank for itself, and an outer step every so often: its record is that step's."""
+    model = work.model()
+    optimizer = work.optimizer(model)
+    outer = tg.attach_local(model, updates)
+    batches = work.batches()
+    while True:
+        for _ in range(work.micro_batches):
+            (byte_model.loss(model, next(batches)) / work.micro_batches).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        yield outer.step()
 
 
 def bare(model: nn.Module) -> nn.Module:

@@ -14,3 +14,10 @@ RECOMMENDED: dict[str, tg.Plan] = {
     "topk 1 %": tg.Plan(compress=tg.Compress(TopK(0.01, values=IntBlock(8)), feedback=ErrorFeedback())),
     "topk 0.1 %": tg.Plan(compress=tg.Compress(TopK(0.001, values=IntBlock(4)), feedback=ErrorFeedback())),
 }
+
+LOCAL: dict[str, tg.DiLoCo] = {
+    "diloco 20, 4-bit blocks": tg.DiLoCo(
+        every=20, plan=tg.Plan(compress=tg.Compress(IntBlock(4), feedback=ErrorFeedback()))
+    ),
+}
+"""Local updates, for links too slow for a message a step: another algorithm, of which the bench says the cost only."""

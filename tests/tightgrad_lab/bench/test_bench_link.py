@@ -6,7 +6,7 @@ import pytest
 
 from tightgrad_lab.bench import link
 from tightgrad_lab.bench.link_work import Work
-from tightgrad_lab.bench.recommended import RECOMMENDED
+from tightgrad_lab.bench.recommended import LOCAL, RECOMMENDED
 from tightgrad_lab.cli import app as cli
 from tightgrad_lab.cli.bench_link import parse_rate
 from tightgrad_lab.errors import ArgumentError
@@ -42,6 +42,20 @@ def test_rows_over_a_slow_link() -> None:
         difference = row["interface_payload_bytes"] - row["wire_bytes"]
         assert abs(difference) <= COUNTED_WITHIN * row["wire_bytes"] + CONTROL_NBYTES, name
     assert json.loads(json.dumps(found)) == found
+
+
+@needs_network
+def test_local_updates_are_a_row_of_their_mean_step() -> None:
+    (name, local), *_ = LOCAL.items()
+    found = link.run(RATE, 2, timing=link.Timing(steps=1, predicted_from=0), work=WORK, plans={}, peers=(name,))
+    rows = {row["plan"]: row for row in found["rows"]}
+    row = rows[name]
+    gradient = 4 * WORK.num_parameters
+    assert row["error"] is None
+    assert 0 < row["wire_bytes"] < gradient / local.every / 4
+    assert (
+        abs(row["interface_payload_bytes"] - row["wire_bytes"]) <= COUNTED_WITHIN * row["wire_bytes"] + CONTROL_NBYTES
+    )
 
 
 @needs_network
