@@ -53,11 +53,11 @@ class Settings:
         held_out: pieces of text that are not trained on, on which bits per byte are measured.
     """
 
-    steps: int = 400
+    steps: int = 200
     seeds: int = 3
     ranks: int = 4
     rate_bits_per_second: int = 10_000_000
-    dense_steps: int = 8
+    dense_steps: int = 7
     width: int = 192
     layers: int = 3
     batch_size: int = 4

@@ -17,7 +17,7 @@ def curve(final: float) -> list[list[float]]:
 
 
 def found() -> dict[str, object]:
-    settings = headline.Settings(seeds=3)
+    settings = headline.Settings(steps=400, seeds=3)
     curves = [
         {"plan": name, "seed": seed, "curve": curve(3.0 + 0.01 * seed + (0.005 if name == "compressed" else 0.0))}
         for name in headline.PLANS
