@@ -25,6 +25,7 @@ from tightgrad.core.errors import (
     UsageError,
 )
 from tightgrad.feedback import ErrorFeedback
+from tightgrad.pipeline import dcp
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.comm_hook import CommHook, ddp_comm_hook
 from tightgrad.pipeline.guard import Guard
@@ -72,6 +73,7 @@ __all__ = [
     "clip_grad_value_",
     "codecs",
     "collectives",
+    "dcp",
     "ddp_comm_hook",
     "feedback",
     "get_total_norm",

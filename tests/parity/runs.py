@@ -4,11 +4,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
 from parity.problem import Case, Loaders, Net, loss_of, weight_of
 from support.capture import Capture
+from support.wrapping import full
 from tightgrad.collectives import run_threaded
 from tightgrad.core.protocols import Collective
 
@@ -45,6 +48,22 @@ def run_ddp(cases: Sequence[tuple[Case, Loaders]], reducing: str) -> list[Delive
     return delivered
 
 
+def run_fsdp2(cases: Sequence[tuple[Case, Loaders]], sync: str) -> list[Delivered]:
+    """All cases on this rank, under FSDP2; the body of a process. Where all ranks run the branch, or none does, it is
+    a unit of its own.
+    """
+    rank = torch.distributed.get_rank()
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    delivered = []
+    for case, everyone in cases:
+        module = Net(case.parameters)
+        if case.parameters not in ("unused_on_one_rank", "used_now_and_then"):
+            fully_shard(module.branch, mesh=mesh)
+        model = fully_shard(module, mesh=mesh)
+        delivered.append(deliver(model, module, case, everyone[rank], None, sync=sync))
+    return delivered
+
+
 def deliver(
     model: nn.Module,
     module: nn.Module,
@@ -52,10 +71,11 @@ def deliver(
     loader: list[dict[str, Tensor]],
     collective: Collective | None,
     compress: tg.Compress | None = None,
+    sync: str = "auto",
 ) -> Delivered:
     """One entry a window: the gradients at `optimizer.step()`, None for a skipped window."""
     optimizer = Capture(module.named_parameters())
-    accumulate = tg.Accumulate(micro_batches=case.micro_batches, loss_reduction=case.reduction)
+    accumulate = tg.Accumulate(micro_batches=case.micro_batches, loss_reduction=case.reduction, sync=sync)
     plan = tg.Plan(accumulate=accumulate, compress=compress)
     pipe = tg.attach(model, optimizer, plan, weight=weight_of, collective=collective)
     delivered: Delivered = []
@@ -65,5 +85,9 @@ def deliver(
         record = pipe.step()
         assert record.weight == window.total_weight
         assert (record.skip_reason == "zero_weight") == (window.total_weight == 0)
-        delivered.append(None if record.skipped else optimizer.steps[-1])
+        delivered.append(None if record.skipped else _whole(optimizer.steps[-1]))
     return delivered
+
+
+def _whole(grads: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    return {name: None if grad is None else full(grad) for name, grad in grads.items()}

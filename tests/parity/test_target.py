@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from parity.problem import Case, Loaders, grid, loaders, pairs, relative_error, target
-from parity.runs import Delivered, run_ddp, run_plain
+from parity.runs import Delivered, run_ddp, run_fsdp2, run_plain
 from support.ranks import run_ranks
 
 WORLD_SIZES = (1, 2, 4)
@@ -48,6 +48,24 @@ def test_ddp_delivers_the_target(world_size: int, cases: list[Case], reducing: s
     # What runs in DDP's backward needs a batch; the explicit mode lives without.
     problems = [(case, loaders(case, world_size, fewest=int(reducing != "pipeline"))) for case in cases]
     by_rank = run_ranks(world_size, run_ddp, problems, reducing)
+    for index, (case, everyone) in enumerate(problems):
+        check(case, everyone, [delivered[index] for delivered in by_rank])
+
+
+@pytest.mark.parametrize(
+    ("world_size", "cases"),
+    [
+        pytest.param(1, pairs()[::2], id="1-some"),
+        pytest.param(2, grid(), id="2-grid"),
+        pytest.param(4, pairs()[::3], id="4-some"),
+        pytest.param(1, grid(), id="1-grid", marks=pytest.mark.slow),
+        pytest.param(4, grid(), id="4-grid", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("sync", ["last", "every"])
+def test_fsdp2_delivers_the_target(world_size: int, cases: list[Case], sync: str) -> None:
+    problems = [(case, loaders(case, world_size, fewest=1)) for case in cases]
+    by_rank = run_ranks(world_size, run_fsdp2, problems, sync)
     for index, (case, everyone) in enumerate(problems):
         check(case, everyone, [delivered[index] for delivered in by_rank])
 

@@ -4,12 +4,13 @@
 does, so both have to be inside.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tightgrad.adapters.grads import adding_zero, copy_grads, put_grads
+from tightgrad.adapters.grads import copy_grads, put_grads
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.traffic import all_reduce_nbytes
@@ -51,9 +52,9 @@ class DDPAdapter:
         self._synced += 1
         return nullcontext()
 
-    def adding_zero(self) -> AbstractContextManager[None]:
-        """Hooks on the parameters."""
-        return adding_zero(self.parameters.values())
+    def leaves(self) -> Iterable[Tensor]:
+        """The parameters."""
+        return self.parameters.values()
 
     def accumulated(self) -> Grads:
         """Copies of `parameter.grad`."""

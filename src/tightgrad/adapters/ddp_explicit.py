@@ -3,13 +3,14 @@
 Nothing overlaps and the whole path runs in order: the reference for the overlapped hook.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.adapters.buffers import broadcast_tensors
-from tightgrad.adapters.grads import adding_zero, copy_grads, put_grads
+from tightgrad.adapters.grads import copy_grads, put_grads
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
 from tightgrad.core.protocols import Collective
@@ -42,9 +43,9 @@ class DDPExplicitAdapter:
         self.model.require_forward_param_sync = False
         return self.model.no_sync()
 
-    def adding_zero(self) -> AbstractContextManager[None]:
-        """Hooks on the parameters."""
-        return adding_zero(self.parameters.values())
+    def leaves(self) -> Iterable[Tensor]:
+        """The parameters."""
+        return self.parameters.values()
 
     def accumulated(self) -> Grads:
         """Copies of `parameter.grad`."""

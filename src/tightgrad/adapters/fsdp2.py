@@ -3,10 +3,15 @@
 Two ways to accumulate, and neither is always right. "last" keeps unsharded gradients until the window's last
 backward: one reduce-scatter a window, at the memory of all gradients on every rank. "every" reduces each
 micro-batch and adds up shards: K times the traffic, and no unsharded gradients are held.
+
+Every rank must run the forward of the same units, which gathers their parameters. Within a unit, ranks may use
+different parameters: those that a rank did not use are reduced as zeros, and those that no rank used have no gradient.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,12 +20,12 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 from torch.distributed.tensor import DTensor
 
-from tightgrad.adapters.grads import adding_zero, copy_grads, put_grads
+from tightgrad.adapters.grads import copy_grads, put_grads
 from tightgrad.adapters.memory import free_nbytes
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.traffic import all_reduce_nbytes, reduce_scatter_nbytes
-from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
@@ -54,6 +59,13 @@ class FSDP2Adapter:
         self._check_mesh()
         self.sync = sync
         self._synced = 0
+        self._watched: dict[str, Tensor] = {}
+        self._used: set[str] = set()
+        self._is_reduced = False
+        self._reduces_unused = hasattr(model, "set_reduce_scatter_unused_params")  # torch 2.13
+        if self._reduces_unused:
+            model.set_reduce_scatter_unused_params(True)
+            model.register_forward_hook(self._watch)
 
     def connect(self) -> None:
         """Choose between "last" and "every"."""
@@ -61,6 +73,38 @@ class FSDP2Adapter:
             self.sync = self._choose_sync()
         if self.sync == "last":
             self._check_accumulates_in_float32()
+
+    def _watch(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Note which parameters the coming backward reaches: after it, a unit's gradients are all the same to look at.
+
+        The unsharded parameters are made by the first forward.
+        """
+        if len(self._watched) == len(self.parameters):
+            return
+        for fsdp_param in self._fsdp_params():
+            name = self._names[id(fsdp_param.sharded_param)]
+            unsharded = getattr(fsdp_param, "_unsharded_param", None)
+            if unsharded is not None and self._watched.get(name) is not unsharded:
+                unsharded.register_post_accumulate_grad_hook(partial(self._note, name))
+                self._watched[name] = unsharded
+
+    def _note(self, name: str, unsharded: Tensor) -> None:
+        self._used.add(name)
+
+    def _drop_unused(self) -> None:
+        """Give parameters a gradient if any rank used them, and only then. Collective: every rank must call it."""
+        names = list(self.parameters)
+        used = [
+            name in self._used or (name not in self._watched and parameter.grad is not None)
+            for name, parameter in self.parameters.items()
+        ]
+        flags = torch.tensor(used, dtype=torch.int32).to(self.collective.control_device)
+        for name, flag in zip(names, self.collective.all_reduce_(flags, "max").tolist(), strict=True):
+            parameter = self.parameters[name]
+            if not flag:
+                parameter.grad = None
+            elif parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     def _check_mesh(self) -> None:
         for name, parameter in self.parameters.items():
@@ -100,21 +144,38 @@ class FSDP2Adapter:
     def begin_window(self) -> None:
         """Nothing to do."""
 
-    def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
-        """Set whether the coming backward reduces."""
-        reduces = self.sync == "every" or index == count - 1
+    @contextmanager
+    def micro_batch(self, index: int, count: int) -> Iterator[None]:
+        """Set whether the coming backward reduces; after the last one, agree on what was used."""
+        is_last = index == count - 1
+        reduces = self.sync == "every" or is_last
         self.model.set_requires_gradient_sync(reduces)
         self._synced += reduces
-        return nullcontext()
+        yield
+        if is_last:
+            self._is_reduced = True
+            if self._reduces_unused:
+                self._drop_unused()
 
-    def adding_zero(self) -> AbstractContextManager[None]:
-        """Hooks on the unsharded parameters, which the forward has made."""
-        return adding_zero(param._unsharded_param for param in self._fsdp_params())
+    def leaves(self) -> Iterable[Tensor]:
+        """The unsharded parameters, which the forward has made."""
+        unsharded = (getattr(fsdp_param, "_unsharded_param", None) for fsdp_param in self._fsdp_params())
+        return [leaf for leaf in unsharded if leaf is not None]
 
     def accumulated(self) -> Grads:
-        """Copies of the shards' gradients ("every") or of the unsharded ones ("last")."""
+        """Copies of the shards' gradients ("every") or of the unsharded ones ("last").
+
+        Raises:
+            UsageError: the window's last backward has reduced the unsharded ones.
+        """
         if self.sync == "every":
-            return {name: local_part(grad) for name, grad in copy_grads(self.parameters).items()}
+            shards = {name: local_part(grad) for name, grad in copy_grads(self.parameters).items()}
+            return {name: shard for name, shard in shards.items() if name in self._used or bool(shard.any())}
+        if self._is_reduced:
+            raise UsageError(
+                "under FSDP2 a checkpoint cannot be taken between a window's last backward and its step(); take it "
+                "before the one or after the other."
+            )
         held: Grads = {}
         for fsdp_param in self._fsdp_params():
             unsharded = getattr(fsdp_param, "_unsharded_param", None)
@@ -127,6 +188,8 @@ class FSDP2Adapter:
 
     def restore_accumulated(self, grads: Grads) -> None:
         """Put them back where the next backward adds to them."""
+        self._used = set(grads)
+        self._is_reduced = False
         if self.sync == "every":
             put_grads(
                 self.parameters, {name: like_sharded(self.parameters[name], grad) for name, grad in grads.items()}

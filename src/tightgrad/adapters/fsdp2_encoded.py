@@ -123,8 +123,6 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
         super().__init__(model, "last", collective)
         self.divisor = 1
         self._receiver: UnitReceiver | None = None
-        self._used: set[str] = set()
-        self._watched: set[str] = set()
         self._modules = fsdp_modules(model)
         for module in self._modules:
             _check_unit(module)
@@ -156,21 +154,11 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
         self._receiver(unit)
 
     def used(self, names: Mapping[str, object]) -> frozenset[str]:
-        """Those that this rank used in this window, as far as is known: in its first window, all."""
+        """Those that this rank used in this window, or of which that is not known."""
         return frozenset(name for name in names if name in self._used or name not in self._watched)
 
-    def begin_window(self) -> None:
-        """See which parameters are used. Whole parameters exist from the first forward on."""
-        for param in self._fsdp_params():
-            name = self._names[id(param.sharded_param)]
-            if name not in self._watched and hasattr(param, "_unsharded_param"):
-                self._watched.add(name)
-                param._unsharded_param.register_post_accumulate_grad_hook(lambda _, name=name: self._used.add(name))
-
-    def restore_accumulated(self, grads: Grads) -> None:
-        """Put them back, and take them as used."""
-        super().restore_accumulated(grads)
-        self._used = set(grads)
+    def _drop_unused(self) -> None:
+        """The reduction agrees on what was used."""
 
     def shard_numels(self, name: str) -> list[int]:
         """Elements of a parameter that each rank keeps."""

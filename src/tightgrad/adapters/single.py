@@ -1,11 +1,11 @@
 """A plain module: gradients lie where autograd puts them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
-from torch import nn
+from torch import Tensor, nn
 
-from tightgrad.adapters.grads import adding_zero, copy_grads, put_grads
+from tightgrad.adapters.grads import copy_grads, put_grads
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
@@ -33,9 +33,9 @@ class SingleAdapter:
         """Nothing to hold: nothing is synchronised."""
         return nullcontext()
 
-    def adding_zero(self) -> AbstractContextManager[None]:
-        """Hooks on the parameters."""
-        return adding_zero(self.parameters.values())
+    def leaves(self) -> Iterable[Tensor]:
+        """The parameters."""
+        return self.parameters.values()
 
     def accumulated(self) -> Grads:
         """Copies of `parameter.grad`."""

@@ -1,7 +1,7 @@
 """The few shapes that everything else is made of."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
@@ -294,8 +294,10 @@ class Adapter(Protocol):
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
         """Held around forward and backward of micro-batch `index` of a window of `count`."""
 
-    def adding_zero(self) -> AbstractContextManager[None]:
-        """Held around the backward of a micro-batch without weight, whose loss may be NaN: its gradients count as 0."""
+    def leaves(self) -> Iterable[Tensor]:
+        """The trainable parameters as autograd sees them, after a forward: a hook on one is given the gradient of this
+        rank's micro-batch, before it is added to others or reduced.
+        """
 
     def accumulated(self) -> Grads:
         """This rank's gradients in mid-window, by name: copies."""

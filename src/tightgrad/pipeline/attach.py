@@ -1,8 +1,10 @@
 """The way in."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn, optim
+from torch.amp import GradScaler
 
 from tightgrad.accumulate.settings import Accumulate
 from tightgrad.accumulate.weights import Weight
@@ -12,7 +14,9 @@ from tightgrad.core.check import check_integer
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Adapter, Collective
 from tightgrad.pipeline.drift import has_replicas
+from tightgrad.pipeline.guard import Guard
 from tightgrad.pipeline.handshake import check_ranks_agree
+from tightgrad.pipeline.loss_scaling import loss_scaling
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.plan import Plan
 from tightgrad.records import RecordWriter, Terminal
@@ -31,6 +35,7 @@ def attach(
     scheduler: optim.lr_scheduler.LRScheduler | None = None,
     records: Sequence[RecordWriter] = (),
     progress: bool = False,
+    scaler: GradScaler | None = None,
 ) -> GradientPipeline:
     """Put a plan between `loss.backward()` and `optimizer.step()`. Collective: every rank must call it.
 
@@ -48,9 +53,13 @@ def attach(
         scheduler: steps after each applied step, and only then; None leaves schedules to the caller.
         records: writers of the steps' records, such as `tg.records.Jsonl(folder)`; `tightgrad doctor` reads them.
         progress: whether rank 0 shows the last step in a line on stderr.
+        scaler: torch's dynamic loss scale. Give `backward` the loss as it is, and call none of the scaler's own
+            methods but `state_dict` and `load_state_dict`: the pipeline scales, unscales once before the codec and
+            the clip, skips and updates. An empty plan then has a `Guard`.
 
     Raises:
         UnsupportedError: the model's wrapper is not supported.
+        IncompatiblePlanError: the plan does not go with the scaler.
         RankMismatchError: the ranks came with different plans, models, seeds or versions.
 
     Example:
@@ -67,6 +76,9 @@ def attach(
         (8.0, 2)
     """
     check_integer("seed", seed, low=0)
+    scaling = loss_scaling(plan, scaler)
+    if plan.is_empty and scaling is not None:
+        plan = replace(plan, guard=Guard())
     accumulate = plan.accumulate or Accumulate()
     adapter = make_adapter(
         model,
@@ -80,10 +92,13 @@ def attach(
             "compare_every looks for ranks that differ where they should be the same, but here every rank holds "
             "another part of each parameter; leave it out."
         )
-    check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__)
+    scale = "none" if scaling is None else repr(scaling.current({}))
+    check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__, loss_scale=scale)
     adapter.connect()
     writers = [*records, Terminal()] if progress else records
-    return GradientPipeline(adapter, optimizer, plan, weight=weight, seed=seed, scheduler=scheduler, records=writers)
+    return GradientPipeline(
+        adapter, optimizer, plan, weight=weight, seed=seed, scheduler=scheduler, records=writers, scaling=scaling
+    )
 
 
 def _reducing(plan: Plan, accumulate: Accumulate) -> Reducing:

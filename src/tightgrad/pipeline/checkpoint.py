@@ -23,6 +23,7 @@ from tightgrad.core.types import Slot
 from tightgrad.pipeline.rank_file import deserialized, serialized
 
 LATEST = "latest"
+FILE_SUFFIX = ".safetensors"
 _LATEST = re.compile(r"(step-\d{8,18}) ([1-9]\d{0,8})")
 _LATEST_NBYTES = 64  # more than it has
 
@@ -184,14 +185,14 @@ def _check_alike(slot: str, parameter: str, first: Tensor, second: Tensor) -> No
 
 
 def folder_name(state: Mapping[str, Any]) -> str:
-    """The folder of a state's step; empty if it has none."""
+    """The folder of a state's step."""
     step = state.get("step")
     return f"step-{step:08d}" if isinstance(step, int) else ""
 
 
 def file_name(rank: int, world_size: int) -> str:
-    """The file of a rank."""
-    return f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
+    """The file of one rank."""
+    return f"rank-{rank:05d}-of-{world_size:05d}{FILE_SUFFIX}"
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -20,9 +20,15 @@ class Described(Protocol):
 
 
 def check_ranks_agree(
-    plan: Described, parameters: Mapping[str, nn.Parameter], seed: int, collective: Collective, version: str
+    plan: Described,
+    parameters: Mapping[str, nn.Parameter],
+    seed: int,
+    collective: Collective,
+    version: str,
+    *,
+    loss_scale: str = "none",
 ) -> None:
-    """Compare a digest of plan, parameter layout, seed and versions. Collective: every rank must call it.
+    """Compare a digest of plan, parameter layout, seed, loss scale and versions. Collective: every rank must call it.
 
     Raises:
         RankMismatchError: on every rank, naming the part that differs and the ranks.
@@ -32,6 +38,7 @@ def check_ranks_agree(
         "plan": plan.to_json(),
         "parameters": repr(layout),
         "seed": repr(seed),
+        "loss scale": loss_scale,
         "versions": f"tightgrad {version}, torch {torch.__version__}, python {platform.python_version()}",
     }
     digests = b"".join(hashlib.sha256(text.encode()).digest() for text in parts.values())
@@ -46,5 +53,5 @@ def check_ranks_agree(
         here = "; ".join(f"{part} here: {parts[part][:200]}" for part, ranks in different.items() if ranks)
         raise RankMismatchError(
             f"the ranks do not agree: {'; '.join(problems)} (compared with rank 0). Rank {collective.rank} has {here}. "
-            "Give every rank the same plan, model, seed and versions."
+            "Give every rank the same plan, model, seed, loss scale and versions."
         )

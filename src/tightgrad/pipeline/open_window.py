@@ -21,6 +21,7 @@ class OpenWindow:
         total_weights: over all ranks.
         grads: gradients that the wrapper or autograd holds, by parameter name.
         sums: float32 sums of low-precision gradients.
+        loss_scale: what the losses were multiplied by; None without loss scaling.
     """
 
     position: int
@@ -28,12 +29,19 @@ class OpenWindow:
     total_weights: dict[str, float]
     grads: Mapping[str, Tensor]
     sums: Mapping[str, Tensor]
+    loss_scale: float | None = None
 
     @classmethod
-    def of(cls, window: Window[Any], grads: Mapping[str, Tensor], sums: Mapping[str, Tensor]) -> "OpenWindow":
+    def of(
+        cls,
+        window: Window[Any],
+        grads: Mapping[str, Tensor],
+        sums: Mapping[str, Tensor],
+        loss_scale: float | None = None,
+    ) -> "OpenWindow":
         """Take a window as it stands."""
         weights = [dict(row) for row in window.weights]
-        return cls(window.backwards, weights, dict(window.total_weights), grads, sums)
+        return cls(window.backwards, weights, dict(window.total_weights), grads, sums, loss_scale)
 
     @classmethod
     def from_saved(cls, saved: Any, parameters: Mapping[str, nn.Parameter]) -> "OpenWindow":
@@ -55,12 +63,20 @@ class OpenWindow:
             raise StateMismatchError(
                 f"the open window of a pipeline state is at micro-batch {position!r} of {len(rows)}; was it edited?"
             )
+        scale: object = window.loss_scale
+        if scale is not None and not (isinstance(scale, float) and 0.0 < scale < math.inf):
+            raise StateMismatchError(f"the loss scale of a pipeline state's open window is {scale!r}; was it edited?")
         for tensors in (window.grads, window.sums):
             _check_gradients(tensors, parameters)
         return window
 
-    def check_is(self, window: Window[Any]) -> None:
-        """Raise `StateMismatchError` unless `window` has the same weights as the saved one."""
+    def check_is(self, window: Window[Any], loss_scale: float | None = None) -> None:
+        """Raise `StateMismatchError` unless `window` has the weights and the loss scale of the saved one."""
+        if loss_scale != self.loss_scale:
+            raise StateMismatchError(
+                f"the checkpoint was taken in a window with a loss scale of {self.loss_scale}, but it is now "
+                f"{loss_scale}; restore the GradScaler's state before the first window, and pass it to attach()."
+            )
         found = [dict(row) for row in window.weights]
         if found != self.weights or window.total_weights != self.total_weights:
             raise StateMismatchError(

@@ -26,6 +26,7 @@ from tightgrad.pipeline.fallback import ErrorMeter, sending, sending_densely
 from tightgrad.pipeline.fidelity import MEASURED_STEPS, Fidelity
 from tightgrad.pipeline.flush import residual_slot, summed_residuals, without_residuals
 from tightgrad.pipeline.guard import nonfinite_counts, nonfinite_error, vote
+from tightgrad.pipeline.loss_scaling import LossScaling
 from tightgrad.pipeline.node_reduction import NodeReduction
 from tightgrad.pipeline.outcome import InBackward
 from tightgrad.pipeline.overlap import OverlappedReduction
@@ -67,7 +68,15 @@ class GradientPath:
     """
 
     def __init__(
-        self, adapter: Adapter, plan: Plan, seed: int, clock: StageClock, norm: CachedNorm, *, folds: bool = False
+        self,
+        adapter: Adapter,
+        plan: Plan,
+        seed: int,
+        clock: StageClock,
+        norm: CachedNorm,
+        *,
+        folds: bool = False,
+        scaling: LossScaling | None = None,
     ) -> None:
         self._adapter = adapter
         self._plan = plan
@@ -75,19 +84,21 @@ class GradientPath:
         self._clock = clock
         self._norm = norm
         self._folds = folds
+        self._scaling = scaling
+        self._loss_scale: float | None = None
         self.fidelity = Fidelity()
         self._in_backward = _in_backward(adapter, plan, seed, clock)
         self.relative_error: float | None = None
         self.fell_back = False
 
-    def open(self, state: PipelineState, *, idle: bool) -> None:
-        """Begin a window; `idle` if nothing in it counts."""
+    def open(self, state: PipelineState, loss_scale: float | None, *, idle: bool) -> None:
+        """Begin a window whose gradients will have to be divided by `loss_scale`; `idle` if nothing in it counts."""
+        self._loss_scale = loss_scale
         self.relative_error, self.fell_back = None, False
         self.fidelity.clear()
         if self._in_backward is not None:
-            scale = self._plan.loss_scale.current(state.slots) if self._plan.loss_scale is not None else 1.0
             observe = self._observed_at(state.step)
-            self._in_backward.open(state.slots, state.step, 1.0 / scale, idle=idle, observe=observe)
+            self._in_backward.open(state.slots, state.step, 1.0 / (loss_scale or 1.0), idle=idle, observe=observe)
 
     def drop(self) -> None:
         """Forget what is under way."""
@@ -116,7 +127,7 @@ class GradientPath:
         if self._in_backward is not None:
             reduced = self._take_over(grads, state, self._in_backward)
         elif self._adapter.reduces:
-            self._unscale_(grads, state)
+            self._unscale_(grads)
             reduced = grads, state.slots
         else:
             reduced = self._agree_and_reduce_(grads, state, local_share)
@@ -178,7 +189,7 @@ class GradientPath:
         self, grads: Grads, state: PipelineState, local_share: float = 1.0, *, densely: bool = False
     ) -> "tuple[Grads, State] | SkipReason":
         """Guard, local clip, reduction, one after the other."""
-        self._unscale_(grads, state)
+        self._unscale_(grads)
         grads, finite = self._agree(grads)
         if not finite:
             return self._skip(grads, state)
@@ -205,8 +216,6 @@ class GradientPath:
                     clipped = self._plan.clip.clip_(grads, self._adapter.parameters, self._norm, slots)
                 slots = merge(slots, clipped.state)
                 clipped = Clipped(norm, clipped.clip_coef)
-        if self._plan.loss_scale is not None:
-            slots = merge(slots, self._plan.loss_scale.after_applied(state.slots))
         return Update(grads, clipped, slots, fold)
 
     def _is_usable_(self, grads: Grads) -> bool:
@@ -234,9 +243,9 @@ class GradientPath:
             bound = local_share * self._plan.local_clip / math.sqrt(self._adapter.collective.world_size)
             scale_(grads.values(), clip_coefficient(self._norm(list(grads.values())), bound))
 
-    def _unscale_(self, grads: Grads, state: PipelineState) -> None:
-        if self._plan.loss_scale is not None and grads:
-            torch._foreach_mul_(list(grads.values()), 1.0 / self._plan.loss_scale.current(state.slots))
+    def _unscale_(self, grads: Grads) -> None:
+        if self._loss_scale is not None and grads:
+            torch._foreach_mul_(list(grads.values()), 1.0 / self._loss_scale)
 
     def _agree(self, grads: Grads) -> tuple[Grads, bool]:
         """Vote; give every rank the same names, with zeros where this rank has no gradient."""
@@ -299,8 +308,8 @@ class GradientPath:
     def _skip(self, grads: Grads, state: PipelineState, nonfinite: Mapping[str, int] | None = None) -> SkipReason:
         guard = self._plan.guard
         assert guard is not None
-        if self._plan.loss_scale is not None:
-            state.slots = merge(state.slots, self._plan.loss_scale.after_overflow(state.slots))
+        if self._scaling is not None:
+            state.slots = merge(state.slots, self._scaling.after_overflow(state.slots))
             return "nonfinite"
         skips = state.consecutive_skips + 1
         if guard.on_nonfinite == "skip" and skips < guard.max_consecutive_skips:

@@ -14,22 +14,27 @@ from tightgrad.accumulate.buffer import GradientBuffer
 from tightgrad.accumulate.cutter import WindowCutter
 from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.weights import Weight, num_samples
+from tightgrad.adapters.grads import adding_zero
 from tightgrad.clip.fold import folded, folds
 from tightgrad.clip.norm import tensor_norms, total_norm
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Adapter
-from tightgrad.core.types import Clipped
+from tightgrad.core.types import Clipped, State
 from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.checkpoint import check_same_ranks, load_on_every_rank, save_state
 from tightgrad.pipeline.loss_meter import LossMeter
+from tightgrad.pipeline.loss_scaling import LossScaling
 from tightgrad.pipeline.losses import checked_losses
+from tightgrad.pipeline.noise_meter import NoiseMeter
 from tightgrad.pipeline.open_window import OpenWindow
 from tightgrad.pipeline.path import NOTHING_CLIPPED, GradientPath, SkipReason, Update
 from tightgrad.pipeline.plan import Plan
 from tightgrad.pipeline.record import StepRecord
 from tightgrad.pipeline.recorder import Recorder
+from tightgrad.pipeline.reduction import merge
 from tightgrad.pipeline.state import PipelineState
+from tightgrad.pipeline.strangers import check_no_strangers
 from tightgrad.records import RecordWriter
 
 Batch = TypeVar("Batch")
@@ -51,11 +56,14 @@ class GradientPipeline:
         seed: int,
         scheduler: LRScheduler | None = None,
         records: Sequence[RecordWriter] = (),
+        scaling: LossScaling | None = None,
     ) -> None:
         self.adapter = adapter
         self.optimizer = optimizer
         self.plan = plan
         self._scheduler = scheduler
+        self._scaling = scaling
+        self._loss_scale: float | None = None
         self.state = PipelineState(adapter.remembered_shapes)
         self._accumulate = plan.accumulate or Accumulate()
         self._cutter: WindowCutter[Any] = WindowCutter(
@@ -71,7 +79,10 @@ class GradientPipeline:
         self._buffer = GradientBuffer(adapter.parameters)
         self._clock = StageClock()
         self._norm = CachedNorm(total_norm)
-        self._path = GradientPath(adapter, plan, seed, self._clock, self._norm, folds=folds(plan.clip, optimizer))
+        self._path = GradientPath(
+            adapter, plan, seed, self._clock, self._norm, folds=folds(plan.clip, optimizer), scaling=scaling
+        )
+        self._noise = NoiseMeter(plan.noise_scale, adapter.collective) if plan.noise_scale else None
         self._recorder = Recorder(adapter, plan, self._path, self._clock, records)
         self._losses = LossMeter(self._accumulate.losses[0], is_mean=self._accumulate.loss_reduction == "mean")
 
@@ -95,13 +106,14 @@ class GradientPipeline:
             window = next(windows, None)
             if window is None:
                 return
+            self._loss_scale = self._scaling.current(self.state.slots) if self._scaling is not None else None
             if self.state.open_window is not None:
                 self._reopen(window, self.state.open_window)
             elif not self.plan.is_empty:
-                self._check_no_strangers()
+                check_no_strangers(self.optimizer, self.adapter.parameters)
                 self._discard()
                 self.adapter.begin_window()
-            self._path.open(self.state, idle=window.counts_for_nothing)
+            self._path.open(self.state, self._loss_scale, idle=window.counts_for_nothing)
             self._window = window
             yield window
 
@@ -121,20 +133,9 @@ class GradientPipeline:
         self._discard()
         self._window = None
 
-    def _check_no_strangers(self) -> None:
-        known = {id(parameter) for parameter in self.adapter.parameters.values()}
-        held = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        strangers = [tuple(p.shape) for p in held if p.requires_grad and id(p) not in known]
-        if strangers:
-            raise UsageError(
-                f"the optimizer holds {len(strangers)} parameter(s) that attach() did not see as trainable parameters "
-                f"of the model (shapes {str(strangers[:3])[1:-1]}): their gradients would be neither summed over ranks "
-                "nor clipped. Unfreeze before attach(), or attach a module that has them all."
-            )
-
     def _reopen(self, window: Window[Any], saved: OpenWindow) -> None:
         """Go on in the middle of the window that a checkpoint was taken in."""
-        saved.check_is(window)
+        saved.check_is(window, self._loss_scale)
         self.adapter.restore_accumulated(dict(saved.grads))
         self._buffer.restore(saved.sums)
         window.start_at(saved.position)
@@ -163,9 +164,12 @@ class GradientPipeline:
     def _backward(self, losses: Mapping[str, Tensor], weights: Mapping[str, float], window: Window[Any]) -> None:
         with self._clock("backward"):
             if any(weights.values()):
-                self._scaled(losses, weights, window.total_weights).backward()
+                loss = self._scaled(losses, weights, window.total_weights)
+                weight = next(iter(weights.values()))
+                with self._noise.watching(self.adapter.leaves(), weight) if self._noise else nullcontext():
+                    loss.backward()
             elif self.adapter.every_rank_runs:
-                with self.adapter.adding_zero():
+                with adding_zero(self.adapter.leaves()):
                     self._scaled(losses, weights, window.total_weights).backward()
         with self._clock("accumulate"):
             self._buffer.absorb()
@@ -204,20 +208,20 @@ class GradientPipeline:
         self._buffer.clear()
         self._norm.clear()
         self._losses.clear()
+        if self._noise is not None:
+            self._noise.clear()
 
     def _scaled(
         self, losses: Mapping[str, Tensor], weights: Mapping[str, float], totals: Mapping[str, float]
     ) -> Tensor:
         """The sum of losses whose gradient, summed over micro-batches and ranks, is the target."""
+        scale = self.adapter.divisor * (self._loss_scale or 1.0)
         terms = [
-            loss * (self._accumulate.loss_factor(weights[name], totals[name]) * self.adapter.divisor * self._scale())
+            loss * (self._accumulate.loss_factor(weights[name], totals[name]) * scale)
             for name, loss in losses.items()
             if weights[name] > 0 or self.adapter.every_rank_runs
         ]
         return sum(terms[1:], start=terms[0])
-
-    def _scale(self) -> float:
-        return self.plan.loss_scale.current(self.state.slots) if self.plan.loss_scale else 1.0
 
     def step(self) -> StepRecord:
         """Finish the window: guard, reduce, clip, optimizer step, and clear the gradients.
@@ -232,7 +236,6 @@ class GradientPipeline:
             raise UsageError("step() needs a window; call it inside `for window in pipe.windows(loader):`.")
         window = self._window
         window.check_complete()
-        loss_scale = self._scale() if self.plan.loss_scale else None
         loss = self._losses.take()
         retries, self._retries = self._retries, 0
         try:
@@ -243,7 +246,10 @@ class GradientPipeline:
         finally:
             self._discard()
             self._window = None
-        return self._recorder.record(window, outcome, self.state, loss=loss, loss_scale=loss_scale, retries=retries)
+        noise = self._noise.value(self.state.slots) if self._noise else None
+        return self._recorder.record(
+            window, outcome, self.state, loss=loss, loss_scale=self._loss_scale, retries=retries, noise_scale=noise
+        )
 
     def flush(self) -> StepRecord:
         """Deliver what compression has left behind on all ranks: one optimizer step on the sum of all residuals, which
@@ -263,13 +269,16 @@ class GradientPipeline:
             self._discard()
         return self._recorder.record(_NO_WINDOW, outcome, self.state)
 
-    def _take(self, update: Update) -> Clipped:
+    def _take(self, update: Update, learned: State | None = None) -> Clipped:
         """Give gradients to the optimizer, and remember the step."""
         with self._clock("optimizer"):
             self._buffer.deliver(update.grads)
             with folded(self.optimizer, update.fold):
                 self._step_optimizer()
-        self.state.applied(update.slots)
+        slots = merge(update.slots, learned or {})
+        if self._scaling is not None:
+            slots = merge(slots, self._scaling.after_applied(self.state.slots))
+        self.state.applied(slots)
         return update.clipped
 
     def _apply(self, window: Window[Any]) -> Clipped | SkipReason:
@@ -282,7 +291,11 @@ class GradientPipeline:
             return "zero_weight"
         grads = self._buffer.grads()
         update = self._path.walk(grads, self.state, window.local_share)
-        return update if isinstance(update, str) else self._take(update)
+        if isinstance(update, str):
+            return update
+        factor = self.adapter.divisor * (self._loss_scale or 1.0)
+        norm = update.clipped.total_norm
+        return self._take(update, self._noise.learned(window, norm, factor, update.slots) if self._noise else None)
 
     def _step_optimizer(self) -> None:
         self.optimizer.step()
@@ -314,7 +327,7 @@ class GradientPipeline:
         open_window = None
         if self._window is not None:
             grads, sums = self.adapter.accumulated(), self._buffer.sums()
-            open_window = OpenWindow.of(self._window, grads, sums)
+            open_window = OpenWindow.of(self._window, grads, sums, self._loss_scale)
         return self.state.state_dict(open_window, self._num_consumed())
 
     def _num_consumed(self) -> int:

@@ -14,7 +14,9 @@ from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
 from tightgrad.core.types import Slot
 from tightgrad.pipeline.guard import Guard
 from tightgrad.pipeline.registry import method
+from tightgrad.reducers import Dense
 from tightgrad.scaling.loss_scale import LossScale
+from tightgrad.scaling.noise_scale import NoiseScale
 
 PLAN_VERSION = 1
 FALLBACKS = (None, "dense")
@@ -93,6 +95,7 @@ class Plan:
         local_clip: before compression, limits each rank's mean gradient to local_clip / sqrt(ranks), above 0; None
             does not (Lin et al. 2018, Deep gradient compression, arXiv:1712.01887).
         loss_scale: dynamic loss scaling for float16; None scales nothing.
+        noise_scale: measures the gradient noise scale into the records; None measures nothing, and costs nothing.
         guard: what happens at inf or NaN; None is `Guard("raise")` unless the plan is empty.
     """
 
@@ -102,6 +105,7 @@ class Plan:
     local_clip: float | None = None
     loss_scale: LossScale | None = None
     guard: Guard | None = None
+    noise_scale: NoiseScale | None = None
 
     def __post_init__(self) -> None:
         _check_kind("accumulate", self.accumulate, Accumulate)
@@ -109,6 +113,7 @@ class Plan:
         _check_kind("clip", self.clip, Clipper)
         _check_kind("loss_scale", self.loss_scale, LossScale)
         _check_kind("guard", self.guard, Guard)
+        _check_kind("noise_scale", self.noise_scale, NoiseScale)
         if self.compress is not None and self.accumulate is not None and self.accumulate.sync == "every":
             raise IncompatiblePlanError(
                 'compress runs once a window, after its last backward, so sync="every" cannot be had with it; leave '
@@ -118,6 +123,7 @@ class Plan:
             object.__setattr__(self, "guard", Guard())
         self._check_overlap()
         self._check_local_clip()
+        self._check_noise_scale()
         self._check_policy()
 
     def _check_overlap(self) -> None:
@@ -143,6 +149,17 @@ class Plan:
         if self.accumulate is not None and len(self.accumulate.losses) > 1:
             raise IncompatiblePlanError("with several losses there is no one local mean for local_clip; drop it.")
 
+    def _check_noise_scale(self) -> None:
+        if self.noise_scale is None:
+            return
+        if self.compress is not None and not isinstance(self.compress.reducer, Dense):
+            raise IncompatiblePlanError(
+                "noise_scale needs the norm of the whole window's gradient, and what compression delivers is another "
+                "one; measure it in a run without compress."
+            )
+        if self.accumulate is not None and len(self.accumulate.losses) > 1:
+            raise IncompatiblePlanError("with several losses there is no one batch size for noise_scale; drop it.")
+
     def _check_policy(self) -> None:
         policy = self.guard.on_nonfinite if self.guard is not None else "raise"
         if policy == "propagate" and self.compress is not None and self.compress.codec is not None:
@@ -163,7 +180,7 @@ class Plan:
     def slots(self) -> dict[str, Slot]:
         """What the plan's methods remember, by slot name."""
         compress = self.compress or Compress()
-        parts = (compress.feedback, compress.reducer, self.clip, self.loss_scale)
+        parts = (compress.feedback, compress.reducer, self.clip, self.loss_scale, self.noise_scale)
         return {slot.name: slot for part in parts if part is not None for slot in part.slots}
 
     def to_json(self, *, indent: int | None = None) -> str:
@@ -196,7 +213,12 @@ class Plan:
         if version != PLAN_VERSION:
             raise ConfigError(f"a plan of version {version!r} cannot be read; this is version {PLAN_VERSION}.")
         parts = {key: value for key, value in config.items() if key != "version"}
-        for name, part_class in (("compress", Compress), ("loss_scale", LossScale), ("guard", Guard)):
+        for name, part_class in (
+            ("compress", Compress),
+            ("loss_scale", LossScale),
+            ("guard", Guard),
+            ("noise_scale", NoiseScale),
+        ):
             if parts.get(name) is not None:
                 parts[name] = _part(part_class, parts[name], name)
         for name in ("accumulate", "clip"):

@@ -32,6 +32,8 @@ class StepRecord:
             step, None on the others and without compression.
         warm_start_overlap: share of the directions of PowerSGD's factors that the step kept, in [0, 1]; measured every
             tenth step, None on the others, before there are any, and for other methods.
+        noise_scale: the gradient noise scale, averaged over steps, in the unit of `weight`; None if the plan does not
+            measure it, or it cannot be told yet.
         parameter_norm: 2-norm of the model's parameters after the step, the same on every rank unless they have
             drifted apart; measured every tenth step, None on the others and for an empty plan.
     """
@@ -56,6 +58,7 @@ class StepRecord:
     compression_cosine: float | None = None
     warm_start_overlap: float | None = None
     parameter_norm: float | None = None
+    noise_scale: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

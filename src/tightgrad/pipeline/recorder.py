@@ -55,6 +55,7 @@ class Recorder:
         loss: float | None = None,
         loss_scale: float | None = None,
         retries: int = 0,
+        noise_scale: float | None = None,
     ) -> StepRecord:
         """What the step did. Collective when parameters are sharded: every rank must call it."""
         clipped = outcome if isinstance(outcome, Clipped) else None
@@ -83,6 +84,7 @@ class Recorder:
             relative_error=self._path.relative_error,
             fell_back=self._path.fell_back,
             loss=loss,
+            noise_scale=noise_scale,
             memory_bytes=used_nbytes(self._device),
             compression_cosine=self._path.fidelity.take_cosine(),
             warm_start_overlap=self._path.fidelity.take_overlap(),

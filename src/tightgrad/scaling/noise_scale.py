@@ -18,14 +18,17 @@ any clip.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from tightgrad.core.check import check_number
 from tightgrad.core.errors import ConfigError, StateMismatchError
+from tightgrad.core.types import Slot
 
 Number = float | Tensor
+NOISE_SCALE = Slot("noise_scale", across_ranks="equal", of_model=True, shape=(3,), dtype=torch.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,8 @@ def estimate_noise(small_square: Number, small_batch: Number, big_square: Number
 class NoiseScale:
     """Running averages of the two estimates. Holds settings only; the state is tensors that it returns anew.
 
+    In a `Plan` it measures every window: each micro-batch on each rank is a small batch, so there must be several.
+
     Args:
         decay: of the averages, in [0, 1): they look back about 1 / (1 - decay) steps.
 
@@ -92,6 +97,8 @@ class NoiseScale:
     """
 
     decay: float = 0.99
+
+    slots: ClassVar[tuple[Slot, ...]] = (NOISE_SCALE,)
 
     def __post_init__(self) -> None:
         check_number("decay", self.decay, low=0.0)
@@ -129,6 +136,15 @@ class NoiseScale:
         """The noise scale, in the unit of the batch sizes; NaN while the average of |G|^2 is not above 0."""
         mean = self.averages(state)
         return torch.where(mean.gradient_square > 0, mean.noise_trace / mean.gradient_square, torch.nan)
+
+    def to_tensor(self, state: Mapping[str, Tensor]) -> Tensor:
+        """The state as one float64 tensor."""
+        _check_state(state)
+        return torch.stack([state[name] for name in _STATE])
+
+    def from_tensor(self, held: Tensor) -> dict[str, Tensor]:
+        """Undo `to_tensor`."""
+        return dict(zip(_STATE, held.unbind(), strict=True))
 
 
 _STATE = ("gradient_square", "noise_trace", "weight")
