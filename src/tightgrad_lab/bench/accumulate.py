@@ -135,12 +135,12 @@ def _sent(steps: Steps, rank: Rank) -> int:
 
 def memory_of(loop: Loop, work: Work, device: torch.device) -> int:
     """Most bytes of live tensors in a few steps, everything included. Collective: every rank must call it."""
-    with _lingering():
+    with lingering():
         return peak_memory(lambda: loop.few(work, MEMORY_STEPS), device, MEMORY_TRIES)
 
 
 @contextmanager
-def _lingering() -> Iterator[None]:
+def lingering() -> Iterator[None]:
     """Wait for a collective until gloo's thread has let its tensors go: the profiler only sees what this one frees."""
 
     def wait(work: dist.Work, *args: Any) -> Any:

@@ -6,7 +6,7 @@ from tightgrad_lab.errors import ArgumentError
 from tightgrad_lab.experiments.experiment import Experiment
 
 CASES_OF_PAIR = {13: ("image",), 15: ("image",), 16: ("text", "translation"), 17: ("series",)}
-MODULES: dict[int, str] = {
+MODULES: dict[int, str] = {3: "pair03", 
     1: "pair01",
     2: "pair02",
     5: "pair05",
