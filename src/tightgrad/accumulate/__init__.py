@@ -1,5 +1,6 @@
 """Accumulation: all micro-batches of one optimizer step, counted before the first backward."""
 
+from tightgrad.accumulate.memory import ActivationMemory as ActivationMemory
 from tightgrad.accumulate.memory import MemoryEstimate as MemoryEstimate
 from tightgrad.accumulate.memory import OptimizerMemory as OptimizerMemory
 from tightgrad.accumulate.memory import estimate_memory as estimate_memory

@@ -9,7 +9,7 @@ micro-batch on, so accumulation needs the memory of one micro-batch, whatever K 
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -17,12 +17,14 @@ from torch import Tensor
 
 from tightgrad.accumulate.buffer import LOW_PRECISION
 from tightgrad.accumulate.live import LiveBytes
+from tightgrad.accumulate.split import split_batch
 from tightgrad.accumulate.weights import num_samples
 from tightgrad.core.check import check_choice, check_integer, check_number
 
 FLOAT_NBYTES = 4
 BUCKET_NBYTES = 32 * 2**20  # gradients that are encoded together
 _PROBED = 64  # elements of each parameter of the optimizer's probe
+_MANY = 8  # parameters of the larger probe
 
 Sums = Literal["once", "shards", "unsharded"]
 SUMS = ("once", "shards", "unsharded")
@@ -51,9 +53,10 @@ def optimizer_memory(optimizer: torch.optim.Optimizer) -> OptimizerMemory:
     group = optimizer.param_groups[0]
     device = group["params"][0].device
     settings = {key: value for key, value in group.items() if key in optimizer.defaults}
-    one, two = (_step_peak(type(optimizer), settings, device, count) for count in (1, 2))
+    one, many = (_step_peak(type(optimizer), settings, device, count) for count in (1, _MANY))
     nbytes = _PROBED * FLOAT_NBYTES
-    return OptimizerMemory(one[0] / nbytes, one[1] / nbytes, two[1] > 1.5 * one[1])
+    steps_all = many[1] > _MANY / 2 * one[1]
+    return OptimizerMemory(one[0] / nbytes, (many[1] / _MANY if steps_all else one[1]) / nbytes, steps_all)
 
 
 def _step_peak(
@@ -77,23 +80,72 @@ def _required(settings: dict[str, Any]) -> dict[str, Any]:
     return {"lr": settings["lr"]} if "lr" in settings else {}
 
 
-def measure_activations(loss_of: Callable[[Any], Tensor], batch: Any, parameters: Iterable[Tensor]) -> float:
-    """Bytes for each sample that forward and backward of a micro-batch need beside parameters and gradients.
+@dataclass(frozen=True, slots=True)
+class ActivationMemory:
+    """What forward and backward of a micro-batch hold for a moment, beside parameters and sums of gradients.
 
-    Runs both twice, and leaves the parameters without gradients. BatchNorm statistics and random numbers move on.
+    The peak is the largest of several moments, each a constant and a part for every sample, so it is convex in the
+    number of samples. Between the two measured sizes the straight line between them bounds it; above them, the larger
+    one's bytes for each sample do.
+
+    Attributes:
+        one_nbytes: with one sample.
+        samples: of the larger micro-batch.
+        nbytes: with these.
+    """
+
+    one_nbytes: float
+    samples: int
+    nbytes: float
+
+    def of(self, micro_batch: int) -> float:
+        """Bytes with so many samples, at least 1."""
+        if micro_batch >= self.samples:
+            return self.nbytes * micro_batch / self.samples
+        return self.one_nbytes + (self.nbytes - self.one_nbytes) * (micro_batch - 1) / (self.samples - 1)
+
+    def most_samples(self, nbytes: float) -> int:
+        """The most samples whose bytes are at most `nbytes`; 0 if not even one's are."""
+        if nbytes >= self.nbytes:
+            return int(nbytes * self.samples / self.nbytes)
+        if nbytes < self.one_nbytes:
+            return 0
+        return int(1 + (nbytes - self.one_nbytes) / (self.nbytes - self.one_nbytes) * (self.samples - 1))
+
+
+def measure_activations(loss_of: Callable[[Any], Tensor], batch: Any, parameters: Iterable[Tensor]) -> ActivationMemory:
+    """Measure one micro-batch and its first sample, on the model's device.
+
+    Runs forward and backward four times, and leaves the parameters without gradients. BatchNorm statistics and random
+    numbers move on.
 
     Args:
         loss_of: gives a batch's loss.
         batch: one micro-batch, of at least one sample.
         parameters: all that get gradients.
+
+    Raises:
+        ConfigError: the batch has no sample, or its tensors differ in their first dimension.
     """
-    held = list(parameters)
+    held, samples = list(parameters), num_samples(batch)
+    check_integer("the samples of the measured micro-batch", samples, low=1)
+    one = split_batch(batch, samples)[0]
+    large = _backward_peak(loss_of, batch, held)
+    small = _backward_peak(loss_of, one, held) if samples > 1 else large
+    return ActivationMemory(min(small, large), samples, large)
+
+
+def _backward_peak(loss_of: Callable[[Any], Tensor], batch: Any, parameters: list[Tensor]) -> float:
+    """Most bytes that a second backward makes: the sums that it adds to are there."""
     loss_of(batch).backward()
+    for parameter in parameters:
+        if parameter.dtype in LOW_PRECISION:  # moved to float32 after each backward
+            parameter.grad = None
     with LiveBytes() as live:
         loss_of(batch).backward()
-    for parameter in held:
+    for parameter in parameters:
         parameter.grad = None
-    return float(live.peak) / max(1, num_samples(batch))
+    return float(live.peak)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +154,7 @@ class MemoryEstimate:
 
     Attributes:
         parameters: all of this rank, trainable or not.
-        gradients: in the parameters' dtype.
+        gradients: float32 and float64 ones, where autograd adds them up.
         accumulator: float32 sums of low-precision gradients, or FSDP2's unsharded gradients.
         optimizer_state: from the first step on.
         residual: of error feedback.
@@ -129,7 +181,7 @@ def estimate_memory(
     parameters: Iterable[Tensor],
     *,
     micro_batch: int,
-    activation_nbytes: float,
+    activations: ActivationMemory,
     optimizer: OptimizerMemory,
     sums: Sums = "once",
     shards: int = 1,
@@ -141,7 +193,7 @@ def estimate_memory(
     Args:
         parameters: of the whole model, each once.
         micro_batch: samples of a micro-batch, at least 1.
-        activation_nbytes: for each sample, from `measure_activations`.
+        activations: from `measure_activations`.
         optimizer: from `optimizer_memory`.
         sums: where gradients add up: "once" where they are (one device, DDP), "shards" (FSDP2, `sync="every"`), or
             "unsharded" (FSDP2, `sync="last"`).
@@ -151,51 +203,48 @@ def estimate_memory(
     """
     check_integer("micro_batch", micro_batch, low=1)
     check_integer("shards", shards, low=1)
-    check_number("activation_nbytes", activation_nbytes, low=0.0)
     check_number("residual_itemsize", residual_itemsize, low=0.0)
     check_choice("sums", sums, SUMS)
     everything = list(parameters)
     trained = [tensor for tensor in everything if tensor.requires_grad]
     held, gradients = _nbytes(everything), _nbytes(trained)
     low = [tensor for tensor in trained if tensor.dtype in LOW_PRECISION]
+    delivered = _nbytes(low)  # in the parameters' dtype, for the optimizer
     accumulator = _numel(low) * FLOAT_NBYTES / shards
     if sums == "unsharded":
         accumulator += _numel(trained) * FLOAT_NBYTES
     residual = _numel(trained) * residual_itemsize
     stepped = gradients if optimizer.steps_all else max((_nbytes([tensor]) for tensor in trained), default=0)
     reducing = 0.0
-    if compresses:  # the sums over ranks, the residual after the step, and a bucket: compensated, sent, received
+    if compresses:  # the sums over ranks, the residual after the step, and a bucket: compensated, decoded
         floats = _numel(trained) * FLOAT_NBYTES
-        reducing = floats + residual + 3 * min(floats, BUCKET_NBYTES)
+        reducing = floats + residual + 2 * min(floats, BUCKET_NBYTES)
     return MemoryEstimate(
         parameters=round(held / shards),
-        gradients=round(gradients / shards),
+        gradients=round((gradients - delivered) / shards),
         accumulator=round(accumulator),
         optimizer_state=round(gradients * optimizer.state_nbytes / shards),
         residual=round(residual),
-        activations=round(activation_nbytes * micro_batch),
-        stepping=round(max(stepped * optimizer.step_nbytes / shards, reducing)),
+        activations=round(activations.of(micro_batch)),
+        stepping=round(max((delivered + stepped * optimizer.step_nbytes) / shards, reducing)),
     )
 
 
-def largest_micro_batch(estimate: MemoryEstimate, micro_batch: int, available_nbytes: float) -> int:
+def largest_micro_batch(estimate: MemoryEstimate, activations: ActivationMemory, available_nbytes: float) -> int:
     """The most samples of a micro-batch that fit.
 
     Args:
-        estimate: for a micro-batch of `micro_batch` samples.
-        micro_batch: at least 1.
+        estimate: for any micro-batch.
+        activations: that it was made from.
         available_nbytes: on the device, for everything.
 
     Returns:
         At least 1 if a micro-batch of one sample fits, else 0.
     """
-    check_integer("micro_batch", micro_batch, low=1)
-    without = replace(estimate, activations=0)
-    if without.total > available_nbytes:
+    always = estimate.total - max(estimate.activations, estimate.stepping)
+    if always + estimate.stepping > available_nbytes:
         return 0
-    left = available_nbytes - (without.total - without.stepping)
-    per_sample = estimate.activations / micro_batch
-    return int(left // per_sample) if per_sample else micro_batch
+    return activations.most_samples(available_nbytes - always)
 
 
 def _numel(tensors: Iterable[Tensor]) -> int:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.experiments.pair03_window import errors, measure
 from tightgrad_lab.training.ranks import run_ranks
@@ -44,10 +46,11 @@ class Pair03(Experiment[Settings]):
         """A small transformer, or one of three million parameters."""
         if full:
             return Settings((1, 2, 4, 8, 16), 64, 4, 15, 21, 10, 256, 4)
-        return Settings((1, 2, 4, 8, 16), 32, 4, 7, 7, 3, 128, 2)
+        return Settings((1, 2, 4, 8, 16), 16, 4, 7, 7, 3, 128, 2)
 
     def run(self, settings: Settings, report: Report) -> Measured:
         """Time, memory and traffic on ranks; gradients against the exact one."""
+        torch.set_num_threads(1)
         found: dict[str, Any] = {}
         steps = 1 + settings.rounds + len(settings.micro_batches) + settings.seeds
 
