@@ -6,9 +6,10 @@ from tightgrad_lab.errors import ArgumentError
 from tightgrad_lab.experiments.experiment import Experiment
 
 CASES_OF_PAIR = {13: ("image",), 15: ("image",), 16: ("text", "translation"), 17: ("series",)}
-MODULES: dict[int, str] = {3: "pair03", 
+MODULES: dict[int, str] = {
     1: "pair01",
     2: "pair02",
+    3: "pair03",
     5: "pair05",
     6: "pair06",
     7: "pair07",
