@@ -107,7 +107,9 @@ def test_the_companion_has_every_heading_in_both_languages() -> None:
 def test_links_between_pages_lead_somewhere() -> None:
     generated = generator().pages()
     texts = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in PAGES} | generated
-    known = texts.keys() | {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    known = texts.keys() | {
+        path.relative_to(DOCS).as_posix() for kind in ("*.md", "*.svg") for path in DOCS.rglob(kind)
+    }
     for name, text in texts.items():
         for target in re.findall(r"\]\((?!https?://)([^)#\s]+)", text):
             place = (DOCS / name).parent / target
