@@ -45,7 +45,8 @@ def test_it_stands_beside_a_short_run_and_names_its_machine(root: Path, tmp_path
     _own(root, "tightgrad lab --only 9")
     page = report.build(root, tmp_path / "out")[0].read_text(encoding="utf-8")
     assert page.count('id="figure09"') == page.count('id="figure09-full"') == 1
-    about = re.search(r'<p class="about">(.*?)</p>', page)
+    own = r'<p class="about">((?:(?!</p>).)*tightgrad lab --only 9 --full.*?)</p>'
+    about = re.search(own, page)
     assert about is not None
     environment = json.loads((PUBLISHED / "pair09.json").read_text())["environment"]
     assert environment["processor"] in about[1]
