@@ -21,10 +21,10 @@ lab: $(READY)    ## train the case studies on the embedded data and build the re
 	$(BIN)/tightgrad lab
 
 test: $(READY)   ## the tests that take seconds each (under 15 minutes on two cores)
-	$(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-full: $(READY)  ## every test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY)  ## ruff, mypy (strict on src), import contracts
 	$(BIN)/ruff check src tests
