@@ -216,9 +216,9 @@ def estimate_memory(
     residual = _numel(trained) * residual_itemsize
     stepped = gradients if optimizer.steps_all else max((_nbytes([tensor]) for tensor in trained), default=0)
     reducing = 0.0
-    if compresses:  # the sums over ranks, the residual after the step, and a bucket: compensated, decoded
+    if compresses:  # the sums over ranks, the residual after the step (what the bucket leaves), one bucket decoded
         floats = _numel(trained) * FLOAT_NBYTES
-        reducing = floats + residual + 2 * min(floats, BUCKET_NBYTES)
+        reducing = floats + residual + min(floats, BUCKET_NBYTES)
     return MemoryEstimate(
         parameters=round(held / shards),
         gradients=round((gradients - delivered) / shards),

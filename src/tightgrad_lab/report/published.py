@@ -42,9 +42,9 @@ def published(runs: Runs, pair: Pair, texts: Texts) -> Published | None:
         cores=str(machine.get("cores", "")),
         torch=str(machine["torch"]),
     )
-    return Published([_renamed(item) for item in content.blocks], texts.html("full.heading"), about)
+    return Published([_renamed(item, texts) for item in content.blocks], texts.html("full.heading"), about)
 
 
-def _renamed(item: FigureSpec | Table) -> FigureSpec | Table:
-    """Its files and its anchor must not be those of the own result."""
-    return replace(item, slug=f"{item.slug}{SUFFIX}")
+def _renamed(item: FigureSpec | Table, texts: Texts) -> FigureSpec | Table:
+    """Its files, its anchor and its name must not be those of the own result."""
+    return replace(item, slug=f"{item.slug}{SUFFIX}", label=texts("full.label", label=item.label))

@@ -1,5 +1,8 @@
 """A step that compression would spoil is sent densely; what is left behind can be delivered at any time."""
 
+import copy
+from functools import cache
+
 import pytest
 import torch
 from torch import nn
@@ -24,9 +27,18 @@ class Sum(torch.optim.Optimizer):
 
 
 def small():
+    """The same on every rank; ranks are threads here, which share torch's global generator, so it is drawn once."""
+    return copy.deepcopy(_drawn())
+
+
+@cache
+def _drawn():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 2))
+
+
+_drawn()
 
 
 def batches(rank):

@@ -1,5 +1,9 @@
 """Every problem of table 14, provoked by a real training, is named, and is gone once the doctor's cure is run."""
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
 import pytest
 
 from tightgrad_lab.doctor.rules import RULES
@@ -15,9 +19,16 @@ BETTER = {
 }
 
 
+def provoked_in_new_process(job: Job) -> dict[str, Any]:
+    """As the experiment does: growth of memory does not show where a heap has room to spare."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(provoke, job).result()
+
+
 @pytest.mark.parametrize("problem", FAILURES)
 def test_named_and_cured(problem: str) -> None:
-    found = provoke(Job(problem, seed=7, steps=120))
+    job = Job(problem, seed=7, steps=120)
+    found = provoked_in_new_process(job) if problem == "graph_kept_alive" else provoke(job)
     assert found["named"], [said["problem"] for said in found["said"]]
     assert found["said_after"] == []
     assert BETTER[FAILURES[problem].metric](found["before"], found["after"]), (found["before"], found["after"])
