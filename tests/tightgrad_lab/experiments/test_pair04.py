@@ -11,6 +11,8 @@ from tightgrad_lab.experiments.pair04 import EXPERIMENT, Settings
 from tightgrad_lab.experiments.pair04_train import Work
 
 WORK = Work("single", micro_batch=2, effective_batch=8, width=64, layers=1)
+CONTROL_NBYTES = 256
+"""More than the counts and weights that ranks agree on in a step."""
 
 
 @pytest.fixture
@@ -41,6 +43,7 @@ def test_a_smaller_micro_batch_takes_less_memory_and_no_less_than_what_is_fixed(
     assert pair04_train.fixed_nbytes(WORK) < peaks[0] < peaks[1] < peaks[2]
 
 
+@pytest.mark.slow
 def test_the_wrappers_are_the_same_training_and_differ_in_cost() -> None:
     settings = Settings(8, (2, 8), compared=2, width=64, layers=1, seeds=1, rounds=2)
     measured = EXPERIMENT.run(settings, lambda share, text: None)
@@ -50,7 +53,7 @@ def test_the_wrappers_are_the_same_training_and_differ_in_cost() -> None:
     assert all(row["weights_difference"] < 1e-3 for row in rows.values())  # a step of AdamW is 1e-3
     assert rows["single"]["wire_bytes"] == 0
     nbytes = 4 * measured.figure["num_parameters"]
-    assert rows["ddp"]["wire_bytes"] == all_reduce_nbytes(nbytes, 2)
+    assert 0 <= rows["ddp"]["wire_bytes"] - all_reduce_nbytes(nbytes, 2) < CONTROL_NBYTES
     assert rows["ddp"]["wire_bytes"] < rows["fsdp2 last"]["wire_bytes"] < rows["fsdp2 every"]["wire_bytes"]
     assert max(rows["fsdp2 every"]["peak_memory_bytes"]) < min(rows["fsdp2 last"]["peak_memory_bytes"])
     first, last = measured.figure["points"]
