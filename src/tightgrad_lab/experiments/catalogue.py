@@ -9,6 +9,7 @@ CASES_OF_PAIR = {13: ("image",), 15: ("image",), 16: ("text", "translation"), 17
 MODULES: dict[int, str] = {
     1: "pair01",
     2: "pair02",
+    3: "pair03",
     4: "pair04",
     5: "pair05",
     6: "pair06",
