@@ -1,5 +1,7 @@
 """Ranks that have drifted apart are told so, with names, before they go on."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -33,12 +35,19 @@ def test_a_large_tensor_is_taken_in_pieces_that_make_no_difference():
     assert int(fingerprint(values)) != first
 
 
-def train(collective, spoil, compare_every=2):
-    """Rank 1's weights are changed by hand before step 3; returns the steps done and the error."""
-    torch.manual_seed(0)
+def drawn():
+    """Once: ranks that are threads share torch's global generator."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+        return nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+
+
+MODEL = drawn()
+
+
+def train(collective, spoil, compare_every=2):
+    """Rank 1's weights are changed by hand before step 3; returns the steps done and the error."""
+    model = copy.deepcopy(MODEL)
     plan = tg.Plan(compress=tg.Compress(tg.codecs.IntBlock(8)), guard=tg.Guard(compare_every=compare_every))
     pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan, collective=collective)
     steps = 0
