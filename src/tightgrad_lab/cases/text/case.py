@@ -126,8 +126,8 @@ class TextCase(Case[Texts]):
 
 
 VARIANTS = {
-    "lstm": TextCase("lstm", glosses, GLOSS_WORDS, 2, "lstm"),
-    "bert": TextCase("bert", glosses, GLOSS_WORDS, 2, "bert"),
+    "lstm": TextCase("lstm", glosses, GLOSS_WORDS, 3, "lstm"),
+    "bert": TextCase("bert", glosses, GLOSS_WORDS, 3, "bert"),
     "trec-lstm": TextCase("lstm", trec, QUESTION_WORDS, 8, "trec-lstm"),
     "trec-bert": TextCase("bert", trec, QUESTION_WORDS, 8, "trec-bert"),
     "imdb-lstm": TextCase("lstm", imdb, REVIEW_WORDS, 4, "imdb-lstm"),
