@@ -29,10 +29,15 @@ def plan(
     ] = None,
     rate: Annotated[str | None, typer.Option(help="Of a link that is not measured: 10mbit, 1gbit.")] = None,
     latency_ms: Annotated[float, typer.Option(min=0.0, help="With --rate: of one message, in milliseconds.")] = 0.2,
+    memory_gb: Annotated[
+        float | None, typer.Option(min=0.0, help="Of one rank, in 10^9 bytes; its part of this machine if not given.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the recommended plan here, as JSON.", dir_okay=False)] = None,
     as_json: Json = False,
 ) -> None:
     """Measure the [bold]link[/], the codecs and the model here; predict the step of each plan; recommend one, or none.
+
+    With FILE, also the memory of each plan, and the largest micro-batch that fits.
 
     Start it under torchrun on the machines that will train, or with --ranks on this one.
     """
@@ -49,7 +54,8 @@ def plan(
     if bits is not None and under_torchrun():
         raise ArgumentError("--rate imagines a link, but torchrun started real ranks; drop one of them.")
     link = None if bits is None else Link(latency_ms / 1000, bits / 8)
-    question = Question(file, round(parameters), step_seconds, world, link)
+    memory = None if memory_gb is None else round(memory_gb * 1e9)
+    question = Question(file, round(parameters), step_seconds, world, link, memory)
     found = answer(question, progress=lambda line: print(line, file=sys.stderr))
     if not found:
         return  # another rank speaks
@@ -86,6 +92,7 @@ def _more(found: "Answer") -> dict[str, Any]:
         "link": asdict(found.link),
         "compute": asdict(found.compute),
         "num_parameters": found.num_parameters,
+        "memory": asdict(found.memory) | {"available_bytes": found.available_nbytes},
     }
 
 
@@ -100,11 +107,21 @@ def _print(found: "Answer") -> None:
         f"link: {mbit:.4g} Mbit/s, {seconds_text(found.link.latency_seconds)} a message; model: "
         f"{found.num_parameters:,} parameters, {seconds_text(found.compute.seconds)} of computing a step"
     )
+    measured = found.memory.activations is not None
+    console.print(
+        f"memory of a rank: {nbytes_text(found.available_nbytes)}; "
+        + (
+            f"the micro-batches measured have {found.memory.micro_batch} samples"
+            if measured
+            else "activations are not in the memory below: name a FILE.py, and they are measured"
+        )
+    )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("plan", "predicted step", "sent", "memory", "of which"):
+    for column in ("plan", "predicted step", "sent", "memory", "largest micro-batch", "of which"):
         table.add_column(column, justify="left" if column in ("plan", "of which") else "right")
     for row in found.advice.predictions:
         step = seconds_text(row.predicted_step_seconds)
-        table.add_row(row.plan, step, nbytes_text(row.wire_bytes), nbytes_text(row.memory_bytes), row.reason)
+        largest = "-" if row.largest_micro_batch is None else f"{row.largest_micro_batch:,}"
+        table.add_row(row.plan, step, nbytes_text(row.wire_bytes), nbytes_text(row.memory_bytes), largest, row.reason)
     console.print(table)
     console.print(f"[bold]{found.advice.recommended or 'do not compress'}[/]: {found.advice.reason}", soft_wrap=True)

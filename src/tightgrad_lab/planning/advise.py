@@ -4,15 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import tightgrad as tg
-from tightgrad.pipeline.reduction import BUCKET_NBYTES
 from tightgrad_lab.bench.recommended import RECOMMENDED
 from tightgrad_lab.planning.cost import Compute, PathCost, ddp_seconds, plan_seconds
 from tightgrad_lab.planning.link import Link
+from tightgrad_lab.planning.memory import Footprint, fitting, of_plan
 
 DENSE = "dense"
-FLOAT_NBYTES = 4
-COPIES = 4
-"""Parameters, gradients, and AdamW's two moments."""
 NEARLY = 1.05
 """A milder plan is taken when its step is at most this much longer."""
 
@@ -25,8 +22,10 @@ class Prediction:
         plan: its name; "dense" is DDP without a plan.
         predicted_step_seconds: by the cost model.
         wire_bytes: that leave a rank in a step.
-        memory_bytes: of a step on one rank, without activations: parameters, gradients, AdamW's state, what the plan
-            remembers and what its reduce holds for a moment.
+        memory_bytes: at the fullest moment of a step on one rank: parameters, gradients, AdamW's state, what the plan
+            remembers, and the larger of what its reduce holds for a moment and the activations of one micro-batch
+            (without these where there was no model to measure).
+        largest_micro_batch: the most samples whose step fits; None where activations were not measured.
         reason: in words.
     """
 
@@ -34,6 +33,7 @@ class Prediction:
     predicted_step_seconds: float
     wire_bytes: int
     memory_bytes: int
+    largest_micro_batch: int | None
     reason: str
 
 
@@ -52,7 +52,15 @@ class Advice:
     reason: str
 
 
-def advise(compute: Compute, numels: Sequence[int], paths: Mapping[str, PathCost], ranks: int, link: Link) -> Advice:
+def advise(
+    compute: Compute,
+    numels: Sequence[int],
+    paths: Mapping[str, PathCost],
+    ranks: int,
+    link: Link,
+    memory: Footprint,
+    available_nbytes: int,
+) -> Advice:
     """Predict every plan and choose.
 
     Args:
@@ -61,31 +69,33 @@ def advise(compute: Compute, numels: Sequence[int], paths: Mapping[str, PathCost
         paths: what each plan adds; in the order from mild to strong.
         ranks: of the run.
         link: between them.
+        memory: what each plan's memory follows from.
+        available_nbytes: of memory, for one rank.
     """
     dense = ddp_seconds(compute, numels, ranks, link)
     seconds = {name: plan_seconds(compute, path, ranks, link) for name, path in paths.items()}
     best = min([dense, *seconds.values()])
     chosen = next(name for name, each in {DENSE: dense, **seconds}.items() if each <= NEARLY * best)
     sent = 4 * sum(numels) * 2 * (ranks - 1) // ranks
-    rows = [Prediction(DENSE, dense, sent, memory_nbytes(numels, tg.Plan()), _waits(dense, compute))]
-    for name, each in seconds.items():
-        network = each - compute.seconds - paths[name].seconds
-        reason = f"{paths[name].seconds:.3g} s of encoding and decoding, {network:.3g} s of network"
-        memory = memory_nbytes(numels, plan_named(name))
-        rows.append(Prediction(name, each, paths[name].wire_bytes, memory, reason))
+    rows = []
+    for name, each in {DENSE: dense, **seconds}.items():
+        plan = plan_named(None if name == DENSE else name)
+        if name == DENSE:
+            reason = _waits(dense, compute)
+        else:
+            network = each - compute.seconds - paths[name].seconds
+            reason = f"{paths[name].seconds:.3g} s of encoding and decoding, {network:.3g} s of network"
+        rows.append(
+            Prediction(
+                plan=name,
+                predicted_step_seconds=each,
+                wire_bytes=sent if name == DENSE else paths[name].wire_bytes,
+                memory_bytes=of_plan(memory, plan).total,
+                largest_micro_batch=fitting(memory, plan, available_nbytes),
+                reason=reason,
+            )
+        )
     return Advice(tuple(rows), None if chosen == DENSE else chosen, _reason(chosen, dense, seconds, compute))
-
-
-def memory_nbytes(numels: Sequence[int], plan: tg.Plan) -> int:
-    """Bytes of a step in float32 with AdamW, without activations."""
-    total = FLOAT_NBYTES * sum(numels)
-    always = COPIES * total
-    if plan.compress is None:
-        return always
-    kept = [slot for slot in plan.slots.values() if slot.like_parameter]
-    remembered = sum(total if slot.storage is None else total // FLOAT_NBYTES for slot in kept)
-    bucket = min(total, BUCKET_NBYTES)
-    return always + 2 * remembered + total + 2 * bucket  # before and after the step; the sums; compensated, received
 
 
 def _waits(dense: float, compute: Compute) -> str:

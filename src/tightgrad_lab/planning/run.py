@@ -18,6 +18,7 @@ from tightgrad_lab.errors import RunError
 from tightgrad_lab.planning.advise import Advice, advise
 from tightgrad_lab.planning.cost import Compute, PathCost
 from tightgrad_lab.planning.link import Call, Link, measure_link
+from tightgrad_lab.planning.memory import Footprint, available_nbytes, footprint
 from tightgrad_lab.planning.measure import crowding, measure_compute, measure_path
 from tightgrad_lab.training.ranks import Rank, Send, run_ranks
 
@@ -37,6 +38,7 @@ class Question:
         step_seconds: of its forward, backward and optimizer.
         ranks: of the run.
         link: None measures it between the ranks.
+        memory_nbytes: of one rank; None is this rank's part of what the machine has.
     """
 
     file: Path | None
@@ -44,6 +46,7 @@ class Question:
     step_seconds: float
     ranks: int
     link: Link | None
+    memory_nbytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Answer:
     num_parameters: int
     paths: dict[str, PathCost]
     advice: Advice
+    memory: Footprint
+    available_nbytes: int
 
 
 class Matrices(nn.Module):
@@ -86,8 +91,7 @@ def answer(question: Question, progress: Callable[[str], object] = lambda line: 
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            model, compute = _model_and_compute(question, progress)
-            found.append(_measured(question, question.link, model, compute, 1.0, progress))
+            found.append(_measured(question, question.link, _subject(question, progress), 1, progress))
         finally:
             torch.set_num_threads(threads)
     if not found:
@@ -113,48 +117,59 @@ def _on_rank(rank: Rank, send: Send, question: Question) -> None:
     tell("the link")
     link = measure_link()
     dist.barrier()
-    model, compute = _model_and_compute(question, tell)
+    subject = _subject(question, tell)
     if rank.rank == 0:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", rank.ranks))
-        send(_measured(question, link, model, compute, crowding(local), tell))
+        send(_measured(question, link, subject, local, tell))
     dist.barrier()
 
 
-def _model_and_compute(question: Question, progress: Callable[[str], object]) -> tuple[nn.Module, Compute]:
+@dataclass(frozen=True)
+class _Subject:
+    """A model, and what was measured of its step."""
+
+    model: nn.Module
+    compute: Compute
+    memory: Footprint
+
+
+def _subject(question: Question, progress: Callable[[str], object]) -> _Subject:
     progress("the model's step")
     if question.file is not None:
         return _own(load(question.file))
+    model = Matrices(question.num_parameters)
     backward = (1 - FORWARD_SHARE) * question.step_seconds
-    return Matrices(question.num_parameters), Compute(FORWARD_SHARE * question.step_seconds, backward, 0.0)
+    compute = Compute(FORWARD_SHARE * question.step_seconds, backward, 0.0)
+    return _Subject(model, compute, footprint(model, torch.optim.AdamW(model.parameters(), 0.0), None))
 
 
 def _measured(
-    question: Question,
-    link: Link,
-    model: nn.Module,
-    compute: Compute,
-    crowd: float,
-    progress: Callable[[str], object],
+    question: Question, link: Link, subject: _Subject, local_ranks: int, progress: Callable[[str], object]
 ) -> dict[str, Any]:
     paths = {}
     for name, plan in RECOMMENDED.items():
         progress(name)
-        paths[name] = asdict(measure_path(model, plan, question.ranks, REPEATS, crowd))
-    numels = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
-    return {"link": asdict(link), "compute": asdict(compute), "numels": numels, "paths": paths}
+        paths[name] = asdict(measure_path(subject.model, plan, question.ranks, REPEATS, crowding(local_ranks)))
+    numels = [parameter.numel() for parameter in subject.model.parameters() if parameter.requires_grad]
+    available = available_nbytes(local_ranks) if question.memory_nbytes is None else question.memory_nbytes
+    about = {"numels": numels, "memory": subject.memory, "available_nbytes": available}
+    return {"link": asdict(link), "compute": asdict(subject.compute), "paths": paths, **about}
 
 
-def _own(asked: Specification) -> tuple[nn.Module, Compute]:
+def _own(asked: Specification) -> _Subject:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = asked.build_model()
-    batches: Iterator[Any] = cycle(asked.make_batches(4, False))
+    made = asked.make_batches(4, False)
+    batches: Iterator[Any] = cycle(made)
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
         return asked.loss(model, batch)[0]
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return model, measure_compute(model, torch.optim.AdamW(trained, 0.0), loss, batches, REPEATS)
+    optimizer = torch.optim.AdamW(trained, 0.0)
+    memory = footprint(model, optimizer, (lambda batch: loss(model, batch), made[0]))
+    return _Subject(model, measure_compute(model, optimizer, loss, batches, REPEATS), memory)
 
 
 def _answer(found: dict[str, Any], question: Question) -> Answer:
@@ -163,5 +178,6 @@ def _answer(found: dict[str, Any], question: Question) -> Answer:
         name: PathCost(path["seconds"], tuple(Call(**call) for call in path["calls"]))
         for name, path in found["paths"].items()
     }
-    numels = found["numels"]
-    return Answer(link, compute, sum(numels), paths, advise(compute, numels, paths, question.ranks, link))
+    numels, memory, available = found["numels"], found["memory"], found["available_nbytes"]
+    advice = advise(compute, numels, paths, question.ranks, link, memory, available)
+    return Answer(link, compute, sum(numels), paths, advice, memory, available)

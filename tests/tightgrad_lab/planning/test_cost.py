@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import tightgrad as tg
+from tightgrad.accumulate.memory import OptimizerMemory
 from tightgrad.collectives import run_threaded
 from tightgrad.collectives.traffic import all_reduce_nbytes
 from tightgrad_lab.bench.recommended import RECOMMENDED
@@ -16,10 +17,12 @@ from tightgrad_lab.planning.advise import DENSE, advise, plan_named
 from tightgrad_lab.planning.cost import Compute, PathCost, ddp_buckets, ddp_seconds, plan_seconds
 from tightgrad_lab.planning.link import Call, Link, seconds_of
 from tightgrad_lab.planning.measure import measure_path
+from tightgrad_lab.planning.memory import Footprint, Held
 from tightgrad_lab.planning.run import Matrices
 
 COMPUTE = Compute(0.2, 0.4, 0.1)
 SLOW = Link(1e-3, 1.25e6)
+MEMORY = Footprint((Held(200_000, "float32", True),), OptimizerMemory(2.0, 0.0, False), None)
 
 
 def test_a_call_is_hops_and_bytes() -> None:
@@ -65,7 +68,7 @@ def test_calls_are_those_of_a_step(name: str) -> None:
 def advice(link: Link) -> str | None:
     mild, strong = (Call("all_gather", 200_000),), (Call("all_gather", 20_000),)
     paths = {"8-bit blocks": PathCost(0.05, mild), "topk 0.1 %": PathCost(0.07, strong)}
-    return advise(COMPUTE, [200_000], paths, 2, link).recommended
+    return advise(COMPUTE, [200_000], paths, 2, link, MEMORY, 10**9).recommended
 
 
 def test_the_advice_follows_the_link() -> None:
@@ -79,7 +82,7 @@ def test_a_milder_plan_that_is_nearly_as_fast_is_preferred() -> None:
         "8-bit blocks": PathCost(0.05, (Call("all_gather", 50_000),)),
         "topk 0.1 %": PathCost(0.07, (Call("all_gather", 10_000),)),
     }
-    found = advise(COMPUTE, [2_000_000], paths, 2, SLOW)
+    found = advise(COMPUTE, [2_000_000], paths, 2, SLOW, MEMORY, 10**9)
     seconds = {row.plan: row.predicted_step_seconds for row in found.predictions}
     assert seconds["topk 0.1 %"] < seconds["8-bit blocks"] < 1.05 * seconds["topk 0.1 %"]
     assert found.recommended == "8-bit blocks"
@@ -127,3 +130,4 @@ def test_local_ranks_measure_their_link(capsys: pytest.CaptureFixture[str]) -> N
     printed = json.loads(capsys.readouterr().out)
     assert printed["link"]["bytes_per_second"] > 1e6
     assert printed["compute"]["backward_seconds"] > 0
+    assert all(row["largest_micro_batch"] >= 1 for row in printed["rows"])
