@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tightgrad.collectives import in_pieces
 from tightgrad.collectives.traffic import all_gather_nbytes, all_reduce_nbytes, all_to_all_nbytes, broadcast_nbytes
 from tightgrad.core.errors import CommunicationError, UsageError
 from tightgrad.core.protocols import ReduceOp, Traffic
@@ -48,22 +49,32 @@ class TorchCollective:
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Stack the ranks' tensors: shape (world_size, *tensor.shape)."""
         flat = tensor.contiguous().view(-1)
-        gathered = torch.empty(self.world_size * flat.numel(), dtype=flat.dtype, device=flat.device)
+        gathered = torch.empty(self.world_size, flat.numel(), dtype=flat.dtype, device=flat.device)
         if flat.numel():
             with self._talking("all_gather"):
-                _all_gather_flat(gathered, flat, self.group)
+                if self.world_size == 2 and in_pieces.are_large(flat, flat):
+                    gathered[self.rank] = flat
+                    in_pieces.exchange(flat, gathered[1 - self.rank], self.group)
+                else:
+                    _all_gather_flat(gathered.view(-1), flat, self.group)
         self.traffic.add("all_gather", all_gather_nbytes(_nbytes(flat), self.world_size))
         return gathered.view(self.world_size, *tensor.shape)
 
     def all_to_all(self, chunks: Sequence[Tensor], receive_numels: Sequence[int]) -> list[Tensor]:
         """Send 1-D `chunks[r]` to rank r; return what each rank sent here, of the given sizes."""
-        send_numels = [chunk.numel() for chunk in chunks]
-        sent = torch.cat(list(chunks))
-        received = torch.empty(sum(receive_numels), dtype=sent.dtype, device=sent.device)
+        like = chunks[self.rank]
+        flat = torch.empty(sum(receive_numels), dtype=like.dtype, device=like.device)
+        received = list(flat.split(list(receive_numels)))
         with self._talking("all_to_all"):
-            dist.all_to_all_single(received, sent, list(receive_numels), send_numels, group=self.group)
+            other = 1 - self.rank
+            if self.world_size == 2 and in_pieces.are_large(chunks[other], received[other]):
+                received[self.rank].copy_(like)
+                in_pieces.exchange(chunks[other].contiguous(), received[other], self.group)
+            else:
+                send_numels = [chunk.numel() for chunk in chunks]
+                dist.all_to_all_single(flat, torch.cat(list(chunks)), list(receive_numels), send_numels, self.group)
         self.traffic.add("all_to_all", all_to_all_nbytes([_nbytes(chunk) for chunk in chunks], self.rank))
-        return list(received.split(list(receive_numels)))
+        return received
 
     def split(self, groups: Sequence[Sequence[int]]) -> "TorchCollective":
         """The group, of those given, that this rank is in."""

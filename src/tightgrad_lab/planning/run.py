@@ -18,8 +18,8 @@ from tightgrad_lab.errors import RunError
 from tightgrad_lab.planning.advise import Advice, advise
 from tightgrad_lab.planning.cost import Compute, PathCost
 from tightgrad_lab.planning.link import Call, Link, measure_link
-from tightgrad_lab.planning.memory import Footprint, available_nbytes, footprint
 from tightgrad_lab.planning.measure import crowding, measure_compute, measure_path
+from tightgrad_lab.planning.memory import Footprint, available_nbytes, footprint
 from tightgrad_lab.training.ranks import Rank, Send, run_ranks
 
 REPEATS = 7

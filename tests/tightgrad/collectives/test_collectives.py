@@ -10,6 +10,7 @@ import torch.distributed as dist
 import tightgrad as tg
 from support.ranks import run_ranks
 from tightgrad.collectives import SingleCollective, TorchCollective, run_threaded
+from tightgrad.collectives.in_pieces import PIECE_NBYTES
 
 
 def exercise(collective):
@@ -47,6 +48,30 @@ def test_threads_and_processes_agree(world_size):
     for ours, theirs in zip(threads, run_ranks(world_size, exercise_torch), strict=True):
         assert all(map(torch.equal, ours[0], theirs[0]))
         assert ours[1:] == theirs[1:]
+
+
+def exercise_large():
+    """Messages that go in pieces between two ranks; a small one answers a large one."""
+    collective = TorchCollective()
+    numel = PIECE_NBYTES // 4 * 3 + 5
+    flat = torch.arange(numel, dtype=torch.float32) + collective.rank
+    gathered = collective.all_gather(flat.view(-1, 1)).view(collective.world_size, -1)
+    sizes = [[(1 + sender) * 7 + receiver * numel for receiver in range(2)] for sender in range(2)]
+    chunks = [flat.repeat(2)[:size] for size in sizes[collective.rank]]
+    received = collective.all_to_all(chunks, [sizes[sender][collective.rank] for sender in range(2)])
+    return gathered, received, dict(collective.traffic.by_operation)
+
+
+def test_large_messages_of_two_ranks():
+    numel = PIECE_NBYTES // 4 * 3 + 5
+    for rank, (gathered, received, sent) in enumerate(run_ranks(2, exercise_large)):
+        base = torch.arange(numel, dtype=torch.float32)
+        assert torch.equal(gathered, torch.stack([base, base + 1]))
+        for sender, chunk in enumerate(received):
+            size = (1 + sender) * 7 + rank * numel
+            assert torch.equal(chunk, (base + sender).repeat(2)[:size])
+        other = (1 + rank) * 7 + (1 - rank) * numel
+        assert sent == {"all_gather": 4 * numel, "all_to_all": 4 * other}
 
 
 def test_one_process_sends_nothing():
