@@ -35,7 +35,7 @@ class Work:
 
     width: int = 384
     layers: int = 4
-    batch_size: int = 16
+    batch_size: int = 24
     micro_batches: int = 1
 
     def model(self) -> nn.Module:
