@@ -55,7 +55,7 @@ class Pair09(Experiment[Settings]):
         """One large batch and one seed, or four and three."""
         if not full:
             one: dict[str, tuple[float, ...]] = {name: (rate,) for name, rate in TUNED.items()}
-            return Settings(4, 1, 1, base_batch=32, batches=(512,), rates=one)
+            return Settings(3, 1, 1, base_batch=32, batches=(512,), rates=one)
         rates = {"sgd": (0.005, 0.01, 0.02, 0.05), "lars": (1.0, 3.0, 8.0), "lamb": (0.001, 0.003, 0.01)}
         return Settings(12, 2, 3, base_batch=32, batches=(128, 256, 512, 1024), rates=rates)
 

@@ -20,9 +20,10 @@ from tightgrad_lab.training.ranks import run_ranks
 
 SHORT = (
     ("dense", "none"),
+    ("float16", "none"),
+    ("int8", "error_feedback"),
     ("int4", "error_feedback"),
-    ("int2", "none"),
-    ("int2", "error_feedback"),
+    ("prune_10", "error_feedback"),
     ("topk_1", "none"),
     ("topk_1", "error_feedback"),
     ("dgc_01", "momentum_correction"),

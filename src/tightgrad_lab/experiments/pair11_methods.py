@@ -4,7 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import tightgrad as tg
-from tightgrad.codecs import QSGD, Cast, DensityWarmup, IntBlock, RandomK, Sign, SizeAdaptive, TernGrad, TopK
+from tightgrad.codecs import (
+    QSGD,
+    Cast,
+    DensityWarmup,
+    IntBlock,
+    RandomK,
+    SampledThreshold,
+    Sign,
+    SizeAdaptive,
+    TernGrad,
+    TopK,
+)
 from tightgrad.core.protocols import Codec
 from tightgrad.feedback import MomentumCorrection
 from tightgrad.reducers import PowerSGD
@@ -23,7 +34,7 @@ class Method:
 
     Args:
         id: its name.
-        family: "dense", "quantise", "sparsify" or "low_rank".
+        family: "dense", "quantise", "prune", "sparsify" or "low_rank".
         compress: codec and reducer, from the number of steps of density warm-up.
         feedbacks: what it runs with.
     """
@@ -40,6 +51,10 @@ def _codec(codec: Codec) -> Callable[[int], tg.Compress]:
 
 def _sparse(density: float) -> Callable[[int], tg.Compress]:
     return lambda steps: tg.Compress(SizeAdaptive(TopK(density), threshold=SMALL))
+
+
+def _pruned(density: float) -> Callable[[int], tg.Compress]:
+    return lambda steps: tg.Compress(SizeAdaptive(SampledThreshold(density), threshold=SMALL))
 
 
 def _dgc(density: float) -> Callable[[int], tg.Compress]:
@@ -59,6 +74,7 @@ METHODS = {
         Method("qsgd", "quantise", _codec(QSGD(7))),
         Method("terngrad", "quantise", _codec(TernGrad())),
         Method("sign", "quantise", _codec(Sign())),
+        Method("prune_10", "prune", _pruned(0.1)),
         Method("topk_10", "sparsify", _sparse(0.1)),
         Method("topk_1", "sparsify", _sparse(0.01)),
         Method("topk_01", "sparsify", _sparse(0.001)),

@@ -198,7 +198,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
     slowest = [min(rows, key=lambda row: row["bits_per_second"]) for rows in _rows_by_ranks(result)]
     said += [_finding(row, texts) for row in slowest]
     return FigureSpec(
-        slug="figure6",
+        slug="figure06",
         label="6",
         title=texts("pair.6.figure"),
         alt=texts("fig06.alt", findings=" ".join(_finding(row, texts) for row in result.table)),
@@ -244,7 +244,7 @@ def table(result: Result, texts: Texts) -> Table:
             ]
         )
     return Table(
-        slug="table6",
+        slug="table06",
         label="6",
         title=texts("pair.6.table"),
         caption=[texts("table06.caption")],

@@ -27,6 +27,7 @@ METHODS = {
     "qsgd": "fig11.qsgd",
     "terngrad": "fig11.terngrad",
     "sign": "fig11.sign",
+    "prune_10": "fig11.prune_10",
     "topk_10": "fig11.topk_10",
     "topk_1": "fig11.topk_1",
     "topk_01": "fig11.topk_01",
@@ -43,6 +44,7 @@ FEEDBACKS = {
 FAMILIES = {
     "dense": "table11.family.dense",
     "quantise": "table11.family.quantise",
+    "prune": "table11.family.prune",
     "sparsify": "table11.family.sparsify",
     "low_rank": "table11.family.low_rank",
 }

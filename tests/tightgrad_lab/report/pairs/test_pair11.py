@@ -19,6 +19,7 @@ FACTORS = {
     "qsgd": 7.8,
     "terngrad": 19.7,
     "sign": 30.0,
+    "prune_10": 13.0,
     "topk_10": 14.0,
     "topk_1": 76.0,
     "topk_01": 156.0,
