@@ -70,7 +70,7 @@ def test_drawn(tmp_path: Path, language: str, layout: Any) -> None:
 def test_numbers(tmp_path: Path, language: str) -> None:
     figure, table = content(pair11.PAIR, runs(tmp_path), language)
     rows = {(found[1].value, found[2].value): found for found in table.rows}
-    assert len(rows) == 26
+    assert len(rows) == 28
     assert rows["dense", "none"][8].value == "base"
     assert rows["dgc_01", "momentum_correction"][7].value == pytest.approx(-0.005 / 3)
     assert rows["dgc_01", "momentum_correction"][8].value == "within"
