@@ -12,7 +12,7 @@ from tightgrad_lab.report.claims.judgement import Fact, Finding, Judgement, Numb
 from tightgrad_lab.report.claims.links import faster_links, slowest_link
 from tightgrad_lab.report.claims.times import step_time
 from tightgrad_lab.report.files import Runs
-from tightgrad_lab.report.results import Result, read_best
+from tightgrad_lab.report.results import Result, read_best, read_result
 from tightgrad_lab.report.stats import Comparison, compare
 
 PAIR = 11
@@ -109,7 +109,8 @@ def _keeps(runs: Runs, kinds: tuple[str, ...]) -> Judgement:
 
     A method that keeps it in some of the settings that were run, but not in all, supports the claim in part.
     """
-    result = read_best(runs.root, PAIR)
+    known = (read_best(runs.root, PAIR), read_result(runs.root, PAIR))
+    result = next((each for each in known if each is not None and _compressed(each, kinds)), None)
     if result is None:
         return Judgement("open", (), (PAIR,))
     rows = _compressed(result, kinds)

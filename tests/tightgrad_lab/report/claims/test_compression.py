@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from browser.fixture_runs import write_runs
+from support.drawing import write_result
 from support.handbook import compressed, runs_with
 from tightgrad_lab.report.claims import compression
 from tightgrad_lab.report.files import Runs
@@ -45,6 +46,14 @@ def test_accuracy_is_kept_or_not(
 def test_other_methods_do_not_speak_for_a_claim(tmp_path: Path) -> None:
     found = judge(tmp_path, "pruning", compressed("topk_1", "none", LIKE_DENSE, 8.0))
     assert (found.verdict, found.needs) == ("open", (11,))
+
+
+def test_what_the_full_result_lacks_is_taken_from_the_own_one(tmp_path: Path) -> None:
+    own = runs_with(tmp_path / "runs", pair11=(FIGURE, [DENSE, compressed("int8", "none", BELOW, 4.0)]))
+    full = [DENSE, compressed("topk_1", "none", LIKE_DENSE, 8.0)]
+    write_result(tmp_path / "runs" / "published", 11, {}, FIGURE, full)
+    assert compression.JUDGES["sparsification"](own).verdict == "supported"
+    assert compression.JUDGES["quantisation"](own).verdict == "refuted"
 
 
 def test_a_diverged_method_does_not_keep_the_accuracy(tmp_path: Path) -> None:
