@@ -22,6 +22,7 @@ from tightgrad_lab.errors import ArgumentError, RunError
 from tightgrad_lab.experiments import byte_model
 from tightgrad_lab.network import NetRank, network, run_in_network
 from tightgrad_lab.network.counters import Sent, sent
+from tightgrad_lab.planning.advise import DENSE, mildest
 from tightgrad_lab.planning.cost import ddp_seconds, plan_seconds
 from tightgrad_lab.planning.link import measure_link
 from tightgrad_lab.planning.measure import crowding, measure_compute, measure_path
@@ -77,7 +78,8 @@ def run(
         progress: called with a line now and then.
 
     Returns:
-        {"rows": ..., "work": ..., "link": latency and bandwidth as measured between the ranks}. In a row,
+        {"rows": ..., "work": ..., "link": latency and bandwidth as measured between the ranks, "advice": which plan the
+        predictions recommend, and how many times as long its measured step is as the fastest measured one}. In a row,
         `wire_bytes` is what our counter says that rank 0 sends in a step (for peers: what the profiler sees its
         collectives send), `interface_bytes` what its interface counts, with headers, and `interface_payload_bytes`
         without. `predicted_step_seconds` is the cost model's, from measurements made before the row.
@@ -120,7 +122,26 @@ def run(
     return {
         "rows": sorted(unique.values(), key=lambda row: order.index(row["plan"])),
         "work": asdict(work) | {"num_parameters": work.num_parameters},
+        "advice": advice(list(unique.values())),
         **found,
+    }
+
+
+def advice(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """What the predictions recommend, held to the measured steps; None if a plan or dense has no prediction."""
+    order = [DENSE, *RECOMMENDED]
+    known = sorted((row for row in rows if row["plan"] in order), key=lambda row: order.index(row["plan"]))
+    predicted = {row["plan"]: row["predicted_step_seconds"] for row in known}
+    if not predicted or None in predicted.values():
+        return None
+    chosen = mildest(predicted)
+    measured = {row["plan"]: row["step_seconds"] for row in known}
+    fastest = min(measured, key=measured.__getitem__)
+    return {
+        "recommended": chosen,
+        "fastest_measured": fastest,
+        "recommended_over_fastest": measured[chosen] / measured[fastest],
+        "largest_prediction_error": max(abs(predicted[name] / measured[name] - 1) for name in predicted),
     }
 
 

@@ -74,8 +74,7 @@ def advise(
     """
     dense = ddp_seconds(compute, numels, ranks, link)
     seconds = {name: plan_seconds(compute, path, ranks, link) for name, path in paths.items()}
-    best = min([dense, *seconds.values()])
-    chosen = next(name for name, each in {DENSE: dense, **seconds}.items() if each <= NEARLY * best)
+    chosen = mildest({DENSE: dense, **seconds})
     sent = 4 * sum(numels) * 2 * (ranks - 1) // ranks
     rows = []
     for name, each in {DENSE: dense, **seconds}.items():
@@ -96,6 +95,12 @@ def advise(
             )
         )
     return Advice(tuple(rows), None if chosen == DENSE else chosen, _reason(chosen, dense, seconds, compute))
+
+
+def mildest(seconds: Mapping[str, float]) -> str:
+    """The first, of plans from mild to strong with the seconds of their steps, that is nearly as fast as the fastest."""
+    fastest = min(seconds.values())
+    return next(name for name, each in seconds.items() if each <= NEARLY * fastest)
 
 
 def _waits(dense: float, compute: Compute) -> str:

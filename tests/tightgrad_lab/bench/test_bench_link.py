@@ -1,6 +1,7 @@
 """`tightgrad bench link`: real steps over a shaped link, rows as designed, our counter against the interface's."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -91,3 +92,23 @@ def test_without_root_it_is_one_line_and_exit_2(
     assert out == ""
     assert err.startswith("tightgrad: network namespaces need root")
     assert err.count("\n") == 1
+
+
+def measured(plan: str, step: float, predicted: float | None) -> dict[str, Any]:
+    return {"plan": plan, "step_seconds": step, "predicted_step_seconds": predicted}
+
+
+def test_advice_is_held_to_what_was_measured() -> None:
+    rows = [
+        measured("no communication", 1.0, 1.0),
+        measured("topk 1 %", 1.5, 1.5),
+        measured("8-bit blocks", 1.6, 1.52),
+        measured("dense", 9.0, 10.0),
+        measured("torch PowerSGD", 1.1, None),
+    ]
+    found = link.advice(rows)
+    assert found is not None
+    assert (found["recommended"], found["fastest_measured"]) == ("8-bit blocks", "topk 1 %")
+    assert found["recommended_over_fastest"] == pytest.approx(1.6 / 1.5)
+    assert found["largest_prediction_error"] == pytest.approx(1 / 9)
+    assert link.advice([measured("dense", 9.0, None)]) is None
