@@ -3,7 +3,7 @@
 import os
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -21,7 +21,7 @@ def environment(device: str | None = None, backend: str | None = None) -> dict[s
     return {
         "python": platform.python_version(),
         "torch": version("torch"),
-        "tightgrad": version("tightgrad"),
+        "tightgrad": _own_version(),
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": usable_cores(),
@@ -30,6 +30,13 @@ def environment(device: str | None = None, backend: str | None = None) -> dict[s
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "memory_bytes": psutil.virtual_memory().total,
     }
+
+
+def _own_version() -> str:
+    try:
+        return version("tightgrad")
+    except PackageNotFoundError:  # run from its folder
+        return "not installed"
 
 
 def usable_cores() -> int:

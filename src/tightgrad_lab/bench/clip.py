@@ -57,18 +57,20 @@ def run(
     """Measure.
 
     Returns:
-        {"rows": one for each subject, size, number of tensors and activity; "missing": peers that are not installed}.
+        {"rows": one for each subject, size, number of tensors and activity; "missing": peers that are not installed,
+        and fused optimizers that torch has not for this device}.
         A ratio is a time over that of `torch.nn.utils.clip_grad_norm_` (then the fused step, where an optimizer is
         named); below 1 is faster. `memory_bytes_per_parameter` is counted, not timed.
     """
     chooser = random.Random(seed)
     rows = []
+    missing = list(clip_peers()[1])
     for num_parameters in sizes:
         pool = torch.randn(num_parameters + SLACK, device=device, generator=torch.Generator(device).manual_seed(seed))
         pool *= SCALE
         for num_tensors in tensors:
             parameters = _parameters(num_parameters // num_tensors, num_tensors, device)
-            for base, subjects in _comparisons(parameters, num_tensors == tensors[0]):
+            for base, subjects in _comparisons(parameters, num_tensors == tensors[0], missing):
                 for active in (True, False):
                     max_norm = SCALE * num_parameters**0.5 * (ACTIVE if active else INACTIVE)
                     for subject in subjects:
@@ -89,7 +91,7 @@ def run(
                                 "memory_bytes_per_parameter": traffic.nbytes / num_parameters,
                             }
                         )
-    return {"rows": rows, "missing": clip_peers()[1]}
+    return {"rows": rows, "missing": sorted(set(missing))}
 
 
 def _parameters(numel: int, count: int, device: str) -> list[nn.Parameter]:
@@ -142,7 +144,9 @@ def _wait(parameters: list[nn.Parameter]) -> None:
         torch.cuda.synchronize()
 
 
-def _comparisons(parameters: list[nn.Parameter], with_optimizers: bool) -> Iterator[tuple[Subject, list[Subject]]]:
+def _comparisons(
+    parameters: list[nn.Parameter], with_optimizers: bool, missing: list[str]
+) -> Iterator[tuple[Subject, list[Subject]]]:
     theirs = Subject("torch", lambda parameters, max_norm: torch.nn.utils.clip_grad_norm_(parameters, max_norm))
     subjects = [
         Subject("clip_grad_norm", lambda parameters, max_norm: tg.clip_grad_norm_(parameters, max_norm)),
@@ -151,6 +155,9 @@ def _comparisons(parameters: list[nn.Parameter], with_optimizers: bool) -> Itera
     ]
     yield theirs, subjects
     for name, make in OPTIMIZERS.items() if with_optimizers else ():
+        if not _runs_on(make, parameters[0].device):
+            missing.append(f"fused {name}")
+            continue
         optimizer = make(parameters)
 
         def torch_step(
@@ -174,6 +181,17 @@ def _comparisons(parameters: list[nn.Parameter], with_optimizers: bool) -> Itera
             Subject("torch", torch_step, name),
             [Subject("fold", fold, name), Subject("multiply", multiply, name)],
         )
+
+
+def _runs_on(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], device: torch.device) -> bool:
+    """Whether torch has the fused step for this device."""
+    probe = nn.Parameter(torch.zeros(8, device=device))
+    probe.grad = torch.zeros_like(probe)
+    try:
+        make([probe]).step()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _clippers() -> list[Clipper]:

@@ -10,6 +10,7 @@ from tightgrad_lab.cli.bench_codecs import codecs
 from tightgrad_lab.cli.bench_frameworks import frameworks
 from tightgrad_lab.cli.bench_link import headline, link
 from tightgrad_lab.cli.bench_scale import scale
+from tightgrad_lab.cli.device import Device, device_name
 from tightgrad_lab.cli.options import Json
 from tightgrad_lab.cli.output import print_json
 
@@ -30,26 +31,30 @@ def clip(
     tensors: Annotated[list[int] | None, typer.Option(help="Tensors they are spread over; may be repeated.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 9,
     threads: Annotated[int, typer.Option(min=1, help="Threads of one process.")] = 1,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """[bold]Clipping[/] next to torch.nn.utils and other libraries: time, and memory traffic."""
     import torch
 
     from tightgrad_lab.bench import clip as measurement
+    from tightgrad_lab.environment import environment
 
+    name = device_name(device)
     torch.set_num_threads(threads)
     result = measurement.run(
         tuple(size or measurement.SIZES),
         tuple(tensors or measurement.TENSORS),
         repeats,
+        device=device,
         progress=lambda line: print(line, file=sys.stderr),
     )
     if as_json:
-        print_json(result["rows"], missing=result["missing"])
+        print_json(result["rows"], environment(name, "none"), missing=result["missing"])
     else:
         _print_table(result["rows"])
         if result["missing"]:
-            print(f"not installed, so not measured: {', '.join(result['missing'])}")
+            print(f"not installed or not on this device, so not measured: {', '.join(result['missing'])}")
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

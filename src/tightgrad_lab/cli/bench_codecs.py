@@ -5,17 +5,17 @@ from typing import Annotated, Any
 
 import typer
 
+from tightgrad_lab.cli.device import Device, device_name
 from tightgrad_lab.cli.options import Json
 from tightgrad_lab.cli.output import print_json
 from tightgrad_lab.cli.units import nbytes_text
-from tightgrad_lab.errors import ArgumentError
 
 
 def codecs(
     size: Annotated[int, typer.Option(min=1, help="Float32 numbers to encode.")] = 25_000_000,
     repeats: Annotated[int, typer.Option(min=1, help="Counted runs of each codec.")] = 7,
     threads: Annotated[int, typer.Option(min=1, help="Threads of one process.")] = 1,
-    device: Annotated[str, typer.Option(help="Where the tensor lies: cpu, or cuda.")] = "cpu",
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """[bold]Codecs[/] next to a memory copy and other libraries' codecs: speed, bytes, error."""
@@ -24,14 +24,13 @@ def codecs(
     from tightgrad_lab.bench import codecs as measurement
     from tightgrad_lab.environment import environment
 
-    if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
-        raise ArgumentError(f"--device {device} cannot be used by this torch ({torch.__version__}); take cpu.")
+    name = device_name(device)
     torch.set_num_threads(threads)
     result = measurement.run(size, repeats, device=device, progress=lambda line: print(line, file=sys.stderr))
     if as_json:
         print_json(
             result["rows"],
-            environment(_device_name(device), "none"),
+            environment(name, "none"),
             missing=result["missing"],
             threads=result["threads"],
         )
@@ -59,12 +58,6 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             "-" if row["relative_error"] is None else f"{row['relative_error']:.2e}",
         )
     Console().print(table)
-
-
-def _device_name(device: str) -> str:
-    import torch
-
-    return str(torch.cuda.get_device_name()) if device == "cuda" else device
 
 
 def _ratio(value: float | None) -> str:
