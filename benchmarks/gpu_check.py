@@ -22,9 +22,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds at most, in the order in which they run.
-PARTS = {"tests": 240, "codecs-100mb": 90, "codecs-1gb": 110, "clip": 110, "compiled": 150}
+PARTS = {"tests": 240, "bits": 40, "codecs-100mb": 90, "codecs-1gb": 110, "clip": 110, "compiled": 150}
 NUMELS = {"codecs-100mb": 25_000_000, "codecs-1gb": 250_000_000}
 SMALL_NUMEL = 100_000
+COMPILE_SECONDS = 75
+"""For one codec."""
 
 
 def main() -> int:
@@ -150,6 +152,46 @@ def name_of(case: ET.Element) -> str:
     return f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
 
 
+def bits(options: argparse.Namespace) -> None:
+    """How many bytes of a payload, and elements of what it decodes to, differ between the device and the CPU."""
+    from dataclasses import replace
+
+    import torch
+
+    from tightgrad.core.types import GradSpec, Payload
+    from tightgrad_lab.bench.codecs import CODECS
+    from tightgrad_lab.experiments.labels import label
+
+    flat = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
+    device = torch.device(options.device)
+    results = Results(options, "bits", numel=flat.numel())
+
+    def encoded(codec: Any, values: torch.Tensor) -> Payload:
+        return codec.encode(values, GradSpec.of("x", values, seed=1), torch.Generator(values.device).manual_seed(2))
+
+    for codec in CODECS:
+        try:
+            here, there = encoded(codec, flat), encoded(codec, flat.to(device))
+            pairs = [
+                (a.view(torch.uint8), b.cpu().view(torch.uint8))
+                for a, b in zip(here.tensors, there.tensors, strict=True)
+            ]
+            payload = Payload(tuple(t.to(device) for t in here.tensors), replace(here.spec, device=device))
+            mine, theirs = codec.decode(here), codec.decode(payload).cpu()
+            apart = (mine - theirs).abs()
+            row = {
+                "codec": label(codec),
+                "draws": codec.unbiased or codec.card.unbiased,
+                "encoded_bytes": here.nbytes,
+                "encoded_bytes_apart": sum(int((a != b).sum()) if len(a) == len(b) else len(a) for a, b in pairs),
+                "decoded_elements_apart": int((mine != theirs).sum()),
+                "decoded_largest_relative": float((apart / mine.abs().clamp(min=1e-30)).max()),
+            }
+            results.add([row])
+        except Exception as error:
+            results.failed(repr(codec), error)
+
+
 def codecs(options: argparse.Namespace) -> None:
     """`tightgrad bench codecs --device cuda`, codec by codec."""
     from tightgrad_lab.bench import codecs as bench
@@ -190,15 +232,23 @@ def compiled(options: argparse.Namespace) -> None:
     numel = SMALL_NUMEL if options.small else bench.NUMEL
     repeats, warm_up = (1, 1) if options.small else (15, 3)
     results = Results(options, "compiled", numel=numel)
+    signal.signal(signal.SIGALRM, too_long)
     for codec in bench.CODECS:
+        signal.alarm(COMPILE_SECONDS)
         try:
             results.add(bench.run(codec, numel, repeats, warm_up, options.device))
         except Exception as error:
             results.failed(repr(codec), error)
+        signal.alarm(0)
+
+
+def too_long(number: int, frame: object) -> None:
+    raise TimeoutError("took too long to compile")
 
 
 BODIES: dict[str, Callable[[argparse.Namespace], None]] = {
     "tests": tests,
+    "bits": bits,
     "codecs-100mb": codecs,
     "codecs-1gb": codecs,
     "clip": clip,
@@ -222,6 +272,13 @@ def print_tables(out: Path) -> None:
                 speed = 2 * 4 * content["numel"] / row["copy_seconds"] / 1e9
                 ratios = f"{row['encode_ratio_to_copy']:.3f} {row['decode_ratio_to_copy']:.3f}"
                 print(f"   {row['codec'][:46]:46} {ratios} {row['relative_error']:.2e} copy {speed:.0f} GB/s")
+        elif path.stem == "bits":
+            print(f"-- bits: what differs from the CPU; {content['missing'] or ''}")
+            for row in content["rows"]:
+                if row["encoded_bytes_apart"] or row["decoded_elements_apart"]:
+                    found = f"{row['encoded_bytes_apart']} of {row['encoded_bytes']} bytes"
+                    found += f", decoded {row['decoded_elements_apart']} by {row['decoded_largest_relative']:.1e}"
+                    print(f"   {row['codec'][:46]:46} {'draws, ' if row['draws'] else ''}{found}")
         elif path.stem == "compiled":
             print(f"-- compiled: eager, compiled over copy; {content['missing'] or ''}")
             for row in content["rows"]:

@@ -24,7 +24,7 @@ def gradients(scale: float = 1.0, seed: int = 0, dtype: torch.dtype = torch.floa
 
 
 def there(grads: Grads) -> Grads:
-    return {name: grad.to(DEVICE) for name, grad in grads.items()}
+    return {name: grad.to(DEVICE, copy=True) for name, grad in grads.items()}
 
 
 def parameters(device: torch.device) -> list[nn.Parameter]:

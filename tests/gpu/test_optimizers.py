@@ -129,7 +129,7 @@ def amp_loss(model: nn.Module, batch: Tensor) -> Tensor:
 def overflowing(count: int = 16) -> list[Tensor]:
     """One micro-batch whose gradient overflows once its loss is scaled."""
     loader = [batch / 10 for batch in batches(count)]
-    loader[9] = loader[9] * (300.0 if ON_CUDA else 1e18)
+    loader[9] = loader[9] * (300.0 if ON_CUDA else 1e19)
     return loader
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ PLANS = {"dense": tg.Compress(), **COMPRESS}
 @pytest.fixture(scope="module", params=BACKENDS)
 def group(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     store = tmp_path_factory.mktemp("group") / "store"
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(name, "lo")
     if ON_CUDA:
         torch.cuda.set_device(DEVICE)
     dist.init_process_group(request.param, init_method=f"file://{store}", rank=0, world_size=1)

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
+from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.tensor import DTensor
 
 from tightgrad.adapters.grads import copy_grads, put_grads
@@ -138,7 +139,7 @@ class FSDP2Adapter:
     def _fsdp_params(self) -> Iterator[FSDPParam]:
         for module in self.model.modules():  # type: ignore[attr-defined]
             if isinstance(module, FSDPModule):
-                for group in module._get_fsdp_state()._fsdp_param_groups:
+                for group in param_groups(module):
                     yield from (param for param in group.fsdp_params if id(param.sharded_param) in self._names)
 
     def begin_window(self) -> None:
@@ -221,6 +222,15 @@ class FSDP2Adapter:
             nbytes += all_reduce_nbytes(shard, replicas)
         synced, self._synced = self._synced, 0
         return synced * nbytes
+
+
+def param_groups(module: FSDPModule) -> list[FSDPParamGroup]:
+    """What a module under `fully_shard` reduces together: one group a mesh."""
+    state = module._get_fsdp_state()
+    if hasattr(state, "_fsdp_param_groups"):
+        return list(state._fsdp_param_groups)
+    group = state._fsdp_param_group  # torch up to 2.11 has at most one
+    return [] if group is None else [group]
 
 
 def local_part(tensor: Tensor) -> Tensor:

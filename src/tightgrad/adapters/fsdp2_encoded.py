@@ -17,7 +17,7 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultReduceScatter
 from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 
-from tightgrad.adapters.fsdp2 import FSDP2Adapter, like_sharded, local_part
+from tightgrad.adapters.fsdp2 import FSDP2Adapter, like_sharded, local_part, param_groups
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
@@ -121,6 +121,12 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
 
     def __init__(self, model: nn.Module, collective: Collective | None = None) -> None:
         super().__init__(model, "last", collective)
+        if not self._reduces_unused:
+            raise UnsupportedError(
+                f"torch {torch.__version__} leaves parameters that a rank did not use out of FSDP2's reduction, so "
+                "ranks would hand over different ones; `compress` under FSDP2 needs torch 2.13. Use "
+                "DistributedDataParallel, or leave `compress` out."
+            )
         self.divisor = 1
         self._receiver: UnitReceiver | None = None
         self._modules = fsdp_modules(model)
@@ -181,13 +187,13 @@ def fsdp_modules(model: nn.Module) -> list[FSDPModule]:
 
 def unit_params(module: FSDPModule) -> list[FSDPParam]:
     """The parameters that a module reduces, in the order in which it does."""
-    return [param for group in module._get_fsdp_state()._fsdp_param_groups for param in group.fsdp_params]
+    return [param for group in param_groups(module) for param in group.fsdp_params]
 
 
 def restore_reduce_scatter(model: nn.Module) -> None:
     """Undo what `FSDP2EncodedAdapter` did to a module."""
     for module in fsdp_modules(model):
-        for group in module._get_fsdp_state()._fsdp_param_groups:
+        for group in param_groups(module):
             is_encoded = isinstance(group._reduce_scatter_comm, HandedOver)
             is_between_nodes = isinstance(group._all_reduce_hook, BetweenNodes)
             if is_encoded:
@@ -201,7 +207,7 @@ def restore_reduce_scatter(model: nn.Module) -> None:
 
 
 def _check_unit(module: FSDPModule) -> None:
-    groups = module._get_fsdp_state()._fsdp_param_groups
+    groups = param_groups(module)
     if len(groups) > 1:
         raise UnsupportedError(
             "an FSDP module has parameters on several meshes, so torch takes no reduce-scatter for it; shard its parts "

@@ -206,7 +206,8 @@ def _local_norms(tensors: list[Tensor], norm_type: float) -> Tensor:
 
 
 def _norms_in_float64(tensors: list[Tensor], norm_type: float) -> Tensor:
-    if tensors[0].device.type != "cpu" and norm_type in (1.0, 2.0):
+    is_real = not any(tensor.is_complex() for tensor in tensors)
+    if tensors[0].device.type != "cpu" and norm_type in (1.0, 2.0) and is_real:
         filled = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
         return torch.stack(torch._foreach_norm(filled, norm_type, dtype=torch.float64))
     return torch.stack([_norm_in_float64(tensor, norm_type) for tensor in tensors])
