@@ -17,7 +17,8 @@ from support.ranks import run_ranks
 from support.wrapping import full, ragged_batches
 from tightgrad.collectives import TorchCollective
 
-pytestmark = [needs_device, pytest.mark.timeout(120)]
+pytestmark = [needs_device, pytest.mark.timeout(60)]
+TIMEOUT_SECONDS = 20
 PLANS = {"dense": tg.Compress(), **COMPRESS}
 
 
@@ -39,7 +40,7 @@ def collectives():
 
 
 def test_collectives():
-    assert run_ranks(2, collectives) == [True, True]
+    assert run_ranks(2, collectives, timeout_seconds=TIMEOUT_SECONDS) == [True, True]
 
 
 def both_ways(name):
@@ -62,7 +63,7 @@ def both_ways(name):
 
 @pytest.mark.parametrize("name", PLANS)
 def test_overlapped_is_the_explicit_mode_and_ranks_are_equal(name):
-    ranks = run_ranks(2, both_ways, name)
+    ranks = run_ranks(2, both_ways, name, timeout_seconds=TIMEOUT_SECONDS)
     explicit, overlapped = ranks[0]
     for one, other in zip(explicit, overlapped, strict=True):
         assert torch.equal(one, other)
@@ -88,5 +89,5 @@ def sharded(compressed):
 def test_fsdp2(compressed):
     if compressed and not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
         pytest.skip("compression under FSDP2 needs torch 2.13")
-    one, other = run_ranks(2, sharded, compressed)
+    one, other = run_ranks(2, sharded, compressed, timeout_seconds=TIMEOUT_SECONDS)
     assert all(map(torch.equal, one, other))
