@@ -16,6 +16,7 @@ MODULES: dict[int, str] = {
     7: "pair07",
     8: "pair08",
     9: "pair09",
+    10: "pair10",
     11: "pair11",
     12: "pair12",
     14: "pair14",

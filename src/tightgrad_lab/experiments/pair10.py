@@ -1,0 +1,139 @@
+"""Pair 10: the states that a window passes, as run; and what gradient other frameworks step with on the same windows.
+
+Frameworks that this machine lacks keep their rows of the published result, each with the time of its measurement; one
+that is not in there either has a row that says so.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
+from tightgrad_lab.experiments.pair10_loops import CONTESTANTS, Contestant, Job, measure
+from tightgrad_lab.experiments.pair10_ranks import FITS, SAMPLES, out_of_memory
+from tightgrad_lab.experiments.pair10_ranks import measure as measure_ranks
+from tightgrad_lab.experiments.pair10_windows import SCENARIOS
+from tightgrad_lab.experiments.workers import run_all
+from tightgrad_lab.training.ranks import run_ranks
+
+PUBLISHED = Path(__file__).parent.parent / "published" / "pair10.json"
+CELLS = ("equal", "ragged", "partial", "next", "empty")
+"""What each loop is judged by, in the order of the columns; "out_of_memory" comes last, for loops of several ranks."""
+ON_RANKS = {"loop": "DistributedDataParallel, no_sync", "tightgrad": "tg.Accumulate(micro_batches=K), DDP"}
+"""The loops that are run on two ranks as well, and how their rows name them."""
+SHARE_OF_RANKS, SHARE_OF_LOOPS = 0.25, 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is run.
+
+    Args:
+        micro_batches: K of the windows in the figure.
+        batch_size: lines of one micro-batch there.
+        width: of the model there.
+        layers: of the model there.
+        seeds: draws of tokens over which each loop is run.
+        hang_seconds: after how long ranks count as hanging.
+        collective_seconds: how long one collective may wait where a rank runs out of memory.
+        frameworks: the version of what each loop needs; None if it is not installed.
+        ranks: processes.
+    """
+
+    micro_batches: int
+    batch_size: int
+    width: int
+    layers: int
+    seeds: int
+    frameworks: dict[str, str | None]
+    hang_seconds: float = 40.0
+    collective_seconds: float = 8.0
+    ranks: int = 2
+
+
+class Pair10(Experiment[Settings]):
+    """The window, and the frameworks."""
+
+    number: ClassVar[int] = 10
+
+    def settings(self, *, full: bool) -> Settings:
+        """A small transformer in the figure, or a larger one; loops meet the same draws, so that rows compare."""
+        installed = {name: contestant.version for name, contestant in CONTESTANTS.items()}
+        if full:
+            return Settings(4, 8, 256, 4, seeds=5, frameworks=installed)
+        return Settings(4, 4, 128, 2, seeds=5, frameworks=installed)
+
+    def run(self, settings: Settings, report: Report) -> Measured:
+        """Ranks first, then each loop in a process, then ranks that run out of memory."""
+        found: dict[str, Any] = {}
+        report(0.0, "two ranks")
+        run_ranks(settings.ranks, measure_ranks, (settings,), lambda message: found.update([message]))
+        slowest_first = reversed(CONTESTANTS)  # what takes long to import stands at the end
+        names = [name for name in slowest_first if settings.frameworks.get(name) is not None]
+        end = SHARE_OF_RANKS + SHARE_OF_LOOPS
+        measured = run_all(measure, [Job(name, settings.seeds) for name in names], report, share=(SHARE_OF_RANKS, end))
+        alone = dict(zip(names, measured, strict=True))
+        memory = out_of_memory(settings, lambda name: report(end, f"out of memory: {name}"))
+        figure = found["machine"] | {
+            "tokens": {name: [list(own) for own in scenario.tokens] for name, scenario in SCENARIOS.items()},
+            "memory": {"samples": SAMPLES, "fits": FITS},
+        }
+        return Measured(figure, make_table(alone, found["cells"], memory), backend="gloo")
+
+
+def make_table(
+    alone: dict[str, dict[str, Any]], on_ranks: dict[str, dict[str, Any]], memory: dict[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """All rows, in the order of CONTESTANTS.
+
+    Args:
+        alone: the cells of each contestant that was run.
+        on_ranks: those of the loops that were run on several ranks.
+        memory: what happened when a rank ran out of memory.
+    """
+    rows = []
+    for name, contestant in CONTESTANTS.items():
+        if name not in alone:
+            rows.append(published_row(name, contestant))
+            continue
+        # Accelerate's decorator is its answer to memory, whatever its loop.
+        own_memory = memory.get(name) if name not in ON_RANKS else None
+        rows.append(row(name, contestant, contestant.method, 1, alone[name], own_memory))
+        if name in ON_RANKS:
+            rows.append(row(f"{name}_ranks", contestant, ON_RANKS[name], 2, on_ranks[name], memory.get(name)))
+    return rows
+
+
+def row(
+    name: str,
+    contestant: Contestant,
+    method: str,
+    ranks: int,
+    cells: dict[str, Any],
+    memory: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """One row as JSON values."""
+    return {
+        "loop": name,
+        "framework": contestant.framework,
+        "version": contestant.version,
+        "method": method,
+        "ranks": ranks,
+        **{cell: cells.get(cell) for cell in CELLS},
+        "out_of_memory": memory,
+        "measured": None,
+    }
+
+
+def published_row(name: str, contestant: Contestant) -> dict[str, Any]:
+    """The published row of a framework that is not installed, with the time at which it was "measured"."""
+    if PUBLISHED.exists():
+        published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+        for found in published["table"]:
+            if found["loop"] == name and found["version"] is not None and found["measured"] is None:
+                return {**found, "measured": published["environment"]["time"]}
+    return row(name, contestant, contestant.method, 1, {}, None)
+
+
+EXPERIMENT = Pair10()
