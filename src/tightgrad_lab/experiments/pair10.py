@@ -20,7 +20,7 @@ from tightgrad_lab.training.ranks import run_ranks
 PUBLISHED = Path(__file__).parent.parent / "published" / "pair10.json"
 CELLS = ("equal", "ragged", "partial", "next", "empty")
 """What each loop is judged by, in the order of the columns; "out_of_memory" comes last, for loops of several ranks."""
-ON_RANKS = {"loop": "DistributedDataParallel, no_sync", "tightgrad": "tg.Accumulate(micro_batches=K), DDP"}
+ON_RANKS = {"loop": "loss / K, DDP no_sync", "tightgrad": "tg.Accumulate(K), DDP"}
 """The loops that are run on two ranks as well, and how their rows name them."""
 SHARE_OF_RANKS, SHARE_OF_LOOPS = 0.25, 0.5
 

@@ -249,17 +249,17 @@ def _version(names: Sequence[str]) -> str | None:
 CONTESTANTS = {
     "loop": Contestant("PyTorch", "loss / K", by_hand, ("torch",)),
     "weighted": Contestant("PyTorch", "loss * n_k / N", weighted_by_hand, ("torch",)),
-    "accelerate": Contestant("Accelerate", "accelerator.accumulate(model)", with_accelerate, ("accelerate",)),
-    "trainer": Contestant("Transformers", "Trainer(gradient_accumulation_steps=K)", with_trainer, ("transformers",)),
+    "accelerate": Contestant("Accelerate", "accumulate(model)", with_accelerate, ("accelerate",)),
+    "trainer": Contestant("Transformers", "Trainer, mean loss", with_trainer, ("transformers",)),
     "trainer_items": Contestant(
-        "Transformers", "Trainer(...), num_items_in_batch", with_trainer_counting, ("transformers",)
+        "Transformers", "Trainer, num_items_in_batch", with_trainer_counting, ("transformers",)
     ),
-    "lightning": Contestant("Lightning", "Trainer(accumulate_grad_batches=K)", with_lightning, ("lightning",)),
-    "optax": Contestant("JAX/optax", "optax.MultiSteps(every_k_schedule=K)", with_optax, ("jax", "optax")),
+    "lightning": Contestant("Lightning", "accumulate_grad_batches=K", with_lightning, ("lightning",)),
+    "optax": Contestant("JAX/optax", "optax.MultiSteps", with_optax, ("jax", "optax")),
     "keras": Contestant(
-        "Keras/TensorFlow", "SGD(gradient_accumulation_steps=K)", with_keras, ("keras", "tensorflow-cpu|tensorflow")
+        "Keras/TensorFlow", "gradient_accumulation_steps=K", with_keras, ("keras", "tensorflow-cpu|tensorflow")
     ),
-    "tightgrad": Contestant("TightGrad", "tg.Accumulate(micro_batches=K)", with_tightgrad, ("tightgrad",)),
+    "tightgrad": Contestant("TightGrad", "tg.Accumulate(K)", with_tightgrad, ("tightgrad",)),
 }
 """The rows of one process, in order."""
 

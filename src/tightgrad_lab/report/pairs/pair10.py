@@ -136,7 +136,7 @@ def _gain(cell: Mapping[str, Any] | None, texts: Texts) -> Cell:
     if kind == "right":
         return Cell(gain, shown)
     off = texts(OUTCOMES[kind], error=units.percent_text(max(_known_errors(cell))))
-    return Cell(gain, Markup("{} <small>{}</small>").format(shown, off))
+    return Cell(gain, Markup("{}<br><small>{}</small>").format(shown, off))
 
 
 def _known_errors(cell: Mapping[str, Any]) -> list[float]:
