@@ -89,5 +89,7 @@ def sharded(compressed):
 def test_fsdp2(compressed):
     if compressed and not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
         pytest.skip("compression under FSDP2 needs torch 2.13")
+    if not compressed and DEVICE.type == "cuda":
+        pytest.skip("torch's own reduce-scatter of CUDA tensors over gloo ends the process (2.11, SIGSEGV)")
     one, other = run_ranks(2, sharded, compressed, timeout_seconds=TIMEOUT_SECONDS)
     assert all(map(torch.equal, one, other))

@@ -252,8 +252,8 @@ def _row_norms(tensors: list[Tensor]) -> list[Tensor]:
         elif is_float32 and tensor.is_contiguous():
             large.append(tensor)
         elif tensor.dtype in (torch.bfloat16, torch.float16) and numel:
-            for chunk in tensor.reshape(-1).split(CHUNK_NUMEL):
-                norms.extend(_row_norms([chunk.float()]))
+            # Squares of few bits round the same way again and again: short rows, however short the tensor is.
+            norms.extend(row_norms([chunk.float()]) for chunk in tensor.reshape(-1).split(CHUNK_NUMEL))
         else:
             norms.append(_norm_in_float64(tensor, 2.0).view(1))
     if large:

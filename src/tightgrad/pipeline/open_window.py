@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class OpenWindow:
             raise StateMismatchError(f"the loss scale of a pipeline state's open window is {scale!r}; was it edited?")
         for tensors in (window.grads, window.sums):
             _check_gradients(tensors, parameters)
-        return window
+        return replace(window, grads=_there(window.grads, parameters), sums=_there(window.sums, parameters))
 
     def check_is(self, window: Window[Any], loss_scale: float | None = None) -> None:
         """Raise `StateMismatchError` unless `window` has the weights and the loss scale of the saved one."""
@@ -90,6 +90,11 @@ def _are_weights(row: object) -> bool:
     return isinstance(row, Mapping) and all(
         isinstance(name, str) and isinstance(value, int | float) and math.isfinite(value) for name, value in row.items()
     )
+
+
+def _there(tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Where their parameters are: files hold no device."""
+    return {name: tensor.to(parameters[name].device) for name, tensor in tensors.items()}
 
 
 def _check_gradients(tensors: object, parameters: Mapping[str, nn.Parameter]) -> None:

@@ -98,7 +98,7 @@ def advise(
 
 
 def mildest(seconds: Mapping[str, float]) -> str:
-    """The first, of plans from mild to strong with the seconds of their steps, that is nearly as fast as the fastest."""
+    """The first plan, of those from mild to strong with their seconds, that is nearly as fast as the fastest."""
     fastest = min(seconds.values())
     return next(name for name, each in seconds.items() if each <= NEARLY * fastest)
 
