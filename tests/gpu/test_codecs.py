@@ -112,7 +112,9 @@ def test_what_the_device_encoded_is_as_good_and_decodes_on_the_cpu(codec: Codec,
         reference = error(codec.decode(encode(codec, flat)), flat)
         size = float(torch.linalg.vector_norm(flat.double()))
         found = error(decoded, flat)
-        assert found <= reference * 1.01 + 1e-6 * size or found == reference  # which may be inf, or NaN of inf - inf
+        flushed = flat.numel() ** 0.5 * torch.finfo(torch.float32).tiny
+        limit = reference * 1.01 + 1e-6 * size + flushed
+        assert found <= limit or found == reference  # which may be inf, or NaN of inf - inf
 
 
 @pytest.mark.parametrize("codec", [codec for codec in CODECS if not mentions(codec, ROUNDS_A_SCALE + DRAWS)], ids=repr)
