@@ -27,7 +27,7 @@ from tightgrad_lab.network import NetRank, network, run_in_network
 Progress = Callable[[str], object]
 PLANS: dict[str, tg.Plan] = {
     "dense": tg.Plan(compress=tg.Compress()),
-    "compressed": tg.Plan(compress=tg.Compress(reducer=PowerSGD(4), feedback=ErrorFeedback())),
+    "compressed": tg.Plan(compress=tg.Compress(reducer=PowerSGD(6), feedback=ErrorFeedback())),
 }
 HELD_OUT = 0.1
 HELD_OUT_SEED = 9
