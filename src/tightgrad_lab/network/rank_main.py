@@ -40,6 +40,8 @@ def main() -> None:
     dist.barrier()  # rank 0 has the store, and leaves last
     dist.destroy_process_group()
     messages.close()
+    sys.stderr.flush()
+    os._exit(0)  # torn down by the interpreter, threads of torch now and then abort a rank that has done its work
 
 
 def _end_with_parent() -> None:
