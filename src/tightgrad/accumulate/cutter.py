@@ -6,6 +6,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
+from tightgrad.accumulate.count import Count
 from tightgrad.accumulate.settings import Accumulate
 from tightgrad.accumulate.split import split_batch
 from tightgrad.accumulate.weights import Weight, batch_weights
@@ -36,10 +37,18 @@ class WindowCutter(Generic[Batch]):
         held: context around each micro-batch.
         when_short: what a rank with fewer micro-batches than another does: go without ("fewer"), or repeat its last
             batch with weight 0, so that a wrapper's collectives match ("repeat").
+        waits_in_forward: says whether ranks wait for each other before a window's first backward anyway. Then the
+            count is waited for first, since a rank that failed while fetching would not come.
     """
 
     def __init__(
-        self, settings: Accumulate, weight: Weight, collective: Collective, held: Held, when_short: Short
+        self,
+        settings: Accumulate,
+        weight: Weight,
+        collective: Collective,
+        held: Held,
+        when_short: Short,
+        waits_in_forward: Callable[[], bool],
     ) -> None:
         self.settings = settings
         self.carried: list[Batch] = []
@@ -49,6 +58,7 @@ class WindowCutter(Generic[Batch]):
         self._collective = collective
         self._held = held
         self._when_short = when_short
+        self._waits_in_forward = waits_in_forward
         self._last: list[Batch] = []
         self._num_windows = 0
 
@@ -61,26 +71,43 @@ class WindowCutter(Generic[Batch]):
 
         Raises:
             ConfigError: a weight is negative or not finite, on this rank.
-            UsageError: another rank failed while fetching its batches.
+            UsageError: another rank failed while fetching its batches; perhaps not here but from the window, where its
+                total weight is looked at first.
         """
         carried, self.carried = self.carried, []
         batches = _chain(carried, loader)
         while True:
-            fetched = self._fetch(batches, step())
-            counts = self._count(fetched)
-            num_batches = counts[:, -3].to(torch.int64)
-            if not num_batches.any():
-                return
-            if bool(counts[:, -2].all()) and self._put_aside(fetched):
-                return
-            total_weights = dict(zip(self.settings.losses, counts[:, :-3].sum(dim=0).tolist(), strict=True))
-            if self._when_short == "repeat":
-                self._repeat(fetched, num_batches)
+            at_step = step()
+            fetched = self._fetch(batches, at_step)
+            count = Count(fetched.weights, self.settings.losses, fetched.is_short, fetched.failure, self._collective)
+            if not self._knows_its_part(fetched, at_step):
+                if not count.num_batches.any() or (count.all_short and self._put_aside(fetched)):
+                    return
+                if self._when_short == "repeat":
+                    self._repeat(fetched, count.num_batches)
             self.num_consumed_before = self.num_consumed
             self.num_consumed += fetched.num_fetched
             self._last = fetched.batches[-1:] or self._last
             self._num_windows += 1
-            yield Window(fetched.batches, fetched.weights, total_weights, self._held)
+            try:
+                yield Window(fetched.batches, fetched.weights, count, self._held)
+            finally:
+                count.settle()
+
+    def _knows_its_part(self, fetched: _Fetched[Batch], step: int) -> bool:
+        """Whether this rank does the same with its window whatever the other ranks have."""
+        if self._waits_in_forward() or fetched.failure is not None or fetched.is_short:
+            return False
+        if self._when_short == "repeat":
+            is_full = len(fetched.batches) == self.settings.micro_batches_at(step)
+            if not is_full or self._num_windows == 0:  # the first window shows whether a rank has nothing to repeat
+                return False
+        return any(weight > 0 for row in fetched.weights for weight in row.values())
+
+    def take_back(self) -> None:
+        """Count the last window as never cut: another rank failed while fetching its own."""
+        self.num_consumed = self.num_consumed_before
+        self._num_windows -= 1
 
     def _fetch(self, batches: Iterator[Batch], step: int) -> _Fetched[Batch]:
         fetched = _Fetched[Batch]()
@@ -119,22 +146,6 @@ class WindowCutter(Generic[Batch]):
     def weigh(self, batch: Any) -> dict[str, float]:
         """What a batch counts for each loss."""
         return batch_weights(batch, self._weight, self.settings.losses)
-
-    def _count(self, fetched: _Fetched[Batch]) -> torch.Tensor:
-        """One row a rank: weight of each loss, number of micro-batches, loader at its end, fetching failed."""
-        weights = [sum(row[name] for row in fetched.weights) for name in self.settings.losses]
-        flags = [len(fetched.batches), float(fetched.is_short), float(fetched.failure is not None)]
-        mine = torch.tensor([*weights, *flags], dtype=torch.float64).to(self._collective.control_device)
-        counts = self._collective.all_gather(mine).cpu()
-        if fetched.failure is not None:
-            raise fetched.failure
-        failed = counts[:, -1].nonzero().view(-1).tolist()
-        if failed:
-            raise UsageError(
-                f"rank {', '.join(map(str, failed))} failed while fetching a window; see the error there. This rank "
-                f"({self._collective.rank}) stops as well."
-            )
-        return counts
 
     def _put_aside(self, fetched: _Fetched[Batch]) -> bool:
         """Keep or drop the last window, where the policy says so."""

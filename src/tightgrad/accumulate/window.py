@@ -2,12 +2,20 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from tightgrad.core.errors import UsageError
+from tightgrad.core.errors import TightGradError, UsageError
 
 Batch = TypeVar("Batch")
 Held = Callable[[int, int], AbstractContextManager[None]]
+
+
+class Totals(Protocol):
+    """What a window knows of the other ranks; a look may wait for them."""
+
+    @property
+    def total_weights(self) -> Mapping[str, float]:
+        """N for each loss."""
 
 
 class Window(Generic[Batch]):
@@ -17,25 +25,45 @@ class Window(Generic[Batch]):
         batches: this rank's micro-batches. When this rank's loader ended before another's there are fewer, or none;
             under a wrapper that reduces by itself, the last batch is repeated with weight 0 instead.
         weights: for each micro-batch, what it counts for each loss.
-        total_weights: N for each loss: the weight of all micro-batches on all ranks.
     """
 
     def __init__(
         self,
         batches: Sequence[Batch],
         weights: Sequence[Mapping[str, float]],
-        total_weights: Mapping[str, float],
+        totals: Totals,
         held: Held,
     ) -> None:
         self.batches = tuple(batches)
         self.weights = tuple(weights)
-        self.total_weights = dict(total_weights)
+        self._totals = totals
+        self._total_weights: dict[str, float] | None = None
         self.backwards = 0
         self._position = -1
         self._held = held
 
     def __len__(self) -> int:
         return len(self.batches)
+
+    @property
+    def total_weights(self) -> dict[str, float]:
+        """N for each loss: the weight of all micro-batches on all ranks. The first look may wait for the other ranks.
+
+        Raises:
+            UsageError: another rank failed while fetching, so that there is no window.
+            CommunicationError: another rank cannot be reached.
+        """
+        if self._total_weights is None:
+            self._total_weights = dict(self._totals.total_weights)
+        return self._total_weights
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether the other ranks have this window as well; waits for them."""
+        try:
+            return bool(self.total_weights)
+        except TightGradError:
+            return False
 
     @property
     def total_weight(self) -> float:
@@ -51,7 +79,7 @@ class Window(Generic[Batch]):
     @property
     def counts_for_nothing(self) -> bool:
         """Whether no micro-batch on any rank has any weight."""
-        return not any(self.total_weights.values())
+        return not any(any(row.values()) for row in self.weights) and not any(self.total_weights.values())
 
     def start_at(self, position: int) -> None:
         """Take the first `position` micro-batches as done: their gradients come from a checkpoint."""

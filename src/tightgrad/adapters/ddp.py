@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from tightgrad.adapters.forward import has_synced_layers, sends_buffers, will_rebuild_buckets
 from tightgrad.adapters.grads import copy_grads, put_grads
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
@@ -37,7 +38,13 @@ class DDPAdapter:
         self.collective: Collective = collective or TorchCollective(model.process_group)
         self.parameters = trainable_parameters(model.module)
         self.divisor = self.collective.world_size
+        self._talks_in_forward = has_synced_layers(model) or sends_buffers(model)
         self._synced = 0
+
+    @property
+    def waits_in_forward(self) -> bool:
+        """Where DDP sends buffers, and until it has built its buckets anew."""
+        return self._talks_in_forward or will_rebuild_buckets(self.model)
 
     def connect(self) -> None:
         """Nothing to do."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.adapters.buffers import broadcast_tensors
+from tightgrad.adapters.forward import has_synced_layers, sends_buffers
 from tightgrad.adapters.grads import copy_grads, put_grads
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
@@ -29,6 +30,12 @@ class DDPExplicitAdapter:
         self.model = model
         self.collective: Collective = collective or TorchCollective(model.process_group)
         self.parameters = trainable_parameters(model.module)
+        self._talks_in_forward = has_synced_layers(model) or sends_buffers(model)
+
+    @property
+    def waits_in_forward(self) -> bool:
+        """Where there are buffers to send."""
+        return self._talks_in_forward
 
     def connect(self) -> None:
         """Nothing to do."""

@@ -18,6 +18,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.adapters.ddp_explicit import DDPExplicitAdapter
+from tightgrad.adapters.forward import will_rebuild_buckets
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Collective
@@ -185,6 +186,11 @@ class DDPHookAdapter(DDPExplicitAdapter):
     def __init__(self, model: DistributedDataParallel, collective: Collective | None = None) -> None:
         self.hook = bucket_hook(model)
         super().__init__(model, collective)
+
+    @property
+    def waits_in_forward(self) -> bool:
+        """Also until DDP has built its buckets anew."""
+        return super().waits_in_forward or will_rebuild_buckets(self.model)
 
     def connect(self) -> None:
         """Make the group for the thread."""

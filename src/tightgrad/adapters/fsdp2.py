@@ -48,6 +48,7 @@ class FSDP2Adapter:
 
     reduces = True
     every_rank_runs = True
+    waits_in_forward = True
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
 
     def __init__(self, model: nn.Module, sync: str, collective: Collective | None = None) -> None:

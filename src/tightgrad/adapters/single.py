@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 
+from tightgrad.adapters.forward import has_synced_layers
 from tightgrad.adapters.grads import copy_grads, put_grads
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.core.protocols import Collective
@@ -22,6 +23,7 @@ class SingleAdapter:
     def __init__(self, module: nn.Module, collective: Collective) -> None:
         self.collective = collective
         self.parameters = trainable_parameters(module)
+        self.waits_in_forward = has_synced_layers(module)
 
     def connect(self) -> None:
         """Nothing to do."""

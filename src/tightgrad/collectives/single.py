@@ -1,6 +1,6 @@
 """One process: every collective is the identity and no byte leaves."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +25,11 @@ class SingleCollective:
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Return a copy of shape (1, *tensor.shape)."""
         return tensor.clone().unsqueeze(0)
+
+    def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Gives what `all_gather` gives."""
+        gathered = self.all_gather(tensor)
+        return lambda: gathered
 
     def all_to_all(self, chunks: Sequence[Tensor], receive_numels: Sequence[int]) -> list[Tensor]:
         """Return a copy of the one chunk."""

@@ -67,6 +67,11 @@ class ThreadedCollective:
         self.traffic.add("all_gather", all_gather_nbytes(_nbytes(tensor), self.world_size))
         return torch.stack(self._swap(tensor.detach().clone()))
 
+    def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Gives what `all_gather` gives, and waits for it at once."""
+        gathered = self.all_gather(tensor)
+        return lambda: gathered
+
     def all_to_all(self, chunks: Sequence[Tensor], receive_numels: Sequence[int]) -> list[Tensor]:
         """Send 1-D `chunks[r]` to rank r; return what each rank sent here, of the given sizes."""
         nbytes = [_nbytes(chunk) for chunk in chunks]

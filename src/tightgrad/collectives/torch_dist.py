@@ -1,6 +1,6 @@
 """torch.distributed (gloo or NCCL), with every byte counted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -60,6 +60,22 @@ class TorchCollective:
         self.traffic.add("all_gather", all_gather_nbytes(_nbytes(flat), self.world_size))
         return gathered.view(self.world_size, *tensor.shape)
 
+    def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Begin one; what is returned waits for it (under NCCL the current stream does). Not cut into pieces."""
+        flat = tensor.contiguous().view(-1)
+        gathered = torch.empty(self.world_size * flat.numel(), dtype=flat.dtype, device=flat.device)
+        with self._talking("all_gather"):
+            work = _all_gather_flat(gathered, flat, self.group, async_op=True) if flat.numel() else None
+        self.traffic.add("all_gather", all_gather_nbytes(_nbytes(flat), self.world_size))
+
+        def receive() -> Tensor:
+            if work is not None:
+                with self._talking("all_gather"):
+                    work.wait()
+            return gathered.view(self.world_size, *tensor.shape)
+
+        return receive
+
     def all_to_all(self, chunks: Sequence[Tensor], receive_numels: Sequence[int]) -> list[Tensor]:
         """Send 1-D `chunks[r]` to rank r; return what each rank sent here, of the given sizes."""
         like = chunks[self.rank]
@@ -110,9 +126,12 @@ class TorchCollective:
             ) from error
 
 
-def _all_gather_flat(gathered: Tensor, flat: Tensor, group: dist.ProcessGroup | None) -> None:
+def _all_gather_flat(
+    gathered: Tensor, flat: Tensor, group: dist.ProcessGroup | None, *, async_op: bool = False
+) -> dist.Work | None:
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # renamed in torch 2.13
-    gather(gathered, flat, group=group)
+    work: dist.Work | None = gather(gathered, flat, group=group, async_op=async_op)
+    return work
 
 
 def _nbytes(tensor: Tensor) -> int:

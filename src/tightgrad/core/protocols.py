@@ -153,6 +153,12 @@ class Collective(Protocol):
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Stack the ranks' tensors (all of one shape and dtype): shape (world_size, *tensor.shape)."""
 
+    def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Begin an all-gather, and go on; what is returned waits for it, and gives what `all_gather` gives.
+
+        To be waited for once, before or after other operations of the group.
+        """
+
     def all_to_all(self, chunks: Sequence[Tensor], receive_numels: Sequence[int]) -> list[Tensor]:
         """Send 1-D `chunks[r]` to rank r; return what each rank sent here, of the given sizes."""
 
@@ -269,6 +275,10 @@ class Adapter(Protocol):
     @property
     def every_rank_runs(self) -> bool:
         """Whether a window's backward only works if every rank runs as many micro-batches."""
+
+    @property
+    def waits_in_forward(self) -> bool:
+        """Whether `begin_window` or a forward of the next window may wait for the other ranks."""
 
     @property
     def remembered_shapes(self) -> Mapping[str, tuple[int, ...]] | None:

@@ -26,6 +26,7 @@ class ForeignLoop:
     def __init__(self, pipe: GradientPipeline) -> None:
         self.pipe = pipe
         self.record: StepRecord | None = None
+        self._windows: Iterator[Window[Any]] = iter(())
         self._window: Window[Any] | None = None
         self._next = 0
         self._norms: list[Tensor] = []
@@ -36,7 +37,8 @@ class ForeignLoop:
         Raises:
             UsageError: the window before has not come to its step.
         """
-        window = next(self.pipe.windows(batches), None)
+        self._windows = self.pipe.windows(batches)  # kept, since letting go of it waits for the other ranks
+        window = next(self._windows, None)
         if window is None or len(window) != len(batches):
             raise UsageError(
                 f"a window of {len(batches)} batches was cut into {0 if window is None else len(window)}; the number "

@@ -1,7 +1,7 @@
 """The gradient path, in order: accumulate, guard, reduce, clip, step."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,12 +13,13 @@ from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.buffer import GradientBuffer
 from tightgrad.accumulate.cutter import WindowCutter
 from tightgrad.accumulate.oom import SmallerMicroBatches
+from tightgrad.accumulate.uncounted import NO_WINDOW, one, one_batch
 from tightgrad.accumulate.weights import Weight, num_samples
 from tightgrad.adapters.grads import adding_zero
 from tightgrad.clip.fold import folded, folds
 from tightgrad.clip.norm import tensor_norms, total_norm
 from tightgrad.core.clock import StageClock
-from tightgrad.core.errors import UsageError
+from tightgrad.core.errors import TightGradError, UsageError
 from tightgrad.core.protocols import Adapter
 from tightgrad.core.types import Clipped, State
 from tightgrad.pipeline.cached_norm import CachedNorm
@@ -68,10 +69,11 @@ class GradientPipeline:
         self._accumulate = plan.accumulate or Accumulate()
         self._cutter: WindowCutter[Any] = WindowCutter(
             self._accumulate,
-            weight or (num_samples if plan.accumulate else _one),
+            weight or (num_samples if plan.accumulate else one),
             adapter.collective,
             adapter.micro_batch,
             "repeat" if adapter.every_rank_runs else "fewer",
+            lambda: adapter.waits_in_forward,
         )
         self._window: Window[Any] | None = None
         self._retries = 0
@@ -97,9 +99,7 @@ class GradientPipeline:
                 when it was attached.
         """
         windows: Iterator[Window[Batch]] = (
-            (Window([batch], [_ONE], _ONE, _not_held) for batch in loader)
-            if self.plan.is_empty
-            else self._cutter.cut(loader, lambda: self.state.step)
+            map(one_batch, loader) if self.plan.is_empty else self._cutter.cut(loader, lambda: self.state.step)
         )
         while True:
             self._check_no_open_window()
@@ -129,7 +129,23 @@ class GradientPipeline:
 
         Collective: every rank must call it. The batches of the window are gone.
         """
+        if self._window is not None and not self._window.is_everywhere:
+            self._take_back()
+            return
         self._path.abandon()
+        self._discard()
+        self._window = None
+
+    def _total_weights(self, window: Window[Any]) -> Mapping[str, float]:
+        """N for each loss. If another rank failed while fetching, no rank has this window."""
+        try:
+            return window.total_weights
+        except TightGradError:
+            self._take_back()
+            raise
+
+    def _take_back(self) -> None:
+        self._cutter.take_back()
         self._discard()
         self._window = None
 
@@ -149,7 +165,8 @@ class GradientPipeline:
                 of one scalar for each.
 
         Raises:
-            UsageError: there is no current micro-batch, a loss is not a scalar, or one is missing.
+            UsageError: there is no current micro-batch, a loss is not a scalar, or one is missing; or another rank
+                failed while fetching this window, which the other ranks then do not have either.
         """
         if self._window is None:
             raise UsageError("backward() needs a window; call it inside `for window in pipe.windows(loader):`.")
@@ -164,13 +181,13 @@ class GradientPipeline:
     def _backward(self, losses: Mapping[str, Tensor], weights: Mapping[str, float], window: Window[Any]) -> None:
         with self._clock("backward"):
             if any(weights.values()):
-                loss = self._scaled(losses, weights, window.total_weights)
+                loss = self._scaled(losses, weights, self._total_weights(window))
                 weight = next(iter(weights.values()))
                 with self._noise.watching(self.adapter.leaves(), weight) if self._noise else nullcontext():
                     loss.backward()
             elif self.adapter.every_rank_runs:
                 with adding_zero(self.adapter.leaves()):
-                    self._scaled(losses, weights, window.total_weights).backward()
+                    self._scaled(losses, weights, self._total_weights(window)).backward()
         with self._clock("accumulate"):
             self._buffer.absorb()
         self._losses.saw(losses, weights)
@@ -198,6 +215,7 @@ class GradientPipeline:
             with self.adapter.micro_batch(0, 1):
                 self._backward(checked_losses(loss_of(piece), self._accumulate.losses), weights, window)
 
+        self._total_weights(window)
         self._retries = self._smaller.run(window, backward)
         window.backwards = len(window)
         return self.step()
@@ -267,7 +285,7 @@ class GradientPipeline:
             outcome = update if isinstance(update, str) else self._take(update)
         finally:
             self._discard()
-        return self._recorder.record(_NO_WINDOW, outcome, self.state)
+        return self._recorder.record(NO_WINDOW, outcome, self.state)
 
     def _take(self, update: Update, learned: State | None = None) -> Clipped:
         """Give gradients to the optimizer, and remember the step."""
@@ -375,17 +393,3 @@ class GradientPipeline:
         self._cutter.num_consumed = int(state["num_consumed"])
         self._discard()
         self._window = None
-
-
-_ONE = {"loss": 1.0}
-
-
-def _one(batch: Any) -> float:
-    return 1.0
-
-
-def _not_held(index: int, count: int) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
-_NO_WINDOW: Window[Any] = Window([], [], {"loss": 0.0}, _not_held)

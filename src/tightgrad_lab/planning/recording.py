@@ -1,6 +1,6 @@
 """A collective that remembers its calls, with the bytes that each made this rank send."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -47,6 +47,13 @@ class RecordingCollective:
         """As the inner one's."""
         before = self.traffic.nbytes
         result = self._inner.all_gather(tensor)
+        self._note("all_gather", before)
+        return result
+
+    def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """As the inner one's."""
+        before = self.traffic.nbytes
+        result = self._inner.start_all_gather(tensor)
         self._note("all_gather", before)
         return result
 

@@ -89,6 +89,29 @@ def test_bytes_by_hand():
     assert run_threaded(4, exercise)[0][2]["broadcast"] == 3 * 28
 
 
+def begun(collective):
+    """Two all-gathers under way while another operation runs."""
+    mine = torch.arange(6, dtype=torch.float64).view(2, 3) + collective.rank
+    receive, empty = collective.start_all_gather(mine), collective.start_all_gather(mine[:0])
+    summed = collective.all_reduce_(torch.ones(1))
+    return receive(), empty(), collective.all_gather(mine), summed, torch.tensor(collective.traffic.nbytes)
+
+
+def begun_torch():
+    return begun(TorchCollective())
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_an_all_gather_goes_on_while_others_run(world_size):
+    threads = run_threaded(world_size, begun)
+    for ours, theirs in zip(threads, run_ranks(world_size, begun_torch), strict=True):
+        assert all(map(torch.equal, ours, theirs))
+        assert torch.equal(ours[0], ours[2])
+        assert ours[1].shape == (world_size, 0, 3)
+        assert int(ours[4]) == (world_size - 1) * 2 * 48 - (-8 * (world_size - 1) // world_size)
+    assert all(map(torch.equal, begun(SingleCollective()), run_threaded(1, begun)[0]))
+
+
 def test_results_are_copies():
     def body(collective):
         mine = torch.full((3,), float(collective.rank))

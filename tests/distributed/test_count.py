@@ -1,0 +1,108 @@
+"""Real ranks whose count is under way while a forward runs: one fails to fetch, or leaves the loop."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import tightgrad as tg
+from support.ranks import run_ranks
+from support.wrapping import ragged_batches, small_model, wrap
+from tightgrad.collectives import TorchCollective
+
+TOP = tg.codecs.TopK(0.1)
+ACCUMULATE = tg.Accumulate(2)
+PLANS = {
+    "plain": tg.Plan(accumulate=ACCUMULATE),
+    "ddp": tg.Plan(accumulate=ACCUMULATE),
+    "ddp after backward": tg.Plan(
+        accumulate=ACCUMULATE, compress=tg.Compress(TOP, feedback=tg.ErrorFeedback(), overlap="none")
+    ),
+    "ddp during backward": tg.Plan(
+        accumulate=ACCUMULATE, compress=tg.Compress(TOP, feedback=tg.ErrorFeedback(), overlap="backward")
+    ),
+    "fsdp2": tg.Plan(accumulate=ACCUMULATE),
+}
+WAITS = {  # before its first forward, in the first window and in the third
+    "plain": (False, False),
+    "ddp": (True, False),
+    "ddp after backward": (False, False),
+    "ddp during backward": (True, False),
+    "fsdp2": (True, True),
+}
+
+
+class Training:
+    def __init__(self, case):
+        kind = case.split()[0]
+        self.model = wrap(small_model(), kind)
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        collective = TorchCollective() if kind == "plain" else None
+        self.pipe = tg.attach(self.model, optimizer, PLANS[case], collective=collective)
+        self.waits = []
+
+    def run(self, loader):
+        for window in self.pipe.windows(loader):
+            self.waits.append(self.pipe.adapter.waits_in_forward)
+            for inputs, labels in window:
+                self.pipe.backward(nn.functional.cross_entropy(self.model(inputs), labels))
+            self.pipe.step()
+
+    def weights(self):
+        return [p.detach().full_tensor() if hasattr(p, "full_tensor") else p.detach() for p in self.model.parameters()]
+
+
+def equal(first, second):
+    return all(map(torch.equal, first, second))
+
+
+def batches():
+    sizes = (8, 4, 6, 8, 2, 3, 5, 4) if dist.get_rank() else (4, 4, 5, 6, 7, 3, 2, 1)
+    return ragged_batches(0, sizes)
+
+
+def failing(loader):
+    yield from loader[:4]
+    raise OSError("the disk is gone")
+
+
+def fail_and_go_on(case):
+    straight = Training(case)
+    straight.run(batches())
+    training, error = Training(case), None
+    try:
+        training.run(failing(batches()) if dist.get_rank() == 1 else batches())
+    except (OSError, tg.UsageError) as raised:
+        error = str(raised)
+    training.pipe.abandon()
+    consumed = training.pipe.state_dict()["num_consumed"]
+    training.run(batches()[consumed:])
+    return error, consumed, straight.waits, equal(training.weights(), straight.weights())
+
+
+@pytest.mark.parametrize("case", PLANS)
+def test_a_window_that_one_rank_failed_to_fetch_is_none_on_all(case):
+    (first, *found), (second, *others) = run_ranks(2, fail_and_go_on, case, timeout_seconds=20)
+    assert first.startswith("rank 1 failed while fetching a window")
+    assert second == "the disk is gone"
+    for consumed, waits, is_equal in (found, others):
+        assert consumed == 4
+        assert is_equal
+        assert (waits[0], waits[2]) == WAITS[case]
+
+
+def leave_and_go_on(case):
+    straight = Training(case)
+    straight.run(batches())
+    training = Training(case)
+    training.run(batches()[:4])
+    for _ in training.pipe.windows(batches()[4:]):
+        break
+    training.pipe.abandon()
+    training.run(batches()[4:])
+    return equal(training.weights(), straight.weights())
+
+
+@pytest.mark.parametrize("case", PLANS)
+def test_a_window_that_all_ranks_leave(case):
+    assert all(run_ranks(2, leave_and_go_on, case, timeout_seconds=20))
