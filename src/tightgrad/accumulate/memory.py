@@ -187,6 +187,7 @@ def estimate_memory(
     shards: int = 1,
     compresses: bool = False,
     residual_itemsize: float = 0.0,
+    keeps_gradients: bool = False,
 ) -> MemoryEstimate:
     """Add up what a step needs. Reads shapes, dtypes and `requires_grad` only, so parameters may be on "meta".
 
@@ -200,6 +201,8 @@ def estimate_memory(
         shards: ranks that parameters, gradients and optimizer state are divided over, at least 1.
         compresses: whether the pipeline reduces compressed gradients.
         residual_itemsize: bytes of each element's residual: 4 for float32, 0 without feedback.
+        keeps_gradients: whether they are needed after they were sent, for a fallback, or handed over during backward;
+            if not, a new float32 residual takes their place.
     """
     check_integer("micro_batch", micro_batch, low=1)
     check_integer("shards", shards, low=1)
@@ -218,7 +221,8 @@ def estimate_memory(
     reducing = 0.0
     if compresses:  # the sums over ranks, the residual after the step (what the bucket leaves), one bucket decoded
         floats = _numel(trained) * FLOAT_NBYTES
-        reducing = floats + residual + min(floats, BUCKET_NBYTES)
+        in_place = residual_itemsize == FLOAT_NBYTES and not keeps_gradients
+        reducing = floats + (0.0 if in_place else residual) + min(floats, BUCKET_NBYTES)
     return MemoryEstimate(
         parameters=round(held / shards),
         gradients=round((gradients - delivered) / shards),

@@ -238,6 +238,10 @@ class Feedback(ABC):
     def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
         """Call `inner` once on the compensated gradients; return its totals and the new state."""
 
+    def reduce_(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
+        """`reduce`, of gradients that nobody looks at again: they may be overwritten, and kept in the new state."""
+        return self.reduce(grads, state, inner)
+
 
 class GradNorm(Protocol):
     """The only code that knows how a gradient is placed."""

@@ -6,10 +6,12 @@ The residual is local: each rank keeps what it did not send itself. Over time, a
 was sent plus the residual; with `residual="int8"` up to the rounding of the residual, which has no bias.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice
@@ -48,15 +50,31 @@ class ErrorFeedback(Feedback):
 
     def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
         """Compensate, reduce, remember. Residuals of parameters not in this call stay as they are."""
-        (slot,) = self.slots
-        residuals = state.get(slot.name, {})
+        residuals = state.get(self._slot.name, {})
         # Contiguous, and not the caller's own: what is not sent is left in it.
         compensated = {
-            name: grad.contiguous() + slot.values(residuals[name]).view(grad.shape)
+            name: grad.contiguous() + self._slot.values(residuals[name]).view(grad.shape)
             if name in residuals
             else grad.clone(memory_format=torch.contiguous_format)
             for name, grad in grads.items()
         }
+        return self._reduced(compensated, residuals, inner)
+
+    def reduce_(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
+        """The same, in the gradients' own memory: it holds the new residual afterwards."""
+        residuals = state.get(self._slot.name, {})
+        compensated = {name: grad.contiguous() for name, grad in grads.items()}
+        for name, value in compensated.items():
+            if name in residuals:
+                value.add_(self._slot.values(residuals[name]).view(value.shape))
+        return self._reduced(compensated, residuals, inner)
+
+    def _reduced(self, compensated: Grads, residuals: Mapping[str, Tensor], inner: Reduce) -> Reduced:
         reduced = inner(compensated)
-        left = {name: slot.hold(value) for name, value in reduced.left_of_(compensated).items()}
-        return Reduced(reduced.total, reduced.transmitted, {**reduced.state, slot.name: {**residuals, **left}})
+        left = {name: self._slot.hold(value) for name, value in reduced.left_of_(compensated).items()}
+        state = {**reduced.state, self._slot.name: {**residuals, **left}}
+        return Reduced(reduced.total, reduced.transmitted, state)
+
+    @property
+    def _slot(self) -> Slot:
+        return _SLOTS[self.residual]

@@ -31,7 +31,7 @@ from tightgrad.pipeline.node_reduction import NodeReduction
 from tightgrad.pipeline.outcome import InBackward
 from tightgrad.pipeline.overlap import OverlappedReduction
 from tightgrad.pipeline.plan import Compress, Plan
-from tightgrad.pipeline.reduction import merge, reduce_gradients, taken_back
+from tightgrad.pipeline.reduction import alone_in_memory, merge, reduce_gradients, taken_back
 from tightgrad.pipeline.sharded_reduction import ShardedReduction
 from tightgrad.pipeline.state import PipelineState
 from tightgrad.reducers import Dense
@@ -273,16 +273,19 @@ class GradientPath:
         meter = ErrorMeter() if compress.fallback is not None and not densely else None
         send = sending_densely(context) if densely else sending(compress.reducer, compress.codec, context)
         reduced = reduce_gradients(
-            grads, compress, state.slots, context, meter.around(send) if meter is not None else send
+            grads,
+            compress,
+            state.slots,
+            context,
+            meter.around(send) if meter is not None else send,
+            given_away=alone_in_memory(grads) if meter is None else frozenset(),  # a fallback sends them again
         )
         if meter is not None and self._is_too_far_off(meter):
             return self._reduce_(grads, state, densely=True)
         for name, grad in grads.items():
             total = reduced.total[name]
-            if total.dtype is grad.dtype and total.stride() == grad.stride():
-                grads[name] = total
-            else:
-                grad.copy_(total)
+            is_alike = total.dtype is grad.dtype and total.stride() == grad.stride()
+            grads[name] = total if is_alike else torch.empty_like(grad).copy_(total)
         self._check_delivered(grads, context.failures)
         return reduced.state
 

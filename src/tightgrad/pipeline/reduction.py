@@ -1,5 +1,6 @@
 """From each rank's gradients to their sum over ranks, the same on every rank."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 
@@ -16,7 +17,12 @@ BUCKET_NBYTES = 32 * 2**20
 
 
 def reduce_gradients(
-    grads: Grads, compress: Compress, state: State, context: ReduceContext, send: Send | None = None
+    grads: Grads,
+    compress: Compress,
+    state: State,
+    context: ReduceContext,
+    send: Send | None = None,
+    given_away: frozenset[str] = frozenset(),
 ) -> Reduced:
     """Run feedback and reducer, bucket by bucket. Collective: every rank must call it with the same names.
 
@@ -27,6 +33,7 @@ def reduce_gradients(
         context: network, random numbers, clock; its `failures` say what could not be decoded, and must be looked at
             on all ranks (`delivered.py`) before the totals are used.
         send: how compensated gradients are sent; None is by the codec and reducer of `compress`.
+        given_away: names of gradients whose memory nobody else has or needs: feedback may overwrite and keep it.
 
     Returns:
         Totals, what this rank transmitted (empty, since nothing downstream asks for it), and the new state.
@@ -39,10 +46,26 @@ def reduce_gradients(
     for bucket in buckets(grads, BUCKET_NBYTES):
         values = bucket if is_dense else {name: grad.float() for name, grad in bucket.items()}
         inner = partial(send, state=new_state)
-        reduced = compress.feedback.reduce(values, new_state, inner) if compress.feedback else inner(values)
+        if compress.feedback is None:
+            reduced = inner(values)
+        elif given_away.issuperset(values):
+            reduced = compress.feedback.reduce_(values, new_state, inner)
+        else:
+            reduced = compress.feedback.reduce(values, new_state, inner)
         total.update(reduced.total)
         new_state = merge(new_state, reduced.state)
     return Reduced(total, {}, new_state)
+
+
+def alone_in_memory(grads: Mapping[str, Tensor]) -> frozenset[str]:
+    """Names of tensors that fill their storages, which no other one of them shares."""
+    storages = {name: grad.untyped_storage() for name, grad in grads.items()}
+    sharers = Counter(storage.data_ptr() for storage in storages.values())
+    return frozenset(
+        name
+        for name, storage in storages.items()
+        if sharers[storage.data_ptr()] == 1 and storage.nbytes() == grads[name].numel() * grads[name].element_size()
+    )
 
 
 def buckets(grads: Mapping[str, Tensor], nbytes: int) -> Iterator[Grads]:

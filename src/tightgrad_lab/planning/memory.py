@@ -92,6 +92,8 @@ def of_plan(about: Footprint, plan: tg.Plan) -> MemoryEstimate:
         optimizer=about.optimizer,
         compresses=plan.compress is not None,
         residual_itemsize=float(itemsize),
+        keeps_gradients=plan.compress is not None
+        and (plan.compress.fallback is not None or plan.compress.overlap == "backward"),
     )
 
 
