@@ -24,14 +24,13 @@ def largest(flat: Tensor, count: int) -> Tensor:
     if whole < numel:
         maxima = torch.cat([maxima, flat[whole:].abs().amax().view(1)])
     top = maxima.topk(count, sorted=False)
-    positions = top.indices.sort().values[:, None] * block_size + torch.arange(block_size, device=flat.device)
-    positions = positions.view(-1)[: min(count * block_size, _num_in(top.indices, block_size, numel, count))]
-    sizes = flat[positions].abs()
+    blocks = top.indices.sort().values
+    sizes = _entries(flat, blocks, block_size).abs()
     candidates = (sizes >= top.values.min()).nonzero().view(-1)
     if candidates.numel() < count:  # only with NaN, which compares with nothing
         return flat.abs().topk(count, sorted=False).indices.sort().values
-    chosen = candidates[sizes[candidates].topk(count, sorted=False).indices]
-    return positions[chosen].sort().values
+    chosen = candidates[sizes[candidates].topk(count, sorted=False).indices].sort().values
+    return blocks[chosen // block_size] * block_size + chosen % block_size
 
 
 def above(flat: Tensor, threshold: Tensor) -> Tensor:
@@ -49,8 +48,10 @@ def _block_maxima(flat: Tensor, block_size: int) -> Tensor:
     return torch.maximum(blocks.amax(dim=1), blocks.amin(dim=1).neg_())
 
 
-def _num_in(blocks: Tensor, block_size: int, numel: int, count: int) -> int:
-    """Elements in `count` blocks, of which the last of the tensor may be shorter."""
-    last = -(-numel // block_size) - 1
-    missing = (last + 1) * block_size - numel
-    return count * block_size - (missing if missing and bool((blocks == last).any()) else 0)
+def _entries(flat: Tensor, blocks: Tensor, block_size: int) -> Tensor:
+    """The entries of blocks, given in ascending order; the last one of the tensor may be shorter than the others."""
+    num_whole = flat.numel() // block_size
+    whole, rest = flat.split([num_whole * block_size, flat.numel() - num_whole * block_size])
+    has_rest = rest.numel() > 0 and int(blocks[-1]) == num_whole
+    rows = whole.view(-1, block_size).index_select(0, blocks[:-1] if has_rest else blocks).view(-1)
+    return torch.cat([rows, rest]) if has_rest else rows

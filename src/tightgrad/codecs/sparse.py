@@ -5,12 +5,20 @@ Where that would take more bytes than the float32 entries themselves, these are 
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from tightgrad.codecs.packing import index_nbytes, pack_indices, unpack_indices
-from tightgrad.codecs.sparse_message import MOST_ENTRIES, is_supported, message_layout, pack_message, unpack_message
+from tightgrad.codecs.sparse_message import (
+    KEPT_LAYOUTS,
+    MOST_ENTRIES,
+    is_supported,
+    message_layout,
+    pack_message,
+    unpack_message,
+)
 from tightgrad.core.errors import ConfigError, PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload, TensorLayout
@@ -93,10 +101,7 @@ class Sparse(Codec):
         """How many entries of each tensor are kept; None where tensors are better handled one by one."""
         if len(specs) < 2 or not is_supported(self.values) or specs[0].device.type != "cpu":
             return None
-        counts = tuple(self.count(spec.numel) for spec in specs)
-        if not all(counts) or sum(counts) > MOST_ENTRIES or any(self.is_dense(spec) for spec in specs):
-            return None
-        return counts
+        return _counts_of(self, tuple((spec.numel, spec.dtype) for spec in specs))
 
     def decode(self, payload: Payload) -> Tensor:
         """Scatter into zeros."""
@@ -124,6 +129,16 @@ class Sparse(Codec):
         count = self.count(payload.spec.numel)
         indices = unpack_indices(low, high, payload.spec.numel, count)
         return indices, self.values.decode(Payload(tuple(values), payload.spec.part(count)))
+
+
+@lru_cache(maxsize=KEPT_LAYOUTS)
+def _counts_of(codec: Sparse, tensors: tuple[tuple[int, torch.dtype], ...]) -> tuple[int, ...] | None:
+    """The same at every step, and asked for each message."""
+    counts = tuple(codec.count(numel) for numel, _ in tensors)
+    specs = (GradSpec("", (numel,), numel, dtype) for numel, dtype in tensors)
+    if not all(counts) or sum(counts) > MOST_ENTRIES or any(map(codec.is_dense, specs)):
+        return None
+    return counts
 
 
 class VariableSparse(Codec):

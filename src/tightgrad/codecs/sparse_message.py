@@ -19,7 +19,7 @@ from tightgrad.core.protocols import Codec
 
 MOST_ENTRIES = 2**18
 """Above, tensors are large, and calling torch for each costs little."""
-_KEPT_LAYOUTS = 32
+KEPT_LAYOUTS = 32
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def is_supported(values: Codec) -> bool:
     return isinstance(values, Cast) or (isinstance(values, IntBlock) and values.rounding == "nearest")
 
 
-@lru_cache(maxsize=_KEPT_LAYOUTS)
+@lru_cache(maxsize=KEPT_LAYOUTS)
 def message_layout(values: Codec, numels: tuple[int, ...], counts: tuple[int, ...]) -> MessageLayout:
     """The layout of tensors of `numels` elements, of which `counts` entries are kept (at least one each)."""
     low_starts, high_starts, value_starts, scale_starts = [], [], [], []
