@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from tightgrad.collectives import TorchCollective
+
 SMALL_NBYTES = 8
 SMALL_REPEATS = 15
 FIRST_NBYTES = 32 * 1024
@@ -53,14 +55,19 @@ def seconds_of(call: Call, ranks: int, link: Link) -> float:
 
 
 def measure_link() -> Link:
-    """Time small and large all-gathers in the default process group. Collective: every rank must call it."""
-    ranks = dist.get_world_size()
+    """Time small and large all-gathers in the default process group, sent as in training. Collective: every rank must
+    call it.
+    """
+    collective = TorchCollective()
+    ranks = collective.world_size
     small = torch.zeros(SMALL_NBYTES, dtype=torch.uint8)
-    _gather_seconds(small)
-    latency = statistics.median(_gather_seconds(small) for _ in range(SMALL_REPEATS)) / hops("all_gather", ranks)
+    _gather_seconds(small, collective)
+    latency = statistics.median(_gather_seconds(small, collective) for _ in range(SMALL_REPEATS)) / hops(
+        "all_gather", ranks
+    )
     nbytes = FIRST_NBYTES
     while True:
-        seconds = _slowest(_gather_seconds(torch.zeros(nbytes, dtype=torch.uint8)))
+        seconds = _slowest(_gather_seconds(torch.zeros(nbytes, dtype=torch.uint8), collective))
         if seconds > PROBE_SECONDS or nbytes >= MOST_NBYTES:
             break
         nbytes *= 4
@@ -69,12 +76,10 @@ def measure_link() -> Link:
     return Link(latency, (ranks - 1) * nbytes / rest)
 
 
-def _gather_seconds(tensor: torch.Tensor) -> float:
-    gathered = torch.empty(dist.get_world_size() * tensor.numel(), dtype=tensor.dtype)
-    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # renamed in torch 2.13
+def _gather_seconds(tensor: torch.Tensor, collective: TorchCollective) -> float:
     dist.barrier()
     start = time.perf_counter()
-    gather(gathered, tensor)
+    collective.all_gather(tensor)
     return time.perf_counter() - start
 
 
