@@ -10,7 +10,7 @@ from tightgrad_lab.planning.link import Link
 from tightgrad_lab.planning.memory import Footprint, fitting, of_plan
 
 DENSE = "dense"
-NEARLY = 1.05
+NEARLY = 1.02
 """A milder plan is taken when its step is at most this much longer."""
 
 

@@ -79,12 +79,12 @@ def test_the_advice_follows_the_link() -> None:
 
 def test_a_milder_plan_that_is_nearly_as_fast_is_preferred() -> None:
     paths = {
-        "8-bit blocks": PathCost(0.05, (Call("all_gather", 50_000),)),
+        "8-bit blocks": PathCost(0.05, (Call("all_gather", 40_000),)),
         "topk 0.1 %": PathCost(0.07, (Call("all_gather", 10_000),)),
     }
     found = advise(COMPUTE, [2_000_000], paths, 2, SLOW, MEMORY, 10**9)
     seconds = {row.plan: row.predicted_step_seconds for row in found.predictions}
-    assert seconds["topk 0.1 %"] < seconds["8-bit blocks"] < 1.05 * seconds["topk 0.1 %"]
+    assert seconds["topk 0.1 %"] < seconds["8-bit blocks"] < 1.02 * seconds["topk 0.1 %"]
     assert found.recommended == "8-bit blocks"
     assert seconds["8-bit blocks"] == pytest.approx(plan_seconds(COMPUTE, paths["8-bit blocks"], 2, SLOW))
     assert list(seconds) == [DENSE, *paths]
