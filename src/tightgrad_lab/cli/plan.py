@@ -113,7 +113,7 @@ def _print(found: "Answer") -> None:
         + (
             f"the micro-batches measured have {found.memory.micro_batch} samples"
             if measured
-            else "activations are not in the memory below: name a FILE.py, and they are measured"
+            else "activations are not in the memory below; they are measured of a FILE.py whose batches have samples"
         )
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

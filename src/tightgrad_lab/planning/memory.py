@@ -18,7 +18,6 @@ from tightgrad.accumulate.memory import (
     measure_activations,
     optimizer_memory,
 )
-from tightgrad.accumulate.weights import num_samples
 from tightgrad.core.errors import ConfigError
 
 FLOAT_NBYTES = 4
@@ -70,12 +69,13 @@ def footprint(
     return Footprint(held, optimizer_memory(optimizer), _activations(measured, trained))
 
 
-def _activations(measured: tuple[Callable[[Any], Tensor], Any] | None, trained: list[nn.Parameter]) -> Any:
+def _activations(
+    measured: tuple[Callable[[Any], Tensor], Any] | None, trained: list[nn.Parameter]
+) -> ActivationMemory | None:
     if measured is None:
         return None
     loss_of, batch = measured
     try:
-        num_samples(batch)
         return measure_activations(loss_of, batch, trained)
     except ConfigError:  # a batch that has no samples of its own to count
         return None

@@ -18,16 +18,19 @@ def rows() -> list[dict[str, Any]]:
     return found
 
 
-MOST = {True: 1.1, False: 0.6}
-"""Clips: a norm of short rows and torch's own multiplication; 0.97 to 1.04 on the machine of 2026-11-25, 0.98 to 1.09
-on that of 2026-11-26. Does not clip: no second pass.
-"""
+MOST = {True: 1.04, False: 0.6}
+"""Clips: a norm of short rows and torch's own multiplication. Does not clip: no second pass."""
+MISSED = {(25_000_000, 10), *((100_000_000, num_tensors) for num_tensors in TENSORS)}
+"""Parameters and tensors for which the machine of 2026-11-26 missed the bound when clipping, by 3 to 5 points."""
 
 
 @pytest.mark.parametrize("active", [True, False])
 @pytest.mark.parametrize("num_tensors", TENSORS)
 @pytest.mark.parametrize("num_parameters", SIZES)
-def test_next_to_torch(num_parameters: int, num_tensors: int, active: bool) -> None:
+def test_next_to_torch(num_parameters: int, num_tensors: int, active: bool, request: pytest.FixtureRequest) -> None:
+    if active and (num_parameters, num_tensors) in MISSED:
+        reason = "known miss: the norm of short rows, which is right, costs more than torch's, which is not"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     (row,) = [
         row
         for row in rows()
@@ -52,8 +55,5 @@ def test_fold_is_the_faster_way_and_so_what_auto_takes(num_parameters: int, opti
 
 
 def test_peers_were_measured() -> None:
-    """Each in one of the files; which of them are installed differs."""
-    stored = [json.loads(path.read_text(encoding="utf-8"))["rows"] for path in RESULTS.glob("*-clip-2cores.json")]
-    names = [row["name"] for found in stored for row in found]
-    peers = {name.split()[1] for name in names if name.startswith("peer: ")}
-    assert peers >= {"zclip", "autoclip", "timm"}
+    peers = {row["name"].split()[1] for row in rows() if row["name"].startswith("peer: ")}
+    assert peers == {"zclip", "autoclip", "timm"}
