@@ -20,8 +20,8 @@ def rows() -> list[dict[str, Any]]:
 
 MOST = {True: 1.04, False: 0.6}
 """Clips: a norm of short rows and torch's own multiplication. Does not clip: no second pass."""
-MISSED = {(25_000_000, 10), *((100_000_000, num_tensors) for num_tensors in TENSORS)}
-"""Parameters and tensors for which the machine of 2026-11-26 missed the bound when clipping, by 3 to 5 points."""
+MISSED = {(100_000_000, 100), (100_000_000, 1000)}
+"""Parameters and tensors for which the run of 2026-11-27 missed the bound when clipping: 1.07 and 1.05."""
 
 
 @pytest.mark.parametrize("active", [True, False])
