@@ -96,7 +96,7 @@ def test_the_total_is_near_the_sum(reducer: Reducer, codec: Codec | None, wire_b
         assert cosine > 0.1
         if reducer.card.id == "dense":
             assert error < world_size * EPS
-        elif codec is not None and delta > 0.99 and reducer.card.id != "majority_vote":
+        elif codec is not None and delta > 0.99 and reducer.card.id not in ("majority_vote", "powersgd"):
             # sqrt(1 - delta) of each rank's norm, twice for two rounds; norms of three ranks over that of their sum.
             assert error < 2 * 3 * (1 - delta) ** 0.5 + world_size * EPS
 
@@ -152,7 +152,11 @@ def test_nothing_to_reduce(reducer: Reducer, codec: Codec | None, wire_bytes: Wi
 @pytest.mark.parametrize(
     ("reducer", "codec"),
     # Elsewhere an owner books the error of a second encoding, also if its own part was zero.
-    [(reducer, codec) for reducer, codec, _ in PAIRS if reducer.card.id in ("dense", "gather", "linear", "powersgd")],
+    [
+        (reducer, codec)
+        for reducer, codec, _ in PAIRS
+        if reducer.card.id in ("dense", "gather", "linear") or (reducer.card.id == "powersgd" and codec is None)
+    ],
     ids=lambda value: repr(value)[:70],
 )
 def test_a_rank_of_zeros_transmits_nothing(reducer: Reducer, codec: Codec | None) -> None:

@@ -63,20 +63,22 @@ def linear_nbytes(shapes: Shapes, codec: Codec | None, world_size: int, rank: in
 
 
 def powersgd_nbytes(approximation_rank: int) -> WireBytes:
-    """Of each matrix that pays twice over, (n + m) rank numbers; of all else, all; in two sums."""
+    """Of each matrix that pays twice over, two factors; of all else, all; in two sums, of two_shot if coded."""
 
     def nbytes(shapes: Shapes, codec: Codec | None, world_size: int, rank: int) -> int:
-        assert codec is None
-        first = second = 0
-        for shape in shapes.values():
+        first: Shapes = {}
+        second: Shapes = {}
+        for name, shape in shapes.items():
             rows, columns = (shape[0], prod(shape[1:])) if len(shape) > 1 else (0, 0)
             kept = min(approximation_rank, rows, columns)
             if rows * columns and rows * columns >= 2 * (rows + columns) * kept:
-                first += rows * kept
-                second += columns * kept
+                first[name] = (rows, kept)
+                second[name] = (columns, kept)
             else:
-                first += prod(shape)
-        return ordered_nbytes(first, world_size, rank) + ordered_nbytes(second, world_size, rank)
+                first[name] = shape
+        if codec is not None:
+            return sum(two_shot_nbytes(part, codec, world_size, rank) for part in (first, second))
+        return sum(ordered_nbytes(sum(map(prod, part.values())), world_size, rank) for part in (first, second))
 
     return nbytes
 

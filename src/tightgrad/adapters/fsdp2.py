@@ -100,7 +100,7 @@ class FSDP2Adapter:
             name in self._used or (name not in self._watched and parameter.grad is not None)
             for name, parameter in self.parameters.items()
         ]
-        flags = torch.tensor(used, dtype=torch.int32).to(self.collective.control_device)
+        flags = torch.tensor(used, dtype=torch.uint8).to(self.collective.control_device)
         for name, flag in zip(names, self.collective.all_reduce_(flags, "max").tolist(), strict=True):
             parameter = self.parameters[name]
             if not flag:

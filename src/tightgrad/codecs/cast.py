@@ -7,6 +7,7 @@ range of float32. float32 itself is for the small tensors of `SizeAdaptive` and 
 linear, since a sum of rounded numbers would be rounded again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload, TensorLayout
-from tightgrad.core.wire import checked_tensors
+from tightgrad.core.wire import check_message, checked_tensors
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -63,6 +64,19 @@ class Cast(Codec):
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
         """Round to nearest even."""
         return Payload((flat.to(_DTYPES[self.dtype], copy=True),), spec)
+
+    def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
+        """All elements at once."""
+        return torch.cat([flat.to(_DTYPES[self.dtype]) for flat in flats]).view(torch.uint8) if flats else None
+
+    def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor] | None:
+        """All elements at once."""
+        if not specs:
+            return None
+        numels = [spec.numel for spec in specs]
+        check_message(self, message, sum(numels) * _DTYPES[self.dtype].itemsize)
+        values = message.clone().view(_DTYPES[self.dtype]).to(torch.float32)
+        return [piece.to(spec.dtype) for piece, spec in zip(values.split(numels), specs, strict=True)]
 
     def decode(self, payload: Payload) -> Tensor:
         """Widen."""

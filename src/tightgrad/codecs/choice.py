@@ -10,6 +10,7 @@ from tightgrad.codecs.pieces import common_multiple
 from tightgrad.core.errors import ConfigError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload, TensorLayout
+from tightgrad.core.wire import check_message, fixed_nbytes
 
 _SCOPES = ("element", "block", "tensor", "matrix")
 
@@ -69,23 +70,53 @@ class Choice(Codec):
         """The chosen codec's."""
         return self.choose(spec).layout(spec)
 
+    def payload_nbytes(self, spec: GradSpec) -> int | None:
+        """The chosen codec's."""
+        return self.choose(spec).payload_nbytes(spec)
+
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
         """By the chosen codec."""
         return self.choose(spec).encode(flat, spec, generator)
 
     def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
-        """By the chosen codec, where it is the same for all tensors."""
-        chosen = self._same(specs)
-        return None if chosen is None else chosen.encode_together(flats, specs)
+        """The tensors of each chosen codec together."""
+        parts: list[Tensor | None] = [None] * len(specs)
+        for codec, places in self._places(specs).items():
+            message = codec.encode_together([flats[i] for i in places], [specs[i] for i in places])
+            if message is None or len(places) == len(specs):
+                return message
+            nbytes = [fixed_nbytes(codec, specs[i]) for i in places]
+            for place, part in zip(places, message.split(nbytes), strict=True):
+                parts[place] = part
+        return torch.cat([part for part in parts if part is not None]) if parts else None
+
+    def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor] | None:
+        """The tensors of each chosen codec together."""
+        places_of = self._places(specs)
+        if not all(codec.fixed_size for codec in places_of):
+            return None
+        nbytes = [fixed_nbytes(self, spec) for spec in specs]
+        check_message(self, message, sum(nbytes))
+        payloads = message.split(nbytes)
+        decoded: list[Tensor | None] = [None] * len(specs)
+        for codec, places in places_of.items():
+            found = codec.decode_together(torch.cat([payloads[i] for i in places]), [specs[i] for i in places])
+            if found is None:
+                return None
+            for place, tensor in zip(places, found, strict=True):
+                decoded[place] = tensor
+        return [tensor for tensor in decoded if tensor is not None]
 
     def entries_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[tuple[Tensor, Tensor]] | None:
         """By the chosen codec, where it is the same for all tensors."""
-        chosen = self._same(specs)
-        return None if chosen is None else chosen.entries_together(message, specs)
+        chosen = list(self._places(specs))
+        return chosen[0].entries_together(message, specs) if len(chosen) == 1 else None
 
-    def _same(self, specs: Sequence[GradSpec]) -> Codec | None:
-        chosen = {self.choose(spec) for spec in specs}
-        return chosen.pop() if len(chosen) == 1 else None
+    def _places(self, specs: Sequence[GradSpec]) -> dict[Codec, list[int]]:
+        places: dict[Codec, list[int]] = {}
+        for place, spec in enumerate(specs):
+            places.setdefault(self.choose(spec), []).append(place)
+        return places
 
     def decode(self, payload: Payload) -> Tensor:
         """By the chosen codec."""

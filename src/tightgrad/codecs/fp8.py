@@ -11,7 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.blockwise import BlockCodec, largest_sizes, per_block
+from tightgrad.codecs.blocks_together import BlocksTogether
+from tightgrad.codecs.blockwise import largest_sizes, per_block
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice, check_integer
 
@@ -22,7 +23,7 @@ _SMALLEST_HALF = {"e4m3": 2.0**-10, "e5m2": 2.0**-17}
 
 
 @dataclass(frozen=True)
-class FP8(BlockCodec):
+class FP8(BlocksTogether):
     """8-bit floats with one float32 scale a block.
 
     Args:

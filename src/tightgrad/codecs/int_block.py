@@ -12,7 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.blockwise import BlockCodec, largest_sizes, may_be_inexact, per_block, small_integers
+from tightgrad.codecs.blocks_together import BlocksTogether
+from tightgrad.codecs.blockwise import largest_sizes, may_be_inexact, per_block, small_integers
 from tightgrad.codecs.pieces import uniform
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice, check_integer
@@ -21,7 +22,7 @@ ROUNDINGS = ("nearest", "stochastic")
 
 
 @dataclass(frozen=True)
-class IntBlock(BlockCodec):
+class IntBlock(BlocksTogether):
     """Signed integers with one float32 scale a block.
 
     Args:

@@ -96,9 +96,18 @@ class Codec(ABC):
         """
         return None
 
+    def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor] | None:
+        """A new tensor of shape (spec.numel,) and dtype spec.dtype for each payload of a message, where that is faster
+        than one by one; else None.
+
+        Raises:
+            PayloadError: the message cannot have come from `encode`.
+        """
+        return None
+
     def entries_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[tuple[Tensor, Tensor]] | None:
         """For each tensor of a message, the ascending indices of what is not 0 in it, and the values there; None
-        where `encode_together` gives none.
+        where entries are not what a payload holds, or one by one is as fast.
 
         Raises:
             PayloadError: the message cannot have come from `encode_together`.

@@ -52,6 +52,15 @@ def fixed_nbytes(codec: Codec, spec: GradSpec) -> int:
     return nbytes
 
 
+def check_message(codec: Codec, message: Tensor, nbytes: int) -> None:
+    """Raise `PayloadError` unless `message` is so many bytes."""
+    if message.dtype != torch.uint8 or message.dim() != 1 or message.numel() != nbytes:
+        raise PayloadError(
+            f"a message of {codec.card.id} has {message.numel()} elements of {message.dtype}, expected {nbytes} "
+            "bytes; the ranks run different versions or settings."
+        )
+
+
 def to_bytes(payloads: Iterable[Payload], device: torch.device) -> Tensor:
     """Concatenate payloads into one uint8 tensor."""
     parts = [_as_bytes(tensor) for payload in payloads for tensor in payload.tensors]
@@ -74,11 +83,7 @@ def from_bytes(
         PayloadError: the buffer has another length than the specs ask for.
     """
     sizes = list(nbytes) if nbytes is not None else _sizes(buffer.numel(), codec, specs)
-    if buffer.dtype != torch.uint8 or buffer.dim() != 1 or buffer.numel() != sum(sizes):
-        raise PayloadError(
-            f"a message of {codec.card.id} has {buffer.numel()} elements of {buffer.dtype}, expected {sum(sizes)} "
-            "bytes; the ranks run different versions or settings."
-        )
+    check_message(codec, buffer, sum(sizes))
     payloads = []
     start = 0
     for spec, size in zip(specs, sizes, strict=True):
@@ -103,6 +108,18 @@ def encode_message(
         return message
     payloads = [codec.encode(flat, spec, generator_of(spec.name)) for flat, spec in zip(flats, specs, strict=True)]
     return to_bytes(payloads, flats[0].device)
+
+
+def decode_message(codec: Codec, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor]:
+    """Undo `encode_message`: new tensors of shape (spec.numel,) and dtype spec.dtype.
+
+    Raises:
+        PayloadError: the message cannot have come from `encode_message`.
+    """
+    decoded = codec.decode_together(message, specs)
+    if decoded is not None:
+        return decoded
+    return [codec.decode(payload) for payload in from_bytes(message, codec, specs)]
 
 
 class DecodedMessage:

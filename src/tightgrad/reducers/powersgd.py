@@ -5,8 +5,11 @@
     Vogels et al. 2019, PowerSGD, arXiv:1905.13727.
 
 (n + m) numbers for each of the `approximation_rank` columns leave a rank, whatever the number of ranks. Gradients of
-one dimension, and those where that is not `min_compression_factor` times fewer than n m, are summed as they are, in the
-same messages.
+one dimension, and those where that is not `min_compression_factor` times fewer than n m, are sent whole, in the same
+messages.
+
+Numbers are float32. With a codec, the sums of both rounds are those of `two_shot`: an error in P turns the basis a
+little, and one in Q_r is not transmitted and so returns with error feedback.
 
 Departs from the paper: what a rank transmitted is P Q_r', its own part of the total, so that the residual is local; the
 warm start has columns of length one, so that neither P nor Q loses digits to the size of the gradient; a column that
@@ -30,17 +33,18 @@ from tightgrad.core.protocols import Codec, ReduceContext, Reducer
 from tightgrad.core.rng import seeded
 from tightgrad.core.types import Grads, Reduced, Slot, State
 from tightgrad.reducers.sums import sum_over_ranks
+from tightgrad.reducers.two_shot import TwoShot, reduce_in_two_shots
 
 WARM_START = Slot("powersgd_warm_start", across_ranks="equal", dtype=torch.float32)
 
 
 @dataclass(frozen=True)
 class PowerSGD(Reducer):
-    """Low-rank factors, summed in float32.
+    """Low-rank factors, summed in float32, or encoded if there is a codec.
 
     Args:
         approximation_rank: columns of each factor, at least 1.
-        min_compression_factor: matrices for which n m / (n + m) / approximation_rank is less are sent as they are.
+        min_compression_factor: matrices for which n m / (n + m) / approximation_rank is less are sent whole.
     """
 
     approximation_rank: int = 4
@@ -62,13 +66,11 @@ class PowerSGD(Reducer):
         check_number("min_compression_factor", self.min_compression_factor, low=1.0)
 
     def refuses(self, codec: Codec | None) -> str | None:
-        """Factors are float32."""
-        if codec is None:
-            return None
-        return f"powersgd sends float32 factors, so it takes no codec; drop {codec.card.id}, or use {codec.reducer}"
+        """Factors are summed as float32 numbers, or by two_shot."""
+        return None if codec is None else TwoShot().refuses(codec)
 
     def matrix_shape(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
-        """Rows and columns of a gradient that is approximated; None for one that is sent as it is."""
+        """Rows and columns of a gradient that is approximated; None for one that is sent whole."""
         if len(shape) < 2 or not all(shape):
             return None
         rows = shape[0]
@@ -89,19 +91,19 @@ class PowerSGD(Reducer):
         with context.clock("encode"):
             start = {name: self._start(name, matrix, state, context) for name, matrix in low_rank.items()}
             left = products(low_rank, start)
-        with context.clock("collective"):
-            summed = _sum({**plain, **left}, context)
+        first = _sum({**plain, **_labelled("P", left)}, codec, context)
         with context.clock("encode"):
-            left = {name: orthonormal(summed[name]) for name in low_rank}
-            mine = products({name: matrix.T for name, matrix in low_rank.items()}, left)
-        with context.clock("collective"):
-            right = _sum(mine, context)
+            left = {name: orthonormal(first.total[f"{name}.P"]) for name in low_rank}
+            right = products({name: matrix.T for name, matrix in low_rank.items()}, left)
+        second = _sum(_labelled("Q", right), codec, context)
         with context.clock("decode"):
-            total = products(left, {name: factor.T for name, factor in right.items()})
-            transmitted = products(left, {name: factor.T for name, factor in mine.items()})
-        kept = {name: _directions(right[name], start[name]) for name in low_rank}
-        total.update({name: summed[name] for name in plain})
-        transmitted.update(plain)
+            total, transmitted = (
+                products(left, {name: factors[f"{name}.Q"].T for name in low_rank})
+                for factors in (second.total, second.transmitted)
+            )
+        kept = {name: _directions(second.total[f"{name}.Q"], start[name]) for name in low_rank}
+        total.update({name: first.total[name] for name in plain})
+        transmitted.update({name: first.transmitted[name] for name in plain})
         return Reduced(
             {name: total[name].view(grad.shape) for name, grad in grads.items()},
             {name: transmitted[name].view(grad.shape) for name, grad in grads.items()},
@@ -132,7 +134,9 @@ def orthonormal(factor: Tensor) -> Tensor:
 
 
 def products(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The matrix product of each pair, those of one shape in one call."""
+    """The matrix product of each pair; on an accelerator, those of one shape in one call."""
+    if all(matrix.device.type == "cpu" for matrix in left.values()):
+        return {name: matrix @ right[name] for name, matrix in left.items()}
     groups: dict[tuple[torch.Size, torch.Size], list[str]] = {}
     for name, matrix in left.items():
         groups.setdefault((matrix.shape, right[name].shape), []).append(name)
@@ -143,12 +147,22 @@ def products(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> dict[st
     return result
 
 
-def _sum(tensors: Mapping[str, Tensor], context: ReduceContext) -> dict[str, Tensor]:
+def _labelled(factor: str, matrices: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of their own, since a codec draws its random numbers by name."""
+    return {f"{name}.{factor}": matrix for name, matrix in matrices.items()}
+
+
+def _sum(tensors: Grads, codec: Codec | None, context: ReduceContext) -> Reduced:
+    if codec is not None:
+        return reduce_in_two_shots(tensors, codec, codec, context)
     if not tensors:
-        return {}
-    buffer = torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
-    pieces = sum_over_ranks(buffer, context.collective).split([tensor.numel() for tensor in tensors.values()])
-    return {name: piece.view(t.shape) for (name, t), piece in zip(tensors.items(), pieces, strict=True)}
+        return Reduced({}, {})
+    with context.clock("collective"):
+        buffer = torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
+        pieces = sum_over_ranks(buffer, context.collective).split([tensor.numel() for tensor in tensors.values()])
+    return Reduced(
+        {name: piece.view(t.shape) for (name, t), piece in zip(tensors.items(), pieces, strict=True)}, tensors
+    )
 
 
 def _directions(factor: Tensor, before: Tensor) -> Tensor:

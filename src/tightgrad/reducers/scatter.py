@@ -6,14 +6,14 @@
 Wang et al. 2023, ZeRO++, arXiv:2306.10209. Nothing is encoded a second time.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
 
 from tightgrad.core.protocols import Codec, ReduceContext
 from tightgrad.core.types import Grads
-from tightgrad.core.wire import from_bytes, to_bytes
+from tightgrad.core.wire import decode_message, encode_message, fixed_nbytes
 
 
 def reduce_scatter_encoded(
@@ -36,25 +36,22 @@ def reduce_scatter_encoded(
     specs = {name: context.spec(name, grad) for name, grad in grads.items()}
     rngs = {name: context.rng.local(name, device) for name in grads}
     with context.clock("encode"):
-        pieces = {name: grad.reshape(-1).split(list(sizes[name])) for name, grad in grads.items()}
-        sent = [
-            [codec.encode(pieces[name][other], specs[name].part(sizes[name][other]), rngs[name]) for name in grads]
-            for other in range(context.collective.world_size)
-        ]
-        messages = [to_bytes(row, device) for row in sent]
+        pieces = [grad.reshape(-1).split(list(sizes[name])) for name, grad in grads.items()]
+        rows = [[specs[name].part(sizes[name][other]) for name in grads] for other in range(len(pieces[0]))]
+        sent_specs = list(itertools.chain.from_iterable(rows))
+        chunks = list(itertools.chain.from_iterable(zip(*pieces, strict=True)))
+        sent = encode_message(codec, chunks, sent_specs, rngs.__getitem__)
     with context.clock("collective"):
-        own_nbytes = messages[rank].numel()
-        received = context.collective.all_to_all(messages, [own_nbytes] * len(messages))
+        messages = sent.split([sum(fixed_nbytes(codec, spec) for spec in row) for row in rows])
+        received = context.collective.all_to_all(messages, [messages[rank].numel()] * len(messages))
     with context.clock("decode"):
-        own_specs = [specs[name].part(sizes[name][rank]) for name in grads]
-        sums: dict[str, Tensor] = {spec.name: torch.zeros(spec.numel, device=device) for spec in own_specs}
+        sums = {name: torch.zeros(sizes[name][rank], device=device) for name in grads}
         for message in received:
             with context.receiving():
-                for payload in from_bytes(message, codec, own_specs):
-                    codec.add_to_(sums[payload.spec.name], payload)
-        decoded = [[codec.decode(payload) for payload in row] for row in sent]
+                torch._foreach_add_(list(sums.values()), decode_message(codec, message, rows[rank]))
+        decoded = decode_message(codec, sent, sent_specs)
         transmitted = {
-            name: torch.cat([row[index] for row in decoded]).view(grad.shape)
-            for index, (name, grad) in enumerate(grads.items())
+            name: torch.cat(decoded[place :: len(grads)]).view(grad.shape)
+            for place, (name, grad) in enumerate(grads.items())
         }
     return sums, transmitted

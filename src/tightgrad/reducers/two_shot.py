@@ -13,6 +13,7 @@ feedback returns it and the transmitted parts of all ranks add up to the total.
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from tightgrad.core.card import MethodCard
 from tightgrad.core.protocols import Codec, ReduceContext, Reducer
 from tightgrad.core.types import Grads, Reduced, State
-from tightgrad.core.wire import fixed_nbytes, from_bytes, to_bytes
+from tightgrad.core.wire import decode_message, encode_message, fixed_nbytes
 
 CHUNK_SCOPES = ("element", "block")
 
@@ -74,38 +75,36 @@ def reduce_in_two_shots(grads: Grads, first: Codec, second: Codec, context: Redu
     plan = _Chunks(grads, first, second, context)
     rank, device = context.collective.rank, plan.device
     with context.clock("encode"):
-        chunks = plan.split(grads)
         rngs = {name: context.rng.local(name, device) for name in grads}
-        sent = [
-            [first.encode(chunk, spec, rngs[spec.name]) for chunk, spec in zip(row, specs, strict=True)]
-            for row, specs in zip(chunks, plan.specs, strict=True)
-        ]
-        messages = [to_bytes(row, device) for row in sent]
+        specs = list(itertools.chain.from_iterable(plan.specs))
+        sent = encode_message(first, plan.split(grads), specs, rngs.__getitem__)
     with context.clock("collective"):
-        own_nbytes = messages[rank].numel()
-        received = context.collective.all_to_all(messages, [own_nbytes] * len(messages))
-    own_specs = plan.specs[rank]
+        messages = sent.split([sum(fixed_nbytes(first, spec) for spec in row) for row in plan.specs])
+        received = context.collective.all_to_all(messages, [messages[rank].numel()] * len(messages))
+    own = plan.specs[rank]
     with context.clock("decode"):
-        sums = [torch.zeros(spec.numel, device=device) for spec in own_specs]
+        sums = [torch.zeros(spec.numel, device=device) for spec in own]
         for message in received:
             with context.receiving():
-                for total, payload in zip(sums, from_bytes(message, first, own_specs), strict=True):
-                    first.add_to_(total, payload)
-        transmitted = [[first.decode(payload) for payload in row] for row in sent]
+                torch._foreach_add_(sums, decode_message(first, message, own))
+        transmitted = _rows(decode_message(first, sent, specs), len(own))
     with context.clock("encode"):
-        summed = [second.encode(total, spec, rngs[spec.name]) for total, spec in zip(sums, own_specs, strict=True)]
-        message = to_bytes(summed, device)
+        message = encode_message(second, sums, own, rngs.__getitem__)
     with context.clock("collective"):
         delivered = plan.exchange(message, context)
     with context.clock("decode"):
-        rows = [[torch.zeros(spec.numel, device=device) for spec in specs] for specs in plan.specs]
-        for message, row, specs in zip(delivered, rows, plan.specs, strict=True):
+        rows = []
+        for message, row in zip(delivered, plan.specs, strict=True):
+            totals = [torch.zeros(spec.numel, device=device) for spec in row]
             with context.receiving():
-                for out, payload in zip(row, from_bytes(message, second, specs), strict=True):
-                    second.decode_to_(out, payload)
-        for mine, total, final in zip(transmitted[rank], sums, rows[rank], strict=True):
-            mine.add_(final - total)
+                totals = decode_message(second, message, row)
+            rows.append(totals)
+        torch._foreach_add_(transmitted[rank], torch._foreach_sub(rows[rank], sums))
     return Reduced(plan.join(rows), plan.join(transmitted))
+
+
+def _rows(flat: Sequence[Tensor], length: int) -> list[list[Tensor]]:
+    return [list(flat[start : start + length]) for start in range(0, len(flat), length)]
 
 
 class _Chunks:
@@ -121,10 +120,10 @@ class _Chunks:
         self.specs = [[spec.part(self.sizes[spec.name][rank]) for spec in specs] for rank in range(world_size)]
         self.nbytes = [sum(fixed_nbytes(second, spec) for spec in row) for row in self.specs]
 
-    def split(self, grads: Grads) -> list[list[Tensor]]:
-        """Rows by rank, in the order of the names."""
+    def split(self, grads: Grads) -> list[Tensor]:
+        """All chunks, by rank, then in the order of the names."""
         pieces = [grad.reshape(-1).split(self.sizes[name]) for name, grad in grads.items()]
-        return [list(row) for row in zip(*pieces, strict=True)]
+        return list(itertools.chain.from_iterable(zip(*pieces, strict=True)))
 
     def join(self, rows: list[list[Tensor]]) -> Grads:
         """Undo `split`."""

@@ -1,7 +1,8 @@
 """`tightgrad bench accumulate`: accumulation next to a hand-written loop, Accelerate and Lightning, in paired runs.
 
 In each round every loop takes one optimizer step, in an order that changes; a ratio is the median over rounds of its
-seconds over the hand-written loop's in the same round. All start from the same weights, and end with the same.
+seconds, those of the slowest rank, over the hand-written loop's in the same round. All start from the same weights, and
+end with the same.
 """
 
 import statistics
@@ -104,7 +105,7 @@ def _measure(rank: Rank, send: Send, work: Work, rounds: int) -> None:
 
 
 def _time(running: dict[str, Steps], rounds: int) -> tuple[Seconds, Seconds]:
-    """Seconds of each step on the clock, and of this process's threads."""
+    """Seconds of each step on the clock of the slowest rank, and of this process's threads."""
     seconds: Seconds = {name: [] for name in running}
     cpu_seconds: Seconds = {name: [] for name in running}
     names = list(running)
@@ -117,7 +118,9 @@ def _time(running: dict[str, Steps], rounds: int) -> tuple[Seconds, Seconds]:
             next(running[name])
             seconds[name].append(time.perf_counter() - start)
             cpu_seconds[name].append(time.process_time() - cpu_start)
-    return seconds, cpu_seconds
+    slowest = torch.tensor([seconds[name] for name in names], dtype=torch.float64)
+    dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    return dict(zip(names, slowest.tolist(), strict=True)), cpu_seconds
 
 
 def _ratio(mine: list[float], base: list[float]) -> float:

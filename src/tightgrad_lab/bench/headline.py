@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
+from tightgrad.codecs import IntBlock, SizeAdaptive
 from tightgrad.core.config import to_config
 from tightgrad.feedback import ErrorFeedback
 from tightgrad.reducers import PowerSGD
@@ -27,7 +28,9 @@ from tightgrad_lab.network import NetRank, network, run_in_network
 Progress = Callable[[str], object]
 PLANS: dict[str, tg.Plan] = {
     "dense": tg.Plan(compress=tg.Compress()),
-    "compressed": tg.Plan(compress=tg.Compress(reducer=PowerSGD(6), feedback=ErrorFeedback())),
+    "compressed": tg.Plan(
+        compress=tg.Compress(SizeAdaptive(IntBlock(8), threshold=1024), PowerSGD(12), ErrorFeedback())
+    ),
 }
 HELD_OUT = 0.1
 HELD_OUT_SEED = 9

@@ -1,15 +1,18 @@
 """PowerSGD against its definition, and what its memory must survive."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
 import tightgrad as tg
-from tightgrad.codecs import TopK
+from conformance.wire_bytes import powersgd_nbytes
+from tightgrad.codecs import Cast, IntBlock, SizeAdaptive, TopK
 from tightgrad.collectives import ThreadedCollective, run_threaded
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import ConfigError, IncompatiblePlanError, StateMismatchError
-from tightgrad.core.protocols import ReduceContext
+from tightgrad.core.protocols import Codec, ReduceContext
 from tightgrad.core.rng import StepRng
 from tightgrad.core.types import Grads, Reduced, State
 from tightgrad.reducers import Hierarchical, PowerSGD
@@ -24,7 +27,7 @@ def low_rank(seed: int, rank: int, scale: float = 1.0) -> Tensor:
 
 
 def reduce_steps(
-    grads_of: "list[list[Grads]]", reducer: PowerSGD, state: State | None = None
+    grads_of: "list[list[Grads]]", reducer: PowerSGD, state: State | None = None, codec: Codec | None = None
 ) -> list[tuple[list[Reduced], int]]:
     """`grads_of[rank][step]`."""
 
@@ -33,7 +36,7 @@ def reduce_steps(
         results = []
         for step, grads in enumerate(grads_of[collective.rank]):
             context = ReduceContext(collective, StepRng(0, step, collective.rank), StageClock())
-            results.append(reducer.reduce(grads, None, held, context))
+            results.append(reducer.reduce(grads, codec, held, context))
             held = results[-1].state
         return results, collective.traffic.nbytes
 
@@ -107,8 +110,66 @@ def test_state_of_another_rank_is_refused() -> None:
         reduce_steps([[{"m": low_rank(1, 2)}]], PowerSGD(3), results[0].state)
 
 
+def noisy(rank: int) -> Tensor:
+    return low_rank(7, 3) + 0.3 * torch.randn(30, 20, generator=torch.Generator().manual_seed(rank))
+
+
+def test_an_exact_codec_gives_the_same_factors() -> None:
+    grads = [[{"m": noisy(rank)}] * 3 for rank in range(3)]
+    plain = reduce_steps(grads, PowerSGD(2))
+    coded = reduce_steps(grads, PowerSGD(2), codec=Cast("float32"))
+    for (one, _), (other, _) in zip(plain, coded, strict=True):
+        assert torch.allclose(one[-1].total["m"], other[-1].total["m"], atol=1e-4)
+        assert torch.allclose(one[-1].transmitted["m"], other[-1].transmitted["m"], atol=1e-4)
+
+
+def test_a_codec_shortens_factors_and_its_error_is_not_transmitted() -> None:
+    grads = [[{"m": noisy(rank)}] for rank in range(2)]
+    plain = reduce_steps(grads, PowerSGD(2))
+    coded = reduce_steps(grads, PowerSGD(2), codec=IntBlock(bits=4, block_size=10))
+    exact = plain[0][0][0].total["m"]
+    total = coded[0][0][0].total["m"]
+    assert 0.01 < float((total - exact).norm() / exact.norm()) < 0.3  # four bits show
+    assert torch.allclose(sum(results[0].transmitted["m"] for results, _ in coded), total, atol=1e-5)
+    assert coded[0][1] < plain[0][1] / 4
+
+
+def test_error_feedback_returns_what_a_coarse_codec_lost() -> None:
+    """Whatever two bits do to the factors: all that arrives, and all residuals, are all that was put in."""
+    compress = tg.Compress(IntBlock(bits=2, block_size=10), PowerSGD(2), tg.ErrorFeedback())
+    assert compress.feedback is not None
+
+    def body(collective: ThreadedCollective) -> tuple[Tensor, Tensor]:
+        state: State = {}
+        arrived = torch.zeros(30, 20)
+        for step in range(8):
+            context = ReduceContext(collective, StepRng(0, step, collective.rank), StageClock())
+            inner = partial(PowerSGD(2).reduce, codec=compress.codec, state=state, context=context)
+            assert compress.feedback is not None
+            reduced = compress.feedback.reduce({"m": noisy(10 * step + collective.rank)}, state, inner)
+            arrived += reduced.total["m"]
+            state = {**state, **reduced.state}
+        return arrived, state["residual"]["m"]
+
+    found = run_threaded(2, body)
+    put_in = sum(noisy(10 * step + rank) for step in range(8) for rank in range(2))
+    assert torch.equal(found[0][0], found[1][0])
+    residuals = found[0][1] + found[1][1]
+    assert float(residuals.norm()) > 0.1
+    assert torch.allclose(found[0][0] + residuals, put_in, atol=1e-3)
+
+
+def test_small_factors_may_stay_float32() -> None:
+    grads = [{"m": noisy(rank), "bias": torch.randn(30)} for rank in range(2)]
+    codec = SizeAdaptive(IntBlock(bits=4, block_size=10), threshold=41)
+    results = reduce_steps([[grad] for grad in grads], PowerSGD(2), codec=codec)
+    assert torch.equal(results[0][0][0].total["bias"], grads[0]["bias"] + grads[1]["bias"])
+    shapes = {"m": (30, 20), "bias": (30,)}
+    assert results[0][1] == powersgd_nbytes(2)(shapes, codec, 2, 0) < powersgd_nbytes(2)(shapes, None, 2, 0)
+
+
 def test_what_it_does_not_go_with() -> None:
-    with pytest.raises(IncompatiblePlanError, match="takes no codec"):
+    with pytest.raises(IncompatiblePlanError, match="two_shot cuts tensors"):
         tg.Compress(TopK(0.1), PowerSGD())
     with pytest.raises(ConfigError, match="remembers nothing"):
         Hierarchical(2, inner=PowerSGD())
