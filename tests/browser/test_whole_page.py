@@ -1,5 +1,6 @@
 """The page with all that comes with the package: accessible as axe sees it, nothing cut, nothing overlapping."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ OVERLAP = """
 }
 """
 
+REAL = os.environ.get("TIGHTGRAD_REPORT")
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -104,7 +107,20 @@ MORE = [
 def test_nothing_is_cut_and_axe_is_content(
     chromium: Any, whole: Path, made: str, language: str, width: int, scheme: str
 ) -> None:
-    opened = Opened(chromium, whole / made / PAGES[language], width, scheme)
+    look_at(chromium, whole / made / PAGES[language], width, scheme)
+
+
+@pytest.mark.skipif(REAL is None, reason="give the folder of a report of real runs as TIGHTGRAD_REPORT")
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("width", [380, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_page_of_real_runs(chromium: Any, language: str, width: int, scheme: str) -> None:
+    assert REAL is not None
+    look_at(chromium, Path(REAL).resolve() / PAGES[language], width, scheme)
+
+
+def look_at(chromium: Any, page_file: Path, width: int, scheme: str) -> None:
+    opened = Opened(chromium, page_file, width, scheme)
     page = opened.page
     try:
         page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")

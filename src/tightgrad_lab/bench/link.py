@@ -30,6 +30,7 @@ from tightgrad_lab.planning.measure import crowding, measure_compute, measure_pa
 Row = dict[str, Any]
 Progress = Callable[[str], object]
 BASE = "no communication"
+BARRIERS = 9
 FRAGILE = ("torch PowerSGD",)
 """Rows that may hang or abort: each in processes of its own."""
 WARM_UP = 2
@@ -248,6 +249,7 @@ def _row(name: str, steps: Steps, base: Steps, timing: Timing, rank: NetRank, ev
     seconds: list[float] = []
     counters: list[Sent] = []
     stages: list[Mapping[str, float]] = []
+    barrier = _of_a_barrier()
     begun = time.monotonic()
     while len(seconds) < timing.steps and _all_agree(not seconds or time.monotonic() - begun < timing.seconds):
         dist.barrier()
@@ -257,7 +259,7 @@ def _row(name: str, steps: Steps, base: Steps, timing: Timing, rank: NetRank, ev
         taken, record = _timed(lambda: _advance(steps, every))
         dist.barrier()  # all that this rank sends has left when every rank has what it waits for
         seconds.append(taken / every)
-        counters.append(sent().since(before))
+        counters.append(sent().since(before).since(barrier))
         if record is not None:
             counted = None if record.wire_bytes is None else round(record.wire_bytes / every)
             stages.append(record.stage_seconds)
@@ -275,6 +277,19 @@ def _row(name: str, steps: Steps, base: Steps, timing: Timing, rank: NetRank, ev
         else {},
         "alone": alone,
     }
+
+
+def _of_a_barrier() -> Sent:
+    """What the barrier after a step sends, which is not the step's."""
+    found = []
+    for _ in range(BARRIERS):
+        dist.barrier()
+        before = sent()
+        dist.barrier()
+        found.append(sent().since(before))
+    return Sent(
+        statistics.median_low(each.nbytes for each in found), statistics.median_low(each.packets for each in found)
+    )
 
 
 def _advance(steps: Steps, count: int) -> "tg.StepRecord | None":

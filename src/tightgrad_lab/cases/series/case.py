@@ -77,7 +77,9 @@ class SeriesCase(Case[Windows]):
     def optimizer(self, model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
         """AdamW."""
         betas = (settings.momentum, 0.999)
-        return torch.optim.AdamW(model.parameters(), settings.learning_rate, betas, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(
+            model.parameters(), settings.learning_rate, betas, weight_decay=settings.weight_decay, fused=True
+        )
 
     def batch(self, samples: Windows, indices: Tensor) -> Batch:
         """Features (n, history, f), and hours to forecast and whether they were observed (n, horizon)."""

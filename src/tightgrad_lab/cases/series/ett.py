@@ -127,7 +127,9 @@ class EttCase(Case[EttWindows]):
     def optimizer(self, model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
         """AdamW, which is Adam at weight decay 0."""
         betas = (settings.momentum, 0.999)
-        return torch.optim.AdamW(model.parameters(), settings.learning_rate, betas, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(
+            model.parameters(), settings.learning_rate, betas, weight_decay=settings.weight_decay, fused=True
+        )
 
     def batch(self, samples: EttWindows, indices: Tensor) -> Batch:
         """The past (n, history, 7) and the future (n, horizon, 7)."""

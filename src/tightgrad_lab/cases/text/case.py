@@ -78,7 +78,9 @@ class TextCase(Case[Texts]):
     def optimizer(self, model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
         """AdamW."""
         betas = (settings.momentum, 0.999)
-        return torch.optim.AdamW(model.parameters(), settings.learning_rate, betas, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(
+            model.parameters(), settings.learning_rate, betas, weight_decay=settings.weight_decay, fused=True
+        )
 
     def order(self, samples: Texts, order: Tensor, batch_size: int) -> Tensor:
         """Texts of similar length together."""

@@ -36,6 +36,7 @@ class TranslationCase(Case[Pairs]):
         dropout: of the model.
         epochs: passes over the training pairs.
         batch_size: sentences of one step.
+        learning_rate: of AdamW, after the warm-up.
         variant: its name.
     """
 
@@ -50,6 +51,7 @@ class TranslationCase(Case[Pairs]):
     dropout: float
     epochs: int
     batch_size: int
+    learning_rate: float
     variant: str
 
     def settings(self, *, full: bool) -> Settings:
@@ -59,7 +61,7 @@ class TranslationCase(Case[Pairs]):
             seeds=3 if full else 1,
             batch_size=self.batch_size,
             micro_batches=2,
-            learning_rate=3e-3,
+            learning_rate=self.learning_rate,
             warmup_fraction=0.1,
             momentum=0.9,
             weight_decay=0.01,
@@ -85,7 +87,9 @@ class TranslationCase(Case[Pairs]):
     def optimizer(self, model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
         """AdamW."""
         betas = (settings.momentum, 0.98)
-        return torch.optim.AdamW(model.parameters(), settings.learning_rate, betas, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(
+            model.parameters(), settings.learning_rate, betas, weight_decay=settings.weight_decay, fused=True
+        )
 
     def order(self, samples: Pairs, order: Tensor, batch_size: int) -> Tensor:
         """Sentences of similar length together."""
@@ -153,7 +157,7 @@ def _sentences(decoded: Decoded, words: Vocabulary) -> list[str]:
 
 
 VARIANTS = {
-    "tatoeba-13k": TranslationCase(tatoeba, None, 24, 96, 1, 0.0, 4, 128, "tatoeba-13k"),
-    "tatoeba-178k": TranslationCase(tatoeba_whole, 8000, 40, 128, 2, 0.1, 10, 128, "tatoeba-178k"),
+    "tatoeba-13k": TranslationCase(tatoeba, None, 24, 64, 1, 0.0, 5, 64, 8e-3, "tatoeba-13k"),
+    "tatoeba-178k": TranslationCase(tatoeba_whole, 8000, 40, 128, 2, 0.1, 10, 128, 3e-3, "tatoeba-178k"),
 }
 FULL = ("tatoeba-178k",)
