@@ -22,7 +22,7 @@ from tightgrad_lab.errors import ArgumentError, RunError
 from tightgrad_lab.experiments import byte_model
 from tightgrad_lab.network import NetRank, network, run_in_network
 from tightgrad_lab.network.counters import Sent, sent
-from tightgrad_lab.planning.advise import DENSE, mildest
+from tightgrad_lab.planning.advise import DENSE, fastest_or_dense
 from tightgrad_lab.planning.cost import ddp_seconds, plan_seconds
 from tightgrad_lab.planning.link import measure_link
 from tightgrad_lab.planning.measure import crowding, measure_compute, measure_path
@@ -135,7 +135,7 @@ def advice(rows: Sequence[Row]) -> dict[str, Any] | None:
     predicted = {row["plan"]: row["predicted_step_seconds"] for row in known}
     if not predicted or None in predicted.values():
         return None
-    chosen = mildest(predicted)
+    chosen = fastest_or_dense(predicted)
     measured = {row["plan"]: row["step_seconds"] for row in known}
     fastest = min(measured, key=measured.__getitem__)
     return {

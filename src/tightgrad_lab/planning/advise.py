@@ -1,4 +1,4 @@
-"""Which plan to take: the fastest predicted one, or a milder one that is nearly as fast, or none."""
+"""Which plan to take: the fastest predicted one, or none if dense is nearly as fast."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from tightgrad_lab.planning.link import Link
 from tightgrad_lab.planning.memory import Footprint, fitting, of_plan
 
 DENSE = "dense"
-NEARLY = 1.02
-"""A milder plan is taken when its step is at most this much longer."""
+NEARLY = 1.05
+"""Dense is taken when its step is at most this much longer. A milder plan that is, is named beside the fastest."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def advise(
     """
     dense = ddp_seconds(compute, numels, ranks, link)
     seconds = {name: plan_seconds(compute, path, ranks, link) for name, path in paths.items()}
-    chosen = mildest({DENSE: dense, **seconds})
+    chosen = fastest_or_dense({DENSE: dense, **seconds})
     sent = 4 * sum(numels) * 2 * (ranks - 1) // ranks
     rows = []
     for name, each in {DENSE: dense, **seconds}.items():
@@ -97,10 +97,10 @@ def advise(
     return Advice(tuple(rows), None if chosen == DENSE else chosen, _reason(chosen, dense, seconds, compute))
 
 
-def mildest(seconds: Mapping[str, float]) -> str:
-    """The first plan, of those from mild to strong with their seconds, that is nearly as fast as the fastest."""
-    fastest = min(seconds.values())
-    return next(name for name, each in seconds.items() if each <= NEARLY * fastest)
+def fastest_or_dense(seconds: Mapping[str, float]) -> str:
+    """The plan of the fewest seconds, or dense if it is nearly as fast: that loses nothing."""
+    fastest = min(seconds, key=seconds.__getitem__)
+    return DENSE if seconds[DENSE] <= NEARLY * seconds[fastest] else fastest
 
 
 def _waits(dense: float, compute: Compute) -> str:
@@ -117,8 +117,10 @@ def _reason(chosen: str, dense: float, seconds: Mapping[str, float], compute: Co
             f"the fastest plan, {name}, would take {fastest:.3g} s."
         )
     faster = dense / seconds[chosen]
-    name, fastest = min(seconds.items(), key=lambda pair: pair[1])
-    milder = "" if name == chosen else f"; {name} is {seconds[chosen] / fastest:.2f} times as fast, but loses more"
+    name = next(name for name, each in seconds.items() if each <= NEARLY * seconds[chosen])
+    milder = (
+        "" if name == chosen else f"; {name} takes {seconds[name] / seconds[chosen]:.2f} times as long, and loses less"
+    )
     return (
         f"{chosen} takes {seconds[chosen]:.3g} s a step, {faster:.3g} times faster than dense ({dense:.3g} s), of "
         f"which {compute.seconds:.3g} s are computing{milder}."
