@@ -27,6 +27,12 @@ from tightgrad.codecs import (
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec
 
+# torch's own: its compiler imports what it has deprecated, and says where it leaves a part to Python.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Dynamo :UserWarning"),
+]
+
 NUMEL = 3_001  # whole blocks and a shorter last one
 SAME = (
     Cast("bfloat16"),

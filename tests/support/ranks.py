@@ -1,6 +1,7 @@
 """Real ranks: processes over gloo, started from a test and kept for the next one."""
 
 import os
+import pickle
 import queue
 import tempfile
 import time
@@ -85,8 +86,9 @@ _workers: list[_Worker] = []
 
 def _run(workers: list[_Worker], task: _Task) -> dict[int, str]:
     """Give the task to all; return the tracebacks of those that failed."""
+    packed = pickle.dumps(task)  # by value: a queue would send a file descriptor for each tensor
     for worker in workers:
-        worker.tasks.put(task)
+        worker.tasks.put(packed)
     waiting = dict(enumerate(workers))
     errors: dict[int, str] = {}
     deadline = float("inf")
@@ -118,11 +120,11 @@ def _stop_all() -> None:
         _workers.pop().stop()
 
 
-def _serve(rank: int, tasks: "mp.Queue[_Task]", answers: "mp.Queue[str]") -> None:
+def _serve(rank: int, tasks: "mp.Queue[bytes]", answers: "mp.Queue[str]") -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     while True:
-        task = tasks.get()
+        task = pickle.loads(tasks.get())
         try:
             _run_body(rank, task)
         except BaseException:
