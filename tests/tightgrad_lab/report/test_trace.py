@@ -20,6 +20,7 @@ from tightgrad_lab.experiments.run import PUBLISHED
 from tightgrad_lab.report.model import Table
 
 COUNT = 10
+COUNTS = {"diverged": 2, "diverged_with": 1}  # of runs: small, and yet measured
 build_module = importlib.import_module("tightgrad_lab.report.build")
 
 
@@ -52,7 +53,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _changed(value: Any, chance: random.Random) -> Any:
     """Every number a little different, but not what rows are told apart by."""
     if isinstance(value, dict):
-        return {name: one if _is_kept(name) else _changed(one, chance) for name, one in value.items()}
+        return {
+            name: one if _is_kept(name) else chance.random() < 0.5 if name == "learned" else _changed(one, chance)
+            for name, one in value.items()
+        } | {name: value[name] + more for name, more in COUNTS.items() if value.keys() >= COUNTS.keys()}
     if isinstance(value, list):
         return [_changed(one, chance) for one in value]
     if isinstance(value, bool) or not isinstance(value, int | float):
