@@ -157,7 +157,7 @@ def _sentences(decoded: Decoded, words: Vocabulary) -> list[str]:
 
 
 VARIANTS = {
-    "tatoeba-13k": TranslationCase(tatoeba, None, 24, 64, 1, 0.0, 5, 64, 8e-3, "tatoeba-13k"),
+    "tatoeba-13k": TranslationCase(tatoeba, None, 24, 64, 1, 0.0, 4, 64, 8e-3, "tatoeba-13k"),
     "tatoeba-178k": TranslationCase(tatoeba_whole, 8000, 40, 128, 2, 0.1, 10, 128, 3e-3, "tatoeba-178k"),
 }
 FULL = ("tatoeba-178k",)
