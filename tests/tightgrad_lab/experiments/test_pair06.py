@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tightgrad_lab.bench.link_work import Work
+from tightgrad_lab.bench.recommended import RECOMMENDED
 from tightgrad_lab.experiments.pair06 import EXPERIMENT
 from tightgrad_lab.network import why_not
 
@@ -34,7 +35,8 @@ def test_a_short_run() -> None:
 def test_full_settings_have_every_plan_and_both_numbers_of_ranks() -> None:
     settings = EXPERIMENT.settings(full=True)
     assert settings.ranks == (2, 4)
-    assert len(settings.plans) == 7
+    assert settings.plans == tuple(RECOMMENDED)
+    assert len(settings.plans) == 8
 
 
 def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
