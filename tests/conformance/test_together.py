@@ -10,7 +10,8 @@ from torch import Tensor
 
 from conformance.cases import CODECS
 from tightgrad.codecs import FP8, Cast, IntBlock, PerTensor, SizeAdaptive
-from tightgrad.codecs.pieces import PIECE_NUMEL
+from tightgrad.codecs.choice import Choice
+from tightgrad.codecs.pieces import PIECE_NUMEL, SHORT_NUMEL
 from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec
@@ -25,7 +26,7 @@ TOGETHER: tuple[Codec, ...] = (
     Cast("bfloat16"),
     Cast("float32"),
     SizeAdaptive(IntBlock(bits=4, block_size=32), threshold=100),
-    PerTensor((("1", Cast("bfloat16")),), default=IntBlock(bits=8)),
+    PerTensor((("0", Cast("bfloat16")),), default=IntBlock(bits=8)),
 )
 every_codec = pytest.mark.parametrize("codec", TOGETHER, ids=repr)
 
@@ -64,8 +65,17 @@ def test_short_tensors(codec: Codec, numels: list[int], scale: float) -> None:
 
 @every_codec
 def test_long_tensors_among_short_ones(codec: Codec) -> None:
-    numels = [70, PIECE_NUMEL + 31, 5, 700_000, 255, PIECE_NUMEL - 3, 1, 64]
+    numels = [70, PIECE_NUMEL + 31, 5, 700_000, 255, PIECE_NUMEL - 3, 1, 64, *range(130, 150)]
     check(codec, tensors(numels), specs_of(numels))
+
+
+@every_codec
+def test_long_tensors_go_one_by_one(codec: Codec) -> None:
+    numels = [SHORT_NUMEL + 1, SHORT_NUMEL]
+    message, _ = one_by_one(codec, tensors(numels), specs_of(numels))
+    if not isinstance(codec, Choice):  # of which each choice decides for its own tensors
+        assert codec.encode_together(tensors(numels), specs_of(numels)) is None
+        assert codec.decode_together(message, specs_of(numels)) is None
 
 
 @every_codec

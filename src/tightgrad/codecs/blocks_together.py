@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tightgrad.codecs.blockwise import BlockCodec
-from tightgrad.codecs.pieces import PIECE_NUMEL
+from tightgrad.codecs.pieces import PIECE_NUMEL, are_short
 from tightgrad.core.types import GradSpec, Payload
 from tightgrad.core.wire import check_message
 
@@ -24,14 +24,14 @@ class BlocksTogether(BlockCodec):
         """Those of the layout."""
         return self.code_nbytes(spec.numel) + SCALE_NBYTES * self.num_blocks(spec.numel)
 
-    @property
-    def _can_do_together(self) -> bool:
-        """Nothing is drawn, and blocks fill whole bytes."""
-        return not self.unbiased and self.block_size * self.code_bits % 8 == 0
+    def _can_do_together(self, specs: Sequence[GradSpec]) -> bool:
+        """Tensors are short, nothing is drawn, and blocks fill whole bytes."""
+        fills_bytes = self.block_size * self.code_bits % 8 == 0
+        return bool(specs) and are_short(specs) and not self.unbiased and fills_bytes
 
     def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
         """Short tensors as the blocks of one."""
-        if not self._can_do_together or not flats:
+        if not self._can_do_together(specs):
             return None
         parts: list[Tensor] = []
         for start, stop in _lots(self, specs):
@@ -40,7 +40,7 @@ class BlocksTogether(BlockCodec):
 
     def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor] | None:
         """Short tensors as the blocks of one."""
-        if not self._can_do_together or not specs:
+        if not self._can_do_together(specs):
             return None
         parts = _cut(self, message, specs)
         decoded: list[Tensor] = []

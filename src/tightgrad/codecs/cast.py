@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tightgrad.codecs.pieces import are_short
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice
 from tightgrad.core.protocols import Codec
@@ -67,11 +68,13 @@ class Cast(Codec):
 
     def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
         """All elements at once."""
-        return torch.cat([flat.to(_DTYPES[self.dtype]) for flat in flats]).view(torch.uint8) if flats else None
+        if not specs or not are_short(specs):
+            return None
+        return torch.cat([flat.to(_DTYPES[self.dtype]) for flat in flats]).view(torch.uint8)
 
     def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor] | None:
         """All elements at once."""
-        if not specs:
+        if not specs or not are_short(specs):
             return None
         numels = [spec.numel for spec in specs]
         check_message(self, message, sum(numels) * _DTYPES[self.dtype].itemsize)

@@ -5,12 +5,15 @@ devices a tensor is one piece.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from tightgrad.core.types import GradSpec
+
 PIECE_NUMEL = 2**19
+SHORT_NUMEL = 2**17
 
 
 def pieces(numel: int, multiple: int, device: torch.device, *, numel_each: int = 1) -> Iterator[tuple[int, int]]:
@@ -19,6 +22,11 @@ def pieces(numel: int, multiple: int, device: torch.device, *, numel_each: int =
     step = max(1, rows // multiple) * multiple if device.type == "cpu" else max(1, numel)
     for start in range(0, numel, step):
         yield start, min(numel, start + step)
+
+
+def are_short(specs: Sequence[GradSpec]) -> bool:
+    """Whether tensors are better handled together: on average, the operations cost more than the numbers."""
+    return specs[0].device.type != "cpu" or sum(spec.numel for spec in specs) <= len(specs) * SHORT_NUMEL
 
 
 def uniform(numel: int, generator: torch.Generator, device: torch.device) -> Tensor:

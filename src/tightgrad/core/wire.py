@@ -122,6 +122,20 @@ def decode_message(codec: Codec, message: Tensor, specs: Sequence[GradSpec]) -> 
     return [codec.decode(payload) for payload in from_bytes(message, codec, specs)]
 
 
+def add_message_to_(totals: Sequence[Tensor], codec: Codec, message: Tensor, specs: Sequence[GradSpec]) -> None:
+    """Add what `decode_message` gives to 1-D tensors, in place; long ones without a decoded copy of the whole.
+
+    Raises:
+        PayloadError: the message cannot have come from `encode_message`.
+    """
+    decoded = codec.decode_together(message, specs)
+    if decoded is not None:
+        torch._foreach_add_(list(totals), decoded)
+        return
+    for total, payload in zip(totals, from_bytes(message, codec, specs), strict=True):
+        codec.add_to_(total, payload)
+
+
 class DecodedMessage:
     """What `encode_message` gave, looked at once and added or subtracted as often as needed.
 

@@ -6,14 +6,13 @@
 Wang et al. 2023, ZeRO++, arXiv:2306.10209. Nothing is encoded a second time.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
 
 from tightgrad.core.protocols import Codec, ReduceContext
 from tightgrad.core.types import Grads
-from tightgrad.core.wire import decode_message, encode_message, fixed_nbytes
+from tightgrad.core.wire import add_message_to_, decode_message, encode_message
 
 
 def reduce_scatter_encoded(
@@ -38,20 +37,19 @@ def reduce_scatter_encoded(
     with context.clock("encode"):
         pieces = [grad.reshape(-1).split(list(sizes[name])) for name, grad in grads.items()]
         rows = [[specs[name].part(sizes[name][other]) for name in grads] for other in range(len(pieces[0]))]
-        sent_specs = list(itertools.chain.from_iterable(rows))
-        chunks = list(itertools.chain.from_iterable(zip(*pieces, strict=True)))
-        sent = encode_message(codec, chunks, sent_specs, rngs.__getitem__)
+        messages = [
+            encode_message(codec, chunks, row, rngs.__getitem__)
+            for chunks, row in zip(zip(*pieces, strict=True), rows, strict=True)
+        ]
     with context.clock("collective"):
-        messages = sent.split([sum(fixed_nbytes(codec, spec) for spec in row) for row in rows])
         received = context.collective.all_to_all(messages, [messages[rank].numel()] * len(messages))
     with context.clock("decode"):
         sums = {name: torch.zeros(sizes[name][rank], device=device) for name in grads}
         for message in received:
             with context.receiving():
-                torch._foreach_add_(list(sums.values()), decode_message(codec, message, rows[rank]))
-        decoded = decode_message(codec, sent, sent_specs)
+                add_message_to_(list(sums.values()), codec, message, rows[rank])
+        decoded = zip(*(decode_message(codec, *sent) for sent in zip(messages, rows, strict=True)), strict=True)
         transmitted = {
-            name: torch.cat(decoded[place :: len(grads)]).view(grad.shape)
-            for place, (name, grad) in enumerate(grads.items())
+            name: torch.cat(parts).view(grad.shape) for (name, grad), parts in zip(grads.items(), decoded, strict=True)
         }
     return sums, transmitted

@@ -13,7 +13,6 @@ feedback returns it and the transmitted parts of all ranks add up to the total.
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,7 +22,7 @@ from torch import Tensor
 from tightgrad.core.card import MethodCard
 from tightgrad.core.protocols import Codec, ReduceContext, Reducer
 from tightgrad.core.types import Grads, Reduced, State
-from tightgrad.core.wire import decode_message, encode_message, fixed_nbytes
+from tightgrad.core.wire import add_message_to_, decode_message, encode_message, fixed_nbytes
 
 CHUNK_SCOPES = ("element", "block")
 
@@ -76,18 +75,19 @@ def reduce_in_two_shots(grads: Grads, first: Codec, second: Codec, context: Redu
     rank, device = context.collective.rank, plan.device
     with context.clock("encode"):
         rngs = {name: context.rng.local(name, device) for name in grads}
-        specs = list(itertools.chain.from_iterable(plan.specs))
-        sent = encode_message(first, plan.split(grads), specs, rngs.__getitem__)
+        messages = [
+            encode_message(first, chunks, specs, rngs.__getitem__)
+            for chunks, specs in zip(plan.split(grads), plan.specs, strict=True)
+        ]
     with context.clock("collective"):
-        messages = sent.split([sum(fixed_nbytes(first, spec) for spec in row) for row in plan.specs])
         received = context.collective.all_to_all(messages, [messages[rank].numel()] * len(messages))
     own = plan.specs[rank]
     with context.clock("decode"):
         sums = [torch.zeros(spec.numel, device=device) for spec in own]
         for message in received:
             with context.receiving():
-                torch._foreach_add_(sums, decode_message(first, message, own))
-        transmitted = _rows(decode_message(first, sent, specs), len(own))
+                add_message_to_(sums, first, message, own)
+        transmitted = [decode_message(first, *sent) for sent in zip(messages, plan.specs, strict=True)]
     with context.clock("encode"):
         message = encode_message(second, sums, own, rngs.__getitem__)
     with context.clock("collective"):
@@ -99,12 +99,9 @@ def reduce_in_two_shots(grads: Grads, first: Codec, second: Codec, context: Redu
             with context.receiving():
                 totals = decode_message(second, message, row)
             rows.append(totals)
-        torch._foreach_add_(transmitted[rank], torch._foreach_sub(rows[rank], sums))
+        for mine, total, final in zip(transmitted[rank], sums, rows[rank], strict=True):
+            mine.add_(final - total)
     return Reduced(plan.join(rows), plan.join(transmitted))
-
-
-def _rows(flat: Sequence[Tensor], length: int) -> list[list[Tensor]]:
-    return [list(flat[start : start + length]) for start in range(0, len(flat), length)]
 
 
 class _Chunks:
@@ -120,10 +117,10 @@ class _Chunks:
         self.specs = [[spec.part(self.sizes[spec.name][rank]) for spec in specs] for rank in range(world_size)]
         self.nbytes = [sum(fixed_nbytes(second, spec) for spec in row) for row in self.specs]
 
-    def split(self, grads: Grads) -> list[Tensor]:
-        """All chunks, by rank, then in the order of the names."""
+    def split(self, grads: Grads) -> list[list[Tensor]]:
+        """Rows by rank, in the order of the names."""
         pieces = [grad.reshape(-1).split(self.sizes[name]) for name, grad in grads.items()]
-        return list(itertools.chain.from_iterable(zip(*pieces, strict=True)))
+        return [list(row) for row in zip(*pieces, strict=True)]
 
     def join(self, rows: list[list[Tensor]]) -> Grads:
         """Undo `split`."""
