@@ -228,7 +228,7 @@ def _train_job(
     if rank.rank == 0:
         (job.folder / "summary.json").unlink(missing_ok=True)
         write_json(job.folder / "config.json", _config(job))
-        write_json(job.folder / "environment.json", environment(str(rank.device), rank.backend))
+        write_json(job.folder / "environment.json", environment(rank.device_name(), rank.backend))
     result, model = trainer.run(report, Keep(job.folder / CHECKPOINT, resume))
     sent = sum(step["wire_bytes"] for step in result.steps)
     dense = sent if "compress" not in job.combination else dense

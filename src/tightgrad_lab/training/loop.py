@@ -24,7 +24,8 @@ from tightgrad_lab.training.ranks import Rank
 from tightgrad_lab.training.shards import epoch_order, rank_batches
 
 CHECKPOINT_STEPS = 100
-PROBES = 3
+CHECKPOINTS = 50  # a checkpoint holds a record of every step before it, so their number bounds what is written
+PROBES = 2
 PROBE_STEPS = 2  # optimizer state and residuals exist from the second step on
 
 Record = dict[str, Any]
@@ -47,12 +48,16 @@ class Keep:
     Args:
         folder: shared by all ranks.
         resume: start from the newest, if there is one.
-        every: steps from one checkpoint to the next.
+        every: steps from one checkpoint to the next; None takes 100, or more in runs of more than 5,000 steps.
     """
 
     folder: Path
     resume: bool = False
-    every: int = CHECKPOINT_STEPS
+    every: int | None = None
+
+    def steps_apart(self, steps: int) -> int:
+        """Steps from one checkpoint to the next in a run of `steps`."""
+        return self.every or max(CHECKPOINT_STEPS, steps // CHECKPOINTS)
 
 
 @dataclass
@@ -133,7 +138,7 @@ class Trainer:
 
     def __init__(self, case: AnyCase, settings: Settings, plan: tg.Plan, seed: int, rank: Rank) -> None:
         self.case, self.settings, self.plan, self.seed, self.rank = case, settings, plan, seed, rank
-        self.train, self.test = case.load()
+        self.train, self.test = (case.placed(samples, rank.device) for samples in case.load())
         self.micro_batches = settings.micro_batches if plan.accumulate else 1
         self.batch_size = settings.rank_batch_size(rank.ranks) // self.micro_batches
         self.steps_per_epoch = math.ceil(len(self.train) / settings.batch_size)
@@ -165,7 +170,7 @@ class Trainer:
                 fresh.append(step)
                 result.steps.append(_record(step, epoch))
                 report(Progress(len(result.steps), self.steps, None if math.isnan(result.value) else result.value))
-                if keep is not None and len(result.steps) % keep.every == 0:
+                if keep is not None and len(result.steps) % keep.steps_apart(self.steps) == 0:
                     self._share(result.steps[-len(fresh) :], fresh)
                     fresh = []
                     result.seconds = time.perf_counter() - start

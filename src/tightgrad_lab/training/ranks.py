@@ -40,6 +40,10 @@ class Rank:
     device: torch.device
     backend: str
 
+    def device_name(self) -> str:
+        """What computes, for the record: "cpu", or the GPU's name."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+
 
 Send = Callable[[Any], None]
 Body = Callable[..., None]

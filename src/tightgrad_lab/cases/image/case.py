@@ -55,6 +55,10 @@ class ImageCase(Case[Images]):
         """Training and test images."""
         return self.read()
 
+    def placed(self, samples: Images, device: torch.device) -> Images:
+        """All images on the device, which takes a batch of them in a fraction of the CPU's time."""
+        return samples.to(device)
+
     def model(self) -> nn.Module:
         """A fresh network."""
         return self.network()
@@ -67,6 +71,7 @@ class ImageCase(Case[Images]):
 
     def batch(self, samples: Images, indices: Tensor) -> Batch:
         """Standardised images of shape (n, channels, h, w), and labels."""
+        indices = indices.to(samples.labels.device)
         return samples.standardised(indices), samples.labels[indices]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

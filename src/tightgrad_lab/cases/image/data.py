@@ -1,7 +1,7 @@
 """Labelled images: the embedded part of Fashion-MNIST, and whole data sets that are fetched."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import as_file, files
 
@@ -42,6 +42,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: torch.device) -> "Images":
+        """The same on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("pixels", "labels", "mean", "std")}
+        return replace(self, **moved)
+
     def standardised(self, indices: Tensor) -> Tensor:
         """Float images of shape (n, channels, h, w)."""
         images = (self.pixels[indices].float() / 255 - self.mean) / self.std
@@ -52,12 +57,14 @@ class Images:
 def _moved(images: Tensor) -> Tensor:
     """Each shifted by up to 4 pixels, zeros coming in, and half of them mirrored (He et al. 2016, section 4.2)."""
     count, _, height, width = images.shape
+    device = images.device
     padded = functional.pad(images, (CROP_PADDING,) * 4)
-    across, down = torch.randint(2 * CROP_PADDING + 1, (2, count, 1))
-    columns = across + torch.arange(width)
-    columns = torch.where(torch.rand(count, 1) < 0.5, columns.flip(1), columns)
-    rows = down + torch.arange(height)
-    return padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    across, down = torch.randint(2 * CROP_PADDING + 1, (2, count, 1), device=device)
+    columns = across + torch.arange(width, device=device)
+    columns = torch.where(torch.rand(count, 1, device=device) < 0.5, columns.flip(1), columns)
+    rows = down + torch.arange(height, device=device)
+    first = torch.arange(count, device=device)[:, None, None]
+    return padded[first, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def _parts(arrays: Mapping[str, Tensor], names: tuple[str, ...], *, moved: bool) -> tuple[Images, Images]:
