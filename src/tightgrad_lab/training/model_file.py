@@ -1,5 +1,6 @@
 """A trained model in a safetensors file."""
 
+import copy
 from pathlib import Path
 
 from safetensors.torch import load_model as load_tensors
@@ -12,7 +13,8 @@ NAME = "model.safetensors"
 def save_model(model: nn.Module, folder: Path) -> None:
     """Write its parameters and buffers; tensors that modules share are written once."""
     partial = folder / f".{NAME}.tmp"
-    save_tensors(model, str(partial))
+    apart = copy.deepcopy(model).cpu()  # cuDNN keeps an LSTM's weights in one storage, which safetensors refuses
+    save_tensors(apart, str(partial))
     partial.replace(folder / NAME)
 
 
