@@ -57,16 +57,14 @@ def full_table(runs: Runs, case: str, label: str, title: str, texts: Texts) -> T
         Column("reference", texts("col.reference")),
         Column("epochs", texts("col.epochs")),
         Column("seeds", texts("col.seeds")),
+        Column("ranks", texts("col.ranks_on"), numeric=False),
         Column("wire_bytes", texts("col.wire_bytes"), "B"),
         Column("peak_memory_bytes", texts("col.peak_memory_bytes"), "B"),
         Column("seconds", texts("col.seconds"), "s"),
     ]
     rows = []
     for variant in found["variants"]:
-        for combination in COMBINATIONS:
-            own = {int(run["seed"]): run for run in variant["runs"] if run["combination"] == combination}
-            if not own:
-                continue
+        for combination, own in _alike(variant["runs"]):
             first = next(iter(own.values()))
             rows.append(
                 [
@@ -78,6 +76,7 @@ def full_table(runs: Runs, case: str, label: str, title: str, texts: Texts) -> T
                     _reference(variant.get("reference"), form),
                     Cell(first["settings"]["epochs"], str(first["settings"]["epochs"])),
                     Cell(len(own), str(len(own))),
+                    Cell(first["ranks"], f"{first['ranks']} \N{MULTIPLICATION SIGN} {first['environment']['device']}"),
                     cells.spread_cell({seed: run["wire_bytes"] for seed, run in own.items()}, units.bytes_text),
                     cells.spread_cell({seed: run["peak_memory_bytes"] for seed, run in own.items()}, units.bytes_text),
                     cells.spread_cell({seed: run["seconds"] for seed, run in own.items()}, units.seconds_text),
@@ -94,8 +93,18 @@ def full_table(runs: Runs, case: str, label: str, title: str, texts: Texts) -> T
         columns=columns,
         rows=rows,
         source=Source((name,), 1, command),
-        notes=[*_against(found, form, texts), _where(every, is_own, texts)],
+        notes=[*_against(found, form, texts), *_where(every, is_own, texts)],
     )
+
+
+def _alike(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[int, Mapping[str, Any]]]]:
+    """The combination and, by seed, the runs that differ in nothing else: epochs, ranks and device are the same."""
+    found: dict[tuple[int, int, int, str], dict[int, Mapping[str, Any]]] = {}
+    for run in runs:
+        order = COMBINATIONS.index(run["combination"])
+        key = (order, run["settings"]["epochs"], run["ranks"], str(run["environment"]["device"]))
+        found.setdefault(key, {})[int(run["seed"])] = run
+    return [(COMBINATIONS[key[0]], found[key]) for key in sorted(found)]
 
 
 def _scores(found: Mapping[str, Any]) -> list[str]:
@@ -132,36 +141,36 @@ def _against(found: Mapping[str, Any], form: cells.Format, texts: Texts) -> list
         reference = variant.get("reference")
         if not reference:
             continue
-        means = {}
-        for combination in COMBINATIONS:
-            values = [run["value"] for run in variant["runs"] if run["combination"] == combination]
-            if values:
-                means[combination] = sum(values) / len(values)
-        best = (max if higher else min)(means, key=lambda name: means[name])
+        alike = _alike(variant["runs"])
+        means = [sum(run["value"] for run in own.values()) / len(own) for _, own in alike]
+        best = (max if higher else min)(range(len(means)), key=means.__getitem__)
         gap = means[best] - reference["value"]
         reached = gap >= 0 if higher else gap <= 0
         notes.append(
             texts(
                 "full.reached" if reached else "full.not_reached",
                 variant=texts.get(f"variant.{variant['variant']}", variant["variant"]),
-                combination=texts.combination(best),
+                combination=texts.combination(alike[best][0]),
                 own=form(means[best]),
                 published=form(reference["value"]),
                 source=reference["source"],
                 gap=units.points_text(gap) if share else units.signed(gap, 3),
-                epochs=variant["runs"][0]["settings"]["epochs"],
+                epochs=next(iter(alike[best][1].values()))["settings"]["epochs"],
             )
         )
     return notes
 
 
-def _where(every: Sequence[Mapping[str, Any]], is_own: bool, texts: Texts) -> str:
-    first = every[0]["environment"]
-    return texts(
-        "full.here" if is_own else "full.elsewhere",
-        ranks=every[0]["ranks"],
-        processor=first.get("processor", units.MISSING),
-        cores=first.get("cores", units.MISSING),
-        torch=first["torch"],
-        date=str(max(run["environment"]["time"] for run in every))[:10],
-    )
+def _where(every: Sequence[Mapping[str, Any]], is_own: bool, texts: Texts) -> list[str]:
+    """One sentence a machine."""
+    machines: dict[tuple[str, ...], list[str]] = {}
+    for run in every:
+        about = run["environment"]
+        processor = about.get("processor", units.MISSING) if about["device"] == "cpu" else about["device"]
+        key = (str(run["ranks"]), str(processor), str(about.get("cores", units.MISSING)), str(about["torch"]))
+        machines.setdefault(key, []).append(str(about["time"]))
+    name = "full.here" if is_own else "full.elsewhere"
+    return [
+        texts(name, ranks=ranks, processor=processor, cores=cores, torch=torch, date=max(times)[:10])
+        for (ranks, processor, cores, torch), times in machines.items()
+    ]

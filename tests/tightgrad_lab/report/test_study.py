@@ -115,7 +115,13 @@ def test_other_variants_stand_beside_the_default(runs: Runs) -> None:
 
 
 def _results(value: float) -> dict:
-    environment = {"torch": "2.13.0", "processor": "a processor", "cores": 2, "time": "2026-11-25T00:00:00+00:00"}
+    environment = {
+        "torch": "2.13.0",
+        "processor": "a processor",
+        "cores": 2,
+        "device": "cpu",
+        "time": "2026-11-25T00:00:00+00:00",
+    }
     run = {
         "combination": "none",
         "seed": 0,
@@ -154,6 +160,24 @@ def test_published_results_are_shown_where_none_are_own(runs: Runs) -> None:
     assert own.source.patterns == ("runs/series/full.json",)
     assert "at or better than the published 0.374" in notes
     assert "Measured on this machine" in notes
+
+
+def test_runs_of_other_lengths_and_machines_are_told_apart(runs: Runs) -> None:
+    results = _results(0.381)
+    (variant,) = results["variants"]
+    (run,) = variant["runs"]
+    longer = {**run, "value": 0.37, "metrics": {"mse": 0.37, "mae": 0.4}, "settings": {"epochs": 20}, "ranks": 1}
+    longer["environment"] = {**run["environment"], "device": "a GPU"}
+    variant["runs"] = [longer, run, {**run, "seed": 1}]
+    (runs.root / "series" / "full.json").write_text(json.dumps(results))
+    table = _blocks(pair17.PAIR, runs)["table17c"]
+    assert isinstance(table, Table)
+    place = [column.key for column in table.columns].index
+    shown = [[row[place(key)].text for key in ("epochs", "seeds", "ranks")] for row in table.rows]
+    assert shown == [["10", "2", "2 × cpu"], ["20", "1", "1 × a GPU"]]
+    notes = [str(note) for note in table.notes]
+    assert "after 20 epochs, at or better" in notes[0]
+    assert ["a GPU" in note for note in notes[1:]] == [True, False]
 
 
 def test_a_damaged_file_is_named(runs: Runs) -> None:

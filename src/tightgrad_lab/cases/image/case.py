@@ -121,7 +121,7 @@ class ImageCase(Case[Images]):
 
 VARIANTS = {
     "fashion-mnist-6k": ImageCase(),
-    "cifar10-resnet20": ImageCase(cifar, ResNet20, 164, "cifar10-resnet20"),
+    "cifar10-resnet20": ImageCase(cifar, ResNet20, 50, "cifar10-resnet20"),
     "fashion-mnist": ImageCase(fashion, ResNet, 20, "fashion-mnist"),
 }
 FULL = ("cifar10-resnet20", "fashion-mnist")
