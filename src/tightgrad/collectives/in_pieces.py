@@ -29,6 +29,11 @@ def exchange(sent: Tensor, received: Tensor, group: dist.ProcessGroup) -> None:
             work.wait()
 
 
+def num_pieces(flat: Tensor) -> int:
+    """Into how many messages `exchange` cuts a tensor."""
+    return sum(1 for _ in _pieces(flat))
+
+
 def _pieces(flat: Tensor) -> Iterator[tuple[int, int]]:
     step = max(1, PIECE_NBYTES // flat.element_size())
     for start in range(0, flat.numel(), step):

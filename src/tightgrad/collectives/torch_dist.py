@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tightgrad.collectives import in_pieces
+from tightgrad.collectives import framing, in_pieces
 from tightgrad.collectives.traffic import all_gather_nbytes, all_reduce_nbytes, all_to_all_nbytes, broadcast_nbytes
 from tightgrad.core.errors import CommunicationError, UsageError
 from tightgrad.core.protocols import ReduceOp, Traffic
@@ -34,7 +34,9 @@ class TorchCollective:
         self.group = group if group is not None else dist.distributed_c10d._get_default_group()
         self.rank = dist.get_rank(self.group)
         self.world_size = dist.get_world_size(self.group)
-        on_gpu = dist.get_backend(self.group) == "nccl"
+        backend = dist.get_backend(self.group)
+        on_gpu = backend == "nccl"
+        self._is_framed = backend == "gloo"
         self.control_device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self.traffic = Traffic()
         self._parts: dict[tuple[tuple[int, ...], ...], TorchCollective] = {}
@@ -43,21 +45,24 @@ class TorchCollective:
         """Reduce over ranks in place; return the same tensor."""
         with self._talking("all_reduce"):
             dist.all_reduce(tensor, _OPS[op], group=self.group)
-        self.traffic.add("all_reduce", all_reduce_nbytes(_nbytes(tensor), self.world_size))
+        around = framing.of_all_reduce(tensor.numel(), self.world_size)
+        self._count("all_reduce", all_reduce_nbytes(_nbytes(tensor), self.world_size), around)
         return tensor
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Stack the ranks' tensors: shape (world_size, *tensor.shape)."""
         flat = tensor.contiguous().view(-1)
         gathered = torch.empty(self.world_size, flat.numel(), dtype=flat.dtype, device=flat.device)
+        around = framing.of_all_gather(self.world_size) if flat.numel() else 0
         if flat.numel():
             with self._talking("all_gather"):
                 if self.world_size == 2 and in_pieces.are_large(flat, flat):
                     gathered[self.rank] = flat
                     in_pieces.exchange(flat, gathered[1 - self.rank], self.group)
+                    around = framing.of_messages(*[in_pieces.num_pieces(flat)] * 2)
                 else:
                     _all_gather_flat(gathered.view(-1), flat, self.group)
-        self.traffic.add("all_gather", all_gather_nbytes(_nbytes(flat), self.world_size))
+        self._count("all_gather", all_gather_nbytes(_nbytes(flat), self.world_size), around)
         return gathered.view(self.world_size, *tensor.shape)
 
     def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
@@ -66,7 +71,8 @@ class TorchCollective:
         gathered = torch.empty(self.world_size * flat.numel(), dtype=flat.dtype, device=flat.device)
         with self._talking("all_gather"):
             work = _all_gather_flat(gathered, flat, self.group, async_op=True) if flat.numel() else None
-        self.traffic.add("all_gather", all_gather_nbytes(_nbytes(flat), self.world_size))
+        around = framing.of_all_gather(self.world_size) if flat.numel() else 0
+        self._count("all_gather", all_gather_nbytes(_nbytes(flat), self.world_size), around)
 
         def receive() -> Tensor:
             if work is not None:
@@ -81,15 +87,18 @@ class TorchCollective:
         like = chunks[self.rank]
         flat = torch.empty(sum(receive_numels), dtype=like.dtype, device=like.device)
         received = list(flat.split(list(receive_numels)))
+        around = framing.of_all_to_all(self.world_size)
         with self._talking("all_to_all"):
             other = 1 - self.rank
             if self.world_size == 2 and in_pieces.are_large(chunks[other], received[other]):
                 received[self.rank].copy_(like)
                 in_pieces.exchange(chunks[other].contiguous(), received[other], self.group)
+                pieces = in_pieces.num_pieces(chunks[other]), in_pieces.num_pieces(received[other])
+                around = framing.of_messages(*pieces)
             else:
                 send_numels = [chunk.numel() for chunk in chunks]
                 dist.all_to_all_single(flat, torch.cat(list(chunks)), list(receive_numels), send_numels, self.group)
-        self.traffic.add("all_to_all", all_to_all_nbytes([_nbytes(chunk) for chunk in chunks], self.rank))
+        self._count("all_to_all", all_to_all_nbytes([_nbytes(chunk) for chunk in chunks], self.rank), around)
         return received
 
     def split(self, groups: Sequence[Sequence[int]]) -> "TorchCollective":
@@ -109,9 +118,13 @@ class TorchCollective:
         """Overwrite `tensor` with rank `source`'s; return it."""
         with self._talking("broadcast"):
             dist.broadcast(tensor, group=self.group, group_src=source)
-        nbytes = broadcast_nbytes(_nbytes(tensor), self.world_size, is_source=self.rank == source)
-        self.traffic.add("broadcast", nbytes)
+        is_source = self.rank == source
+        nbytes = broadcast_nbytes(_nbytes(tensor), self.world_size, is_source=is_source)
+        self._count("broadcast", nbytes, framing.of_broadcast(self.world_size, is_source=is_source))
         return tensor
+
+    def _count(self, operation: str, nbytes: int, around: int) -> None:
+        self.traffic.add(operation, nbytes, around if self._is_framed else 0)
 
     @contextmanager
     def _talking(self, operation: str) -> Iterator[None]:

@@ -125,15 +125,23 @@ class Codec(ABC):
 
 
 class Traffic:
-    """Counts the bytes that leave this rank: the only byte counter there is."""
+    """Counts the bytes that leave this rank: the only byte counter there is.
+
+    Attributes:
+        nbytes: of tensors.
+        framing_nbytes: of the headers that the backend puts around them, as far as they are known.
+        by_operation: tensors' bytes by the name of the collective.
+    """
 
     def __init__(self) -> None:
         self.nbytes = 0
+        self.framing_nbytes = 0
         self.by_operation: dict[str, int] = {}
 
-    def add(self, operation: str, nbytes: int) -> None:
+    def add(self, operation: str, nbytes: int, framing_nbytes: int = 0) -> None:
         """Count bytes under the name of the collective that sent them."""
         self.nbytes += nbytes
+        self.framing_nbytes += framing_nbytes
         self.by_operation[operation] = self.by_operation.get(operation, 0) + nbytes
 
 

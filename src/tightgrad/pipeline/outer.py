@@ -55,6 +55,7 @@ class OuterPipeline:
         self._norm = CachedNorm(total_norm)
         self._path = GradientPath(adapter, plan, seed, self._clock, self._norm)
         self._traffic_before = adapter.collective.traffic.nbytes
+        self._framing_before = adapter.collective.traffic.framing_nbytes
 
     def step(self) -> StepRecord | None:
         """Count one local step; after `every` of them, take an outer step. To be called after `optimizer.step()`.
@@ -110,6 +111,8 @@ class OuterPipeline:
         applied = outcome if isinstance(outcome, Update) else None
         traffic = self.adapter.collective.traffic.nbytes
         wire_bytes, self._traffic_before = traffic - self._traffic_before, traffic
+        framing = self.adapter.collective.traffic.framing_nbytes
+        framing_bytes, self._framing_before = framing - self._framing_before, framing
         return StepRecord(
             step=self.state.step - 1 if applied else self.state.step,
             skipped=applied is None,
@@ -121,6 +124,7 @@ class OuterPipeline:
             weight=float(self.adapter.collective.world_size),
             micro_batches=local_steps,
             stage_seconds=self._clock.take(),
+            framing_bytes=framing_bytes,
         )
 
     def state_dict(self) -> dict[str, Any]:

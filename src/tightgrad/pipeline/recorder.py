@@ -40,6 +40,7 @@ class Recorder:
         self._writers = tuple(writers)
         self._clip_watch = ClipWatch(speaks=adapter.collective.rank == 0)
         self._traffic_before = adapter.collective.traffic.nbytes
+        self._framing_before = adapter.collective.traffic.framing_nbytes
         self._slot = plan.slots.get(RESIDUAL.name, RESIDUAL)
         parameter = next(iter(adapter.parameters.values()), None)
         self._device = torch.device("cpu") if parameter is None else parameter.device
@@ -63,6 +64,8 @@ class Recorder:
         self._adapter.collective.traffic.add("wrapper", self._adapter.sent_nbytes())
         traffic = self._adapter.collective.traffic.nbytes
         wire_bytes, self._traffic_before = traffic - self._traffic_before, traffic
+        framing = self._adapter.collective.traffic.framing_nbytes
+        framing_bytes, self._framing_before = framing - self._framing_before, framing
         clip_coef = float(measured.clip_coef) if measured and self._plan.clip else None
         if clip_coef is not None:
             self._clip_watch.saw(clip_coef)
@@ -85,6 +88,7 @@ class Recorder:
             fell_back=self._path.fell_back,
             loss=loss,
             noise_scale=noise_scale,
+            framing_bytes=None if self._plan.is_empty else framing_bytes,
             memory_bytes=used_nbytes(self._device),
             compression_cosine=self._path.fidelity.take_cosine(),
             warm_start_overlap=self._path.fidelity.take_overlap(),

@@ -82,8 +82,9 @@ def run(
         {"rows": ..., "work": ..., "link": latency and bandwidth as measured between the ranks, "advice": which plan the
         predictions recommend, and how many times as long its measured step is as the fastest measured one}. In a row,
         `wire_bytes` is what our counter says that rank 0 sends in a step (for peers: what the profiler sees its
-        collectives send), `interface_bytes` what its interface counts, with headers, and `interface_payload_bytes`
-        without. `predicted_step_seconds` is the cost model's, from measurements made before the row.
+        collectives send), `framing_bytes` gloo's own headers by the same counter (None for peers), `interface_bytes`
+        what its interface counts, with the network's headers, and `interface_payload_bytes` without, which is to be
+        the sum of the first two. `predicted_step_seconds` is the cost model's, from measurements made before the row.
 
     Raises:
         ArgumentError: this machine has no network namespaces for us.
@@ -169,6 +170,7 @@ def failed(plan: str, error: str) -> Row:
         "step_seconds",
         "ratio_to_no_communication",
         "wire_bytes",
+        "framing_bytes",
         "interface_bytes",
         "interface_payload_bytes",
         "predicted_step_seconds",
@@ -201,6 +203,7 @@ def _measure(rank: NetRank, send: Callable[[Any], None], work: Work, timing: Tim
                 "step_seconds": statistics.median(alone),
                 "ratio_to_no_communication": 1.0,
                 "wire_bytes": 0,
+                "framing_bytes": 0,
                 "interface_bytes": 0,
                 "interface_payload_bytes": 0,
                 "error": None,
@@ -243,7 +246,7 @@ def _row(name: str, steps: Steps, base: Steps, timing: Timing, rank: NetRank, ev
         taken, _record = _timed(lambda: _advance(steps, every))
         if not _all_agree(taken < SLOW_SECONDS):
             break
-    counted = None
+    counted = framing = None
     if name in PEERS and name not in FRAGILE:
         counted = sent_nbytes(lambda: next(steps), rank.rank, rank.ranks)
     alone: list[float] = []
@@ -262,13 +265,17 @@ def _row(name: str, steps: Steps, base: Steps, timing: Timing, rank: NetRank, ev
         seconds.append(taken / every)
         counters.append(sent().since(before).since(barrier))
         if record is not None:
-            counted = None if record.wire_bytes is None else round(record.wire_bytes / every)
+            counted, framing = (
+                None if nbytes is None else round(nbytes / every)
+                for nbytes in (record.wire_bytes, record.framing_bytes)
+            )
             stages.append(record.stage_seconds)
     return {
         "plan": name,
         "step_seconds": statistics.median(seconds),
         "ratio_to_no_communication": statistics.median(s / a for s, a in zip(seconds, alone, strict=True)),
         "wire_bytes": counted,
+        "framing_bytes": framing,
         "interface_bytes": round(statistics.median(c.nbytes for c in counters) / every),
         "interface_payload_bytes": round(statistics.median(c.payload_nbytes for c in counters) / every),
         "error": None,
