@@ -2,7 +2,9 @@
 
 In each round every loop takes one optimizer step, in an order that changes; a ratio is the median over rounds of its
 seconds, those of the slowest rank, over the hand-written loop's in the same round. All start from the same weights, and
-end with the same.
+end with the same. Where tensors come to lie differs from process to process and makes one loop faster than another for
+as long as it runs, so all is done again in fresh processes, and the ratio is the median over them. The loop by hand
+takes part twice: what the second is off by is what this cannot tell.
 """
 
 import statistics
@@ -37,6 +39,7 @@ def run(
     wrappers: Sequence[str] = WRAPPERS,
     rounds: int = 31,
     ranks: int = 2,
+    repeats: int = 1,
     work: Work | None = None,
     progress: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
@@ -46,21 +49,48 @@ def run(
         wrappers: which to measure.
         rounds: steps of each loop that count, at least 2.
         ranks: of ddp and fsdp2, over gloo.
+        repeats: how often all is measured, in fresh processes.
         work: what is trained; None for the usual model.
         progress: called with a line before each wrapper.
 
     Returns:
-        {"rows": one for each wrapper and loop; "missing": peers that are not installed}. `wire_bytes` is what rank 0
+        {"rows": one for each wrapper and loop; "missing": peers that are not installed}. `time_ratios` are those of the
+        repeats, `time_ratio_quartiles` of all rounds. `wire_bytes` is what rank 0
         sends in a step, parameters under FSDP2 included; `weights_difference` is the largest difference of a
         parameter from the hand-written loop's, after all rounds. `cpu_time_ratio_to_loop` leaves out waiting, for
         the network and for a busy machine alike.
     """
-    rows: list[Row] = []
-    for wrapper in wrappers:
-        progress(f"{wrapper}, {rounds} rounds")
-        asked = replace(work or Work(), wrapper=wrapper)
-        run_ranks(1 if wrapper == "plain" else ranks, _measure, (asked, rounds), rows.extend)
+    found: dict[str, list[Row]] = {}
+
+    def add(rows: list[Row]) -> None:
+        for row in rows:
+            found.setdefault(row["name"], []).append(row)
+
+    for repeat in range(repeats):
+        for wrapper in wrappers:
+            progress(f"{wrapper}, {rounds} rounds, {repeat + 1} of {repeats}")
+            asked = replace(work or Work(), wrapper=wrapper)
+            run_ranks(1 if wrapper == "plain" else ranks, _measure, (asked, rounds), add)
+    rows = [_combined(own) for own in found.values()]
     return {"rows": rows, "missing": [loop.needs for loop in LOOPS if not _is_installed(loop)]}
+
+
+def _combined(own: list[Row]) -> Row:
+    """One row of a loop's repeats."""
+    median = {
+        key: statistics.median(row[key] for row in own)
+        for key in ("time_ratio_to_loop", "cpu_time_ratio_to_loop", "step_seconds", "peak_memory_ratio_to_loop")
+    }
+    ratios = [ratio for row in own for ratio in row["ratios"]]
+    first, _, third = statistics.quantiles(ratios)
+    return {
+        **{key: value for key, value in own[0].items() if key != "ratios"},
+        **median,
+        "time_ratios": [row["time_ratio_to_loop"] for row in own],
+        "time_ratio_quartiles": [first, third],
+        "peak_memory_bytes": statistics.median_low(row["peak_memory_bytes"] for row in own),
+        "weights_difference": max(row["weights_difference"] for row in own),
+    }
 
 
 def _is_installed(loop: Loop) -> bool:
@@ -91,7 +121,7 @@ def _measure(rank: Rank, send: Send, work: Work, rounds: int) -> None:
                 "time_ratio_to_loop": _ratio(seconds[name], seconds["loop"]),
                 "peak_memory_ratio_to_loop": memory[name] / memory["loop"],
                 "wire_bytes": sent[name],
-                "time_ratio_quartiles": _quartiles(seconds[name], seconds["loop"]),
+                "ratios": _ratios(seconds[name], seconds["loop"]),
                 "cpu_time_ratio_to_loop": _ratio(cpu_seconds[name], cpu_seconds["loop"]),
                 "step_seconds": statistics.median(seconds[name]),
                 "peak_memory_bytes": memory[name],
@@ -124,12 +154,11 @@ def _time(running: dict[str, Steps], rounds: int) -> tuple[Seconds, Seconds]:
 
 
 def _ratio(mine: list[float], base: list[float]) -> float:
-    return statistics.median(own / other for own, other in zip(mine, base, strict=True))
+    return statistics.median(_ratios(mine, base))
 
 
-def _quartiles(mine: list[float], base: list[float]) -> list[float]:
-    first, _, third = statistics.quantiles(own / other for own, other in zip(mine, base, strict=True))
-    return [first, third]
+def _ratios(mine: list[float], base: list[float]) -> list[float]:
+    return [own / other for own, other in zip(mine, base, strict=True)]
 
 
 def _sent(steps: Steps, rank: Rank) -> int:

@@ -287,6 +287,7 @@ class Loop:
 
 LOOPS = (
     Loop("loop", by_hand, _few(by_hand)),
+    Loop("loop, again", by_hand, _few(by_hand)),
     Loop("tightgrad", with_tightgrad, _few(with_tightgrad)),
     Loop("accelerate", with_accelerate, _few(with_accelerate), ("plain", "ddp"), "accelerate"),
     Loop("lightning", with_lightning, few_with_lightning, ("plain",), "lightning"),

@@ -13,13 +13,16 @@ from tightgrad_lab.cli.units import nbytes_text, seconds_text
 def accumulate(
     rounds: Annotated[int, typer.Option(min=2, help="Steps of each loop, taken in turn.")] = 31,
     ranks: Annotated[int, typer.Option(min=2, help="Local ranks over gloo, for DDP and FSDP2.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Fresh processes in which all is measured again.")] = 3,
     as_json: Json = False,
 ) -> None:
     """[bold]Accumulation[/] next to a hand-written loop, Accelerate and Lightning: time, memory, traffic."""
     from tightgrad_lab.bench import accumulate as measurement
     from tightgrad_lab.environment import environment
 
-    result = measurement.run(rounds=rounds, ranks=ranks, progress=lambda line: print(line, file=sys.stderr))
+    result = measurement.run(
+        rounds=rounds, ranks=ranks, repeats=repeats, progress=lambda line: print(line, file=sys.stderr)
+    )
     if as_json:
         print_json(result["rows"], environment("cpu", "gloo"), missing=result["missing"])
     else:

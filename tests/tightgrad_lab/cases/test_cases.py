@@ -22,7 +22,9 @@ def _jobs(runs, chosen):
     """Two epochs of a batch this large, one where that is enough."""
     jobs = []
     for case, variant in chosen:
-        settings = factorial.case_settings(case, full=False, seeds=1, epochs=1 if chosen == QUICK else 2, variant=variant)
+        settings = factorial.case_settings(
+            case, full=False, seeds=1, epochs=1 if chosen == QUICK else 2, variant=variant
+        )
         settings = replace(settings, batch_size=480, micro_batches=2)
         jobs += factorial.make_jobs(case, settings, 2, runs, f"tightgrad lab {case}", combinations=[ALL])
     return jobs
