@@ -55,6 +55,8 @@ def test_every_case_learns(trained):
         torch.manual_seed(job.seed)
         before, after = _training_loss(case, case.model()), _training_loss(case, load_model(case.model(), job.folder))
         assert after < 0.9 * before, job.folder
+        loss = [record["loss"] for record in map(json.loads, (job.folder / "steps.jsonl").read_text().splitlines())]
+        assert sum(loss[-3:]) < 0.9 * sum(loss[:3]), job.folder
         assert row["metric"] == case.metric
         assert row["skipped_steps"] == 0
 
