@@ -20,20 +20,23 @@ class GradientBuffer:
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self._parameters = parameters
         self._sums: dict[str, Tensor] = {}
+        self._unseen = dict(parameters)
 
     def absorb(self) -> None:
         """Move low-precision gradients into the buffer; to be called after each backward."""
-        for name, parameter in self._parameters.items():
-            if parameter.grad is None:
+        for name, parameter in list(self._unseen.items()):
+            grad = parameter.grad
+            if grad is None:
                 continue
-            if parameter.grad.is_sparse:
+            if grad.is_sparse:
                 raise UnsupportedError(f"the gradient of {name!r} is sparse; build its layer with sparse=False.")
-            if parameter.grad.dtype not in LOW_PRECISION:
+            if grad.dtype not in LOW_PRECISION:
+                del self._unseen[name]  # autograd goes on adding to this very tensor until the window ends
                 continue
             if name in self._sums:
-                self._sums[name].add_(parameter.grad)
+                self._sums[name].add_(grad)
             else:
-                self._sums[name] = parameter.grad.float()
+                self._sums[name] = grad.float()
             parameter.grad = None
 
     def grads(self) -> dict[str, Tensor]:
@@ -58,11 +61,13 @@ class GradientBuffer:
         """Put final gradients where the optimizer looks for them, in the parameters' dtype."""
         for name, grad in grads.items():
             parameter = self._parameters[name]
-            parameter.grad = grad if grad.dtype == parameter.dtype else grad.to(parameter.dtype)
+            if parameter.grad is not grad:
+                parameter.grad = grad if grad.dtype == parameter.dtype else grad.to(parameter.dtype)
 
     def clear(self) -> None:
         """Forget all gradients."""
         self._sums.clear()
+        self._unseen = dict(self._parameters)
         for parameter in self._parameters.values():
             parameter.grad = None
 

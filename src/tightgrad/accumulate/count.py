@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import torch
-from torch import Tensor
 
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Collective
+
+Table = list[list[float]]
 
 
 class Count:
@@ -42,7 +43,7 @@ class Count:
         self._losses = tuple(losses)
         self._failure = failure
         self._rank = collective.rank
-        self._outcome: Tensor | Exception | None = None
+        self._outcome: Table | Exception | None = None
         sums = [sum(row[name] for row in weights) for name in self._losses]
         row = [*sums, len(weights), float(is_short), float(failure is not None)]
         mine = torch.tensor(row, dtype=torch.float64)
@@ -51,37 +52,38 @@ class Count:
     @property
     def total_weights(self) -> dict[str, float]:
         """N for each loss: the sum over ranks."""
-        return dict(zip(self._losses, self._table()[:, :-3].sum(dim=0).tolist(), strict=True))
+        *columns, _, _, _ = zip(*self._table(), strict=True)
+        return dict(zip(self._losses, map(sum, columns), strict=True))
 
     @property
-    def num_batches(self) -> Tensor:
-        """Micro-batches of each rank: int64, shape (ranks,)."""
-        return self._table()[:, -3].to(torch.int64)
+    def num_batches(self) -> list[int]:
+        """Micro-batches of each rank."""
+        return [int(row[-3]) for row in self._table()]
 
     @property
     def all_short(self) -> bool:
         """Whether every rank's loader has ended."""
-        return bool(self._table()[:, -2].all())
+        return all(row[-2] for row in self._table())
 
     def settle(self) -> None:
         """Leave nothing under way; what went wrong is raised by the next look."""
         with suppress(Exception):
             self._table()
 
-    def _table(self) -> Tensor:
+    def _table(self) -> Table:
         if self._outcome is None:
             try:
-                self._outcome = self._checked(self._receive().cpu())
+                self._outcome = self._checked(self._receive().tolist())
             except Exception as error:
                 self._outcome = error
         if isinstance(self._outcome, Exception):
             raise self._outcome
         return self._outcome
 
-    def _checked(self, table: Tensor) -> Tensor:
+    def _checked(self, table: Table) -> Table:
         if self._failure is not None:
             raise self._failure
-        failed = table[:, -1].nonzero().view(-1).tolist()
+        failed = [rank for rank, row in enumerate(table) if row[-1]]
         if failed:
             raise UsageError(
                 f"rank {', '.join(map(str, failed))} failed while fetching a window; see the error there. This rank "

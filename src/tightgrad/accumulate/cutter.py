@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
-import torch
-
 from tightgrad.accumulate.count import Count
 from tightgrad.accumulate.settings import Accumulate
 from tightgrad.accumulate.split import split_batch
@@ -81,7 +79,7 @@ class WindowCutter(Generic[Batch]):
             fetched = self._fetch(batches, at_step)
             count = Count(fetched.weights, self.settings.losses, fetched.is_short, fetched.failure, self._collective)
             if not self._knows_its_part(fetched, at_step):
-                if not count.num_batches.any() or (count.all_short and self._put_aside(fetched)):
+                if not any(count.num_batches) or (count.all_short and self._put_aside(fetched)):
                     return
                 if self._when_short == "repeat":
                     self._repeat(fetched, count.num_batches)
@@ -152,10 +150,10 @@ class WindowCutter(Generic[Batch]):
         self.carried = fetched.batches if self.settings.partial == "carry" else []
         return self.settings.partial != "flush"
 
-    def _repeat(self, fetched: _Fetched[Batch], num_batches: torch.Tensor) -> None:
-        missing = int(num_batches.max()) - len(fetched.batches)
+    def _repeat(self, fetched: _Fetched[Batch], num_batches: list[int]) -> None:
+        missing = max(num_batches) - len(fetched.batches)
         source = fetched.batches[-1:] or self._last
-        empty = (num_batches == 0).nonzero().view(-1).tolist()
+        empty = [rank for rank, number in enumerate(num_batches) if not number]
         if empty and self._num_windows == 0:
             raise UsageError(
                 f"rank {', '.join(map(str, empty))} has no batch at all, but its wrapper needs one to take part in "

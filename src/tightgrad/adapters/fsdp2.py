@@ -61,9 +61,11 @@ class FSDP2Adapter:
         self._check_mesh()
         self.sync = sync
         self._synced = 0
+        self._nbytes_of_sync: dict[int | None, int] = {}
         self._watched: dict[str, Tensor] = {}
         self._used: set[str] = set()
         self._is_reduced = False
+        self._fsdp_params = self._find_fsdp_params()
         self._reduces_unused = hasattr(model, "set_reduce_scatter_unused_params")  # torch 2.13
         if self._reduces_unused:
             model.set_reduce_scatter_unused_params(True)
@@ -83,8 +85,7 @@ class FSDP2Adapter:
         """
         if len(self._watched) == len(self.parameters):
             return
-        for fsdp_param in self._fsdp_params():
-            name = self._names[id(fsdp_param.sharded_param)]
+        for name, fsdp_param in self._fsdp_params.items():
             unsharded = getattr(fsdp_param, "_unsharded_param", None)
             if unsharded is not None and self._watched.get(name) is not unsharded:
                 unsharded.register_post_accumulate_grad_hook(partial(self._note, name))
@@ -120,10 +121,9 @@ class FSDP2Adapter:
                 )
 
     def _check_accumulates_in_float32(self) -> None:
-        for fsdp_param in self._fsdp_params():
+        for name, fsdp_param in self._fsdp_params.items():
             reduce = _reduce_dtype(fsdp_param)
             if reduce in (torch.float16, torch.bfloat16):
-                name = self._names[id(fsdp_param.sharded_param)]
                 raise UnsupportedError(
                     f"{name!r} would add up gradients in {reduce}; pass "
                     "MixedPrecisionPolicy(..., reduce_dtype=torch.float32) to fully_shard, or accumulate with "
@@ -137,11 +137,11 @@ class FSDP2Adapter:
         fits = self.collective.all_reduce_(is_small.to(self.collective.control_device), "min")  # free memory differs
         return "last" if bool(fits) else "every"
 
-    def _fsdp_params(self) -> Iterator[FSDPParam]:
-        for module in self.model.modules():  # type: ignore[attr-defined]
-            if isinstance(module, FSDPModule):
-                for group in param_groups(module):
-                    yield from (param for param in group.fsdp_params if id(param.sharded_param) in self._names)
+    def _find_fsdp_params(self) -> dict[str, FSDPParam]:
+        """FSDP2's own objects, by parameter name; those of frozen parameters are left out."""
+        modules = [module for module in self.model.modules() if isinstance(module, FSDPModule)]  # type: ignore[attr-defined]
+        params = [param for module in modules for group in param_groups(module) for param in group.fsdp_params]
+        return {self._names[id(p.sharded_param)]: p for p in params if id(p.sharded_param) in self._names}
 
     def begin_window(self) -> None:
         """Nothing to do."""
@@ -161,7 +161,7 @@ class FSDP2Adapter:
 
     def leaves(self) -> Iterable[Tensor]:
         """The unsharded parameters, which the forward has made."""
-        unsharded = (getattr(fsdp_param, "_unsharded_param", None) for fsdp_param in self._fsdp_params())
+        unsharded = (getattr(fsdp_param, "_unsharded_param", None) for fsdp_param in self._fsdp_params.values())
         return [leaf for leaf in unsharded if leaf is not None]
 
     def accumulated(self) -> Grads:
@@ -179,13 +179,13 @@ class FSDP2Adapter:
                 "before the one or after the other."
             )
         held: Grads = {}
-        for fsdp_param in self._fsdp_params():
+        for name, fsdp_param in self._fsdp_params.items():
             unsharded = getattr(fsdp_param, "_unsharded_param", None)
             grad = fsdp_param.unsharded_accumulated_grad
             if grad is None and unsharded is not None:
                 grad = unsharded.grad
             if grad is not None:
-                held[self._names[id(fsdp_param.sharded_param)]] = grad.detach().clone()
+                held[name] = grad.detach().clone()
         return {name: held[name] for name in self.parameters if name in held}
 
     def restore_accumulated(self, grads: Grads) -> None:
@@ -197,8 +197,7 @@ class FSDP2Adapter:
                 self.parameters, {name: like_sharded(self.parameters[name], grad) for name, grad in grads.items()}
             )
             return
-        for fsdp_param in self._fsdp_params():
-            name = self._names[id(fsdp_param.sharded_param)]
+        for name, fsdp_param in self._fsdp_params.items():
             unsharded = getattr(fsdp_param, "_unsharded_param", None)
             if unsharded is not None:
                 unsharded.grad = None
@@ -212,17 +211,22 @@ class FSDP2Adapter:
 
     def wrapper_nbytes(self, num_replicas: int | None = None) -> int:
         """The same; `num_replicas` is how many nodes FSDP2 itself sums over, None is all there are."""
+        synced, self._synced = self._synced, 0
+        if num_replicas not in self._nbytes_of_sync:
+            self._nbytes_of_sync[num_replicas] = self._count_nbytes(num_replicas)
+        return synced * self._nbytes_of_sync[num_replicas]
+
+    def _count_nbytes(self, num_replicas: int | None) -> int:
         nbytes = 0
         backend = dist.get_backend()
-        for fsdp_param in self._fsdp_params():
+        for fsdp_param in self._fsdp_params.values():
             itemsize = _reduce_dtype(fsdp_param).itemsize
             shard = fsdp_param.padded_sharded_param_size.numel() * itemsize
             num_shards = fsdp_param.mesh_info.shard_mesh_size
             replicas = num_replicas or self.collective.world_size // num_shards
             nbytes += reduce_scatter_nbytes(shard * num_shards, num_shards, backend)
             nbytes += all_reduce_nbytes(shard, replicas)
-        synced, self._synced = self._synced, 0
-        return synced * nbytes
+        return nbytes
 
 
 def param_groups(module: FSDPModule) -> list[FSDPParamGroup]:

@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from tightgrad.clip.placed import Axes, are_plain_on_cpu, counted, distinct, reduce_over_, shard_axes
+from tightgrad.clip.placed import (
+    Axes,
+    are_distinct_and_plain_on_cpu,
+    are_plain_on_cpu,
+    counted,
+    distinct,
+    reduce_over_,
+    shard_axes,
+)
 from tightgrad.clip.rows import row_norms
 from tightgrad.core.errors import ConfigError
 
@@ -46,6 +54,8 @@ def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
         ConfigError: `norm_type` is negative or NaN.
         UnsupportedError: a DTensor that still has to be summed over ranks.
     """
+    if tensors and are_distinct_and_plain_on_cpu(tensors):
+        return plain_norm(list(tensors), norm_type)
     return distinct_norm(distinct(tensors), norm_type)
 
 

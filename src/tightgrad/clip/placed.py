@@ -3,6 +3,7 @@ knows, and the only one that talks to a mesh.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import TypeAlias
 
 import torch
@@ -26,7 +27,7 @@ def distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
     seen: set[tuple[int, int]] = set()
     kept = []
     for tensor in tensors:
-        values = tensor if type(tensor) is Tensor and tensor.layout is torch.strided else stored(tensor)
+        values = tensor if type(tensor) is Tensor and tensor.layout is torch.strided else _numbers(tensor)
         numel = values.numel()
         key = (values.data_ptr(), numel) if numel else (id(tensor), 0)
         if key not in seen:
@@ -64,14 +65,22 @@ def stored(tensor: Tensor) -> Tensor:
     """
     if isinstance(tensor, DTensor):
         shard_axes(tensor)
-        with torch.no_grad():
-            tensor = tensor.to_local()
-    return tensor._values() if tensor.is_sparse else tensor
+    return _numbers(tensor)
 
 
 def counted(tensor: Tensor) -> Tensor:
-    """The numbers that make this rank's part of the norm: `stored`, with duplicate sparse indices added up."""
-    return tensor.coalesce()._values() if tensor.is_sparse else stored(tensor)
+    """The numbers that make this rank's part of the norm: as `stored`, with duplicate sparse indices added up.
+
+    Unlike `stored` it does not look whether a DTensor still has to be summed; `shard_axes` does.
+    """
+    return tensor.coalesce()._values() if tensor.is_sparse else _numbers(tensor)
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    if isinstance(tensor, DTensor):
+        with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+            tensor = tensor.to_local()
+    return tensor._values() if tensor.is_sparse else tensor
 
 
 def is_plain(tensor: Tensor) -> bool:

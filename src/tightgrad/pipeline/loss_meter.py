@@ -1,7 +1,9 @@
 """The loss of a window, without waiting for the device before its end."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import mul
 
+import torch
 from torch import Tensor
 
 
@@ -20,21 +22,32 @@ class LossMeter:
 
     def clear(self) -> None:
         """Forget the window."""
-        self._total: Tensor | None = None
-        self._weight = 0.0
+        self._losses: list[float | Tensor] = []
+        self._weights: list[float] = []
 
     def saw(self, losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
         """Take in one micro-batch."""
         weight = weights[self._name]
         if weight == 0:
             return
-        loss = losses[self._name].detach().float()
-        term = loss * weight if self._is_mean else loss
-        self._total = term if self._total is None else self._total + term
-        self._weight += weight
+        loss = losses[self._name]
+        self._losses.append(loss.item() if loss.is_cpu else loss.detach().reshape(()).clone())
+        self._weights.append(weight)
 
     def take(self) -> float | None:
         """The mean, and forget; None for a window without weight on this rank."""
-        mean = None if self._total is None else float(self._total) / self._weight
+        if not self._losses:
+            return None
+        losses, weights = _numbers(self._losses), self._weights
         self.clear()
-        return mean
+        total = sum(map(mul, losses, weights)) if self._is_mean else sum(losses)
+        return float(total / sum(weights))
+
+
+def _numbers(losses: Sequence[float | Tensor]) -> list[float]:
+    """Waits for the device once, if there is one."""
+    tensors = [loss for loss in losses if isinstance(loss, Tensor)]
+    if len(tensors) == len(losses):
+        numbers: list[float] = torch.stack(tensors).tolist()
+        return numbers
+    return [float(loss) for loss in losses]

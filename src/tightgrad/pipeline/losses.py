@@ -13,8 +13,8 @@ def checked_losses(loss: Tensor | Mapping[str, Tensor], names: tuple[str, ...]) 
     Raises:
         UsageError: one is missing, unknown, or not a scalar.
     """
-    losses = loss if isinstance(loss, Mapping) else dict.fromkeys(names[:1], loss)
-    if set(losses) != set(names):
+    losses = {names[0]: loss} if isinstance(loss, Tensor) else loss
+    if losses.keys() != set(names):
         raise UsageError(f"backward() got the losses {sorted(losses)}, but the plan's losses are {sorted(names)}.")
     for name, value in losses.items():
         if value.numel() != 1:

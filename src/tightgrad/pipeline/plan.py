@@ -4,6 +4,7 @@ together.
 
 import json
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from tightgrad.accumulate import Accumulate
@@ -171,7 +172,7 @@ class Plan:
                 f'loss_scale learns from overflows, which on_nonfinite="{policy}" hides; use "raise" or "skip".'
             )
 
-    @property
+    @cached_property
     def is_empty(self) -> bool:
         """Whether this is plain PyTorch."""
         return all(getattr(self, part.name) is None for part in fields(self))
