@@ -20,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.tensor import DTensor
+from torch.utils.hooks import RemovableHandle
 
 from tightgrad.adapters.grads import copy_grads, put_grads
 from tightgrad.adapters.memory import free_nbytes
@@ -62,7 +63,8 @@ class FSDP2Adapter:
         self.sync = sync
         self._synced = 0
         self._nbytes_of_sync: dict[int | None, int] = {}
-        self._watched: dict[str, Tensor] = {}
+        self._watching: dict[str, RemovableHandle] = {}
+        self._syncs = False
         self._used: set[str] = set()
         self._is_reduced = False
         self._fsdp_params = self._find_fsdp_params()
@@ -79,26 +81,38 @@ class FSDP2Adapter:
             self._check_accumulates_in_float32()
 
     def _watch(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Note which parameters the coming backward reaches: after it, a unit's gradients are all the same to look at.
+        """Note which parameters the coming backward reaches if it reduces: after it, a unit's gradients are all the
+        same to look at. Those that are known to be used are left alone, since a hook costs time.
 
         The unsharded parameters are made by the first forward.
         """
-        if len(self._watched) == len(self.parameters):
+        if not self._syncs:
             return
         for name, fsdp_param in self._fsdp_params.items():
             unsharded = getattr(fsdp_param, "_unsharded_param", None)
-            if unsharded is not None and self._watched.get(name) is not unsharded:
-                unsharded.register_post_accumulate_grad_hook(partial(self._note, name))
-                self._watched[name] = unsharded
+            if unsharded is not None and name not in self._used and name not in self._watching:
+                hook = partial(self._note, name)
+                self._watching[name] = unsharded.register_post_accumulate_grad_hook(hook)
 
     def _note(self, name: str, unsharded: Tensor) -> None:
         self._used.add(name)
+
+    def _stop_watching(self) -> None:
+        for handle in self._watching.values():
+            handle.remove()
+        self._watching.clear()
+
+    def _note_unsharded(self) -> None:
+        """Note which parameters have been used in a backward that did not reduce."""
+        for name, fsdp_param in self._fsdp_params.items():
+            if name not in self._used and _unsharded_grad(fsdp_param) is not None:
+                self._used.add(name)
 
     def _drop_unused(self) -> None:
         """Give parameters a gradient if any rank used them, and only then. Collective: every rank must call it."""
         names = list(self.parameters)
         used = [
-            name in self._used or (name not in self._watched and parameter.grad is not None)
+            name in self._used or (name not in self._watching and parameter.grad is not None)
             for name, parameter in self.parameters.items()
         ]
         flags = torch.tensor(used, dtype=torch.uint8).to(self.collective.control_device)
@@ -153,11 +167,18 @@ class FSDP2Adapter:
         reduces = self.sync == "every" or is_last
         self.model.set_requires_gradient_sync(reduces)
         self._synced += reduces
-        yield
-        if is_last:
-            self._is_reduced = True
-            if self._reduces_unused:
+        self._syncs = reduces
+        try:
+            yield
+            if is_last:
+                self._is_reduced = True
+            if is_last and self._reduces_unused:
                 self._drop_unused()
+            elif not reduces:
+                self._note_unsharded()
+        finally:
+            self._syncs = False
+            self._stop_watching()
 
     def leaves(self) -> Iterable[Tensor]:
         """The unsharded parameters, which the forward has made."""
@@ -180,10 +201,7 @@ class FSDP2Adapter:
             )
         held: Grads = {}
         for name, fsdp_param in self._fsdp_params.items():
-            unsharded = getattr(fsdp_param, "_unsharded_param", None)
-            grad = fsdp_param.unsharded_accumulated_grad
-            if grad is None and unsharded is not None:
-                grad = unsharded.grad
+            grad = _unsharded_grad(fsdp_param)
             if grad is not None:
                 held[name] = grad.detach().clone()
         return {name: held[name] for name in self.parameters if name in held}
@@ -255,6 +273,13 @@ def like_sharded(parameter: nn.Parameter, local: Tensor) -> Tensor:
         shape=parameter.shape,
         stride=parameter.stride(),
     )
+
+
+def _unsharded_grad(fsdp_param: FSDPParam) -> Tensor | None:
+    """What backwards without a reduction have left, in whichever of its two places FSDP2 keeps it."""
+    grad: Tensor | None = fsdp_param.unsharded_accumulated_grad
+    unsharded: Tensor | None = getattr(fsdp_param, "_unsharded_param", None)
+    return unsharded.grad if grad is None and unsharded is not None else grad
 
 
 def _reduce_dtype(fsdp_param: FSDPParam) -> torch.dtype:

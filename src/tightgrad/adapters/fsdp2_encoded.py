@@ -161,7 +161,7 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
 
     def used(self, names: Mapping[str, object]) -> frozenset[str]:
         """Those that this rank used in this window, or of which that is not known."""
-        return frozenset(name for name in names if name in self._used or name not in self._watched)
+        return frozenset(name for name in names if name in self._used or name not in self._watching)
 
     def _drop_unused(self) -> None:
         """The reduction agrees on what was used."""
