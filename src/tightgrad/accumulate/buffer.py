@@ -22,6 +22,11 @@ class GradientBuffer:
         self._sums: dict[str, Tensor] = {}
         self._unseen = dict(parameters)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing can be left to absorb before the window ends."""
+        return not self._unseen
+
     def absorb(self) -> None:
         """Move low-precision gradients into the buffer; to be called after each backward."""
         for name, parameter in list(self._unseen.items()):

@@ -89,8 +89,9 @@ class Window(Generic[Batch]):
         if self._position >= 0:
             raise UsageError("a window can be iterated once; its micro-batches belong to one optimizer step.")
         for position in range(self.backwards, len(self)):
-            with self.micro_batch(position) as batch:
-                yield batch
+            self._position = position
+            with self._held(position, len(self.batches)):
+                yield self.batches[position]
 
     @contextmanager
     def micro_batch(self, position: int) -> Iterator[Batch]:

@@ -188,8 +188,9 @@ class GradientPipeline:
             elif self.adapter.every_rank_runs:
                 with adding_zero(self.adapter.leaves()):
                     self._scaled(losses, weights, self._total_weights(window)).backward()
-        with self._clock("accumulate"):
-            self._buffer.absorb()
+        if not self._buffer.is_settled:
+            with self._clock("accumulate"):
+                self._buffer.absorb()
         self._losses.saw(losses, weights)
 
     def run(self, window: Window[Batch], loss_of: Callable[[Batch], Tensor | Mapping[str, Tensor]]) -> StepRecord:
