@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 CPU_INFO = Path("/proc/cpuinfo")
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def environment(device: str | None = None, backend: str | None = None) -> dict[str, object]:
@@ -29,6 +31,7 @@ def environment(device: str | None = None, backend: str | None = None) -> dict[s
         "backend": backend,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "memory_bytes": psutil.virtual_memory().total,
+        "last_cache_bytes": _last_cache_nbytes(),
     }
 
 
@@ -49,3 +52,9 @@ def _processor() -> str:
     lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+def _last_cache_nbytes() -> int | None:
+    """The CPU's largest cache: processors of one name differ in it. None where the system does not say."""
+    sizes = [path.read_text(encoding="ascii").strip() for path in CACHES.glob("index*/size")]
+    return max((int(size[:-1]) * UNITS[size[-1]] for size in sizes if size[-1:] in UNITS), default=None)

@@ -3,8 +3,9 @@
 In each round every loop takes one optimizer step, in an order that changes; a ratio is the median over rounds of its
 seconds, those of the slowest rank, over the hand-written loop's in the same round. All start from the same weights, and
 end with the same. Where tensors come to lie differs from process to process and makes one loop faster than another for
-as long as it runs, so all is done again in fresh processes, and the ratio is the median over them. The loop by hand
-takes part twice: what the second is off by is what this cannot tell.
+as long as it runs, so all is done again in fresh processes, where the loops are built in another order, and the ratio
+is the median over them. The loop by hand takes part twice: what the second is off by is what this cannot tell, and the
+mean of the two is a base with less noise than either.
 """
 
 import statistics
@@ -55,7 +56,8 @@ def run(
 
     Returns:
         {"rows": one for each wrapper and loop; "missing": peers that are not installed}. `time_ratios` are those of the
-        repeats, `time_ratio_quartiles` of all rounds. `wire_bytes` is what rank 0
+        repeats, `time_ratio_quartiles` of all rounds; `time_ratio_to_both_loops` is to the mean of the two loops by
+        hand in the same round. `wire_bytes` is what rank 0
         sends in a step, parameters under FSDP2 included; `weights_difference` is the largest difference of a
         parameter from the hand-written loop's, after all rounds. `cpu_time_ratio_to_loop` leaves out waiting, for
         the network and for a busy machine alike.
@@ -70,7 +72,7 @@ def run(
         for wrapper in wrappers:
             progress(f"{wrapper}, {rounds} rounds, {repeat + 1} of {repeats}")
             asked = replace(work or Work(), wrapper=wrapper)
-            run_ranks(1 if wrapper == "plain" else ranks, _measure, (asked, rounds), add)
+            run_ranks(1 if wrapper == "plain" else ranks, _measure, (asked, rounds, repeat), add)
     rows = [_combined(own) for own in found.values()]
     return {"rows": rows, "missing": [loop.needs for loop in LOOPS if not _is_installed(loop)]}
 
@@ -79,7 +81,13 @@ def _combined(own: list[Row]) -> Row:
     """One row of a loop's repeats."""
     median = {
         key: statistics.median(row[key] for row in own)
-        for key in ("time_ratio_to_loop", "cpu_time_ratio_to_loop", "step_seconds", "peak_memory_ratio_to_loop")
+        for key in (
+            "time_ratio_to_loop",
+            "time_ratio_to_both_loops",
+            "cpu_time_ratio_to_loop",
+            "step_seconds",
+            "peak_memory_ratio_to_loop",
+        )
     }
     ratios = [ratio for row in own for ratio in row["ratios"]]
     first, _, third = statistics.quantiles(ratios)
@@ -87,6 +95,7 @@ def _combined(own: list[Row]) -> Row:
         **{key: value for key, value in own[0].items() if key != "ratios"},
         **median,
         "time_ratios": [row["time_ratio_to_loop"] for row in own],
+        "time_ratios_to_both_loops": [row["time_ratio_to_both_loops"] for row in own],
         "time_ratio_quartiles": [first, third],
         "peak_memory_bytes": statistics.median_low(row["peak_memory_bytes"] for row in own),
         "weights_difference": max(row["weights_difference"] for row in own),
@@ -97,9 +106,11 @@ def _is_installed(loop: Loop) -> bool:
     return loop.needs is None or find_spec(loop.needs) is not None
 
 
-def _measure(rank: Rank, send: Send, work: Work, rounds: int) -> None:
+def _measure(rank: Rank, send: Send, work: Work, rounds: int, repeat: int) -> None:
     torch.set_num_threads(1)
-    loops = [loop for loop in LOOPS if work.wrapper in loop.wrappers and _is_installed(loop)]
+    named = [loop for loop in LOOPS if work.wrapper in loop.wrappers and _is_installed(loop)]
+    first = repeat % len(named)
+    loops = named[first:] + named[:first]
     running = {loop.name: loop.steps(work) for loop in loops}
     for steps in running.values():
         for _ in range(WARM_UP):
@@ -107,18 +118,19 @@ def _measure(rank: Rank, send: Send, work: Work, rounds: int) -> None:
     seconds, cpu_seconds = _time(running, rounds)
     sent = {name: _sent(steps, rank) for name, steps in running.items()}
     models = {name: next(steps) for name, steps in running.items()}
-    base, *_ = models.values()
-    differences = {name: _difference(model, base) for name, model in models.items()}
+    differences = {name: _difference(model, models["loop"]) for name, model in models.items()}
     for steps in running.values():
         steps.close()  # type: ignore[attr-defined]
     memory = {loop.name: memory_of(loop, work, rank.device) for loop in loops}
     if rank.rank > 0:
         return
+    both = [(one + other) / 2 for one, other in zip(seconds["loop"], seconds["loop, again"], strict=True)]
     send(
         [
             {
                 "name": f"{work.wrapper}: {name}",
                 "time_ratio_to_loop": _ratio(seconds[name], seconds["loop"]),
+                "time_ratio_to_both_loops": _ratio(seconds[name], both),
                 "peak_memory_ratio_to_loop": memory[name] / memory["loop"],
                 "wire_bytes": sent[name],
                 "ratios": _ratios(seconds[name], seconds["loop"]),
@@ -129,7 +141,7 @@ def _measure(rank: Rank, send: Send, work: Work, rounds: int) -> None:
                 "ranks": rank.ranks,
                 "rounds": rounds,
             }
-            for name in running
+            for name in (loop.name for loop in named)
         ]
     )
 

@@ -35,12 +35,13 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("what", "time / loop's", "memory / loop's", "sent", "step"):
+    for column in ("what", "time / loop's", "/ both loops'", "memory / loop's", "sent", "step"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for row in rows:
         table.add_row(
             row["name"],
             f"{row['time_ratio_to_loop']:.3f}",
+            f"{row['time_ratio_to_both_loops']:.3f}",
             f"{row['peak_memory_ratio_to_loop']:.3f}",
             nbytes_text(row["wire_bytes"]),
             seconds_text(row["step_seconds"]),

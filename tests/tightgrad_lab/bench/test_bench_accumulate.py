@@ -18,6 +18,8 @@ def measured(wrapper, repeats=1):
     assert all(row.keys() >= KEYS for row in rows.values())
     assert {"loop", "loop, again", "tightgrad"} <= rows.keys()
     assert all(len(row["time_ratios"]) == repeats for row in rows.values())
+    by_hand = [rows[name]["time_ratio_to_both_loops"] for name in ("loop", "loop, again")]
+    assert repeats > 1 or sum(by_hand) == pytest.approx(2.0, abs=1e-9), "with two rounds a median is a mean"
     loop = rows["loop"]
     assert loop["time_ratio_to_loop"] == loop["peak_memory_ratio_to_loop"] == 1.0
     assert all(row["weights_difference"] == 0.0 for row in rows.values()), "loops that train alike are compared"

@@ -1,0 +1,107 @@
+"""FSDP2 with several micro-batches: a parameter has a gradient if any rank used it in any of them, and only then."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import tightgrad as tg
+from support.ranks import run_ranks
+from support.wrapping import full
+
+NOWHERE, FIRST, LAST, BOTH = (False, False), (True, False), (False, True), (True, True)
+USES = (
+    (BOTH, BOTH),
+    (NOWHERE, NOWHERE),
+    (FIRST, NOWHERE),
+    (NOWHERE, LAST),
+    (LAST, FIRST),
+    (NOWHERE, NOWHERE),
+    (BOTH, LAST),
+)
+"""For each window and rank, in which of its two micro-batches the branch is used."""
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.stem, self.branch = nn.Linear(20, 16), nn.Linear(16, 16)
+
+    def forward(self, inputs, uses_branch):
+        hidden = self.stem(inputs)
+        return (self.branch(hidden) if uses_branch else hidden).square().mean()
+
+
+def trained(sync):
+    """Weights after each window, and how many hooks watched the branch when the window was over."""
+    rank = dist.get_rank()
+    module = Branches()
+    if sync == "ddp":
+        model = DistributedDataParallel(module, find_unused_parameters=True)
+    else:
+        model = fully_shard(module, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    # Weight decay moves a parameter whose gradient is zero, but none that has no gradient.
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.5)
+    plan = tg.Plan(accumulate=tg.Accumulate(2, sync="last" if sync == "ddp" else sync), clip=tg.clip.GlobalNorm(1.0))
+    pipe = tg.attach(model, optimizer, plan)
+    noted = []
+    if sync != "ddp":
+        note = pipe.adapter._note
+
+        def noting(name, unsharded):
+            noted.append(name)
+            note(name, unsharded)
+
+        pipe.adapter._note = noting
+    generator = torch.Generator().manual_seed(rank)
+    batches = [torch.randn(4, 20, generator=generator) for _ in range(2 * len(USES))]
+    weights = []
+    for step, window in enumerate(pipe.windows(batches)):
+        for position, batch in enumerate(window):
+            pipe.backward(model(batch, USES[step][rank][position]))
+        pipe.step()
+        weights.append([full(parameter) for parameter in model.parameters()])
+    return weights, noted
+
+
+def all_ways():
+    return {sync: trained(sync) for sync in ("ddp", "last", "every")}
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    return run_ranks(2, all_ways)
+
+
+@pytest.mark.parametrize("sync", ["last", "every"])
+def test_the_same_weights_as_under_ddp(ranks, sync):
+    for ways in ranks:
+        for step, (ddp, fsdp2) in enumerate(zip(ways["ddp"][0], ways[sync][0], strict=True)):
+            for one, other in zip(ddp, fsdp2, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7, msg=f"window {step}")
+
+
+def test_a_window_without_the_branch_leaves_it_alone(ranks):
+    for ways in ranks:
+        for weights, _ in ways.values():
+            unused = [step for step, uses in enumerate(USES) if uses == (NOWHERE, NOWHERE)]
+            for step in unused:
+                *_, weight, bias = weights[step]
+                *_, weight_before, bias_before = weights[step - 1]
+                assert torch.equal(weight, weight_before)
+                assert torch.equal(bias, bias_before)
+
+
+def test_only_what_is_not_known_is_watched(ranks):
+    """Under "last" that is what the last backward is the first to use; under "every" each parameter once a window."""
+    for rank, ways in enumerate(ranks):
+        newly = [uses[rank] for uses in USES]
+        assert ways["last"][1].count("branch.weight") == newly.count(LAST)
+        assert ways["last"][1].count("stem.weight") == 0
+        assert ways["every"][1].count("branch.weight") == sum(map(any, newly))
+        assert ways["every"][1].count("stem.weight") == len(USES)
