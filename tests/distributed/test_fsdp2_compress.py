@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
 from support.ranks import run_ranks
-from support.wrapping import full, ragged_batches, small_model, wrap
+from support.wrapping import Branches, full, ragged_batches, small_model, wrap
 from tightgrad import codecs, feedback, reducers
 
 CAST = tg.Compress(codecs.Cast("bfloat16"), reducers.Gather(), tg.ErrorFeedback())
@@ -195,18 +195,6 @@ def test_residuals_move_between_wrappers_and_2_3_2_ranks(tmp_path):
         assert total.abs().max() > 0
         for ranks in (on_three, on_two):
             assert torch.equal(sum(rank[0][name] for rank in ranks if name in rank[0]), total)
-
-
-class Branches(nn.Module):
-    def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            self.stem, self.branch = nn.Linear(20, 16), nn.Linear(16, 16)
-
-    def forward(self, inputs, branch):
-        hidden = self.stem(inputs)
-        return (self.branch(hidden) if branch else hidden).square().mean()
 
 
 USES = ((True, True), (True, True), (True, False), (False, False), (False, True))

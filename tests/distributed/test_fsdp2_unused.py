@@ -3,14 +3,13 @@
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
 from support.ranks import run_ranks
-from support.wrapping import full
+from support.wrapping import Branches, full
 
 NOWHERE, FIRST, LAST, BOTH = (False, False), (True, False), (False, True), (True, True)
 USES = (
@@ -25,20 +24,8 @@ USES = (
 """For each window and rank, in which of its two micro-batches the branch is used."""
 
 
-class Branches(nn.Module):
-    def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            self.stem, self.branch = nn.Linear(20, 16), nn.Linear(16, 16)
-
-    def forward(self, inputs, uses_branch):
-        hidden = self.stem(inputs)
-        return (self.branch(hidden) if uses_branch else hidden).square().mean()
-
-
 def trained(sync):
-    """Weights after each window, and how many hooks watched the branch when the window was over."""
+    """Weights after each window, and the names that hooks noted as used."""
     rank = dist.get_rank()
     module = Branches()
     if sync == "ddp":

@@ -35,6 +35,20 @@ def wrap(model: nn.Sequential, kind: str) -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
+class Branches(nn.Module):
+    """A stem, and a branch that a micro-batch may leave out; the same weights on every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.stem, self.branch = nn.Linear(20, 16), nn.Linear(16, 16)
+
+    def forward(self, inputs: Tensor, uses_branch: bool) -> Tensor:
+        hidden = self.stem(inputs)
+        return (self.branch(hidden) if uses_branch else hidden).square().mean()
+
+
 def ragged_batches(rank: int, sizes: tuple[int, ...] = (8, 4, 6, 8, 2, 3, 5)) -> list[Batch]:
     """Batches of different sizes; each rank has one fewer than the rank before."""
     generator = torch.Generator().manual_seed(rank)

@@ -14,8 +14,6 @@ def checked_losses(loss: Tensor | Mapping[str, Tensor], names: tuple[str, ...]) 
         UsageError: one is missing, unknown, or not a scalar.
     """
     losses = {names[0]: loss} if isinstance(loss, Tensor) else loss
-    if len(losses) == len(names) == 1 and names[0] in losses and losses[names[0]].numel() == 1:
-        return losses
     if losses.keys() != set(names):
         raise UsageError(f"backward() got the losses {sorted(losses)}, but the plan's losses are {sorted(names)}.")
     for name, value in losses.items():

@@ -22,12 +22,12 @@ def rows(threads: int = 1) -> list[dict[str, Any]]:
 MOST = {(1, True): 1.04, (1, False): 0.6, (2, True): 1.0, (2, False): 0.6}
 """By threads and whether it clips: a norm of short rows and torch's own multiplication, or no second pass."""
 MISSED = {
-    (1, 25_000_000, 10, True): 1.047,
-    (1, 25_000_000, 100, True): 1.047,
-    (1, 100_000_000, 10, True): 1.073,
-    (1, 100_000_000, 100, True): 1.101,
-    (1, 100_000_000, 1000, True): 1.082,
-    (1, 25_000_000, 100, False): 0.619,
+    (1, 25_000_000, 10, True),
+    (1, 25_000_000, 100, True),
+    (1, 100_000_000, 10, True),
+    (1, 100_000_000, 100, True),
+    (1, 100_000_000, 1000, True),
+    (1, 25_000_000, 100, False),
 }
 """Threads, parameters, tensors and whether it clips, where the last run missed the bound: decision 14 says why."""
 
