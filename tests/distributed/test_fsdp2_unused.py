@@ -56,6 +56,23 @@ def trained(sync):
     return weights, noted
 
 
+def unused_in_bfloat16():
+    """Whether a branch that no rank uses stays as it is: its gradients are absorbed after each backward."""
+    model = fully_shard(Branches().bfloat16(), mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.5)
+    pipe = tg.attach(model, optimizer, tg.Plan(accumulate=tg.Accumulate(2, sync="every")))
+    before = [full(parameter) for parameter in model.parameters()]
+    for window in pipe.windows([torch.ones(4, 20, dtype=torch.bfloat16)] * 4):
+        for batch in window:
+            pipe.backward(model(batch, False))
+        pipe.step()
+    return [torch.equal(full(parameter), old) for parameter, old in zip(model.parameters(), before, strict=True)]
+
+
+def test_an_unused_branch_in_bfloat16_is_left_alone():
+    assert run_ranks(2, unused_in_bfloat16) == [[False, False, True, True]] * 2
+
+
 def all_ways():
     return {sync: trained(sync) for sync in ("ddp", "last", "every")}
 

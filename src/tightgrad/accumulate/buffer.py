@@ -20,23 +20,18 @@ class GradientBuffer:
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self._parameters = parameters
         self._sums: dict[str, Tensor] = {}
-        self._unseen = dict(parameters)
+        self._forget_sums()
 
     @property
-    def is_settled(self) -> bool:
-        """Whether nothing can be left to absorb before the window ends."""
-        return not self._unseen
+    def absorbs(self) -> bool:
+        """Whether `absorb` may have something to do in this window."""
+        return bool(self._absorbed)
 
     def absorb(self) -> None:
         """Move low-precision gradients into the buffer; to be called after each backward."""
-        for name, parameter in list(self._unseen.items()):
+        for name, parameter in self._absorbed.items():
             grad = parameter.grad
-            if grad is None:
-                continue
-            if grad.is_sparse:
-                raise UnsupportedError(f"the gradient of {name!r} is sparse; build its layer with sparse=False.")
-            if grad.dtype not in LOW_PRECISION:
-                del self._unseen[name]  # autograd goes on adding to this very tensor until the window ends
+            if grad is None or grad.dtype not in LOW_PRECISION:
                 continue
             if name in self._sums:
                 self._sums[name].add_(grad)
@@ -45,13 +40,19 @@ class GradientBuffer:
             parameter.grad = None
 
     def grads(self) -> dict[str, Tensor]:
-        """The window's gradients so far, float32 or float64, without the parameters that have none."""
+        """The window's gradients so far, float32 or float64, without the parameters that have none.
+
+        Raises:
+            UnsupportedError: a gradient is sparse.
+        """
         grads = {}
         for name, parameter in self._parameters.items():
-            if name in self._sums:
-                grads[name] = self._sums[name]
-            elif parameter.grad is not None:
-                grads[name] = parameter.grad
+            grad = self._sums.get(name, parameter.grad)
+            if grad is None:
+                continue
+            if grad.is_sparse:
+                raise UnsupportedError(f"the gradient of {name!r} is sparse; build its layer with sparse=False.")
+            grads[name] = grad
         return grads
 
     def sums(self) -> dict[str, Tensor]:
@@ -63,18 +64,29 @@ class GradientBuffer:
         self._sums = {name: tensor.clone() for name, tensor in sums.items()}
 
     def deliver(self, grads: Mapping[str, Tensor]) -> None:
-        """Put final gradients where the optimizer looks for them, in the parameters' dtype."""
-        for name, grad in grads.items():
-            parameter = self._parameters[name]
+        """Put final gradients where the optimizer looks for them, in the parameters' dtype; other parameters have
+        none.
+        """
+        for name, parameter in self._parameters.items():
+            grad = grads.get(name)
             if parameter.grad is not grad:
-                parameter.grad = grad if grad.dtype == parameter.dtype else grad.to(parameter.dtype)
+                parameter.grad = grad if grad is None or grad.dtype == parameter.dtype else grad.to(parameter.dtype)
 
     def clear(self) -> None:
         """Forget all gradients."""
-        self._sums.clear()
-        self._unseen = dict(self._parameters)
+        self._forget_sums()
         for parameter in self._parameters.values():
             parameter.grad = None
+
+    def _forget_sums(self) -> None:
+        self._sums = {}
+        self._absorbed = {name: p for name, p in self._parameters.items() if _may_be_low(p)}
+
+
+def _may_be_low(parameter: nn.Parameter) -> bool:
+    """Whether autograd may give it a gradient of low precision."""
+    dtype = getattr(parameter, "grad_dtype", parameter.dtype)  # torch 2.10; None lets any through
+    return dtype is None or dtype in LOW_PRECISION
 
 
 def zero_gradient(parameter: nn.Parameter) -> Tensor:

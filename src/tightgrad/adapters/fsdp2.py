@@ -8,8 +8,8 @@ Every rank must run the forward of the same units, which gathers their parameter
 different parameters: those that a rank did not use are reduced as zeros, and those that no rank used have no gradient.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from tightgrad.adapters.memory import free_nbytes
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.traffic import all_reduce_nbytes, reduce_scatter_nbytes
-from tightgrad.core.errors import UnsupportedError, UsageError
+from tightgrad.core.errors import CommunicationError, UnsupportedError, UsageError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
@@ -66,6 +66,9 @@ class FSDP2Adapter:
         self._watching: dict[str, RemovableHandle] = {}
         self._syncs = False
         self._used: set[str] = set()
+        self._unreached: set[str] = set()
+        self._asked: Callable[[], Tensor] | None = None
+        self._gradient_sync: bool | None = None
         self._is_reduced = False
         self._fsdp_params = self._find_fsdp_params()
         self._reduces_unused = hasattr(model, "set_reduce_scatter_unused_params")  # torch 2.13
@@ -108,20 +111,29 @@ class FSDP2Adapter:
             if name not in self._used and _unsharded_grad(fsdp_param) is not None:
                 self._used.add(name)
 
-    def _drop_unused(self) -> None:
-        """Give parameters a gradient if any rank used them, and only then. Collective: every rank must call it."""
-        names = list(self.parameters)
-        used = [
-            name in self._used or (name not in self._watching and parameter.grad is not None)
-            for name, parameter in self.parameters.items()
-        ]
-        flags = torch.tensor(used, dtype=torch.uint8).to(self.collective.control_device)
-        for name, flag in zip(names, self.collective.all_reduce_(flags, "max").tolist(), strict=True):
-            parameter = self.parameters[name]
-            if not flag:
-                parameter.grad = None
-            elif parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+    def used_anywhere(self, grads: Grads) -> Set[str]:
+        """Which parameters any rank used in this window. Collective: every rank must call it.
+
+        Every rank says what it used; one that used all of its own does not wait for the others to say so.
+
+        Args:
+            grads: this rank's gradients after the last backward; zeros for parameters that no rank used.
+        """
+        if not self._reduces_unused:
+            return grads.keys()
+        used = [name in grads and name not in self._unreached for name in self.parameters]
+        flags = torch.tensor(used, dtype=torch.uint8)
+        self._asked = self.collective.start_all_reduce_(flags.to(self.collective.control_device), "max")
+        if all(used):
+            return grads.keys()
+        return {name for name, flag in zip(self.parameters, self._asked().tolist(), strict=True) if flag}
+
+    def _settle(self) -> None:
+        """Leave nothing under way; what went wrong is raised by the next collective."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            with suppress(CommunicationError):
+                asked()
 
     def _check_mesh(self) -> None:
         for name, parameter in self.parameters.items():
@@ -162,22 +174,23 @@ class FSDP2Adapter:
 
     @contextmanager
     def micro_batch(self, index: int, count: int) -> Iterator[None]:
-        """Set whether the coming backward reduces; after the last one, agree on what was used."""
+        """Set whether the coming backward reduces; after it, note what it reached."""
         is_last = index == count - 1
         reduces = self.sync == "every" or is_last
-        self.model.set_requires_gradient_sync(reduces)
+        if reduces is not self._gradient_sync:
+            self.model.set_requires_gradient_sync(reduces)
+            self._gradient_sync = reduces
         self._synced += reduces
         self._syncs = reduces
         try:
             yield
             if is_last:
                 self._is_reduced = True
-            if is_last and self._reduces_unused:
-                self._drop_unused()
-            elif not reduces:
+            if not reduces:
                 self._note_unsharded()
         finally:
             self._syncs = False
+            self._unreached = (self._unreached | self._watching.keys()) - self._used
             self._stop_watching()
 
     def leaves(self) -> Iterable[Tensor]:
@@ -208,7 +221,10 @@ class FSDP2Adapter:
 
     def restore_accumulated(self, grads: Grads) -> None:
         """Put them back where the next backward adds to them."""
+        self._settle()
         self._used = set(grads)
+        self._unreached = set()
+        self._gradient_sync = None  # the user may have set it since
         self._is_reduced = False
         if self.sync == "every":
             put_grads(

@@ -163,9 +163,6 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
         """Those that this rank used in this window, or of which that is not known."""
         return frozenset(name for name in names if name in self._used or name not in self._watching)
 
-    def _drop_unused(self) -> None:
-        """The reduction agrees on what was used."""
-
     def shard_numels(self, name: str) -> list[int]:
         """Elements of a parameter that each rank keeps."""
         return shard_numels(self.parameters[name].shape, self.collective.world_size)

@@ -45,9 +45,21 @@ class TorchCollective:
         """Reduce over ranks in place; return the same tensor."""
         with self._talking("all_reduce"):
             dist.all_reduce(tensor, _OPS[op], group=self.group)
-        around = framing.of_all_reduce(tensor.numel(), self.world_size)
-        self._count("all_reduce", all_reduce_nbytes(_nbytes(tensor), self.world_size), around)
+        self._count_all_reduce(tensor)
         return tensor
+
+    def start_all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Callable[[], Tensor]:
+        """Begin one; what is returned waits for it (under NCCL the current stream does)."""
+        with self._talking("all_reduce"):
+            work = dist.all_reduce(tensor, _OPS[op], group=self.group, async_op=True)
+        self._count_all_reduce(tensor)
+
+        def receive() -> Tensor:
+            with self._talking("all_reduce"):
+                work.wait()
+            return tensor
+
+        return receive
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Stack the ranks' tensors: shape (world_size, *tensor.shape)."""
@@ -122,6 +134,10 @@ class TorchCollective:
         nbytes = broadcast_nbytes(_nbytes(tensor), self.world_size, is_source=is_source)
         self._count("broadcast", nbytes, framing.of_broadcast(self.world_size, is_source=is_source))
         return tensor
+
+    def _count_all_reduce(self, tensor: Tensor) -> None:
+        around = framing.of_all_reduce(tensor.numel(), self.world_size)
+        self._count("all_reduce", all_reduce_nbytes(_nbytes(tensor), self.world_size), around)
 
     def _count(self, operation: str, nbytes: int, around: int) -> None:
         self.traffic.add(operation, nbytes, around if self._is_framed else 0)

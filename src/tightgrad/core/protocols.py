@@ -167,6 +167,12 @@ class Collective(Protocol):
     def all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Tensor:
         """Reduce over ranks in place; return the same tensor."""
 
+    def start_all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Callable[[], Tensor]:
+        """Begin an all-reduce, and go on; what is returned waits for it, and gives what `all_reduce_` gives.
+
+        To be waited for once, before or after other operations of the group; until then `tensor` is not to be touched.
+        """
+
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Stack the ranks' tensors (all of one shape and dtype): shape (world_size, *tensor.shape)."""
 

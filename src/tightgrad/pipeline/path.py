@@ -1,7 +1,7 @@
 """From accumulated gradients to those that the optimizer takes: guard, unscale, reduce, clip."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tightgrad.accumulate.buffer import zero_gradient
 from tightgrad.adapters.ddp_hook import DDPHookAdapter
+from tightgrad.adapters.fsdp2 import FSDP2Adapter
 from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter
 from tightgrad.adapters.fsdp2_nodes import FSDP2NodesAdapter
 from tightgrad.clip.one_factor import OneFactorClipper, clip_coefficient
@@ -127,6 +128,8 @@ class GradientPath:
         if self._in_backward is not None:
             reduced = self._take_over(grads, state, self._in_backward)
         elif self._adapter.reduces:
+            if isinstance(self._adapter, FSDP2Adapter):
+                grads = self._complete(grads, self._adapter.used_anywhere(grads))
             self._unscale_(grads)
             reduced = grads, state.slots
         else:
@@ -250,15 +253,20 @@ class GradientPath:
     def _agree(self, grads: Grads) -> tuple[Grads, bool]:
         """Vote; give every rank the same names, with zeros where this rank has no gradient."""
         with self._clock("guard"):
-            parameters = self._adapter.parameters
             finite = self._is_usable_(grads)
-            outcome = vote(grads, list(parameters), finite, self._adapter.collective)
-            complete = {
-                name: grads[name] if name in grads else zero_gradient(parameter)
-                for name, parameter in parameters.items()
-                if name in outcome.used
-            }
+            outcome = vote(grads, list(self._adapter.parameters), finite, self._adapter.collective)
+            complete = self._complete(grads, outcome.used)
         return complete, outcome.finite
+
+    def _complete(self, grads: Grads, used: Set[str]) -> Grads:
+        """Gradients of the parameters that any rank used, zeros where this rank did not, and of no others."""
+        if used == grads.keys():
+            return grads
+        return {
+            name: grads[name] if name in grads else zero_gradient(parameter)
+            for name, parameter in self._adapter.parameters.items()
+            if name in used
+        }
 
     def _reduce_(self, grads: Grads, state: PipelineState, *, densely: bool = False) -> State:
         """Replace each rank's gradients by their sum over ranks; return what the methods will remember."""

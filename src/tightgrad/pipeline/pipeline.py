@@ -188,7 +188,7 @@ class GradientPipeline:
             elif self.adapter.every_rank_runs:
                 with adding_zero(self.adapter.leaves()):
                     self._scaled(losses, weights, self._total_weights(window)).backward()
-        if not self._buffer.is_settled:
+        if self._buffer.absorbs:
             with self._clock("accumulate"):
                 self._buffer.absorb()
         self._losses.saw(losses, weights)

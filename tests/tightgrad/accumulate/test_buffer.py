@@ -55,7 +55,36 @@ def test_a_sparse_gradient_is_refused_with_the_way_out():
     embedding = nn.Embedding(4, 2, sparse=True)
     embedding(torch.tensor([1])).sum().backward()
     with pytest.raises(tg.UnsupportedError, match=r"'weight' is sparse.*sparse=False"):
-        GradientBuffer(dict(embedding.named_parameters())).absorb()
+        GradientBuffer(dict(embedding.named_parameters())).grads()
+
+
+def test_only_parameters_whose_gradients_may_be_low_are_looked_at():
+    parameters = {"full": nn.Parameter(torch.zeros(2)), "low": nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))}
+    assert GradientBuffer(parameters).absorbs
+    assert not GradientBuffer({"full": parameters["full"]}).absorbs
+    assert not GradientBuffer({}).absorbs
+
+
+def test_a_model_that_is_cast_between_two_windows_is_absorbed_from_then_on():
+    model = nn.Linear(2, 1)
+    buffer = GradientBuffer(dict(model.named_parameters()))
+    model.bfloat16()
+    buffer.clear()
+    model(torch.ones(1, 2, dtype=torch.bfloat16)).sum().backward()
+    buffer.absorb()
+    assert {grad.dtype for grad in buffer.grads().values()} == {torch.float32}
+
+
+@pytest.mark.skipif(not hasattr(torch.Tensor, "grad_dtype"), reason="torch 2.10 gave parameters a grad_dtype")
+@pytest.mark.parametrize("grad_dtype", [torch.bfloat16, None])
+def test_a_float32_parameter_with_low_gradients(grad_dtype):
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad_dtype = grad_dtype
+    buffer = GradientBuffer({"weight": parameter})
+    for _ in range(300):
+        parameter.grad = torch.ones(2, dtype=torch.bfloat16)
+        buffer.absorb()
+    assert buffer.grads()["weight"].tolist() == [300.0, 300.0]  # in bfloat16 it would stop at 256
 
 
 def test_a_bfloat16_model_gets_the_float32_sum():

@@ -97,6 +97,30 @@ def begun(collective):
     return receive(), empty(), collective.all_gather(mine), summed, torch.tensor(collective.traffic.nbytes)
 
 
+def reduction_begun(collective):
+    """Two all-reduces under way while another operation runs."""
+    mine = torch.arange(6, dtype=torch.float64).view(2, 3) * (1 - collective.rank)
+    summed, largest = mine.clone(), mine.clone()
+    sum_, max_ = collective.start_all_reduce_(summed), collective.start_all_reduce_(largest, "max")
+    gathered = collective.all_gather(mine)
+    is_in_place = sum_() is summed and max_() is largest
+    return gathered.sum(0), summed, gathered.amax(0), largest, torch.tensor([is_in_place, collective.traffic.nbytes])
+
+
+def reduction_begun_torch():
+    return reduction_begun(TorchCollective())
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_an_all_reduce_goes_on_while_others_run(world_size):
+    threads = run_threaded(world_size, reduction_begun)
+    for ours, theirs in zip(threads, run_ranks(world_size, reduction_begun_torch), strict=True):
+        assert all(map(torch.equal, ours, theirs))
+        assert torch.equal(ours[0], ours[1])
+        assert torch.equal(ours[2], ours[3])
+        assert bool(ours[4][0])
+
+
 def begun_torch():
     return begun(TorchCollective())
 

@@ -33,6 +33,7 @@ def counted_and_sent(rank: NetRank, send: Any) -> None:
     ranks = rank.ranks
     operations = {
         "all_reduce": lambda numel: collective.all_reduce_(torch.zeros(numel)),
+        "start_all_reduce_": lambda numel: collective.start_all_reduce_(torch.zeros(numel))(),
         "all_gather": lambda numel: collective.all_gather(torch.zeros(numel)),
         "start_all_gather": lambda numel: collective.start_all_gather(torch.zeros(numel))(),
         "all_to_all": lambda numel: collective.all_to_all([torch.zeros(numel)] * ranks, [numel] * ranks),
@@ -62,7 +63,7 @@ def test_the_interface_sends_what_is_counted(ranks: int) -> None:
     found: list[dict[str, Any]] = []
     with network(ranks, None) as net:
         run_in_network(net, counted_and_sent, (), found.append, timeout_seconds=100)
-    assert len(found) == 5 * (len(NUMELS) + (ranks == 2))
+    assert len(found) == 6 * (len(NUMELS) + (ranks == 2))
     for row in found:
         apart = abs(row["sent"] - row["counted"]) / (TIMES * ranks)
         assert apart <= max(framing.FRAME_NBYTES, 0.01 * row["counted"] / (TIMES * ranks)), row
