@@ -70,6 +70,7 @@ class FSDP2Adapter:
         self._asked: Callable[[], Tensor] | None = None
         self._gradient_sync: bool | None = None
         self._is_reduced = False
+        self._modules = fsdp_modules(model)
         self._fsdp_params = self._find_fsdp_params()
         self._reduces_unused = hasattr(model, "set_reduce_scatter_unused_params")  # torch 2.13
         if self._reduces_unused:
@@ -165,8 +166,7 @@ class FSDP2Adapter:
 
     def _find_fsdp_params(self) -> dict[str, FSDPParam]:
         """FSDP2's own objects, by parameter name; those of frozen parameters are left out."""
-        modules = [module for module in self.model.modules() if isinstance(module, FSDPModule)]  # type: ignore[attr-defined]
-        params = [param for module in modules for group in param_groups(module) for param in group.fsdp_params]
+        params = [param for module in self._modules for group in param_groups(module) for param in group.fsdp_params]
         return {self._names[id(p.sharded_param)]: p for p in params if id(p.sharded_param) in self._names}
 
     def begin_window(self) -> None:
@@ -178,7 +178,8 @@ class FSDP2Adapter:
         is_last = index == count - 1
         reduces = self.sync == "every" or is_last
         if reduces is not self._gradient_sync:
-            self.model.set_requires_gradient_sync(reduces)
+            for module in self._modules:
+                module.set_requires_gradient_sync(reduces, recurse=False)
             self._gradient_sync = reduces
         self._synced += reduces
         self._syncs = reduces
@@ -261,6 +262,11 @@ class FSDP2Adapter:
             nbytes += reduce_scatter_nbytes(shard * num_shards, num_shards, backend)
             nbytes += all_reduce_nbytes(shard, replicas)
         return nbytes
+
+
+def fsdp_modules(model: nn.Module) -> list[FSDPModule]:
+    """All modules under `fully_shard`."""
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 def param_groups(module: FSDPModule) -> list[FSDPParamGroup]:

@@ -17,7 +17,7 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultReduceScatter
 from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 
-from tightgrad.adapters.fsdp2 import FSDP2Adapter, like_sharded, local_part, param_groups
+from tightgrad.adapters.fsdp2 import FSDP2Adapter, fsdp_modules, like_sharded, local_part, param_groups
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
@@ -129,7 +129,6 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
             )
         self.divisor = 1
         self._receiver: UnitReceiver | None = None
-        self._modules = fsdp_modules(model)
         for module in self._modules:
             _check_unit(module)
 
@@ -175,11 +174,6 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
     def sent_nbytes(self) -> int:
         """What is sent is counted where it is sent."""
         return 0
-
-
-def fsdp_modules(model: nn.Module) -> list[FSDPModule]:
-    """All modules under `fully_shard`."""
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 def unit_params(module: FSDPModule) -> list[FSDPParam]:

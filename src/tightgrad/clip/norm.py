@@ -66,14 +66,9 @@ def distinct_norm(kept: list[Tensor], norm_type: float = 2.0) -> Tensor:
     _check(norm_type)
     norms = []
     for axes, members in _by_axes(kept).items():
-        parts = [_local_norm(values, norm_type).reshape(1) for values in _by_device(map(counted, members))]
-        device = next((part.device for part in parts if part.device.type != "cpu"), parts[0].device)
-        local = _combined(torch.cat([part.to(device, non_blocking=True) for part in parts]), norm_type)
-        norms.append(_over_shards(local.reshape(1), axes, norm_type))
-    if not norms:
-        return torch.zeros(())
-    device = next((norm.device for norm in norms if norm.device.type != "cpu"), norms[0].device)
-    return _combined(torch.cat([norm.to(device, non_blocking=True) for norm in norms]), norm_type).float()
+        parts = [_local_norm(values, norm_type) for values in _by_device(map(counted, members))]
+        norms.append(_over_shards(_joined(parts, norm_type).reshape(1), axes, norm_type).squeeze(0))
+    return _joined(norms, norm_type).float() if norms else torch.zeros(())
 
 
 def plain_norm(kept: list[Tensor], norm_type: float = 2.0) -> Tensor:
@@ -166,6 +161,14 @@ def _over_shards(norms: Tensor, axes: Axes, norm_type: float) -> Tensor:
     largest = reduce_over_(norms.clone(), axes, "max")
     shrunk = torch.where(largest > 0, norms / largest, norms)
     return largest * reduce_over_(shrunk.pow(norm_type), axes).pow(1 / norm_type)
+
+
+def _joined(norms: list[Tensor], norm_type: float) -> Tensor:
+    """The norm of norms (float64 scalars) that may lie on several devices; on the first that is not the CPU."""
+    if len(norms) == 1:
+        return norms[0]
+    device = next((norm.device for norm in norms if norm.device.type != "cpu"), norms[0].device)
+    return _combined(torch.stack([norm.to(device, non_blocking=True) for norm in norms]), norm_type)
 
 
 def _combined(norms: Tensor, norm_type: float) -> Tensor:
