@@ -8,20 +8,32 @@ import typer
 from tightgrad_lab.cli.options import Json
 from tightgrad_lab.cli.output import print_json
 from tightgrad_lab.cli.units import nbytes_text, seconds_text
+from tightgrad_lab.errors import ArgumentError
+
+WRAPPER_HELP = "plain, ddp, 'fsdp2 last' or 'fsdp2 every'; may be repeated. All if none."
 
 
 def accumulate(
     rounds: Annotated[int, typer.Option(min=2, help="Steps of each loop, taken in turn.")] = 31,
     ranks: Annotated[int, typer.Option(min=2, help="Local ranks over gloo, for DDP and FSDP2.")] = 2,
     repeats: Annotated[int, typer.Option(min=1, help="Fresh processes in which all is measured again.")] = 3,
+    wrapper: Annotated[list[str] | None, typer.Option(help=WRAPPER_HELP)] = None,
     as_json: Json = False,
 ) -> None:
     """[bold]Accumulation[/] next to a hand-written loop, Accelerate and Lightning: time, memory, traffic."""
     from tightgrad_lab.bench import accumulate as measurement
+    from tightgrad_lab.bench.loops import WRAPPERS
     from tightgrad_lab.environment import environment
 
+    for name in wrapper or ():
+        if name not in WRAPPERS:
+            raise ArgumentError(f"--wrapper {name!r} is not known; choose from {', '.join(map(repr, WRAPPERS))}.")
     result = measurement.run(
-        rounds=rounds, ranks=ranks, repeats=repeats, progress=lambda line: print(line, file=sys.stderr)
+        wrappers=wrapper or WRAPPERS,
+        rounds=rounds,
+        ranks=ranks,
+        repeats=repeats,
+        progress=lambda line: print(line, file=sys.stderr),
     )
     if as_json:
         print_json(result["rows"], environment("cpu", "gloo"), missing=result["missing"])

@@ -31,3 +31,18 @@ def test_unknown_verb_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "'nothing'" in line
     assert all(verb in line for verb in ("accumulate", "clip", "codecs"))
+
+
+def test_unknown_wrapper_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "accumulate", "--wrapper", "fsdp"]) == 2
+    error = capsys.readouterr().err
+    assert "'fsdp'" in error
+    assert "'fsdp2 every'" in error
+
+
+def test_one_wrapper_alone_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(
+        "tightgrad_lab.bench.accumulate.run", lambda wrappers, **_: {"rows": list(wrappers), "missing": []}
+    )
+    assert run(["bench", "accumulate", "--wrapper", "ddp", "--wrapper", "plain", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == ["ddp", "plain"]
