@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 import tightgrad as tg
 from support.ranks import run_ranks
 from support.wrapping import Branches, full
+from tightgrad.adapters.fsdp2 import param_groups
 
 NOWHERE, FIRST, LAST, BOTH = (False, False), (True, False), (False, True), (True, True)
 USES = (
@@ -25,7 +26,7 @@ USES = (
 
 
 def trained(sync):
-    """Weights after each window, and the names that hooks noted as used."""
+    """Weights after each window."""
     rank = dist.get_rank()
     module = Branches()
     if sync == "ddp":
@@ -36,15 +37,6 @@ def trained(sync):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.5)
     plan = tg.Plan(accumulate=tg.Accumulate(2, sync="last" if sync == "ddp" else sync), clip=tg.clip.GlobalNorm(1.0))
     pipe = tg.attach(model, optimizer, plan)
-    noted = []
-    if sync != "ddp":
-        note = pipe.adapter._note
-
-        def noting(name, unsharded):
-            noted.append(name)
-            note(name, unsharded)
-
-        pipe.adapter._note = noting
     generator = torch.Generator().manual_seed(rank)
     batches = [torch.randn(4, 20, generator=generator) for _ in range(2 * len(USES))]
     weights = []
@@ -53,7 +45,69 @@ def trained(sync):
             pipe.backward(model(batch, USES[step][rank][position]))
         pipe.step()
         weights.append([full(parameter) for parameter in model.parameters()])
-    return weights, noted
+    return weights
+
+
+def waits():
+    """What a rank does in a window whose branch only rank 0 uses, in order."""
+    rank = dist.get_rank()
+    model = fully_shard(Branches(), mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pipe = tg.attach(model, optimizer, tg.Plan(accumulate=tg.Accumulate(1, sync="last")))
+    events = []
+    begin = pipe.adapter.collective.start_all_reduce_
+
+    def begun(tensor, op):
+        receive = begin(tensor, op)
+        events.append("asks")
+
+        def waited():
+            events.append("waits")
+            return receive()
+
+        return waited
+
+    pipe.adapter.collective.start_all_reduce_ = begun
+    optimizer.register_step_pre_hook(lambda *_: events.append("steps"))
+    for window in pipe.windows([torch.ones(4, 20)]):
+        for batch in window:
+            pipe.backward(model(batch, rank == 0))
+        pipe.step()
+    return events
+
+
+def test_a_rank_that_used_all_of_its_own_does_not_wait_for_what_others_used():
+    assert run_ranks(2, waits) == [["asks", "steps", "waits"], ["asks", "waits", "steps"]]
+
+
+def attached_again():
+    """Whether an earlier adapter still looks, and what a step says if torch never calls what looks."""
+    model = fully_shard(Branches(), mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    earlier = tg.attach(model, optimizer, tg.Plan())
+    pipe = tg.attach(model, optimizer, tg.Plan(accumulate=tg.Accumulate(1)))
+    messages = []
+    for loses_sight in (False, True):
+        if loses_sight:
+            for module in pipe.adapter._modules:
+                for group in param_groups(module):
+                    del group.post_backward
+        for window in pipe.windows([torch.ones(4, 20)]):
+            for batch in window:
+                pipe.backward(model(batch, True))
+            try:
+                pipe.step()
+            except tg.UnsupportedError as error:
+                messages.append(str(error))
+    return earlier.adapter._has_noted, messages
+
+
+def test_who_looks_and_what_is_said_where_nobody_can():
+    for earlier_looks, messages in run_ranks(2, attached_again):
+        assert not earlier_looks
+        (message,) = messages
+        assert "post_backward" in message
+        assert "torch 2.13" in message
 
 
 def unused_in_bfloat16():
@@ -85,27 +139,17 @@ def ranks():
 @pytest.mark.parametrize("sync", ["last", "every"])
 def test_the_same_weights_as_under_ddp(ranks, sync):
     for ways in ranks:
-        for step, (ddp, fsdp2) in enumerate(zip(ways["ddp"][0], ways[sync][0], strict=True)):
+        for step, (ddp, fsdp2) in enumerate(zip(ways["ddp"], ways[sync], strict=True)):
             for one, other in zip(ddp, fsdp2, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7, msg=f"window {step}")
 
 
 def test_a_window_without_the_branch_leaves_it_alone(ranks):
     for ways in ranks:
-        for weights, _ in ways.values():
+        for weights in ways.values():
             unused = [step for step, uses in enumerate(USES) if uses == (NOWHERE, NOWHERE)]
             for step in unused:
                 *_, weight, bias = weights[step]
                 *_, weight_before, bias_before = weights[step - 1]
                 assert torch.equal(weight, weight_before)
                 assert torch.equal(bias, bias_before)
-
-
-def test_only_what_is_not_known_is_watched(ranks):
-    """Under "last" that is what the last backward is the first to use; under "every" each parameter once a window."""
-    for rank, ways in enumerate(ranks):
-        newly = [uses[rank] for uses in USES]
-        assert ways["last"][1].count("branch.weight") == newly.count(LAST)
-        assert ways["last"][1].count("stem.weight") == 0
-        assert ways["every"][1].count("branch.weight") == sum(map(any, newly))
-        assert ways["every"][1].count("stem.weight") == len(USES)

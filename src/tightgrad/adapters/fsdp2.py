@@ -11,7 +11,6 @@ different parameters: those that a rank did not use are reduced as zeros, and th
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,8 +19,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.tensor import DTensor
-from torch.utils.hooks import RemovableHandle
 
+from tightgrad.adapters.fsdp2_use import look_before_post_backward, unsharded_grad
 from tightgrad.adapters.grads import copy_grads, put_grads
 from tightgrad.adapters.memory import free_nbytes
 from tightgrad.adapters.names import trainable_parameters
@@ -63,11 +62,9 @@ class FSDP2Adapter:
         self.sync = sync
         self._synced = 0
         self._nbytes_of_sync: dict[int | None, int] = {}
-        self._watching: dict[str, RemovableHandle] = {}
-        self._syncs = False
         self._used: set[str] = set()
-        self._unreached: set[str] = set()
-        self._asked: Callable[[], Tensor] | None = None
+        self._has_noted = False
+        self._unheard: Callable[[], Tensor] | None = None
         self._gradient_sync: bool | None = None
         self._is_reduced = False
         self._modules = fsdp_modules(model)
@@ -75,7 +72,10 @@ class FSDP2Adapter:
         self._reduces_unused = hasattr(model, "set_reduce_scatter_unused_params")  # torch 2.13
         if self._reduces_unused:
             model.set_reduce_scatter_unused_params(True)
-            model.register_forward_hook(self._watch)
+        for module in self._modules:
+            for group in param_groups(module):
+                params = [(self._names[id(p.sharded_param)], p) for p in group.fsdp_params if self._is_trained(p)]
+                look_before_post_backward(group, partial(self._note_use, params))
 
     def connect(self) -> None:
         """Choose between "last" and "every"."""
@@ -84,32 +84,11 @@ class FSDP2Adapter:
         if self.sync == "last":
             self._check_accumulates_in_float32()
 
-    def _watch(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Note which parameters the coming backward reaches if it reduces: after it, a unit's gradients are all the
-        same to look at. Those that are known to be used are left alone, since a hook costs time.
-
-        The unsharded parameters are made by the first forward.
-        """
-        if not self._syncs:
-            return
-        for name, fsdp_param in self._fsdp_params.items():
-            unsharded = getattr(fsdp_param, "_unsharded_param", None)
-            if unsharded is not None and name not in self._used and name not in self._watching:
-                hook = partial(self._note, name)
-                self._watching[name] = unsharded.register_post_accumulate_grad_hook(hook)
-
-    def _note(self, name: str, unsharded: Tensor) -> None:
-        self._used.add(name)
-
-    def _stop_watching(self) -> None:
-        for handle in self._watching.values():
-            handle.remove()
-        self._watching.clear()
-
-    def _note_unsharded(self) -> None:
-        """Note which parameters have been used in a backward that did not reduce."""
-        for name, fsdp_param in self._fsdp_params.items():
-            if name not in self._used and _unsharded_grad(fsdp_param) is not None:
+    def _note_use(self, params: list[tuple[str, FSDPParam]]) -> None:
+        """Note which parameters of a unit the backward that ends has reached."""
+        self._has_noted = True
+        for name, param in params:
+            if name not in self._used and unsharded_grad(param) is not None:
                 self._used.add(name)
 
     def used_anywhere(self, grads: Grads) -> Set[str]:
@@ -119,22 +98,31 @@ class FSDP2Adapter:
 
         Args:
             grads: this rank's gradients after the last backward; zeros for parameters that no rank used.
+
+        Raises:
+            UnsupportedError: this torch ends a backward otherwise than expected, so that nothing is known of use.
         """
         if not self._reduces_unused:
             return grads.keys()
-        used = [name in grads and name not in self._unreached for name in self.parameters]
+        if grads and not (self._has_noted or self._used):
+            raise UnsupportedError(
+                f"torch {torch.__version__} ends a backward under FSDP2 without FSDPParamGroup.post_backward, where "
+                "this library sees which parameters were used; take torch 2.13, or DistributedDataParallel."
+            )
+        used = [name in self._used for name in self.parameters]
         flags = torch.tensor(used, dtype=torch.uint8)
-        self._asked = self.collective.start_all_reduce_(flags.to(self.collective.control_device), "max")
+        answer = self.collective.start_all_reduce_(flags.to(self.collective.control_device), "max")
         if all(used):
+            self._unheard = answer
             return grads.keys()
-        return {name for name, flag in zip(self.parameters, self._asked().tolist(), strict=True) if flag}
+        return {name for name, flag in zip(self.parameters, answer().tolist(), strict=True) if flag}
 
     def _settle(self) -> None:
         """Leave nothing under way; what went wrong is raised by the next collective."""
-        asked, self._asked = self._asked, None
-        if asked is not None:
+        answer, self._unheard = self._unheard, None
+        if answer is not None:
             with suppress(CommunicationError):
-                asked()
+                answer()
 
     def _check_mesh(self) -> None:
         for name, parameter in self.parameters.items():
@@ -167,14 +155,17 @@ class FSDP2Adapter:
     def _find_fsdp_params(self) -> dict[str, FSDPParam]:
         """FSDP2's own objects, by parameter name; those of frozen parameters are left out."""
         params = [param for module in self._modules for group in param_groups(module) for param in group.fsdp_params]
-        return {self._names[id(p.sharded_param)]: p for p in params if id(p.sharded_param) in self._names}
+        return {self._names[id(p.sharded_param)]: p for p in params if self._is_trained(p)}
+
+    def _is_trained(self, param: FSDPParam) -> bool:
+        return id(param.sharded_param) in self._names
 
     def begin_window(self) -> None:
         """Nothing to do."""
 
     @contextmanager
     def micro_batch(self, index: int, count: int) -> Iterator[None]:
-        """Set whether the coming backward reduces; after it, note what it reached."""
+        """Set whether the coming backward reduces."""
         is_last = index == count - 1
         reduces = self.sync == "every" or is_last
         if reduces is not self._gradient_sync:
@@ -182,17 +173,8 @@ class FSDP2Adapter:
                 module.set_requires_gradient_sync(reduces, recurse=False)
             self._gradient_sync = reduces
         self._synced += reduces
-        self._syncs = reduces
-        try:
-            yield
-            if is_last:
-                self._is_reduced = True
-            if not reduces:
-                self._note_unsharded()
-        finally:
-            self._syncs = False
-            self._unreached = (self._unreached | self._watching.keys()) - self._used
-            self._stop_watching()
+        yield
+        self._is_reduced |= is_last
 
     def leaves(self) -> Iterable[Tensor]:
         """The unsharded parameters, which the forward has made."""
@@ -215,7 +197,7 @@ class FSDP2Adapter:
             )
         held: Grads = {}
         for name, fsdp_param in self._fsdp_params.items():
-            grad = _unsharded_grad(fsdp_param)
+            grad = unsharded_grad(fsdp_param)
             if grad is not None:
                 held[name] = grad.detach().clone()
         return {name: held[name] for name in self.parameters if name in held}
@@ -224,7 +206,7 @@ class FSDP2Adapter:
         """Put them back where the next backward adds to them."""
         self._settle()
         self._used = set(grads)
-        self._unreached = set()
+        self._has_noted = False
         self._gradient_sync = None  # the user may have set it since
         self._is_reduced = False
         if self.sync == "every":
@@ -295,13 +277,6 @@ def like_sharded(parameter: nn.Parameter, local: Tensor) -> Tensor:
         shape=parameter.shape,
         stride=parameter.stride(),
     )
-
-
-def _unsharded_grad(fsdp_param: FSDPParam) -> Tensor | None:
-    """What backwards without a reduction have left, in whichever of its two places FSDP2 keeps it."""
-    grad: Tensor | None = fsdp_param.unsharded_accumulated_grad
-    unsharded: Tensor | None = getattr(fsdp_param, "_unsharded_param", None)
-    return unsharded.grad if grad is None and unsharded is not None else grad
 
 
 def _reduce_dtype(fsdp_param: FSDPParam) -> torch.dtype:

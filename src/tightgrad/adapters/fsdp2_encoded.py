@@ -150,17 +150,14 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
     def _install(self, module: FSDPModule, params: list[tuple[str, FSDPParam]]) -> None:
         module.set_custom_reduce_scatter(HandedOver(self, params))
 
-    def _is_trained(self, param: FSDPParam) -> bool:
-        return id(param.sharded_param) in self._names
-
     def hand_over(self, unit: Unit) -> None:
         """Called by the modules' reduce-scatters."""
         assert self._receiver is not None
         self._receiver(unit)
 
     def used(self, names: Mapping[str, object]) -> frozenset[str]:
-        """Those that this rank used in this window, or of which that is not known."""
-        return frozenset(name for name in names if name in self._used or name not in self._watching)
+        """Those that this rank used in this window."""
+        return frozenset(name for name in names if name in self._used)
 
     def shard_numels(self, name: str) -> list[int]:
         """Elements of a parameter that each rank keeps."""

@@ -145,6 +145,19 @@ class Traffic:
         self.by_operation[operation] = self.by_operation.get(operation, 0) + nbytes
 
 
+class TrafficMeter:
+    """Bytes that left this rank from one look to the next."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+        self._before = traffic.nbytes, traffic.framing_nbytes
+
+    def take(self) -> tuple[int, int]:
+        """Of tensors and of framing, since the last call."""
+        before, self._before = self._before, (self._traffic.nbytes, self._traffic.framing_nbytes)
+        return self._before[0] - before[0], self._before[1] - before[1]
+
+
 class Collective(Protocol):
     """The only door to the network. Every rank must make the same calls in the same order."""
 

@@ -13,7 +13,7 @@ from tightgrad.clip.norm import total_norm
 from tightgrad.core.check import check_integer
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import ConfigError, StateMismatchError
-from tightgrad.core.protocols import Collective
+from tightgrad.core.protocols import Collective, TrafficMeter
 from tightgrad.core.types import Slot
 from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.cached_norm import CachedNorm
@@ -54,8 +54,7 @@ class OuterPipeline:
         self._clock = StageClock()
         self._norm = CachedNorm(total_norm)
         self._path = GradientPath(adapter, plan, seed, self._clock, self._norm)
-        self._traffic_before = adapter.collective.traffic.nbytes
-        self._framing_before = adapter.collective.traffic.framing_nbytes
+        self._sent = TrafficMeter(adapter.collective.traffic)
 
     def step(self) -> StepRecord | None:
         """Count one local step; after `every` of them, take an outer step. To be called after `optimizer.step()`.
@@ -109,10 +108,7 @@ class OuterPipeline:
 
     def _record(self, outcome: Update | str, local_steps: int) -> StepRecord:
         applied = outcome if isinstance(outcome, Update) else None
-        traffic = self.adapter.collective.traffic.nbytes
-        wire_bytes, self._traffic_before = traffic - self._traffic_before, traffic
-        framing = self.adapter.collective.traffic.framing_nbytes
-        framing_bytes, self._framing_before = framing - self._framing_before, framing
+        wire_bytes, framing_bytes = self._sent.take()
         return StepRecord(
             step=self.state.step - 1 if applied else self.state.step,
             skipped=applied is None,

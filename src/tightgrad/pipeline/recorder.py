@@ -9,7 +9,7 @@ from tightgrad.accumulate import Window
 from tightgrad.adapters.memory import used_nbytes
 from tightgrad.clip.norm import total_norm
 from tightgrad.core.clock import StageClock
-from tightgrad.core.protocols import Adapter
+from tightgrad.core.protocols import Adapter, TrafficMeter
 from tightgrad.core.types import Clipped
 from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.fidelity import MEASURED_STEPS
@@ -39,8 +39,7 @@ class Recorder:
         self._adapter, self._plan, self._path, self._clock = adapter, plan, path, clock
         self._writers = tuple(writers)
         self._clip_watch = ClipWatch(speaks=adapter.collective.rank == 0)
-        self._traffic_before = adapter.collective.traffic.nbytes
-        self._framing_before = adapter.collective.traffic.framing_nbytes
+        self._sent = TrafficMeter(adapter.collective.traffic)
         self._slot = plan.slots.get(RESIDUAL.name, RESIDUAL)
         parameter = next(iter(adapter.parameters.values()), None)
         self._device = torch.device("cpu") if parameter is None else parameter.device
@@ -62,10 +61,7 @@ class Recorder:
         clipped = outcome if isinstance(outcome, Clipped) else None
         measured = clipped if clipped is not NOTHING_CLIPPED else None
         self._adapter.collective.traffic.add("wrapper", self._adapter.sent_nbytes())
-        traffic = self._adapter.collective.traffic.nbytes
-        wire_bytes, self._traffic_before = traffic - self._traffic_before, traffic
-        framing = self._adapter.collective.traffic.framing_nbytes
-        framing_bytes, self._framing_before = framing - self._framing_before, framing
+        wire_bytes, framing_bytes = self._sent.take()
         clip_coef = float(measured.clip_coef) if measured and self._plan.clip else None
         if clip_coef is not None:
             self._clip_watch.saw(clip_coef)

@@ -14,6 +14,10 @@ from tightgrad_lab.cli.device import Device, device_name
 from tightgrad_lab.cli.options import Json
 from tightgrad_lab.cli.output import print_json
 
+THREADS_HELP = (
+    "Threads of this process; may be repeated. If not given: one, as a rank that shares its cores, and torch's own."
+)
+
 bench = typer.Typer(name="bench", help="Measure on this machine, peers side by side.", no_args_is_help=True)
 
 
@@ -30,7 +34,7 @@ def clip(
     size: Annotated[list[int] | None, typer.Option(help="Parameters; give it again for several sizes.")] = None,
     tensors: Annotated[list[int] | None, typer.Option(help="Tensors they are spread over; may be repeated.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 9,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of one process.")] = 1,
+    threads: Annotated[list[int] | None, typer.Option(min=1, help=THREADS_HELP)] = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -41,20 +45,26 @@ def clip(
     from tightgrad_lab.environment import environment
 
     name = device_name(device)
-    torch.set_num_threads(threads)
-    result = measurement.run(
-        tuple(size or measurement.SIZES),
-        tuple(tensors or measurement.TENSORS),
-        repeats,
-        device=device,
-        progress=lambda line: print(line, file=sys.stderr),
-    )
+    usual = torch.get_num_threads()
+    rows: list[dict[str, Any]] = []
+    missing: list[str] = []
+    for number in threads or sorted({1, usual} if device == "cpu" else {usual}):
+        torch.set_num_threads(number)
+        result = measurement.run(
+            tuple(size or measurement.SIZES),
+            tuple(tensors or measurement.TENSORS),
+            repeats,
+            device=device,
+            progress=lambda line, number=number: print(f"threads: {number}, {line}", file=sys.stderr),  # type: ignore[misc]
+        )
+        rows += result["rows"]
+        missing = result["missing"]
     if as_json:
-        print_json(result["rows"], environment(name, "none"), missing=result["missing"])
+        print_json(rows, environment(name, "none"), missing=missing)
     else:
-        _print_table(result["rows"])
-        if result["missing"]:
-            print(f"not installed or not on this device, so not measured: {', '.join(result['missing'])}")
+        _print_table(rows)
+        if missing:
+            print(f"not installed or not on this device, so not measured: {', '.join(missing)}")
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -63,7 +73,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("what", "optimizer", "parameters", "tensors", "clips", "time/torch's", "bytes/parameter"):
+    for column in ("what", "optimizer", "parameters", "tensors", "threads", "clips", "time/torch's", "bytes/parameter"):
         left = column in ("what", "optimizer", "clips")
         table.add_column(column, justify="left" if left else "right", no_wrap=column == "what")
     for row in rows:
@@ -72,6 +82,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             row["optimizer"],
             f"{row['num_parameters']:,}",
             str(row["num_tensors"]),
+            str(row["threads"]),
             "yes" if row["active"] else "no",
             f"{row['ratio_to_torch']:.2f}",
             f"{row['memory_bytes_per_parameter']:.1f}",

@@ -17,6 +17,22 @@ def test_codecs_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> No
     assert {row["peer"] for row in printed["rows"]} == {True, False}
 
 
+@pytest.mark.parametrize(("asked", "measured"), [((), {1, 3}), ((2,), {2}), ((2, 1), {1, 2})])
+def test_clip_is_measured_in_one_thread_and_in_as_many_as_torch_takes(
+    asked: tuple[int, ...], measured: set[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        arguments = ["bench", "clip", "--size", "20000", "--tensors", "10", "--repeats", "1", "--json"]
+        assert run([*arguments, *(word for number in asked for word in ("--threads", str(number)))]) == 0
+    finally:
+        torch.set_num_threads(before)
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["threads"] for row in rows} == measured
+    assert len({len([row for row in rows if row["threads"] == number]) for number in measured}) == 1
+
+
 @pytest.mark.parametrize("device", ["abacus", "cuda"])
 def test_a_device_that_is_not_there_is_refused(device: str, capsys: pytest.CaptureFixture[str]) -> None:
     if device == "cuda" and torch.cuda.is_available():
