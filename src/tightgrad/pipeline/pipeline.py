@@ -308,7 +308,8 @@ class GradientPipeline:
             return NOTHING_CLIPPED
         if window.counts_for_nothing:
             return "zero_weight"
-        grads = self._buffer.grads()
+        with self._clock("accumulate"):
+            grads = self._buffer.grads()
         update = self._path.walk(grads, self.state, window.local_share)
         if isinstance(update, str):
             return update

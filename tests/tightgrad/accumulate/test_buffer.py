@@ -99,3 +99,14 @@ def test_a_bfloat16_model_gets_the_float32_sum():
     exact = sum(1.0 + index / 64 for index in range(64)) / 64
     # Inputs and 1/64 are exact in bfloat16; only the delivered sum is rounded to its 8 bits.
     assert float(optimizer.steps[0]["weight"]) == pytest.approx(exact, rel=2.0**-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_step_says_how_long_accumulating_took(dtype):
+    model = nn.Linear(2, 1, dtype=dtype)
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(accumulate=tg.Accumulate(2)))
+    for window in pipe.windows([torch.ones(1, 2, dtype=dtype)] * 4):
+        for batch in window:
+            pipe.backward(model(batch).sum())
+        record = pipe.step()
+        assert record.stage_seconds.keys() == {"backward", "accumulate", "guard", "clip", "optimizer"}
