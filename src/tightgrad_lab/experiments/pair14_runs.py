@@ -2,6 +2,7 @@
 what no plan can.
 """
 
+import gc
 import math
 import resource
 from collections.abc import Callable, Iterator, Sequence
@@ -193,6 +194,7 @@ def graph_kept_alive(run: Run) -> float:
 @contextmanager
 def limited_memory(nbytes: int) -> Iterator[None]:
     """Let this process take at most `nbytes` more than it has."""
+    gc.collect()  # what is freed meanwhile would be more room
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + nbytes, before[1]))
