@@ -72,15 +72,14 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("what", "optimizer", "parameters", "tensors", "threads", "clips", "time/torch's", "bytes/parameter"):
-        left = column in ("what", "optimizer", "clips")
-        table.add_column(column, justify="left" if left else "right", no_wrap=column == "what")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("what", "size", "tensors", "threads", "clips", "time/torch's", "bytes each"):
+        left = column in ("what", "clips")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row["name"],
-            row["optimizer"],
-            f"{row['num_parameters']:,}",
+            row["name"] if row["optimizer"] == "none" else f"{row['name']}, {row['optimizer']}",
+            f"{row['num_parameters'] / 1e6:g}M",
             str(row["num_tensors"]),
             str(row["threads"]),
             "yes" if row["active"] else "no",
