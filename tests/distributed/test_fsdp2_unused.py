@@ -49,7 +49,7 @@ def trained(sync):
 
 
 def waits():
-    """What a rank does in a window whose branch only rank 0 uses, in order."""
+    """What a rank does in a window whose branch rank 0 uses, and in one whose branch no rank uses, in order."""
     rank = dist.get_rank()
     model = fully_shard(Branches(), mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -69,15 +69,15 @@ def waits():
 
     pipe.adapter.collective.start_all_reduce_ = begun
     optimizer.register_step_pre_hook(lambda *_: events.append("steps"))
-    for window in pipe.windows([torch.ones(4, 20)]):
+    for step, window in enumerate(pipe.windows([torch.ones(4, 20)] * 2)):
         for batch in window:
-            pipe.backward(model(batch, rank == 0))
+            pipe.backward(model(batch, rank == step == 0))
         pipe.step()
     return events
 
 
-def test_a_rank_that_used_all_of_its_own_does_not_wait_for_what_others_used():
-    assert run_ranks(2, waits) == [["asks", "steps", "waits"], ["asks", "waits", "steps"]]
+def test_a_rank_that_knows_all_parameters_to_be_used_does_not_wait():
+    assert run_ranks(2, waits) == [["asks", "steps", "waits", "asks", "waits", "steps"]] * 2
 
 
 def attached_again():
@@ -125,6 +125,42 @@ def unused_in_bfloat16():
 
 def test_an_unused_branch_in_bfloat16_is_left_alone():
     assert run_ranks(2, unused_in_bfloat16) == [[False, False, True, True]] * 2
+
+
+def resumed_in_bfloat16(stops_after):
+    """Weights after a window whose branch is used in its first micro-batch only, with a checkpoint after one."""
+
+    def made():
+        model = fully_shard(Branches().bfloat16(), mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return model, tg.attach(model, optimizer, tg.Plan(accumulate=tg.Accumulate(2, sync="every")))
+
+    batches = [torch.ones(4, 20, dtype=torch.bfloat16)] * 2
+    model, pipe = made()
+    for window in pipe.windows(batches):
+        for position, batch in enumerate(window):
+            pipe.backward(model(batch, position == 0))
+            if position == stops_after:
+                saved = pipe.state_dict()
+                break
+        if stops_after is None:
+            pipe.step()
+        break
+    if stops_after is not None:
+        model, pipe = made()
+        pipe.load_state_dict(saved)
+        for window in pipe.windows(batches):
+            for batch in window:
+                pipe.backward(model(batch, False))
+            pipe.step()
+    return [full(parameter) for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("stops_after", [0, 1])
+def test_what_was_used_before_a_checkpoint_counts_after_it(stops_after):
+    throughout, resumed = run_ranks(2, resumed_in_bfloat16, None), run_ranks(2, resumed_in_bfloat16, stops_after)
+    for one, other in zip(throughout, resumed, strict=True):
+        assert all(map(torch.equal, one, other))
 
 
 def all_ways():

@@ -11,6 +11,7 @@ different parameters: those that a rank did not use are reduced as zeros, and th
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import compress
 
 import torch
 import torch.distributed as dist
@@ -91,10 +92,20 @@ class FSDP2Adapter:
             if name not in self._used and unsharded_grad(param) is not None:
                 self._used.add(name)
 
+    def _known_used(self, grads: Grads) -> set[str]:
+        """Those that a backward here has reached, and those whose sum over ranks is not 0: another rank used them, or
+        this one before a checkpoint.
+        """
+        unknown = [name for name in grads if name not in self._used]
+        if not unknown:
+            return self._used
+        nonzero = torch.stack([local_part(grads[name]).any() for name in unknown]).tolist()
+        return self._used.union(compress(unknown, nonzero))
+
     def used_anywhere(self, grads: Grads) -> Set[str]:
         """Which parameters any rank used in this window. Collective: every rank must call it.
 
-        Every rank says what it used; one that used all of its own does not wait for the others to say so.
+        Every rank says what it knows of; one that knows of all parameters does not wait for the others.
 
         Args:
             grads: this rank's gradients after the last backward; zeros for parameters that no rank used.
@@ -104,12 +115,13 @@ class FSDP2Adapter:
         """
         if not self._reduces_unused:
             return grads.keys()
-        if grads and not (self._has_noted or self._used):
+        if self._is_reduced and not self._has_noted:
             raise UnsupportedError(
                 f"torch {torch.__version__} ends a backward under FSDP2 without FSDPParamGroup.post_backward, where "
                 "this library sees which parameters were used; take torch 2.13, or DistributedDataParallel."
             )
-        used = [name in self._used for name in self.parameters]
+        known = self._known_used(grads)
+        used = [name in known for name in self.parameters]
         flags = torch.tensor(used, dtype=torch.uint8)
         answer = self.collective.start_all_reduce_(flags.to(self.collective.control_device), "max")
         if all(used):
@@ -188,8 +200,9 @@ class FSDP2Adapter:
             UsageError: the window's last backward has reduced the unsharded ones.
         """
         if self.sync == "every":
-            shards = {name: local_part(grad) for name, grad in copy_grads(self.parameters).items()}
-            return {name: shard for name, shard in shards.items() if name in self._used or bool(shard.any())}
+            grads = copy_grads(self.parameters)
+            known = self._known_used(grads)
+            return {name: local_part(grad) for name, grad in grads.items() if name in known}
         if self._is_reduced:
             raise UsageError(
                 "under FSDP2 a checkpoint cannot be taken between a window's last backward and its step(); take it "

@@ -97,43 +97,52 @@ def begun(collective):
     return receive(), empty(), collective.all_gather(mine), summed, torch.tensor(collective.traffic.nbytes)
 
 
-def reduction_begun(collective):
-    """Two all-reduces under way while another operation runs."""
+def all_reduces_begun(collective):
+    """Two under way while another operation runs: what is found, beside what should be."""
+    others = collective.world_size - 1
     mine = torch.arange(6, dtype=torch.float64).view(2, 3) * (1 - collective.rank)
     summed, largest = mine.clone(), mine.clone()
     sum_, max_ = collective.start_all_reduce_(summed), collective.start_all_reduce_(largest, "max")
     gathered = collective.all_gather(mine)
-    is_in_place = sum_() is summed and max_() is largest
-    return gathered.sum(0), summed, gathered.amax(0), largest, torch.tensor([is_in_place, collective.traffic.nbytes])
+    nbytes = 2 * (2 * others * 48 // collective.world_size) + others * 48
+    return [
+        (sum_(), gathered.sum(0)),
+        (max_(), gathered.amax(0)),
+        (summed, gathered.sum(0)),
+        (largest, gathered.amax(0)),
+        (torch.tensor(collective.traffic.nbytes), torch.tensor(nbytes)),
+    ]
 
 
-def reduction_begun_torch():
-    return reduction_begun(TorchCollective())
+def all_gathers_begun(collective):
+    """The same."""
+    others = collective.world_size - 1
+    mine = torch.arange(6, dtype=torch.float64).view(2, 3) + collective.rank
+    receive, empty = collective.start_all_gather(mine), collective.start_all_gather(mine[:0])
+    summed = collective.all_reduce_(torch.ones(1))
+    received, nothing, gathered = receive(), empty(), collective.all_gather(mine)
+    nbytes = others * 2 * 48 - (-8 * others // collective.world_size)
+    return [
+        (received, gathered),
+        (nothing, torch.empty(collective.world_size, 0, 3, dtype=mine.dtype)),
+        (summed, torch.tensor([float(collective.world_size)])),
+        (torch.tensor(collective.traffic.nbytes), torch.tensor(nbytes)),
+    ]
+
+
+def on_torch(body):
+    return body(TorchCollective())
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_an_all_reduce_goes_on_while_others_run(world_size):
-    threads = run_threaded(world_size, reduction_begun)
-    for ours, theirs in zip(threads, run_ranks(world_size, reduction_begun_torch), strict=True):
-        assert all(map(torch.equal, ours, theirs))
-        assert torch.equal(ours[0], ours[1])
-        assert torch.equal(ours[2], ours[3])
-        assert bool(ours[4][0])
-
-
-def begun_torch():
-    return begun(TorchCollective())
-
-
-@pytest.mark.parametrize("world_size", [1, 3])
-def test_an_all_gather_goes_on_while_others_run(world_size):
-    threads = run_threaded(world_size, begun)
-    for ours, theirs in zip(threads, run_ranks(world_size, begun_torch), strict=True):
-        assert all(map(torch.equal, ours, theirs))
-        assert torch.equal(ours[0], ours[2])
-        assert ours[1].shape == (world_size, 0, 3)
-        assert int(ours[4]) == (world_size - 1) * 2 * 48 - (-8 * (world_size - 1) // world_size)
-    assert all(map(torch.equal, begun(SingleCollective()), run_threaded(1, begun)[0]))
+@pytest.mark.parametrize("body", [all_reduces_begun, all_gathers_begun])
+def test_what_was_begun_goes_on_while_others_run(body, world_size):
+    threads = run_threaded(world_size, body)
+    for ours, theirs in zip(threads, run_ranks(world_size, on_torch, body), strict=True):
+        for (found, wanted), (on_ranks, _) in zip(ours, theirs, strict=True):
+            assert torch.equal(found, wanted)
+            assert torch.equal(on_ranks, wanted)
+    assert all(torch.equal(found, wanted) for found, wanted in body(SingleCollective()))
 
 
 def test_results_are_copies():

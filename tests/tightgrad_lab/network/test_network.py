@@ -80,15 +80,17 @@ def test_ranks_that_take_too_long_are_killed() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_after_an_end_from_outside(number: signal.Signals) -> None:
     program = (
-        "import time\nfrom tightgrad_lab.network import network\n"
+        "import signal, time\nfrom tightgrad_lab.network import network\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "with network(2, 10_000_000):\n    print('up', flush=True)\n    time.sleep(60)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"up\n"
-    process.send_signal(number)
-    process.wait(timeout=60)
-    process.stdout.close()
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(number)
+        assert process.wait(timeout=60) != 0, "ended before its time"
     if number == signal.SIGKILL:
         namespaces.remove_stale()  # as the next network does
     assert not [name for name in namespaces_now() if f"-{process.pid}-" in name]
