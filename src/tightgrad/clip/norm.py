@@ -1,7 +1,7 @@
 """The norm of many tensors: float32, safe against overflow and underflow of the sum of powers, over distinct tensors,
 shards (summed) and replicas (once), the same plain number on every rank.
 
-Float32 on the CPU takes two steps. First, sums of powers are taken in float32 over rows of up to 1024 numbers, which
+Float32 on the CPU takes two steps. First, sums of powers are taken in float32 over rows of up to 2048 numbers, which
 is as fast as `torch._foreach_norm`, and the rows are added up in float64. (One float32 sum over a large tensor
 is not right: the norm of 2.5 million equal numbers is off by 0.2 %.) Then, only if the result says that squares
 may have overflowed or lost digits, all is done again in float64, where they cannot. On other devices a look at the
