@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from tightgrad.clip.norm import distinct_norm, plain_norm, total_norm
+from tightgrad.clip.norm import plain_norm, total_norm
 from tightgrad.clip.one_factor import clip_coefficient, plain_coefficient
 from tightgrad.clip.placed import (
     are_distinct_and_plain_on_cpu,
@@ -62,7 +62,7 @@ def clip_grad_norm_(
     is_plain = bool(grads) and are_distinct_and_plain_on_cpu(grads)
     if not is_plain:
         grads = distinct(grads)
-    norm = plain_norm(grads, float(norm_type)) if is_plain else distinct_norm(grads, float(norm_type))
+    norm = plain_norm(grads, float(norm_type)) if is_plain else total_norm(grads, float(norm_type))
     if error_if_nonfinite:
         _check_finite(norm, norm_type)
     if not is_plain:

@@ -1,40 +1,26 @@
 """The norm of many tensors: float32, safe against overflow and underflow of the sum of powers, over distinct tensors,
 shards (summed) and replicas (once), the same plain number on every rank.
-
-Float32 on the CPU takes two steps. First, sums of powers are taken in float32 over rows of up to 2048 numbers, which
-is as fast as `torch._foreach_norm`, and the rows are added up in float64. (One float32 sum over a large tensor
-is not right: the norm of 2.5 million equal numbers is off by 0.2 %.) Then, only if the result says that squares
-may have overflowed or lost digits, all is done again in float64, where they cannot. On other devices a look at the
-result would wait for the device, so sums are in float64 from the start.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from tightgrad.clip.local_norm import LARGEST_PLAIN_POWER, combined, host_norm, local_norm, local_norms
 from tightgrad.clip.placed import (
     Axes,
     are_distinct_and_plain_on_cpu,
-    are_plain_on_cpu,
     counted,
-    distinct,
+    counted_by_axes,
     reduce_over_,
     shard_axes,
 )
-from tightgrad.clip.rows import row_norms
 from tightgrad.core.errors import ConfigError
 
-NUMEL_IN_ONE_SUM = 32768
-NUMEL_OF_NO_HURRY = 65536  # float64 from the start
 LONGEST_UNIT_ROW = 4096
-CHUNK_NUMEL = 2**18
-# A float32 square below 2^-126 loses digits, at most that much each. From this mean square on, 1e8 times larger, the
-# loss is below 1e-8 of the sum.
-SMALLEST_MEAN_SQUARE = 2.0**-126 * 1e8
-LARGEST_PLAIN_POWER = 4.0  # |x|^4 of any float32 number fits into float64
 
 
 def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
@@ -56,17 +42,13 @@ def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     """
     if tensors and are_distinct_and_plain_on_cpu(tensors):
         return plain_norm(list(tensors), norm_type)
-    return distinct_norm(distinct(tensors), norm_type)
-
-
-def distinct_norm(kept: list[Tensor], norm_type: float = 2.0) -> Tensor:
-    """`total_norm` of tensors that are known to be distinct."""
-    if kept and are_plain_on_cpu(kept):
-        return plain_norm(kept, norm_type)
     _check(norm_type)
+    groups = counted_by_axes(tensors)
+    if groups and norm_type in (1.0, 2.0) and all(values.is_cpu for members in groups.values() for values in members):
+        return _norm_on_host(groups, norm_type)
     norms = []
-    for axes, members in _by_axes(kept).items():
-        parts = [_local_norm(values, norm_type) for values in _by_device(map(counted, members))]
+    for axes, members in groups.items():
+        parts = [local_norm(values, norm_type) for values in _by_device(members)]
         norms.append(_over_shards(_joined(parts, norm_type).reshape(1), axes, norm_type).squeeze(0))
     return _joined(norms, norm_type).float() if norms else torch.zeros(())
 
@@ -74,7 +56,19 @@ def distinct_norm(kept: list[Tensor], norm_type: float = 2.0) -> Tensor:
 def plain_norm(kept: list[Tensor], norm_type: float = 2.0) -> Tensor:
     """`total_norm` of tensors, at least one, that are known to be distinct, dense and on this process's CPU."""
     _check(norm_type)
-    return _local_norm(kept, norm_type).float()
+    if norm_type in (1.0, 2.0):
+        return torch.tensor(host_norm(kept, norm_type), dtype=torch.float32, device="cpu")
+    return local_norm(kept, norm_type).float()
+
+
+def _norm_on_host(groups: dict[Axes, list[Tensor]], norm_type: float) -> Tensor:
+    """In plain numbers where possible: operators are slow right after a backward, when nothing is in the cache."""
+    total = 0.0
+    for axes, members in groups.items():
+        norm = host_norm(members, norm_type)
+        power = norm if norm_type == 1.0 else norm * norm
+        total += reduce_over_(torch.tensor(power, dtype=torch.float64, device="cpu"), axes).item() if axes else power
+    return torch.tensor(total if norm_type == 1.0 else math.sqrt(total), dtype=torch.float32, device="cpu")
 
 
 def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
@@ -90,7 +84,7 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     for index, tensor in enumerate(tensors):
         groups.setdefault(shard_axes(tensor), []).append(index)
     for axes, indices in groups.items():
-        norms = _local_norms([counted(tensors[index]) for index in indices], norm_type).to(result.device)
+        norms = local_norms([counted(tensors[index]) for index in indices], norm_type).to(result.device)
         norms = _over_shards(norms, axes, norm_type)
         if len(groups) == 1:
             return norms.float()
@@ -133,14 +127,7 @@ def _check(norm_type: float) -> None:
         raise ConfigError(f"norm_type={norm_type!r} must be at least 0; use 1, 2, inf, another positive number, or 0.")
 
 
-def _by_axes(tensors: Sequence[Tensor]) -> dict[Axes, list[Tensor]]:
-    groups: dict[Axes, list[Tensor]] = {}
-    for tensor in tensors:
-        groups.setdefault(shard_axes(tensor) if type(tensor) is not Tensor else (), []).append(tensor)
-    return groups
-
-
-def _by_device(tensors: Iterator[Tensor]) -> list[list[Tensor]]:
+def _by_device(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
     groups: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:
         groups.setdefault(tensor.device, []).append(tensor)
@@ -168,109 +155,4 @@ def _joined(norms: list[Tensor], norm_type: float) -> Tensor:
     if len(norms) == 1:
         return norms[0]
     device = next((norm.device for norm in norms if norm.device.type != "cpu"), norms[0].device)
-    return _combined(torch.stack([norm.to(device, non_blocking=True) for norm in norms]), norm_type)
-
-
-def _combined(norms: Tensor, norm_type: float) -> Tensor:
-    """The norm of the norms (float64, 1-D)."""
-    return norms.sum() if norm_type == 0 else _norm_in_float64(norms, norm_type)
-
-
-def _norm_in_float64(values: Tensor, norm_type: float) -> Tensor:
-    if norm_type == 0:
-        return torch.count_nonzero(values).double()
-    if math.isinf(norm_type):
-        return vector_norm(values, norm_type).double() if values.numel() else values.new_zeros((), dtype=torch.float64)
-    dtype = torch.complex128 if values.is_complex() else torch.float64
-    if norm_type <= LARGEST_PLAIN_POWER or not values.numel():
-        norm: Tensor = vector_norm(values, norm_type, dtype=dtype)
-        return norm
-    largest = vector_norm(values, math.inf).double()
-    scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
-    scaled = scale * vector_norm(values.to(dtype) / scale, norm_type)
-    return torch.where(largest.isfinite(), scaled, largest)
-
-
-def _local_norm(tensors: list[Tensor], norm_type: float) -> Tensor:
-    """The norm over plain tensors of one device: a float64 scalar."""
-    numel = sum(tensor.numel() for tensor in tensors)
-    if tensors[0].device.type == "cpu" and norm_type in (1.0, 2.0) and numel > NUMEL_OF_NO_HURRY:
-        norm = _norm_from_float32_sums(tensors, norm_type)
-        if _is_trusted(norm, numel, norm_type):
-            return torch.tensor(norm, dtype=torch.float64)
-    return _combined(_norms_in_float64(tensors, norm_type), norm_type)
-
-
-def _local_norms(tensors: list[Tensor], norm_type: float) -> Tensor:
-    """The norm of each plain tensor of one device: float64, shape (len(tensors),)."""
-    numel = sum(tensor.numel() for tensor in tensors)
-    if tensors[0].device.type != "cpu" or norm_type not in (1.0, 2.0) or numel <= NUMEL_OF_NO_HURRY:
-        return _norms_in_float64(tensors, norm_type)
-    small = [index for index, tensor in enumerate(tensors) if norm_type == 2.0 and _is_small(tensor)]
-    norms = torch.empty(len(tensors), dtype=torch.float64)
-    if small:
-        norms[small] = torch.stack(torch._foreach_norm([tensors[index] for index in small], norm_type)).double()
-    for index in set(range(len(tensors))).difference(small):
-        norms[index] = _norm_from_float32_sums([tensors[index]], norm_type)
-    for index, norm in enumerate(norms.tolist()):
-        if not _is_trusted(norm, tensors[index].numel(), norm_type):
-            norms[index] = _norm_in_float64(tensors[index], norm_type)
-    return norms
-
-
-def _norms_in_float64(tensors: list[Tensor], norm_type: float) -> Tensor:
-    is_real = not any(tensor.is_complex() for tensor in tensors)
-    if tensors[0].device.type != "cpu" and norm_type in (1.0, 2.0) and is_real:
-        filled = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
-        return torch.stack(torch._foreach_norm(filled, norm_type, dtype=torch.float64))
-    return torch.stack([_norm_in_float64(tensor, norm_type) for tensor in tensors])
-
-
-def _is_trusted(norm: float, numel: int, norm_type: float) -> bool:
-    """Whether a norm from float32 sums is right, by its own value."""
-    return math.isfinite(norm) and (norm_type == 1.0 or norm * norm >= numel * SMALLEST_MEAN_SQUARE)
-
-
-def _is_small(tensor: Tensor) -> bool:
-    return tensor.dtype is torch.float32 and 0 < tensor.numel() <= NUMEL_IN_ONE_SUM
-
-
-def _norm_from_float32_sums(tensors: list[Tensor], norm_type: float) -> float:
-    if norm_type == 1.0:
-        return float(torch.cat(_absolute_sums(tensors)).sum(dtype=torch.float64))
-    return float(vector_norm(torch.cat(_row_norms(tensors)), dtype=torch.float64))
-
-
-def _absolute_sums(tensors: list[Tensor]) -> list[Tensor]:
-    """Sums of |x| over pieces that fit into a cache; 1-D, float32 or float64. torch adds them up in a tree."""
-    sums: list[Tensor] = []
-    for tensor in tensors:
-        if tensor.dtype is torch.float64 or tensor.is_complex():
-            sums.append(_norm_in_float64(tensor, 1.0).view(1))
-        else:
-            sums.extend(chunk.float().abs().sum().view(1) for chunk in tensor.reshape(-1).split(CHUNK_NUMEL))
-    return sums
-
-
-def _row_norms(tensors: list[Tensor]) -> list[Tensor]:
-    """2-norms of pieces, each short enough for a float32 sum; 1-D, float32 or float64."""
-    small: list[Tensor] = []
-    large: list[Tensor] = []
-    norms: list[Tensor] = []
-    for tensor in tensors:
-        numel = tensor.numel()
-        is_float32 = tensor.dtype is torch.float32
-        if is_float32 and 0 < numel <= NUMEL_IN_ONE_SUM:
-            small.append(tensor)
-        elif is_float32 and tensor.is_contiguous():
-            large.append(tensor)
-        elif tensor.dtype in (torch.bfloat16, torch.float16) and numel:
-            # Squares of few bits round the same way again and again: short rows, however short the tensor is.
-            norms.extend(row_norms([chunk.float()]) for chunk in tensor.reshape(-1).split(CHUNK_NUMEL))
-        else:
-            norms.append(_norm_in_float64(tensor, 2.0).view(1))
-    if large:
-        norms.append(row_norms(large))
-    if small:
-        norms.append(torch.stack(torch._foreach_norm(small, 2.0)))
-    return norms
+    return combined(torch.stack([norm.to(device, non_blocking=True) for norm in norms]), norm_type)

@@ -105,6 +105,34 @@ def shard_axes(tensor: Tensor) -> Axes:
     return tuple((mesh, axis) for axis, placement in enumerate(tensor.placements) if placement.is_shard())
 
 
+def counted_by_axes(tensors: Iterable[Tensor]) -> dict[Axes, list[Tensor]]:
+    """What `counted` gives of `distinct` tensors, by their `shard_axes`, in one look.
+
+    Raises:
+        UnsupportedError: a DTensor that still has to be summed over ranks.
+    """
+    groups: dict[Axes, list[Tensor]] = {}
+    unsharded: list[Tensor] = []
+    mesh, placements, sharded = None, None, unsharded
+    seen: set[tuple[int, int]] = set()
+    for tensor in tensors:
+        members = unsharded
+        if isinstance(tensor, DTensor):
+            if tensor.device_mesh is not mesh or tensor.placements != placements:
+                mesh, placements = tensor.device_mesh, tensor.placements
+                axes = shard_axes(tensor)
+                sharded = groups.setdefault(axes, []) if axes else unsharded
+            members = sharded
+        values = _numbers(tensor)
+        numel = values.numel()
+        key = (values.data_ptr(), numel) if numel else (id(tensor), 0)
+        if key not in seen:
+            seen.add(key)
+            members.append(tensor.coalesce()._values() if tensor.is_sparse else values)
+    groups[()] = unsharded
+    return {axes: members for axes, members in groups.items() if members}
+
+
 def reduce_over_(values: Tensor, axes: Axes, op: str = "sum") -> Tensor:
     """Sum (or take the maximum of) small plain tensors over mesh axes. Collective on these axes' ranks."""
     for mesh, axis in axes:

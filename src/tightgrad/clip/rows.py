@@ -1,19 +1,18 @@
 """2-norms of short rows: the inner loop of the norm of large float32 tensors on the CPU.
 
 torch adds up in 16 lanes, so that the rounding error of a row grows with its length. One call for each tensor, and
-one buffer for all results: as fast as `torch._foreach_norm`, and right. Several threads share the rows; in one thread
-a BLAS is faster (`rows_blas`).
+one buffer for all results: as fast as `torch._foreach_norm`, and right. Several threads share the rows; one thread
+is faster with a BLAS (`blas`).
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from tightgrad.clip.row_numel import LONGEST_ROW, row_numel
-from tightgrad.clip.rows_blas import blas_row_norms, has_steady_dot
-
+SHORTEST_ROW, LONGEST_ROW = 256, 1024
 NATURAL_NUMEL = 2**18
 """Smaller matrices with long rows are taken as they are: a view costs as much as it saves."""
 
@@ -27,13 +26,6 @@ def row_norms(tensors: Sequence[Tensor]) -> Tensor:
     Returns:
         inf where the squares of a row overflow. Squares below 1e-38 lose digits.
     """
-    if torch.get_num_threads() == 1 and has_steady_dot():
-        return blas_row_norms(tensors)
-    return torch_row_norms(tensors)
-
-
-def torch_row_norms(tensors: Sequence[Tensor]) -> Tensor:
-    """`row_norms` by torch's own reduction."""
     rows: list[Tensor] = []
     rests: list[Tensor] = []
     for tensor in tensors:
@@ -56,3 +48,10 @@ def torch_row_norms(tensors: Sequence[Tensor]) -> Tensor:
     if rests:
         torch.stack(torch._foreach_norm(rests, 2.0), out=last)
     return norms
+
+
+@cache
+def row_numel(numel: int) -> int:
+    """The longest row that fits into `numel` without a rest, since that costs a call."""
+    fitting = (width for width in range(LONGEST_ROW, SHORTEST_ROW - 1, -1) if numel % width == 0)
+    return next(fitting, LONGEST_ROW)

@@ -225,7 +225,7 @@ class GradientPath:
         """Whether the guard lets these gradients pass, after it may have changed them."""
         assert self._plan.guard is not None
         policy = self._plan.guard.on_nonfinite
-        if policy == "propagate" or bool(torch.isfinite(self._norm(list(grads.values())))):
+        if policy == "propagate" or math.isfinite(self._norm(list(grads.values()))):
             return True
         if policy == "zero":
             zero_nonfinite_(grads.values())
@@ -234,7 +234,7 @@ class GradientPath:
     def _without_nonfinite(self, slots: State, before: State, grads: Grads) -> State:
         """What was remembered of entries whose sum over ranks is inf or NaN is taken back, if they are set to 0."""
         assert self._plan.guard is not None
-        if self._plan.guard.on_nonfinite != "zero" or bool(torch.isfinite(self._norm(list(grads.values())))):
+        if self._plan.guard.on_nonfinite != "zero" or math.isfinite(self._norm(list(grads.values()))):
             return slots
         return taken_back(slots, before, grads, self._plan.slots)
 

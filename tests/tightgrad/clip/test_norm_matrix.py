@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tightgrad.clip.norm import NUMEL_OF_NO_HURRY, tensor_norms, total_norm
+from tightgrad.clip.local_norm import NUMEL_OF_NO_HURRY
+from tightgrad.clip.norm import tensor_norms, total_norm
 
 SHAPES = ((3,), (70_000,), (200, 600), (40, 3, 3), (300, 513), ())
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -1,16 +1,14 @@
 """The sum of squares from short rows: exact to their float32 rounding, for any length, never quietly wrong."""
 
 import math
-from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from tightgrad.clip.norm import NUMEL_IN_ONE_SUM, tensor_norms, total_norm
-from tightgrad.clip.row_numel import LONGEST_ROW, SHORTEST_ROW, row_numel
-from tightgrad.clip.rows import row_norms, torch_row_norms
-from tightgrad.clip.rows_blas import blas_row_norms, has_steady_dot
+from tightgrad.clip.local_norm import NUMEL_IN_ONE_SUM
+from tightgrad.clip.norm import tensor_norms, total_norm
+from tightgrad.clip.rows import LONGEST_ROW, SHORTEST_ROW, row_norms, row_numel
 
 LENGTHS = (1, 255, 2048, 2049, 40_000, 65_537, 1_000_003)
 
@@ -19,71 +17,29 @@ def exact(tensors: list[Tensor]) -> float:
     return sum(float(tensor.double().square().sum()) for tensor in tensors)
 
 
-needs_steady_dot = pytest.mark.skipif(not has_steady_dot(), reason="numpy does not call OpenBLAS, or is older than 2.0")
-Norms = Callable[[list[Tensor]], Tensor]
-
-
-@pytest.fixture(params=[torch_row_norms, pytest.param(blas_row_norms, marks=needs_steady_dot)])
-def norms(request: pytest.FixtureRequest) -> Norms:
-    method: Norms = request.param
-    return method
-
-
-def sum_of_squares(norms: Norms, tensors: list[Tensor]) -> float:
-    return float(norms(tensors).double().square().sum())
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+def sum_of_squares(tensors: list[Tensor]) -> float:
+    return float(row_norms(tensors).double().square().sum())
 
 
 @pytest.mark.parametrize("numel", LENGTHS)
-def test_random_numbers(numel: int, norms: Norms) -> None:
+def test_random_numbers(numel: int) -> None:
     values = torch.randn(numel, generator=torch.Generator().manual_seed(numel))
-    assert sum_of_squares(norms, [values]) == pytest.approx(exact([values]), rel=2e-7)
+    assert sum_of_squares([values]) == pytest.approx(exact([values]), rel=2e-7)
 
 
 @pytest.mark.parametrize("numel", LENGTHS)
 @pytest.mark.parametrize("value", [0.7, 1 / 3, 1e-15, 1e15])
-def test_equal_numbers_whose_rounding_errors_all_point_one_way(numel: int, value: float, norms: Norms) -> None:
+def test_equal_numbers_whose_rounding_errors_all_point_one_way(numel: int, value: float) -> None:
     values = torch.full((numel,), value)
-    assert sum_of_squares(norms, [values]) == pytest.approx(exact([values]), rel=2e-6)
+    assert sum_of_squares([values]) == pytest.approx(exact([values]), rel=2e-6)
 
 
-def test_several_shapes_and_gradients_that_have_a_graph(norms: Norms) -> None:
+def test_several_shapes_and_gradients_that_have_a_graph() -> None:
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(shape, generator=generator) for shape in ((300, 700), (5, 7, 11), (), (4097,))]
     tensors[0].requires_grad_()
-    assert sum_of_squares(norms, tensors) == pytest.approx(exact([tensor.detach() for tensor in tensors]), rel=2e-7)
-    assert sum_of_squares(norms, []) == 0.0
-
-
-@pytest.mark.parametrize("numel", [300, 70_000, 300_001])
-def test_the_same_digits_wherever_the_numbers_lie(numel: int, norms: Norms) -> None:
-    values = torch.randn(numel, generator=torch.Generator().manual_seed(numel))
-    wanted = norms([values])
-    memory = torch.empty(numel + 32)
-    for start in range(1, 33):
-        moved = memory[start : start + numel].copy_(values)
-        assert torch.equal(norms([moved]), wanted), f"{start * 4} bytes further"
-
-
-@needs_steady_dot
-def test_one_thread_asks_the_blas_and_several_share_torchs_rows(threads: int) -> None:
-    values = torch.randn(300_000, generator=torch.Generator().manual_seed(0))
-    wanted = {1: blas_row_norms, 2: torch_row_norms}[threads]([values])
-    assert torch.equal(row_norms([values]), wanted)
-
-
-@needs_steady_dot
-@pytest.mark.parametrize("bad", [1e30, math.inf, math.nan])
-def test_the_blas_does_not_warn_of_numbers_that_are_not_finite(bad: float) -> None:
-    (norm,) = blas_row_norms([torch.full((500,), bad)]).tolist()
-    assert repr(norm) == repr(bad if math.isnan(bad) else math.inf)
+    assert sum_of_squares(tensors) == pytest.approx(exact([tensor.detach() for tensor in tensors]), rel=2e-7)
+    assert sum_of_squares([]) == 0.0
 
 
 def test_rows_fit_if_they_can() -> None:

@@ -36,6 +36,7 @@ def test_peers_are_installed_or_named_as_missing() -> None:
         assert float(parameter.grad.norm()) < 100.0, name
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(("max_norm", "passes"), [(1e9, 1), (1e-3, 3)])
 def test_no_second_pass_below_the_bound(max_norm: float, passes: int) -> None:
     """Reading is one pass; clipping reads again and writes."""

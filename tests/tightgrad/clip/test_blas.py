@@ -1,0 +1,99 @@
+"""The sum of squares by numpy's BLAS: as exact as torch's rows, the same digits everywhere, never quietly wrong."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tightgrad.clip import blas
+from tightgrad.clip.blas import has_steady_dot, sum_of_squares
+from tightgrad.clip.norm import total_norm
+
+pytestmark = pytest.mark.skipif(not has_steady_dot(), reason="numpy does not call OpenBLAS, or is older than 2.0")
+LENGTHS = (0, 1, 255, 2048, 2049, 40_000, 65_537, 262_145, 1_000_003)
+
+
+one_thread = pytest.mark.parametrize("threads", [1], indirect=True)
+
+
+def exact(tensors: list[Tensor]) -> float:
+    return sum(float(tensor.detach().double().square().sum()) for tensor in tensors)
+
+
+@pytest.mark.parametrize("numel", LENGTHS)
+def test_random_numbers(numel: int) -> None:
+    values = torch.randn(numel, generator=torch.Generator().manual_seed(numel))
+    assert sum_of_squares([values]) == pytest.approx(exact([values]), rel=2e-7)
+
+
+@pytest.mark.parametrize("numel", LENGTHS)
+@pytest.mark.parametrize("value", [0.7, 1 / 3, 1e-15, 1e15])
+def test_equal_numbers_whose_rounding_errors_all_point_one_way(numel: int, value: float) -> None:
+    values = torch.full((numel,), value)
+    assert sum_of_squares([values]) == pytest.approx(exact([values]), rel=2e-6)
+
+
+def test_several_shapes_with_a_graph_or_a_pending_sign() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((300, 700), (30, 7000), (5, 7, 11), (), (4097,), (1024, 1024), (0, 3))
+    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+    tensors[0].requires_grad_()
+    tensors.append(torch._neg_view(torch.randn(5000, generator=generator)))
+    assert tensors[-1].is_neg()
+    assert sum_of_squares(tensors) == pytest.approx(exact(tensors), rel=2e-7)
+    assert sum_of_squares([]) == 0.0
+
+
+@pytest.mark.parametrize("numel", [300, 70_000, 300_001])
+def test_the_same_digits_wherever_the_numbers_lie(numel: int) -> None:
+    values = torch.randn(numel, generator=torch.Generator().manual_seed(numel))
+    memory = torch.empty(numel + 33)
+    found = {sum_of_squares([memory[start : start + numel].copy_(values)]) for start in range(33)}
+    assert found == {sum_of_squares([values])}
+
+
+def test_what_was_read_can_still_be_resized() -> None:
+    values = torch.ones(5000)
+    sum_of_squares([values])
+    assert values.untyped_storage().resizable()
+
+
+@pytest.mark.parametrize("bad", [1e30, math.inf, math.nan])
+def test_what_is_not_finite_comes_through_without_a_warning(bad: float) -> None:
+    found = sum_of_squares([torch.ones(10), torch.full((5000,), bad)])
+    assert repr(found) == repr(bad if math.isnan(bad) else math.inf)
+
+
+def test_one_thread_asks_the_blas_and_several_share_torchs_rows(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def counted(tensors: list[Tensor]) -> float:
+        asked.append(len(tensors))
+        return sum_of_squares(tensors)
+
+    monkeypatch.setattr(blas, "sum_of_squares", counted)
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(400, 300, generator=generator), torch.randn(9, generator=generator)]
+    assert float(total_norm(tensors)) == pytest.approx(math.sqrt(exact(tensors)), rel=1e-7)
+    assert asked == ([2] if threads == 1 else [])
+
+
+@one_thread
+@pytest.mark.usefixtures("threads")
+def test_without_a_steady_blas_torch_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blas, "has_steady_dot", lambda: False)
+    monkeypatch.setattr(blas, "sum_of_squares", None)
+    values = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    assert float(total_norm([values])) == pytest.approx(math.sqrt(exact([values])), rel=1e-6)
+
+
+@one_thread
+@pytest.mark.usefixtures("threads")
+def test_of_several_kinds_each_is_added_up_its_own_way() -> None:
+    generator = torch.Generator().manual_seed(1)
+    dense = torch.randn(300, 400, generator=generator)
+    tensors = [dense, dense.clone().t(), dense.bfloat16(), dense.double(), dense.half()[:, ::2]]
+    assert not tensors[1].is_contiguous()
+    assert not tensors[4].is_contiguous()
+    assert float(total_norm(tensors)) == pytest.approx(math.sqrt(exact(tensors)), rel=1e-6)
