@@ -17,6 +17,8 @@ from tightgrad.clip import blas
 from tightgrad.clip.rows import row_norms
 
 NUMEL_IN_ONE_SUM = 32768
+FEW_TENSORS = 64
+"""So many small ones cost less in one call with all others than in one more operator."""
 NUMEL_OF_NO_HURRY = 65536  # float64 from the start
 CHUNK_NUMEL = 2**18
 # A float32 square below 2^-126 loses digits, at most that much each. From this mean square on, 1e8 times larger, the
@@ -81,11 +83,16 @@ def _norm_from_float32_sums(tensors: list[Tensor], norm_type: float) -> float:
         return float(torch.cat(_absolute_sums(tensors)).sum(dtype=torch.float64))
     if torch.get_num_threads() > 1 or not blas.has_steady_dot():
         return float(vector_norm(torch.cat(_row_norms(tensors)), dtype=torch.float64))
-    others = [tensor for tensor in tensors if tensor.dtype is not torch.float32 or not tensor.is_contiguous()]
-    if not others:
-        return math.sqrt(blas.sum_of_squares(tensors))
-    dense = [tensor for tensor in tensors if tensor.dtype is torch.float32 and tensor.is_contiguous()]
-    return math.sqrt(blas.sum_of_squares(dense) + float(torch.cat(_row_norms(others)).double().square().sum()))
+    least = 0 if sum(map(_is_small, tensors)) <= FEW_TENSORS else NUMEL_IN_ONE_SUM
+    dense: list[Tensor] = []
+    others: list[Tensor] = []
+    for tensor in tensors:
+        is_dense = tensor.dtype is torch.float32 and tensor.numel() > least and tensor.is_contiguous()
+        (dense if is_dense else others).append(tensor)
+    power = blas.sum_of_squares(dense)
+    if others:
+        power += float(torch.cat(_row_norms(others)).double().square().sum())
+    return math.sqrt(power)
 
 
 def _absolute_sums(tensors: list[Tensor]) -> list[Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tightgrad.clip import blas
+from tightgrad.clip import blas, local_norm
 from tightgrad.clip.blas import has_steady_dot, sum_of_squares
 from tightgrad.clip.norm import total_norm
 
@@ -77,6 +77,25 @@ def test_one_thread_asks_the_blas_and_several_share_torchs_rows(threads: int, mo
     tensors = [torch.randn(400, 300, generator=generator), torch.randn(9, generator=generator)]
     assert float(total_norm(tensors)) == pytest.approx(math.sqrt(exact(tensors)), rel=1e-7)
     assert asked == ([2] if threads == 1 else [])
+
+
+@one_thread
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("many", "by_blas"), [(0, 11), (1, 1)])
+def test_many_small_tensors_are_left_to_torch(many: int, by_blas: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def counted(tensors: list[Tensor]) -> float:
+        asked.append(len(tensors))
+        return sum_of_squares(tensors)
+
+    monkeypatch.setattr(blas, "sum_of_squares", counted)
+    generator = torch.Generator().manual_seed(0)
+    small = local_norm.FEW_TENSORS + 1 if many else 10
+    tensors = [torch.randn(100, 30, generator=generator) for _ in range(small)]
+    tensors.append(torch.randn(400, 300, generator=generator))
+    assert float(total_norm(tensors)) == pytest.approx(math.sqrt(exact(tensors)), rel=1e-7)
+    assert asked == [by_blas]
 
 
 @one_thread
