@@ -25,8 +25,8 @@ NUMEL_OF_LONG_ROWS = 2**18
 @cache
 def has_steady_dot() -> bool:
     """Whether numpy has `vecdot` (from 2.0 on) and calls OpenBLAS, as its packages for Linux and Windows do."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return hasattr(np, "vecdot") and "openblas" in str(blas.get("name"))
+    built_with = np.show_config(mode="dicts").get("Build Dependencies", {})
+    return hasattr(np, "vecdot") and "openblas" in str(built_with.get("blas", {}).get("name"))
 
 
 class _Shared:
