@@ -83,11 +83,11 @@ def _norm_from_float32_sums(tensors: list[Tensor], norm_type: float) -> float:
         return float(torch.cat(_absolute_sums(tensors)).sum(dtype=torch.float64))
     if torch.get_num_threads() > 1 or not blas.has_steady_dot():
         return float(vector_norm(torch.cat(_row_norms(tensors)), dtype=torch.float64))
-    least = 0 if sum(map(_is_small, tensors)) <= FEW_TENSORS else NUMEL_IN_ONE_SUM
+    least = 0 if sum(map(_is_small, tensors)) <= FEW_TENSORS else NUMEL_IN_ONE_SUM + 1
     dense: list[Tensor] = []
     others: list[Tensor] = []
     for tensor in tensors:
-        is_dense = tensor.dtype is torch.float32 and tensor.numel() > least and tensor.is_contiguous()
+        is_dense = tensor.dtype is torch.float32 and tensor.numel() >= least and tensor.is_contiguous()
         (dense if is_dense else others).append(tensor)
     power = blas.sum_of_squares(dense)
     if others:

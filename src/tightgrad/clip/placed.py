@@ -28,12 +28,17 @@ def distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
     kept = []
     for tensor in tensors:
         values = tensor if type(tensor) is Tensor and tensor.layout is torch.strided else _numbers(tensor)
-        numel = values.numel()
-        key = (values.data_ptr(), numel) if numel else (id(tensor), 0)
+        key = _place(tensor, values)
         if key not in seen:
             seen.add(key)
             kept.append(tensor)
     return kept
+
+
+def _place(tensor: Tensor, values: Tensor) -> tuple[int, int]:
+    """The same for two tensors whose `values` are the same memory."""
+    numel = values.numel()
+    return (values.data_ptr(), numel) if numel else (id(tensor), 0)
 
 
 def are_distinct_and_plain_on_cpu(tensors: Iterable[Tensor]) -> bool:
@@ -124,8 +129,7 @@ def counted_by_axes(tensors: Iterable[Tensor]) -> dict[Axes, list[Tensor]]:
                 sharded = groups.setdefault(axes, []) if axes else unsharded
             members = sharded
         values = _numbers(tensor)
-        numel = values.numel()
-        key = (values.data_ptr(), numel) if numel else (id(tensor), 0)
+        key = _place(tensor, values)
         if key not in seen:
             seen.add(key)
             members.append(tensor.coalesce()._values() if tensor.is_sparse else values)

@@ -1,40 +1,53 @@
 """The sum of squares from short rows: exact to their float32 rounding, for any length, never quietly wrong."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
+from tightgrad.clip import blas
+from tightgrad.clip.blas import has_steady_dot
 from tightgrad.clip.local_norm import NUMEL_IN_ONE_SUM
 from tightgrad.clip.norm import tensor_norms, total_norm
 from tightgrad.clip.rows import LONGEST_ROW, SHORTEST_ROW, row_norms, row_numel
 
-LENGTHS = (1, 255, 2048, 2049, 40_000, 65_537, 1_000_003)
+LENGTHS = (0, 1, 255, 2048, 2049, 40_000, 65_537, 262_145, 1_000_003)
+Sum = Callable[[list[Tensor]], float]
 
 
 def exact(tensors: list[Tensor]) -> float:
     return sum(float(tensor.double().square().sum()) for tensor in tensors)
 
 
-def sum_of_squares(tensors: list[Tensor]) -> float:
+def by_rows(tensors: list[Tensor]) -> float:
     return float(row_norms(tensors).double().square().sum())
 
 
+needs_blas = pytest.mark.skipif(not has_steady_dot(), reason="numpy does not call OpenBLAS, or is older than 2.0")
+
+
+@pytest.fixture(params=[by_rows, pytest.param(blas.sum_of_squares, marks=needs_blas)])
+def sum_of_squares(request: pytest.FixtureRequest) -> Sum:
+    method: Sum = request.param
+    return method
+
+
 @pytest.mark.parametrize("numel", LENGTHS)
-def test_random_numbers(numel: int) -> None:
+def test_random_numbers(numel: int, sum_of_squares: Sum) -> None:
     values = torch.randn(numel, generator=torch.Generator().manual_seed(numel))
     assert sum_of_squares([values]) == pytest.approx(exact([values]), rel=2e-7)
 
 
 @pytest.mark.parametrize("numel", LENGTHS)
 @pytest.mark.parametrize("value", [0.7, 1 / 3, 1e-15, 1e15])
-def test_equal_numbers_whose_rounding_errors_all_point_one_way(numel: int, value: float) -> None:
+def test_equal_numbers_whose_rounding_errors_all_point_one_way(numel: int, value: float, sum_of_squares: Sum) -> None:
     values = torch.full((numel,), value)
     assert sum_of_squares([values]) == pytest.approx(exact([values]), rel=2e-6)
 
 
-def test_several_shapes_and_gradients_that_have_a_graph() -> None:
+def test_several_shapes_and_gradients_that_have_a_graph(sum_of_squares: Sum) -> None:
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(shape, generator=generator) for shape in ((300, 700), (5, 7, 11), (), (4097,))]
     tensors[0].requires_grad_()
