@@ -82,7 +82,9 @@ def test_nothing_is_left_after_an_end_from_outside(number: signal.Signals) -> No
     program = (
         "import signal, time\nfrom tightgrad_lab.network import network\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
-        "with network(2, 10_000_000):\n    print('up', flush=True)\n    time.sleep(60)\n"
+        "with network(2, 10_000_000):\n    print('up', flush=True)\n"
+        # a signal just before a sleep, or to another thread, is looked at only when that sleep is over
+        "    for _ in range(600):\n        time.sleep(0.1)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
