@@ -48,12 +48,13 @@ def trained(sync):
     return weights
 
 
-def waits():
+def waits(on_nonfinite):
     """What a rank does in a window whose branch rank 0 uses, and in one whose branch no rank uses, in order."""
     rank = dist.get_rank()
     model = fully_shard(Branches(), mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    pipe = tg.attach(model, optimizer, tg.Plan(accumulate=tg.Accumulate(1, sync="last")))
+    plan = tg.Plan(accumulate=tg.Accumulate(1, sync="last"), guard=tg.Guard(on_nonfinite))
+    pipe = tg.attach(model, optimizer, plan)
     events = []
     begin = pipe.adapter.collective.start_all_reduce_
 
@@ -76,8 +77,13 @@ def waits():
     return events
 
 
+def test_only_a_doubt_is_asked_about():
+    assert run_ranks(2, waits, "raise") == [["steps", "asks", "waits", "steps"]] * 2
+
+
 def test_a_rank_that_knows_all_parameters_to_be_used_does_not_wait():
-    assert run_ranks(2, waits) == [["asks", "steps", "waits", "asks", "waits", "steps"]] * 2
+    expected = ["asks", "steps", "waits", "asks", "waits", "steps"]
+    assert run_ranks(2, waits, "propagate") == [expected] * 2
 
 
 def attached_again():

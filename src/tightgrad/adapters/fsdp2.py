@@ -42,6 +42,9 @@ class FSDP2Adapter:
         sync: "last", "every", or "auto": "last" if unsharded gradients fill at most a quarter of the free memory.
         collective: all data-parallel ranks; None takes the default process group.
 
+    Attributes:
+        norm_reaches_all: whether a norm of the gradients is one sum over all ranks (not under HSDP).
+
     Raises:
         UnsupportedError: parameters are not all sharded by FSDP2, the mesh leaves ranks out, or gradients would be
             added up in low precision.
@@ -68,6 +71,9 @@ class FSDP2Adapter:
         self._unheard: Callable[[], Tensor] | None = None
         self._gradient_sync: bool | None = None
         self._is_reduced = False
+        self.norm_reaches_all = all(
+            isinstance(p, DTensor) and p.device_mesh.ndim == 1 for p in self.parameters.values()
+        )
         self._modules = fsdp_modules(model)
         self._fsdp_params = self._find_fsdp_params()
         self._reduces_unused = hasattr(model, "set_reduce_scatter_unused_params")  # torch 2.13
@@ -92,20 +98,9 @@ class FSDP2Adapter:
             if name not in self._used and unsharded_grad(param) is not None:
                 self._used.add(name)
 
-    def _known_used(self, grads: Grads) -> set[str]:
-        """Those that a backward here has reached, and those whose sum over ranks is not 0: another rank used them, or
-        this one before a checkpoint.
-        """
-        unknown = [name for name in grads if name not in self._used]
-        if not unknown:
-            return self._used
-        nonzero = torch.stack([local_part(grads[name]).any() for name in unknown]).tolist()
-        return self._used.union(compress(unknown, nonzero))
-
-    def used_anywhere(self, grads: Grads) -> Set[str]:
-        """Which parameters any rank used in this window. Collective: every rank must call it.
-
-        Every rank says what it knows of; one that knows of all parameters does not wait for the others.
+    def known_used(self, grads: Grads) -> Set[str]:
+        """Which parameters of `grads` some rank is known here to have used in this window: those that a backward here
+        has reached, and those whose sum over ranks is not 0. Another rank used them, or this one before a checkpoint.
 
         Args:
             grads: this rank's gradients after the last backward; zeros for parameters that no rank used.
@@ -120,13 +115,28 @@ class FSDP2Adapter:
                 f"torch {torch.__version__} ends a backward under FSDP2 without FSDPParamGroup.post_backward, where "
                 "this library sees which parameters were used; take torch 2.13, or DistributedDataParallel."
             )
-        known = self._known_used(grads)
+        unknown = [name for name in grads if name not in self._used]
+        if not unknown:
+            return self._used
+        nonzero = torch.stack([local_part(grads[name]).any() for name in unknown]).tolist()
+        return self._used.union(compress(unknown, nonzero))
+
+    def used_anywhere(self, known: Set[str]) -> Set[str]:
+        """Which parameters any rank used in this window. Collective: every rank must call it.
+
+        Every rank says what it knows of; one that knows of all parameters does not wait for the others.
+
+        Args:
+            known: what `known_used` gave.
+        """
+        if not self._reduces_unused:
+            return known
         used = [name in known for name in self.parameters]
         flags = torch.tensor(used, dtype=torch.uint8)
         answer = self.collective.start_all_reduce_(flags.to(self.collective.control_device), "max")
         if all(used):
             self._unheard = answer
-            return grads.keys()
+            return known
         return {name for name, flag in zip(self.parameters, answer().tolist(), strict=True) if flag}
 
     def _settle(self) -> None:
@@ -201,7 +211,7 @@ class FSDP2Adapter:
         """
         if self.sync == "every":
             grads = copy_grads(self.parameters)
-            known = self._known_used(grads)
+            known = self.known_used(grads)
             return {name: local_part(grad) for name, grad in grads.items() if name in known}
         if self._is_reduced:
             raise UsageError(

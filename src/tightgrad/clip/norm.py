@@ -23,7 +23,7 @@ from tightgrad.core.errors import ConfigError
 LONGEST_UNIT_ROW = 4096
 
 
-def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
+def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0, *, is_void: bool = False) -> Tensor:
     """(sum |x|^p)^(1/p) over all elements of all tensors; p = inf is the largest |x|, p = 0 the count of non-zeros.
 
     Collective for sharded tensors: every rank of their meshes must call it with the same tensors in the same order.
@@ -31,6 +31,7 @@ def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     Args:
         tensors: plain, sparse or DTensor, of any floating dtype; each storage counts once.
         norm_type: p, at least 0.
+        is_void: this rank's part is not to be relied on: the norm is NaN here and on every rank that it is summed over.
 
     Returns:
         A float32 scalar, plain and the same on every rank, on the tensors' device (the CPU when there are none),
@@ -41,15 +42,16 @@ def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
         UnsupportedError: a DTensor that still has to be summed over ranks.
     """
     if tensors and are_distinct_and_plain_on_cpu(tensors):
-        return plain_norm(list(tensors), norm_type)
+        return torch.tensor(math.nan) if is_void else plain_norm(list(tensors), norm_type)
     _check(norm_type)
     groups = counted_by_axes(tensors)
     if groups and norm_type in (1.0, 2.0) and all(values.is_cpu for members in groups.values() for values in members):
-        return _norm_on_host(groups, norm_type)
+        return _norm_on_host(groups, norm_type, is_void)
     norms = []
     for axes, members in groups.items():
         parts = [local_norm(values, norm_type) for values in _by_device(members)]
-        norms.append(_over_shards(_joined(parts, norm_type).reshape(1), axes, norm_type).squeeze(0))
+        norm = _joined(parts, norm_type).reshape(1)
+        norms.append(_over_shards(norm * math.nan if is_void else norm, axes, norm_type).squeeze(0))
     return _joined(norms, norm_type).float() if norms else torch.zeros(())
 
 
@@ -61,11 +63,11 @@ def plain_norm(kept: list[Tensor], norm_type: float = 2.0) -> Tensor:
     return local_norm(kept, norm_type).float()
 
 
-def _norm_on_host(groups: dict[Axes, list[Tensor]], norm_type: float) -> Tensor:
+def _norm_on_host(groups: dict[Axes, list[Tensor]], norm_type: float, is_void: bool) -> Tensor:
     """In plain numbers where possible: operators are slow right after a backward, when nothing is in the cache."""
     total = 0.0
     for axes, members in groups.items():
-        norm = host_norm(members, norm_type)
+        norm = math.nan if is_void else host_norm(members, norm_type)
         power = norm if norm_type == 1.0 else norm * norm
         total += reduce_over_(torch.tensor(power, dtype=torch.float64, device="cpu"), axes).item() if axes else power
     return torch.tensor(total if norm_type == 1.0 else math.sqrt(total), dtype=torch.float32, device="cpu")

@@ -129,8 +129,9 @@ class GradientPath:
             reduced = self._take_over(grads, state, self._in_backward)
         elif self._adapter.reduces:
             if isinstance(self._adapter, FSDP2Adapter):
-                grads = self._complete(grads, self._adapter.used_anywhere(grads))
-            self._unscale_(grads)
+                grads = self._used(grads, self._adapter)
+            else:
+                self._unscale_(grads)
             reduced = grads, state.slots
         else:
             reduced = self._agree_and_reduce_(grads, state, local_share)
@@ -198,6 +199,22 @@ class GradientPath:
             return self._skip(grads, state)
         self._clip_locally_(grads, local_share)
         return grads, self._reduce_(grads, state, densely=densely)
+
+    def _used(self, grads: Grads, adapter: FSDP2Adapter) -> Grads:
+        """The unscaled gradients of those parameters that any rank used. Collective.
+
+        A rank that is not sure of all parameters says so by its part of the norm, which is NaN then on every rank, and
+        only then is each parameter asked for. Where nobody would look at the norm, they are asked for at once.
+        """
+        assert self._plan.guard is not None
+        known = adapter.known_used(grads)
+        self._unscale_(grads)
+        if adapter.norm_reaches_all and self._plan.guard.on_nonfinite != "propagate":
+            with self._clock("clip"):
+                if math.isfinite(self._norm(list(grads.values()), is_void=not grads.keys() <= known)):
+                    return grads
+            self._norm.clear()
+        return self._complete(grads, adapter.used_anywhere(known))
 
     def _finished(self, grads: Grads, slots: State, state: PipelineState) -> Update | SkipReason:
         """Clip what was delivered."""
