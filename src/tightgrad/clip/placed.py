@@ -138,9 +138,13 @@ def counted_by_axes(tensors: Iterable[Tensor]) -> dict[Axes, list[Tensor]]:
 
 
 def reduce_over_(values: Tensor, axes: Axes, op: str = "sum") -> Tensor:
-    """Sum (or take the maximum of) small plain tensors over mesh axes. Collective on these axes' ranks."""
+    """Sum (or take the maximum of) small plain tensors over mesh axes. Collective on these axes' ranks.
+
+    The groups' own methods are called: `torch.distributed`'s Python around them takes as long as the collective.
+    """
     for mesh, axis in axes:
-        dist.all_reduce(values, dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM, group=mesh.get_group(axis))
+        group = mesh.get_group() if mesh.ndim == 1 else mesh.get_group(axis)  # the latter looks at more
+        group.allreduce([values], dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM).wait()
     return values
 
 

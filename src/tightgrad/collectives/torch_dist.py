@@ -78,19 +78,22 @@ class TorchCollective:
         return gathered.view(self.world_size, *tensor.shape)
 
     def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Begin one; what is returned waits for it (under NCCL the current stream does). Not cut into pieces."""
-        flat = tensor.contiguous().view(-1)
-        gathered = torch.empty(self.world_size * flat.numel(), dtype=flat.dtype, device=flat.device)
+        """Begin one; what is returned waits for it (under NCCL the current stream does). Not cut into pieces.
+
+        The group's own method is called: `torch.distributed`'s Python around it takes as long as the collective.
+        """
+        own = tensor.contiguous()
+        gathered = own.new_empty((self.world_size, *own.shape))
         with self._talking("all_gather"):
-            work = _all_gather_flat(gathered, flat, self.group, async_op=True) if flat.numel() else None
-        around = framing.of_all_gather(self.world_size) if flat.numel() else 0
-        self._count("all_gather", all_gather_nbytes(_nbytes(flat), self.world_size), around)
+            work = self.group.allgather([gathered.unbind()], [own]) if own.numel() else None
+        around = framing.of_all_gather(self.world_size) if own.numel() else 0
+        self._count("all_gather", all_gather_nbytes(_nbytes(own), self.world_size), around)
 
         def receive() -> Tensor:
             if work is not None:
                 with self._talking("all_gather"):
                     work.wait()
-            return gathered.view(self.world_size, *tensor.shape)
+            return gathered
 
         return receive
 
@@ -155,12 +158,9 @@ class TorchCollective:
             ) from error
 
 
-def _all_gather_flat(
-    gathered: Tensor, flat: Tensor, group: dist.ProcessGroup | None, *, async_op: bool = False
-) -> dist.Work | None:
+def _all_gather_flat(gathered: Tensor, flat: Tensor, group: dist.ProcessGroup | None) -> None:
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # renamed in torch 2.13
-    work: dist.Work | None = gather(gathered, flat, group=group, async_op=async_op)
-    return work
+    gather(gathered, flat, group=group)
 
 
 def _nbytes(tensor: Tensor) -> int:
