@@ -7,19 +7,20 @@ a backward each costs more than the numbers do.
 """
 
 from collections.abc import Sequence
+from ctypes import Array, c_float
 from functools import cache
 from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
-from tightgrad.clip.rows import LONGEST_ROW, row_numel
+from tightgrad.clip.rows import row_numel
 
 LONG_ROW = 2048
 """OpenBLAS would share a row of 10,000 numbers among threads."""
 NUMEL_OF_LONG_ROWS = 2**18
 """From here on a call for the rest costs nothing next to the rows."""
+ITEMSIZE = 4
 
 
 @cache
@@ -27,21 +28,6 @@ def has_steady_dot() -> bool:
     """Whether numpy has `vecdot` (from 2.0 on) and calls OpenBLAS, as its packages for Linux and Windows do."""
     built_with = np.show_config(mode="dicts").get("Build Dependencies", {})
     return hasattr(np, "vecdot") and "openblas" in str(built_with.get("blas", {}).get("name"))
-
-
-class _Shared:
-    """Lets numpy read a tensor where it lies. After `Tensor.numpy()` torch would not resize the storage any more."""
-
-    __slots__ = ("_tensor",)
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
-
-    def __dlpack__(self, **unused: Any) -> Any:
-        return to_dlpack(self._tensor)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return 1, 0
 
 
 def sum_of_squares(tensors: Sequence[Tensor]) -> float:
@@ -55,20 +41,30 @@ def sum_of_squares(tensors: Sequence[Tensor]) -> float:
     """
     rows = []
     for tensor in tensors:
-        values = np.from_dlpack(_Shared(tensor))
-        shape, numel = values.shape, values.size
-        if numel <= LONG_ROW:
-            values = values.reshape(1, numel)
-        elif numel > NUMEL_OF_LONG_ROWS or len(shape) != 2 or not LONGEST_ROW // 2 <= shape[1] <= LONG_ROW:
-            width = LONG_ROW if numel > NUMEL_OF_LONG_ROWS else row_numel(numel)
-            if rest := numel % width:
-                values = values.reshape(numel)
-                rows.append(values[-rest:].reshape(1, rest))
-                values = values[:-rest]
-            values = values.reshape(-1, width)
-        rows.append(values)
+        address = tensor.data_ptr()
+        if not address:  # nothing, or zeros without memory
+            continue
+        numel = tensor.numel()
+        shape, rest, kind = _cut(numel)
+        # Not `Tensor.numpy()`, after which torch would refuse to resize the storage for ever.
+        memory: Any = kind.from_address(address)
+        rows.append(np.ndarray(shape, np.float32, memory))
+        if rest:
+            rows.append(np.ndarray((1, rest), np.float32, memory, (numel - rest) * ITEMSIZE))
     if not rows:
         return 0.0
     with np.errstate(all="ignore"):
         sums = np.concatenate(list(map(np.vecdot, rows, rows)))
         return float(np.add.reduce(sums, dtype=np.float64))
+
+
+@cache
+def _cut(numel: int) -> tuple[tuple[int, int], int, type[Array[c_float]]]:
+    """How a tensor is cut: number and length of its rows, what is left over, and the memory of all."""
+    if numel <= LONG_ROW:
+        width = numel
+    elif numel > NUMEL_OF_LONG_ROWS:
+        width = LONG_ROW
+    else:
+        width = row_numel(numel)
+    return (numel // width, width), numel % width, c_float * numel

@@ -85,7 +85,7 @@ class TorchCollective:
         own = tensor.contiguous()
         gathered = own.new_empty((self.world_size, *own.shape))
         with self._talking("all_gather"):
-            work = self.group.allgather([gathered.unbind()], [own]) if own.numel() else None
+            work = self.group.allgather([list(gathered.unbind())], [own]) if own.numel() else None
         around = framing.of_all_gather(self.world_size) if own.numel() else 0
         self._count("all_gather", all_gather_nbytes(_nbytes(own), self.world_size), around)
 

@@ -42,6 +42,12 @@ def test_several_shapes_with_a_graph_or_a_pending_sign() -> None:
     assert sum_of_squares([]) == 0.0
 
 
+@pytest.mark.parametrize("numel", [3, 100_000])
+def test_zeros_without_memory(numel: int) -> None:
+    zeros = torch._efficientzerotensor((numel,))  # type: ignore[attr-defined]
+    assert sum_of_squares([zeros, torch.ones(2)]) == 2.0
+
+
 @pytest.mark.parametrize("numel", [300, 70_000, 300_001])
 def test_the_same_digits_wherever_the_numbers_lie(numel: int) -> None:
     values = torch.randn(numel, generator=torch.Generator().manual_seed(numel))
