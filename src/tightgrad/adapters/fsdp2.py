@@ -1,8 +1,10 @@
 """FSDP2 (`fully_shard`), which averages gradients itself and leaves each rank a shard of them.
 
 Two ways to accumulate, and neither is always right. "last" keeps unsharded gradients until the window's last
-backward: one reduce-scatter a window, at the memory of all gradients on every rank. "every" reduces each
-micro-batch and adds up shards: K times the traffic, and no unsharded gradients are held.
+backward: one reduce-scatter a window, at the memory of all gradients on every rank. It also keeps the root's own
+parameters unsharded from one micro-batch to the next, which are gathered once a window then; where memory is at its
+fullest, between forward and backward, they are there anyway. "every" reduces each micro-batch and adds up shards: K
+times the traffic, and no unsharded gradients are held.
 
 Every rank must run the forward of the same units, which gathers their parameters. Within a unit, ranks may use
 different parameters: those that a rank did not use are reduced as zeros, and those that no rank used have no gradient.
@@ -187,12 +189,13 @@ class FSDP2Adapter:
 
     @contextmanager
     def micro_batch(self, index: int, count: int) -> Iterator[None]:
-        """Set whether the coming backward reduces."""
+        """Set whether the coming backward reduces, and whether it leaves the root's parameters unsharded."""
         is_last = index == count - 1
         reduces = self.sync == "every" or is_last
         if reduces is not self._gradient_sync:
             for module in self._modules:
                 module.set_requires_gradient_sync(reduces, recurse=False)
+            self.model.set_reshard_after_backward(reduces, recurse=False)
             self._gradient_sync = reduces
         self._synced += reduces
         yield
@@ -230,6 +233,9 @@ class FSDP2Adapter:
         self._settle()
         self._used = set(grads)
         self._has_noted = False
+        if self._gradient_sync is False:  # a window was not finished
+            self.model.set_reshard_after_backward(True, recurse=False)
+            self.model.reshard()
         self._gradient_sync = None  # the user may have set it since
         self._is_reduced = False
         if self.sync == "every":
