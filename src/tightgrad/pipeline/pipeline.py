@@ -26,7 +26,7 @@ from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.checkpoint import check_same_ranks, load_on_every_rank, save_state
 from tightgrad.pipeline.loss_meter import LossMeter
 from tightgrad.pipeline.loss_scaling import LossScaling
-from tightgrad.pipeline.losses import checked_losses, run_backward
+from tightgrad.pipeline.losses import checked_losses
 from tightgrad.pipeline.noise_meter import NoiseMeter
 from tightgrad.pipeline.open_window import OpenWindow
 from tightgrad.pipeline.path import NOTHING_CLIPPED, GradientPath, SkipReason, Update
@@ -181,13 +181,13 @@ class GradientPipeline:
     def _backward(self, losses: Mapping[str, Tensor], weights: Mapping[str, float], window: Window[Any]) -> None:
         with self._clock("backward"):
             if any(weights.values()):
-                factors = self._factors(weights, self._total_weights(window))
+                loss = self._scaled(losses, weights, self._total_weights(window))
                 weight = next(iter(weights.values()))
                 with self._noise.watching(self.adapter.leaves(), weight) if self._noise else nullcontext():
-                    run_backward(losses, factors)
+                    loss.backward()
             elif self.adapter.every_rank_runs:
                 with adding_zero(self.adapter.leaves()):
-                    run_backward(losses, self._factors(weights, self._total_weights(window)))
+                    self._scaled(losses, weights, self._total_weights(window)).backward()
         if self._buffer.absorbs:
             with self._clock("accumulate"):
                 self._buffer.absorb()
@@ -230,14 +230,17 @@ class GradientPipeline:
         if self._noise is not None:
             self._noise.clear()
 
-    def _factors(self, weights: Mapping[str, float], totals: Mapping[str, float]) -> dict[str, float]:
-        """What each loss counts, so that the gradient, summed over micro-batches and ranks, is the target."""
+    def _scaled(
+        self, losses: Mapping[str, Tensor], weights: Mapping[str, float], totals: Mapping[str, float]
+    ) -> Tensor:
+        """The sum of losses whose gradient, summed over micro-batches and ranks, is the target."""
         scale = self.adapter.divisor * (self._loss_scale or 1.0)
-        return {
-            name: self._accumulate.loss_factor(weight, totals[name]) * scale
-            for name, weight in weights.items()
-            if weight > 0 or self.adapter.every_rank_runs
-        }
+        terms = [
+            loss * (self._accumulate.loss_factor(weights[name], totals[name]) * scale)
+            for name, loss in losses.items()
+            if weights[name] > 0 or self.adapter.every_rank_runs
+        ]
+        return sum(terms[1:], start=terms[0])
 
     def step(self) -> StepRecord:
         """Finish the window: guard, reduce, clip, optimizer step, and clear the gradients.
