@@ -62,9 +62,17 @@ def test_what_was_read_can_still_be_resized() -> None:
     assert values.untyped_storage().resizable()
 
 
+def test_many_rows_are_added_up_as_exactly_as_few() -> None:
+    few = [torch.full((3,), 0.1)] * blas.FEW_ROWS
+    many = few + few
+    assert sum_of_squares(few) == pytest.approx(exact(few), rel=1e-7)
+    assert sum_of_squares(many) == pytest.approx(2 * sum_of_squares(few), rel=1e-12)
+
+
+@pytest.mark.parametrize("few", [1, blas.FEW_ROWS])
 @pytest.mark.parametrize("bad", [1e30, math.inf, math.nan])
-def test_what_is_not_finite_comes_through_without_a_warning(bad: float) -> None:
-    found = sum_of_squares([torch.ones(10), torch.full((5000,), bad)])
+def test_what_is_not_finite_comes_through_without_a_warning(bad: float, few: int) -> None:
+    found = sum_of_squares([torch.ones(10)] * few + [torch.full((5000,), bad)])
     assert repr(found) == repr(bad if math.isnan(bad) else math.inf)
 
 
