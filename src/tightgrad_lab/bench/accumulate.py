@@ -1,11 +1,12 @@
 """`tightgrad bench accumulate`: accumulation next to a hand-written loop, Accelerate and Lightning, in paired runs.
 
 In each round every loop takes one optimizer step, in an order that changes; a ratio is the median over rounds of its
-seconds, those of the slowest rank, over the hand-written loop's in the same round. All start from the same weights, and
-end with the same. Where tensors come to lie differs from process to process and makes one loop faster than another for
-as long as it runs, so all is done again in fresh processes, where the loops are built in another order, and the ratio
-is the median over them. The loop by hand takes part twice: what the second is off by is what this cannot tell, and the
-mean of the two is a base with less noise than either.
+seconds, those of the slowest rank, over the hand-written loop's in the same round. Where a model's tensors come to lie
+makes its steps faster or slower by percents, so the loop by hand and TightGrad take turns at one model and one
+optimizer; peers that wrap the model in their own way have their own. All is done again in fresh processes, and the
+ratio is the median over them. The loop by hand takes part twice: what the second is off by is what this cannot tell,
+and the mean of the two is a base with less noise than either. Before that, each loop trains a model of its own for a
+few steps, all from the same weights, and they must come out the same.
 """
 
 import statistics
@@ -57,10 +58,10 @@ def run(
     Returns:
         {"rows": one for each wrapper and loop; "missing": peers that are not installed}. `time_ratios` are those of the
         repeats, `time_ratio_quartiles` of all rounds; `time_ratio_to_both_loops` is to the mean of the two loops by
-        hand in the same round. `wire_bytes` is what rank 0
-        sends in a step, parameters under FSDP2 included; `weights_difference` is the largest difference of a
-        parameter from the hand-written loop's, after all rounds. `cpu_time_ratio_to_loop` leaves out waiting, for
-        the network and for a busy machine alike.
+        hand in the same round. `wire_bytes` is what rank 0 sends in a step, parameters under FSDP2 included;
+        `weights_difference` is the largest difference of a parameter from the hand-written loop's, after a few steps
+        of each on its own model. `cpu_time_ratio_to_loop` leaves out waiting, for the network and for a busy machine
+        alike.
     """
     found: dict[str, list[Row]] = {}
 
@@ -111,16 +112,14 @@ def _measure(rank: Rank, send: Send, work: Work, rounds: int, repeat: int) -> No
     named = [loop for loop in LOOPS if work.wrapper in loop.wrappers and _is_installed(loop)]
     first = repeat % len(named)
     loops = named[first:] + named[:first]
-    running = {loop.name: loop.steps(work) for loop in loops}
+    differences = _differences({loop.name: loop.steps(work) for loop in loops})
+    made = work.made()
+    running = {loop.name: loop.on(work, made) if loop.on is not None else loop.steps(work) for loop in loops}
     for steps in running.values():
-        for _ in range(WARM_UP):
-            next(steps)
+        _advanced(steps)
     seconds, cpu_seconds = _time(running, rounds)
     sent = {name: _sent(steps, rank) for name, steps in running.items()}
-    models = {name: next(steps) for name, steps in running.items()}
-    differences = {name: _difference(model, models["loop"]) for name, model in models.items()}
-    for steps in running.values():
-        steps.close()  # type: ignore[attr-defined]
+    _close(running)
     memory = {loop.name: memory_of(loop, work, rank.device) for loop in loops}
     if rank.rank > 0:
         return
@@ -144,6 +143,23 @@ def _measure(rank: Rank, send: Send, work: Work, rounds: int, repeat: int) -> No
             for name in (loop.name for loop in named)
         ]
     )
+
+
+def _differences(running: dict[str, Steps]) -> dict[str, float]:
+    """How far each loop's weights are from the hand-written loop's after the same steps; closes them."""
+    models = {name: _advanced(steps) for name, steps in running.items()}
+    differences = {name: _difference(model, models["loop"]) for name, model in models.items()}
+    _close(running)
+    return differences
+
+
+def _advanced(steps: Steps) -> nn.Module:
+    return [next(steps) for _ in range(WARM_UP)][-1]
+
+
+def _close(running: dict[str, Steps]) -> None:
+    for steps in running.values():
+        steps.close()  # type: ignore[attr-defined]
 
 
 def _time(running: dict[str, Steps], rounds: int) -> tuple[Seconds, Seconds]:

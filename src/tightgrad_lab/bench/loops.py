@@ -24,6 +24,7 @@ import tightgrad as tg
 
 Batch = tuple[Tensor, Tensor]
 Steps = Iterator[nn.Module]
+Made = tuple[nn.Module, torch.optim.Optimizer]
 WRAPPERS = ("plain", "ddp", "fsdp2 last", "fsdp2 every")
 
 
@@ -78,6 +79,11 @@ class Work:
         """AdamW as it comes."""
         return torch.optim.AdamW(model.parameters(), lr=1e-3)
 
+    def made(self) -> Made:
+        """A new model in its wrapper, and its optimizer."""
+        model = self.model()
+        return model, self.optimizer(model)
+
     def batches(self) -> Iterator[Batch]:
         """This rank's micro-batches, without end."""
         for index in count():
@@ -106,10 +112,9 @@ class LanguageModel(nn.Module):
         return F.cross_entropy(self.head(hidden).flatten(0, 1), labels.flatten())
 
 
-def by_hand(work: Work) -> Steps:
+def by_hand(work: Work, made: Made | None = None) -> Steps:
     """What a careful user writes without a library."""
-    model = work.model()
-    optimizer = work.optimizer(model)
+    model, optimizer = made or work.made()
     batches = work.batches()
     while True:
         for position in range(work.micro_batches):
@@ -130,14 +135,14 @@ def _held(model: nn.Module, work: Work, *, is_last: bool) -> AbstractContextMana
     return nullcontext()
 
 
-def with_tightgrad(work: Work) -> Steps:
+def with_tightgrad(work: Work, made: Made | None = None) -> Steps:
     """This library."""
-    model = work.model()
+    model, optimizer = made or work.made()
     plan = tg.Plan(
         accumulate=tg.Accumulate(work.micro_batches, sync="every" if work.every else "last"),
         clip=tg.clip.GlobalNorm(1.0) if work.clips else None,
     )
-    pipe = tg.attach(model, work.optimizer(model), plan)
+    pipe = tg.attach(model, optimizer, plan)
     for window in pipe.windows(work.batches()):
         for batch in window:
             pipe.backward(model(*batch))
@@ -276,6 +281,7 @@ class Loop:
         few: takes a number of steps in this thread.
         wrappers: which it can train.
         needs: the distribution that must be installed.
+        on: the same as `steps`, on a model and an optimizer that others train as well; None if it makes its own.
     """
 
     name: str
@@ -283,12 +289,13 @@ class Loop:
     few: Callable[[Work, int], None]
     wrappers: tuple[str, ...] = WRAPPERS
     needs: str | None = None
+    on: Callable[[Work, Made], Steps] | None = None
 
 
 LOOPS = (
-    Loop("loop", by_hand, _few(by_hand)),
-    Loop("loop, again", by_hand, _few(by_hand)),
-    Loop("tightgrad", with_tightgrad, _few(with_tightgrad)),
+    Loop("loop", by_hand, _few(by_hand), on=by_hand),
+    Loop("loop, again", by_hand, _few(by_hand), on=by_hand),
+    Loop("tightgrad", with_tightgrad, _few(with_tightgrad), on=with_tightgrad),
     Loop("accelerate", with_accelerate, _few(with_accelerate), ("plain", "ddp"), "accelerate"),
     Loop("lightning", with_lightning, few_with_lightning, ("plain",), "lightning"),
 )
