@@ -22,6 +22,7 @@ from tightgrad.core.protocols import Clipper
 from tightgrad.core.types import State
 from tightgrad_lab.bench.clip_peers import Step, clip_peers
 from tightgrad_lab.bench.passes import MemoryTraffic
+from tightgrad_lab.errors import ArgumentError
 
 SIZES = (25_000_000, 100_000_000)
 TENSORS = (10, 100, 1000)
@@ -53,15 +54,21 @@ def run(
     device: str = "cpu",
     seed: int = 0,
     progress: Callable[[str], object] = lambda line: None,
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Measure.
+    """Measure; of the rows, those with one of `names`, or all.
+
+    Raises:
+        ArgumentError: there is no such row.
 
     Returns:
         {"rows": one for each subject, size, number of tensors and activity; "missing": peers that are not installed,
         and fused optimizers that torch has not for this device}.
         A ratio is a time over that of `torch.nn.utils.clip_grad_norm_` (then the fused step, where an optimizer is
-        named); below 1 is faster. `memory_bytes_per_parameter` is counted, not timed.
+        named); below 1 is faster. `ratio_quartiles` are those of the pairs. `memory_bytes_per_parameter` is counted,
+        not timed.
     """
+    _check_names(names, device)
     chooser = random.Random(seed)
     rows = []
     missing = list(clip_peers()[1])
@@ -73,9 +80,9 @@ def run(
             for base, subjects in _comparisons(parameters, num_tensors == tensors[0], missing):
                 for active in (True, False):
                     max_norm = SCALE * num_parameters**0.5 * (ACTIVE if active else INACTIVE)
-                    for subject in subjects:
+                    for subject in (one for one in subjects if not names or one.name in names):
                         progress(f"{subject.name} {subject.optimizer}, {num_parameters:,} in {num_tensors}")
-                        ratio = _ratio(base, subject, parameters, max_norm, pool, chooser, repeats, warm_up)
+                        ratios = _ratios(base, subject, parameters, max_norm, pool, chooser, repeats, warm_up)
                         _redraw(parameters, pool, chooser)
                         with MemoryTraffic() as traffic:
                             subject.step(parameters, max_norm)
@@ -86,7 +93,9 @@ def run(
                                 "num_parameters": num_parameters,
                                 "num_tensors": num_tensors,
                                 "active": active,
-                                "ratio_to_torch": ratio,
+                                "ratio_to_torch": statistics.median(ratios),
+                                "ratio_quartiles": statistics.quantiles(ratios)[::2] if repeats > 1 else ratios * 2,
+                                "pairs": repeats,
                                 "threads": torch.get_num_threads(),
                                 "memory_bytes_per_parameter": traffic.nbytes / num_parameters,
                             }
@@ -110,7 +119,15 @@ def _redraw(parameters: list[nn.Parameter], pool: Tensor, chooser: random.Random
             start += parameter.numel()
 
 
-def _ratio(
+def _check_names(names: Sequence[str], device: str) -> None:
+    comparisons = _comparisons(_parameters(1, 1, device), True, [])
+    known = sorted({subject.name for _, subjects in comparisons for subject in subjects})
+    for name in names:
+        if name not in known:
+            raise ArgumentError(f"--row {name!r} is unknown; choose from: {', '.join(known)}.")
+
+
+def _ratios(
     base: Subject,
     subject: Subject,
     parameters: list[nn.Parameter],
@@ -119,7 +136,7 @@ def _ratio(
     chooser: random.Random,
     repeats: int,
     warm_up: int,
-) -> float:
+) -> list[float]:
     ratios = []
     for index in range(warm_up + repeats):
         seconds = {}
@@ -128,7 +145,7 @@ def _ratio(
             seconds[one] = _seconds(one.step, parameters, max_norm)
         if index >= warm_up:
             ratios.append(seconds[subject] / seconds[base])
-    return statistics.median(ratios)
+    return ratios
 
 
 def _seconds(step: Step, parameters: list[nn.Parameter], max_norm: float) -> float:

@@ -35,6 +35,7 @@ def clip(
     tensors: Annotated[list[int] | None, typer.Option(help="Tensors they are spread over; may be repeated.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 9,
     threads: Annotated[list[int] | None, typer.Option(min=1, help=THREADS_HELP)] = None,
+    row: Annotated[list[str] | None, typer.Option(help="Measure these rows only; may be repeated.")] = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -55,6 +56,7 @@ def clip(
             tuple(tensors or measurement.TENSORS),
             repeats,
             device=device,
+            names=row or (),
             progress=lambda line, number=number: print(f"threads: {number}, {line}", file=sys.stderr),  # type: ignore[misc]
         )
         rows += result["rows"]

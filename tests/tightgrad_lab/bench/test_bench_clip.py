@@ -9,6 +9,7 @@ import tightgrad as tg
 from tightgrad_lab.bench import clip as measurement
 from tightgrad_lab.bench.clip_peers import clip_peers
 from tightgrad_lab.bench.passes import MemoryTraffic
+from tightgrad_lab.errors import ArgumentError
 
 KEYS = {"name", "optimizer", "num_parameters", "num_tensors", "active", "ratio_to_torch"}
 
@@ -21,6 +22,19 @@ def test_rows() -> None:
     assert all(row["ratio_to_torch"] > 0 for row in rows)
     assert {row["optimizer"] for row in rows} == {"none", *measurement.OPTIMIZERS}
     assert {row["active"] for row in rows if row["name"] == "clip_grad_norm"} == {True, False}
+
+
+def test_one_row_alone_is_measured() -> None:
+    rows = measurement.run((20_000,), (10,), repeats=3, warm_up=0, names=("clip_grad_norm",))["rows"]
+    assert [row["name"] for row in rows] == ["clip_grad_norm"] * 2
+    for row in rows:
+        first, third = row["ratio_quartiles"]
+        assert first <= row["ratio_to_torch"] <= third
+
+
+def test_an_unknown_row_names_the_known_ones() -> None:
+    with pytest.raises(ArgumentError, match=r"'clipping' is unknown; .*clip_grad_norm.*fold"):
+        measurement.run((20_000,), (10,), names=("clipping",))
 
 
 def test_peers_are_installed_or_named_as_missing() -> None:

@@ -12,11 +12,18 @@ TENSORS = (10, 100, 1000)
 
 
 def rows(threads: int = 1) -> list[dict[str, Any]]:
-    """With so many threads, of the latest run that has them."""
+    """With so many threads, each of the latest run that has it."""
     files = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*-clip-2cores*.json")]
     files.sort(key=lambda file: str(file["environment"]["time"]))
-    alike = [[row for row in file["rows"] if row.get("threads", 1) == threads] for file in files]
-    return [rows for rows in alike if rows][-1]
+    what = ("name", "optimizer", "num_parameters", "num_tensors", "active")
+    latest = {
+        tuple(row[key] for key in what): row for file in files for row in file["rows"] if _threads(row) == threads
+    }
+    return list(latest.values())
+
+
+def _threads(row: dict[str, Any]) -> int:
+    return int(row.get("threads", 1))
 
 
 MOST = {(1, True): 1.0, (1, False): 0.6, (2, True): 1.0, (2, False): 0.6}
@@ -63,4 +70,4 @@ def test_fold_is_the_faster_way_and_so_what_auto_takes(num_parameters: int, opti
 
 def test_peers_were_measured() -> None:
     peers = {row["name"].split()[1] for row in rows() if row["name"].startswith("peer: ")}
-    assert peers == {"zclip", "autoclip", "timm"}
+    assert peers >= {"zclip", "autoclip", "timm"}
