@@ -199,8 +199,10 @@ def twice_in_a_window():
 
 def outside_a_window():
     model = DistributedDataParallel(small_model())
-    tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(compress=with_overlap(TWO_SHOT, "backward")))
+    plan = tg.Plan(compress=with_overlap(TWO_SHOT, "backward"))
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan)
     model(torch.ones(2, 20)).sum().backward()
+    del pipe  # without it DDP would average, from when Python happens to collect it
 
 
 def errors_of_all():
