@@ -1,0 +1,54 @@
+"""The stored results of `bench accumulate` hold what is claimed of the library."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tightgrad_lab.bench.loops import WRAPPERS, Work
+
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
+MOST = 1.01
+FEWEST_PROCESSES = 3
+SMALL_TENSORS = 1024
+MISSED = {"plain"}
+"""Where the last run missed the bound: decision 12, point 19."""
+
+
+def latest(wrapper: str) -> dict[str, dict[str, Any]]:
+    """Rows of the latest run that has this wrapper, by loop."""
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*-accumulate-2cores*.json")]
+    files.sort(key=lambda file: str(file["environment"]["time"]))
+    found = [{row["name"].removeprefix(f"{wrapper}: "): row for row in file["rows"]} for file in files]
+    return [rows for rows in found if "tightgrad" in rows][-1]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_time_next_to_a_loop_by_hand(wrapper: str, request: pytest.FixtureRequest) -> None:
+    if wrapper in MISSED:
+        reason = "known miss, decision 12: measured in a noisy hour, where loops by hand differ by 4 %"
+        request.applymarker(pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True))
+    row = latest(wrapper)["tightgrad"]
+    assert len(row["time_ratios_to_both_loops"]) >= FEWEST_PROCESSES
+    assert row["time_ratio_to_both_loops"] <= MOST
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_memory_is_that_of_a_loop_by_hand_and_a_windows_own_batches(wrapper: str) -> None:
+    rows = latest(wrapper)
+    work = Work()
+    batch = 8 * work.samples * (work.length + 1)
+    fetched_ahead = (work.micro_batches - 1) * batch
+    difference = rows["tightgrad"]["peak_memory_bytes"] - rows["loop"]["peak_memory_bytes"]
+    assert difference <= fetched_ahead + SMALL_TENSORS
+
+
+def test_fsdp2_last_gathers_the_root_once_a_window() -> None:
+    rows = latest("fsdp2 last")
+    assert rows["tightgrad"]["wire_bytes"] < 0.93 * rows["loop"]["wire_bytes"]
+
+
+@pytest.mark.parametrize(("wrapper", "peer"), [("plain", "accelerate"), ("plain", "lightning"), ("ddp", "accelerate")])
+def test_peers_were_measured(wrapper: str, peer: str) -> None:
+    assert latest(wrapper)[peer]["time_ratio_to_loop"] > 0
