@@ -1,6 +1,6 @@
 """`tightgrad bench accumulate`: accumulation next to a hand-written loop, Accelerate and Lightning, in paired runs.
 
-In each round every loop takes one optimizer step, in an order that changes; a ratio is the median over rounds of its
+In each round every loop takes one optimizer step, in an order that is drawn; a ratio is the median over rounds of its
 seconds, those of the slowest rank, over the hand-written loop's in the same round. Where a model's tensors come to lie
 makes its steps faster or slower by percents, so the loop by hand and TightGrad take turns at one model and one
 optimizer; peers that wrap the model in their own way have their own. All is done again in fresh processes, and the
@@ -9,6 +9,7 @@ and the mean of the two is a base with less noise than either. Before that, each
 few steps, all from the same weights, and they must come out the same.
 """
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -167,10 +168,9 @@ def _time(running: dict[str, Steps], rounds: int) -> tuple[Seconds, Seconds]:
     seconds: Seconds = {name: [] for name in running}
     cpu_seconds: Seconds = {name: [] for name in running}
     names = list(running)
-    for index in range(rounds):
-        shift = index % len(names)
-        order = names[shift:] + names[:shift]
-        for name in order if index // len(names) % 2 else reversed(order):
+    chooser = random.Random(0)  # the same order on every rank
+    for _ in range(rounds):
+        for name in chooser.sample(names, len(names)):
             dist.barrier()
             start, cpu_start = time.perf_counter(), time.process_time()
             next(running[name])
