@@ -4,7 +4,7 @@ A rank whose own part does not depend on the answer goes on to its forward meanw
 backward, for N.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import torch
@@ -46,8 +46,7 @@ class Count:
         self._outcome: Table | Exception | None = None
         sums = [sum(row[name] for row in weights) for name in self._losses]
         row = [*sums, len(weights), float(is_short), float(failure is not None)]
-        mine = torch.tensor(row, dtype=torch.float64)
-        self._receive = collective.start_all_gather(mine.to(collective.control_device))
+        self._receive = _gathered(row, collective)
 
     @property
     def total_weights(self) -> dict[str, float]:
@@ -73,7 +72,7 @@ class Count:
     def _table(self) -> Table:
         if self._outcome is None:
             try:
-                self._outcome = self._checked(self._receive().tolist())
+                self._outcome = self._checked(self._receive())
             except Exception as error:
                 self._outcome = error
         if isinstance(self._outcome, Exception):
@@ -90,3 +89,11 @@ class Count:
                 f"({self._rank}) stops as well."
             )
         return table
+
+
+def _gathered(row: list[float], collective: Collective) -> Callable[[], Table]:
+    """Every rank's row, from a call that waits for them."""
+    if collective.world_size == 1:  # without operators, which are slow right after a backward
+        return lambda: [row]
+    receive = collective.start_all_gather(torch.tensor(row, dtype=torch.float64).to(collective.control_device))
+    return lambda: receive().tolist()

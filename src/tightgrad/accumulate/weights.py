@@ -51,5 +51,5 @@ def num_samples(batch: Any) -> int:
 def _first_tensor(batch: Any) -> Tensor | None:
     if isinstance(batch, Tensor):
         return batch if batch.dim() else None
-    items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    items = batch if isinstance(batch, tuple | list) else batch.values() if isinstance(batch, Mapping) else ()
     return next((tensor for tensor in map(_first_tensor, items) if tensor is not None), None)

@@ -17,6 +17,7 @@ from tightgrad_lab.cli.output import print_json
 THREADS_HELP = (
     "Threads of this process; may be repeated. If not given: one, as a rank that shares its cores, and torch's own."
 )
+PAIRS_HELP = "Pairs of runs. If not given: 61 of clip_grad_norm, which tells 1 %, and 9 of the others."
 
 bench = typer.Typer(name="bench", help="Measure on this machine, peers side by side.", no_args_is_help=True)
 
@@ -33,7 +34,7 @@ bench.command()(scale)
 def clip(
     size: Annotated[list[int] | None, typer.Option(help="Parameters; give it again for several sizes.")] = None,
     tensors: Annotated[list[int] | None, typer.Option(help="Tensors they are spread over; may be repeated.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 9,
+    repeats: Annotated[int | None, typer.Option(min=1, help=PAIRS_HELP)] = None,
     threads: Annotated[list[int] | None, typer.Option(min=1, help=THREADS_HELP)] = None,
     row: Annotated[list[str] | None, typer.Option(help="Measure these rows only; may be repeated.")] = None,
     device: Device = "cpu",
@@ -75,7 +76,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("what", "size", "tensors", "threads", "clips", "time/torch's", "bytes each"):
+    for column in ("what", "size", "tensors", "threads", "clips", "time/torch's", "quartiles", "bytes each"):
         left = column in ("what", "clips")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for row in rows:
@@ -85,7 +86,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             str(row["num_tensors"]),
             str(row["threads"]),
             "yes" if row["active"] else "no",
-            f"{row['ratio_to_torch']:.2f}",
+            f"{row['ratio_to_torch']:.3f}",
+            "-".join(f"{ratio:.2f}" for ratio in row["ratio_quartiles"]),
             f"{row['memory_bytes_per_parameter']:.1f}",
         )
     Console().print(table)

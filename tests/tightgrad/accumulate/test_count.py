@@ -29,8 +29,13 @@ class Watched:
         return receive
 
 
-class OneRank(Watched, SingleCollective):
-    pass
+class HasTwin(Watched, SingleCollective):
+    """Rank 0 of two that fetch the same."""
+
+    world_size = 2
+
+    def all_gather(self, tensor):
+        return torch.stack([tensor, tensor])
 
 
 class Rank(Watched, ThreadedCollective):
@@ -48,9 +53,13 @@ def make(collective, model=None, accumulate=None, **arguments):
     return model, tg.attach(model, optimizer, plan, collective=collective, **arguments)
 
 
+class Alone(Watched, SingleCollective):
+    pass
+
+
 def events_of(loader, **arguments):
     """What happens in the first window, in order."""
-    collective = OneRank()
+    collective = HasTwin()
     model, pipe = make(collective, **arguments)
     for window in pipe.windows(loader):
         for batch in window:
@@ -66,6 +75,13 @@ def events_of(loader, **arguments):
 def test_the_first_forward_runs_meanwhile():
     one = ["begun", "forward", "waited", "backward", "forward", "backward"]
     assert events_of(batches(4)) == one
+
+
+def test_one_rank_alone_counts_without_a_tensor():
+    collective = Alone()
+    model, pipe = make(collective)
+    assert [record.weight for record in train(pipe, model, batches(3))] == [8.0, 4.0]
+    assert collective.events == []
 
 
 AT_ONCE = {
@@ -90,18 +106,18 @@ def test_a_window_by_weight_waits_no_sooner():
 
 
 def test_a_loop_that_breaks_leaves_nothing_under_way():
-    collective = OneRank()
+    collective = HasTwin()
     model, pipe = make(collective)
     for _ in pipe.windows(batches(4)):
         break
     gc.collect()
     assert collective.events == ["begun", "waited"]
     pipe.abandon()
-    assert [record.weight for record in train(pipe, model, batches(4))] == [8.0, 8.0]
+    assert [record.weight for record in train(pipe, model, batches(4))] == [16.0, 16.0]
 
 
 def test_abandoning_waits():
-    collective = OneRank()
+    collective = HasTwin()
     model, pipe = make(collective)
     windows = pipe.windows(batches(6))
     next(windows)
@@ -111,7 +127,7 @@ def test_abandoning_waits():
     assert pipe.state_dict()["num_consumed"] == 2
     for batch in next(windows):
         pipe.backward(loss_of(model, batch))
-    assert pipe.step().weight == 8.0
+    assert pipe.step().weight == 16.0
 
 
 @pytest.mark.parametrize(
@@ -123,13 +139,13 @@ def test_abandoning_waits():
     ],
 )
 def test_whoever_asks_waits(look):
-    collective = OneRank()
+    collective = HasTwin()
     _, pipe = make(collective)
     windows = pipe.windows(batches(6))
     window = next(windows)
-    assert look(pipe, window) in (8.0, 1.0)
+    assert look(pipe, window) in (16.0, 0.5)
     assert collective.events == ["begun", "waited"]
-    assert window.total_weights == {"loss": 8.0}
+    assert window.total_weights == {"loss": 16.0}
     assert collective.events == ["begun", "waited"]
 
 
@@ -203,7 +219,7 @@ def test_whoever_looks_first_hears_of_the_failure_and_so_does_the_next():
 
 def test_a_step_by_run_knows_before_its_first_forward():
     """A rank that ran out of memory there would ask the others, and the one that failed would not answer."""
-    collective = OneRank()
+    collective = HasTwin()
     model, pipe = make(collective, accumulate=tg.Accumulate(2, on_oom="split"))
 
     def loss(batch):

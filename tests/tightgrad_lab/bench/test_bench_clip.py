@@ -32,6 +32,13 @@ def test_one_row_alone_is_measured() -> None:
         assert first <= row["ratio_to_torch"] <= third
 
 
+def test_the_row_with_a_bound_of_its_own_is_measured_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurement, "PAIRS", 2)
+    monkeypatch.setattr(measurement, "PAIRS_OF", {"clip_grad_norm": 5})
+    rows = measurement.run((1000,), (10,), warm_up=0, names=("clip_grad_norm", "fold"))["rows"]
+    assert {(row["name"], row["pairs"]) for row in rows} == {("clip_grad_norm", 5), ("fold", 2)}
+
+
 def test_an_unknown_row_names_the_known_ones() -> None:
     with pytest.raises(ArgumentError, match=r"'clipping' is unknown; .*clip_grad_norm.*fold"):
         measurement.run((20_000,), (10,), names=("clipping",))
