@@ -1,6 +1,7 @@
 """Reduction while backward goes on: bitwise the explicit mode, and an error on every rank where a hook would hang."""
 
 import dataclasses
+import gc
 import re
 
 import pytest
@@ -202,7 +203,20 @@ def outside_a_window():
     plan = tg.Plan(compress=with_overlap(TWO_SHOT, "backward"))
     pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan)
     model(torch.ones(2, 20)).sum().backward()
-    del pipe  # without it DDP would average, from when Python happens to collect it
+    del pipe
+
+
+def attached_and_let_go():
+    model = DistributedDataParallel(small_model())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tg.attach(model, optimizer, tg.Plan(compress=with_overlap(TWO_SHOT, "backward")))
+    gc.collect()
+    return model, optimizer
+
+
+def without_its_pipe():
+    model, _ = attached_and_let_go()
+    model(torch.ones(2, 20)).sum().backward()
 
 
 def errors_of_all():
@@ -215,6 +229,7 @@ def errors_of_all():
     cases = {
         "twice": twice_in_a_window,
         "outside": outside_a_window,
+        "gone": without_its_pipe,
         "unused": unused,
         "unused on one rank": unused_on_one_rank,
     }
@@ -226,6 +241,7 @@ def test_what_would_hang_is_an_error_on_every_rank():
     words = {
         "twice": ("UsageError", "came a second time before the step.*no_sync"),
         "outside": ("UsageError", "outside of a window"),
+        "gone": ("UsageError", r"pipeline .* is gone; keep what attach\(\) gave"),
         "unused": ("UsageError", r"did not come on every rank.*never\.weight.*find_unused_parameters=True"),
         "unused on one rank": (
             "RankMismatchError",
@@ -236,3 +252,20 @@ def test_what_would_hang_is_an_error_on_every_rank():
         for name, (kind, pattern) in words.items():
             assert rank[name][0] == kind, (name, rank[name])
             assert re.search(pattern, rank[name][1]), rank[name]
+
+
+def averaged_again():
+    model, optimizer = attached_and_let_go()
+    pipe = tg.attach(model, optimizer, tg.Plan())
+    model(torch.full((2, 20), 1.0 + dist.get_rank())).sum().backward()
+    del pipe
+    alone = small_model()
+    for rank in range(2):
+        (alone(torch.full((2, 20), 1.0 + rank)).sum() / 2).backward()
+    return [(p.grad, q.grad) for p, q in zip(model.parameters(), alone.parameters(), strict=True)]
+
+
+def test_an_empty_plan_lets_it_average_again():
+    for grads in run_ranks(2, averaged_again):
+        for own, mean in grads:
+            torch.testing.assert_close(own, mean)

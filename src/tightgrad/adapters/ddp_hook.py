@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tightgrad.adapters.ddp_explicit import DDPExplicitAdapter
 from tightgrad.adapters.forward import will_rebuild_buckets
 from tightgrad.adapters.names import trainable_parameters
-from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
@@ -50,8 +50,9 @@ Receiver = Callable[[Bucket], "Future[Tensor]"]
 class BucketHook:
     """What is registered on a DDP module: once, since torch allows no more; whom it serves may change.
 
-    A receiver gets each bucket, in the same order on every rank, and gives what DDP writes to `parameter.grad`. Without
-    one, DDP averages as it does without a hook.
+    A receiver gets each bucket, in the same order on every rank, and gives what DDP writes to `parameter.grad`. With
+    nobody to serve, DDP averages as it does without a hook. A receiver that is gone is an error: when Python collects
+    it is not the same on every rank.
     """
 
     def __init__(self, model: DistributedDataParallel) -> None:
@@ -82,8 +83,18 @@ class BucketHook:
 
     @property
     def receive(self) -> Receiver | None:
-        """Whom it serves."""
-        return self._receiver()
+        """Whom it serves; None to let DDP average.
+
+        Raises:
+            UsageError: the object that it served does not live any more.
+        """
+        receiver = self._receiver()
+        if receiver is None and self._receiver is not _nobody:
+            raise UsageError(
+                "the pipeline that reduces the gradients of this DistributedDataParallel module is gone; keep what "
+                "attach() gave as long as the module is trained, or attach(model, optimizer, Plan()) to let it average."
+            )
+        return receiver
 
     def start_with(self, names: Iterable[str]) -> None:
         """Take these parameters as used so far, and no other."""

@@ -1,12 +1,14 @@
 """`tightgrad bench accumulate`: accumulation next to a hand-written loop, Accelerate and Lightning, in paired runs.
 
-In each round every loop takes one optimizer step, in an order that is drawn; a ratio is the median over rounds of its
-seconds, those of the slowest rank, over the hand-written loop's in the same round. Where a model's tensors come to lie
-makes its steps faster or slower by percents, so the loop by hand and TightGrad take turns at one model and one
-optimizer; peers that wrap the model in their own way have their own. All is done again in fresh processes, and the
-ratio is the median over them. The loop by hand takes part twice: what the second is off by is what this cannot tell,
-and the mean of the two is a base with less noise than either. Before that, each loop trains a model of its own for a
-few steps, all from the same weights, and they must come out the same.
+In each round every loop takes three optimizer steps in a row, of which two count, in an order of loops that is drawn;
+a ratio is the median over rounds of its seconds, those of the slowest rank, over the hand-written loop's in the same
+round. The first step does not count: after others' steps, what only this loop runs is in no cache, whereas in training
+a step follows its own kind. Where a model's tensors come to lie makes its steps faster or slower by percents, so the
+loop by hand and TightGrad take turns at one model and one optimizer; peers that wrap the model in their own way have
+their own. All is done again in fresh processes, and the ratio is the median over them. The loop by hand takes part
+twice: what the second is off by is what this cannot tell, and the mean of the two is a base with less noise than
+either. Before that, each loop trains a model of its own for a few steps, all from the same weights, and they must come
+out the same.
 """
 
 import random
@@ -30,6 +32,7 @@ from tightgrad_lab.training.memory import peak_memory
 from tightgrad_lab.training.ranks import Rank, Send, run_ranks
 
 WARM_UP = 3
+STEPS_OF_A_ROUND = 2
 MEMORY_TRIES = 3
 LINGER_SECONDS = 0.002
 MEMORY_STEPS = 3  # optimizer state exists from the second on
@@ -50,7 +53,7 @@ def run(
 
     Args:
         wrappers: which to measure.
-        rounds: steps of each loop that count, at least 2.
+        rounds: how often each loop takes its turn, at least 2.
         ranks: of ddp and fsdp2, over gloo.
         repeats: how often all is measured, in fresh processes.
         work: what is trained; None for the usual model.
@@ -164,18 +167,20 @@ def _close(running: dict[str, Steps]) -> None:
 
 
 def _time(running: dict[str, Steps], rounds: int) -> tuple[Seconds, Seconds]:
-    """Seconds of each step on the clock of the slowest rank, and of this process's threads."""
+    """Seconds of a step in each round, on the clock of the slowest rank and of this process's threads."""
     seconds: Seconds = {name: [] for name in running}
     cpu_seconds: Seconds = {name: [] for name in running}
     names = list(running)
     chooser = random.Random(0)  # the same order on every rank
     for _ in range(rounds):
         for name in chooser.sample(names, len(names)):
+            next(running[name])
             dist.barrier()
             start, cpu_start = time.perf_counter(), time.process_time()
-            next(running[name])
-            seconds[name].append(time.perf_counter() - start)
-            cpu_seconds[name].append(time.process_time() - cpu_start)
+            for _ in range(STEPS_OF_A_ROUND):
+                next(running[name])
+            seconds[name].append((time.perf_counter() - start) / STEPS_OF_A_ROUND)
+            cpu_seconds[name].append((time.process_time() - cpu_start) / STEPS_OF_A_ROUND)
     slowest = torch.tensor([seconds[name] for name in names], dtype=torch.float64)
     dist.all_reduce(slowest, dist.ReduceOp.MAX)
     return dict(zip(names, slowest.tolist(), strict=True)), cpu_seconds

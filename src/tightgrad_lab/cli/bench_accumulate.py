@@ -10,11 +10,12 @@ from tightgrad_lab.cli.output import print_json
 from tightgrad_lab.cli.units import nbytes_text, seconds_text
 from tightgrad_lab.errors import ArgumentError
 
+ROUNDS_HELP = "How often each loop takes its turn: three steps, of which two count."
 WRAPPER_HELP = "plain, ddp, 'fsdp2 last' or 'fsdp2 every'; may be repeated. All if none."
 
 
 def accumulate(
-    rounds: Annotated[int, typer.Option(min=2, help="Steps of each loop, taken in turn.")] = 31,
+    rounds: Annotated[int, typer.Option(min=2, help=ROUNDS_HELP)] = 31,
     ranks: Annotated[int, typer.Option(min=2, help="Local ranks over gloo, for DDP and FSDP2.")] = 2,
     repeats: Annotated[int, typer.Option(min=1, help="Fresh processes in which all is measured again.")] = 3,
     wrapper: Annotated[list[str] | None, typer.Option(help=WRAPPER_HELP)] = None,
