@@ -12,8 +12,6 @@ RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 MOST = 1.01
 FEWEST_PROCESSES = 3
 SMALL_TENSORS = 1024
-MISSED = {"plain"}
-"""Where the last run missed the bound: decision 12, point 19."""
 
 
 def latest(wrapper: str) -> dict[str, dict[str, Any]]:
@@ -25,10 +23,7 @@ def latest(wrapper: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_time_next_to_a_loop_by_hand(wrapper: str, request: pytest.FixtureRequest) -> None:
-    if wrapper in MISSED:
-        reason = "known miss, decision 12: 1.02, one process; the norm and Python that is cold after a backward"
-        request.applymarker(pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True))
+def test_time_next_to_a_loop_by_hand(wrapper: str) -> None:
     row = latest(wrapper)["tightgrad"]
     assert len(row["time_ratios_to_both_loops"]) >= FEWEST_PROCESSES
     assert row["time_ratio_to_both_loops"] <= MOST
