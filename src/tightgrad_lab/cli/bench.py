@@ -76,14 +76,13 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("what", "size", "tensors", "threads", "clips", "time/torch's", "quartiles", "bytes each"):
+    for column in ("what", "size", "threads", "clips", "time", "quartiles", "bytes"):
         left = column in ("what", "clips")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for row in rows:
         table.add_row(
             row["name"] if row["optimizer"] == "none" else f"{row['name']}, {row['optimizer']}",
-            f"{row['num_parameters'] / 1e6:g}M",
-            str(row["num_tensors"]),
+            f"{row['num_parameters'] / 1e6:g}M in {row['num_tensors']}",
             str(row["threads"]),
             "yes" if row["active"] else "no",
             f"{row['ratio_to_torch']:.3f}",
@@ -91,3 +90,4 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             f"{row['memory_bytes_per_parameter']:.1f}",
         )
     Console().print(table)
+    print("time: over torch's clip_grad_norm_ (and its fused step); bytes: moved in memory for each parameter")

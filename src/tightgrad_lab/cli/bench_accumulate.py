@@ -49,7 +49,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("what", "time / loop's", "/ both loops'", "memory / loop's", "sent", "step"):
-        table.add_column(column, justify="left" if column == "what" else "right")
+        is_name = column == "what"
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for row in rows:
         table.add_row(
             row["name"],
