@@ -47,7 +47,7 @@ class Vote:
 
 def vote(grads: Grads, names: Sequence[str], finite: bool, collective: Collective) -> Vote:
     """Agree over ranks. Collective: every rank must call it."""
-    if collective.world_size == 1:
+    if collective.world_size == 1:  # without operators, which are slow right after a backward
         return Vote(finite, frozenset(grads))
     flags = torch.tensor([not finite, *(name in grads for name in names)], dtype=torch.int32)
     not_finite, *used = collective.all_reduce_(flags.to(collective.control_device), "max").tolist()
