@@ -18,23 +18,24 @@ from tightgrad.core.protocols import Collective
 Delivered = list[dict[str, Tensor | None] | None]
 
 
-def run_plain(case: Case, everyone: Loaders) -> list[Delivered]:
+def run_plain(case: Case, everyone: Loaders, fetch: str) -> list[Delivered]:
     """Plain modules, one thread a rank."""
 
     def body(collective: Collective) -> Delivered:
         model = Net(case.parameters)
-        return deliver(model, model, case, everyone[collective.rank], collective)
+        return deliver(model, model, case, everyone[collective.rank], collective, fetch=fetch)
 
     return run_threaded(len(everyone), body)
 
 
-def run_ddp(cases: Sequence[tuple[Case, Loaders]], reducing: str) -> list[Delivered]:
+def run_ddp(cases: Sequence[tuple[Case, Loaders]], reducing: str, fetch: str) -> list[Delivered]:
     """All cases on this rank, under DDP; the body of a process.
 
     Args:
         cases: what to run.
         reducing: "wrapper" lets DDP sum over ranks, "pipeline" is the explicit mode, which needs to know nothing
             about unused parameters, "backward" the pipeline's reduction while DDP's backward goes on.
+        fetch: when batches are fetched.
     """
     rank = torch.distributed.get_rank()
     overlap = {"pipeline": "none", "backward": "backward"}
@@ -44,11 +45,11 @@ def run_ddp(cases: Sequence[tuple[Case, Loaders]], reducing: str) -> list[Delive
         module = Net(case.parameters)
         sometimes_unused = reducing != "pipeline" and "use" in case.parameters
         model = DistributedDataParallel(module, find_unused_parameters=sometimes_unused)
-        delivered.append(deliver(model, module, case, everyone[rank], None, compress))
+        delivered.append(deliver(model, module, case, everyone[rank], None, compress, fetch=fetch))
     return delivered
 
 
-def run_fsdp2(cases: Sequence[tuple[Case, Loaders]], sync: str) -> list[Delivered]:
+def run_fsdp2(cases: Sequence[tuple[Case, Loaders]], sync: str, fetch: str) -> list[Delivered]:
     """All cases on this rank, under FSDP2; the body of a process. Where all ranks run the branch, or none does, it is
     a unit of its own.
     """
@@ -60,7 +61,7 @@ def run_fsdp2(cases: Sequence[tuple[Case, Loaders]], sync: str) -> list[Delivere
         if case.parameters not in ("unused_on_one_rank", "used_now_and_then"):
             fully_shard(module.branch, mesh=mesh)
         model = fully_shard(module, mesh=mesh)
-        delivered.append(deliver(model, module, case, everyone[rank], None, sync=sync))
+        delivered.append(deliver(model, module, case, everyone[rank], None, sync=sync, fetch=fetch))
     return delivered
 
 
@@ -72,10 +73,11 @@ def deliver(
     collective: Collective | None,
     compress: tg.Compress | None = None,
     sync: str = "auto",
+    fetch: str = "window",
 ) -> Delivered:
     """One entry a window: the gradients at `optimizer.step()`, None for a skipped window."""
     optimizer = Capture(module.named_parameters())
-    accumulate = tg.Accumulate(micro_batches=case.micro_batches, loss_reduction=case.reduction, sync=sync)
+    accumulate = tg.Accumulate(case.micro_batches, loss_reduction=case.reduction, sync=sync, fetch=fetch)
     plan = tg.Plan(accumulate=accumulate, compress=compress)
     pipe = tg.attach(model, optimizer, plan, weight=weight_of, collective=collective)
     delivered: Delivered = []

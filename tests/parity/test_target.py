@@ -8,6 +8,7 @@ from parity.runs import Delivered, run_ddp, run_fsdp2, run_plain
 from support.ranks import run_ranks
 
 WORLD_SIZES = (1, 2, 4)
+FETCHES = ("window", "batch")
 
 # A sum of a few dozen float32 products of order 1: rounding errors of 2^-24 each, added over three layers.
 TOLERANCE = 1e-6
@@ -27,11 +28,12 @@ def check(case: Case, everyone: Loaders, by_rank: list[Delivered]) -> None:
                 assert (grad is None and first is None) or torch.equal(grad, first), f"{name} differs between ranks"
 
 
+@pytest.mark.parametrize("fetch", FETCHES)
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 @pytest.mark.parametrize("case", grid(), ids=str)
-def test_plain_module_delivers_the_target(case: Case, world_size: int) -> None:
+def test_plain_module_delivers_the_target(case: Case, world_size: int, fetch: str) -> None:
     everyone = loaders(case, world_size)
-    check(case, everyone, run_plain(case, everyone))
+    check(case, everyone, run_plain(case, everyone, fetch))
 
 
 @pytest.mark.parametrize(
@@ -44,10 +46,11 @@ def test_plain_module_delivers_the_target(case: Case, world_size: int) -> None:
     ],
 )
 @pytest.mark.parametrize("reducing", ["wrapper", "pipeline", "backward"])
-def test_ddp_delivers_the_target(world_size: int, cases: list[Case], reducing: str) -> None:
+@pytest.mark.parametrize("fetch", FETCHES)
+def test_ddp_delivers_the_target(world_size: int, cases: list[Case], reducing: str, fetch: str) -> None:
     # What runs in DDP's backward needs a batch; the explicit mode lives without.
     problems = [(case, loaders(case, world_size, fewest=int(reducing != "pipeline"))) for case in cases]
-    by_rank = run_ranks(world_size, run_ddp, problems, reducing)
+    by_rank = run_ranks(world_size, run_ddp, problems, reducing, fetch)
     for index, (case, everyone) in enumerate(problems):
         check(case, everyone, [delivered[index] for delivered in by_rank])
 
@@ -64,9 +67,10 @@ def test_ddp_delivers_the_target(world_size: int, cases: list[Case], reducing: s
     ],
 )
 @pytest.mark.parametrize("sync", ["last", "every"])
-def test_fsdp2_delivers_the_target(world_size: int, cases: list[Case], sync: str) -> None:
+@pytest.mark.parametrize("fetch", FETCHES)
+def test_fsdp2_delivers_the_target(world_size: int, cases: list[Case], sync: str, fetch: str) -> None:
     problems = [(case, loaders(case, world_size, fewest=1)) for case in cases]
-    by_rank = run_ranks(world_size, run_fsdp2, problems, sync)
+    by_rank = run_ranks(world_size, run_fsdp2, problems, sync, fetch)
     for index, (case, everyone) in enumerate(problems):
         check(case, everyone, [delivered[index] for delivered in by_rank])
 

@@ -63,6 +63,11 @@ class GradientBuffer:
         """Put back what `sums` gave."""
         self._sums = {name: tensor.clone() for name, tensor in sums.items()}
 
+    def scale_(self, factor: float) -> None:
+        """Multiply the float32 sums."""
+        for tensor in self._sums.values():
+            tensor.mul_(factor)
+
     def deliver(self, grads: Mapping[str, Tensor]) -> None:
         """Put final gradients where the optimizer looks for them, in the parameters' dtype; other parameters have
         none.

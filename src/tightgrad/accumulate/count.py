@@ -27,6 +27,9 @@ class Count:
         failure: what went wrong on this rank; raised when the other ranks know.
         collective: the ranks.
 
+    Attributes:
+        losses: names of the losses.
+
     Raises:
         UsageError: whatever is looked at, another rank failed.
         CommunicationError: the same, a rank cannot be reached.
@@ -40,19 +43,29 @@ class Count:
         failure: Exception | None,
         collective: Collective,
     ) -> None:
-        self._losses = tuple(losses)
+        self.losses = tuple(losses)
         self._failure = failure
         self._rank = collective.rank
         self._outcome: Table | Exception | None = None
-        sums = [sum(row[name] for row in weights) for name in self._losses]
+        self._totals: dict[str, float] | None = None
+        sums = [sum(row[name] for row in weights) for name in self.losses]
         row = [*sums, len(weights), float(is_short), float(failure is not None)]
-        self._receive = _gathered(row, collective)
+        self._receive: Callable[[], Table] | None = _gathered(row, collective)
 
     @property
     def total_weights(self) -> dict[str, float]:
         """N for each loss: the sum over ranks."""
-        *columns, _, _, _ = zip(*self._table(), strict=True)
-        return dict(zip(self._losses, map(sum, columns), strict=True))
+        if self._totals is None:
+            *columns, _, _, _ = zip(*self._table(), strict=True)
+            self._totals = dict(zip(self.losses, map(sum, columns), strict=True))
+        return self._totals
+
+    @property
+    def expected_weights(self) -> dict[str, float]:
+        """The same: N is counted before the first backward."""
+        return self.total_weights
+
+    is_counted = True
 
     @property
     def num_batches(self) -> list[int]:
@@ -69,12 +82,18 @@ class Count:
         with suppress(Exception):
             self._table()
 
+    def close(self) -> None:
+        """Nothing else to tell the other ranks."""
+        self.settle()
+
     def _table(self) -> Table:
-        if self._outcome is None:
+        if self._receive is not None:
+            receive, self._receive = self._receive, None  # whose tensors would outlive the window's forward
             try:
-                self._outcome = self._checked(self._receive())
+                self._outcome = self._checked(receive())
             except Exception as error:
                 self._outcome = error
+        assert self._outcome is not None
         if isinstance(self._outcome, Exception):
             raise self._outcome
         return self._outcome

@@ -1,28 +1,19 @@
 """Cuts a loader into windows, in step with the other ranks."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 from tightgrad.accumulate.count import Count
 from tightgrad.accumulate.settings import Accumulate
 from tightgrad.accumulate.split import split_batch
+from tightgrad.accumulate.stream import Fetched, Rows, Stream
 from tightgrad.accumulate.weights import Weight, batch_weights
-from tightgrad.accumulate.window import Held, Window
+from tightgrad.accumulate.window import Held, Together, Window
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Collective
 
 Batch = TypeVar("Batch")
 Short = Literal["fewer", "repeat"]
-
-
-@dataclass
-class _Fetched(Generic[Batch]):
-    batches: list[Batch] = field(default_factory=list)
-    weights: list[dict[str, float]] = field(default_factory=list)
-    num_fetched: int = 0
-    is_short: bool = False
-    failure: Exception | None = None
 
 
 class WindowCutter(Generic[Batch]):
@@ -58,6 +49,7 @@ class WindowCutter(Generic[Batch]):
         self._when_short = when_short
         self._waits_in_forward = waits_in_forward
         self._last: list[Batch] = []
+        self._streams = settings.fetch == "batch"
         self._num_windows = 0
 
     def cut(self, loader: Iterable[Batch], step: Callable[[], int]) -> Iterator[Window[Batch]]:
@@ -74,30 +66,74 @@ class WindowCutter(Generic[Batch]):
         """
         carried, self.carried = self.carried, []
         batches = _chain(carried, loader)
-        while True:
-            at_step = step()
-            fetched = self._fetch(batches, at_step)
-            count = Count(fetched.weights, self.settings.losses, fetched.is_short, fetched.failure, self._collective)
-            if not self._knows_its_part(fetched, at_step):
-                if not any(count.num_batches) or (count.all_short and self._put_aside(fetched)):
-                    return
-                if self._when_short == "repeat":
-                    self._repeat(fetched, count.num_batches)
-            self.num_consumed_before = self.num_consumed
-            self.num_consumed += fetched.num_fetched
-            self._last = fetched.batches[-1:] or self._last
+        window = self._next(batches, step())
+        while window is not None:
             self._num_windows += 1
             try:
-                yield Window(fetched.batches, fetched.weights, count, self._held)
+                yield window
             finally:
-                count.settle()
+                window.settle()
+            window = self._next(batches, step())
 
-    def _knows_its_part(self, fetched: _Fetched[Batch], step: int) -> bool:
+    def _next(self, batches: Iterator[Batch], step: int) -> Window[Batch] | None:
+        return self._streamed(batches, step) if self._streams else self._fetched(batches, step)
+
+    def _fetched(self, batches: Iterator[Batch], step: int) -> Window[Batch] | None:
+        """A window whose batches are all there; None if no rank has one."""
+        fetched = self._fetch(batches, step)
+        count = self._count(fetched.weights, fetched.failure, is_short=fetched.is_short)
+        if not self._knows_its_part(fetched, self.settings.micro_batches_at(step)):
+            if not any(count.num_batches) or (count.all_short and self._put_aside(fetched)):
+                return None
+            if self._when_short == "repeat":
+                self._repeat(fetched, count.num_batches)
+        self.num_consumed_before = self.num_consumed
+        self.num_consumed += fetched.num_fetched
+        self._last = fetched.batches[-1:] or self._last
+        return Window(Together(fetched.batches), tuple(fetched.weights), count, self._held)
+
+    def _streamed(self, batches: Iterator[Batch], step: int) -> Window[Batch] | None:
+        """A window whose batches are fetched in their turn; None if no rank has one."""
+        most = self.settings.micro_batches_at(step)
+        assert most is not None
+        first = Fetched[Batch]()
+        self._try(lambda: self._fetch_one(first, batches), first)
+        start = self._count(first.weights, first.failure, is_short=first.is_short)
+        repeats = self._when_short == "repeat"
+        if not self._knows_its_part(first, 1):
+            if not any(start.num_batches):
+                return None
+            if repeats:
+                self._check_all_have_one(start.num_batches)
+        self.num_consumed_before = self.num_consumed
+        self.num_consumed += first.num_fetched
+
+        def fetch() -> Fetched[Batch]:
+            fetched = Fetched[Batch]()
+            self._try(lambda: self._fetch_one(fetched, batches), fetched)
+            self.num_consumed += fetched.num_fetched
+            return fetched
+
+        stream = Stream(
+            first,
+            start,
+            most,
+            fetch,
+            self._count,
+            self._last if repeats else None,
+            fails_at_once=self._waits_in_forward() and not repeats,
+        )
+        return Window(stream, stream.weights, stream, self._held)
+
+    def _count(self, weights: Rows, failure: Exception | None, *, is_short: bool = False) -> Count:
+        return Count(weights, self.settings.losses, is_short, failure, self._collective)
+
+    def _knows_its_part(self, fetched: Fetched[Batch], full: int | None) -> bool:
         """Whether this rank does the same with its window whatever the other ranks have."""
         if self._waits_in_forward() or fetched.failure is not None or fetched.is_short:
             return False
         if self._when_short == "repeat":
-            is_full = len(fetched.batches) == self.settings.micro_batches_at(step)
+            is_full = len(fetched.batches) == full
             if not is_full or self._num_windows == 0:  # the first window shows whether a rank has nothing to repeat
                 return False
         return any(weight > 0 for row in fetched.weights for weight in row.values())
@@ -107,18 +143,30 @@ class WindowCutter(Generic[Batch]):
         self.num_consumed = self.num_consumed_before
         self._num_windows -= 1
 
-    def _fetch(self, batches: Iterator[Batch], step: int) -> _Fetched[Batch]:
-        fetched = _Fetched[Batch]()
-        try:
-            if self.settings.source == "split":
-                self._fetch_split(fetched, batches, step)
-            else:
-                self._fetch_many(fetched, batches, step)
-        except Exception as error:
-            fetched.failure = error
+    def _fetch(self, batches: Iterator[Batch], step: int) -> Fetched[Batch]:
+        fetched = Fetched[Batch]()
+        fetch = self._fetch_split if self.settings.source == "split" else self._fetch_many
+        self._try(lambda: fetch(fetched, batches, step), fetched)
         return fetched
 
-    def _fetch_split(self, fetched: _Fetched[Batch], batches: Iterator[Batch], step: int) -> None:
+    @staticmethod
+    def _try(fetch: Callable[[], None], fetched: Fetched[Batch]) -> None:
+        try:
+            fetch()
+        except Exception as error:
+            fetched.failure = error
+
+    def _fetch_one(self, fetched: Fetched[Batch], batches: Iterator[Batch]) -> None:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            fetched.is_short = True
+            return
+        fetched.weights.append(self.weigh(batch))
+        fetched.batches.append(batch)
+        fetched.num_fetched += 1
+
+    def _fetch_split(self, fetched: Fetched[Batch], batches: Iterator[Batch], step: int) -> None:
         for batch in batches:
             fetched.num_fetched = 1
             fetched.batches = split_batch(batch, self.settings.micro_batches_at(step) or 1)
@@ -126,41 +174,39 @@ class WindowCutter(Generic[Batch]):
             return
         fetched.is_short = True
 
-    def _fetch_many(self, fetched: _Fetched[Batch], batches: Iterator[Batch], step: int) -> None:
+    def _fetch_many(self, fetched: Fetched[Batch], batches: Iterator[Batch], step: int) -> None:
         most = self.settings.micro_batches_at(step)
         weight = self.settings.window_weight_at(step)
         share = None if weight is None else weight / self._collective.world_size
         first = self.settings.losses[0]
         while len(fetched.batches) != most and (share is None or sum(w[first] for w in fetched.weights) < share):
-            try:
-                batch = next(batches)
-            except StopIteration:
-                fetched.is_short = True
+            self._fetch_one(fetched, batches)
+            if fetched.is_short:
                 return
-            fetched.batches.append(batch)
-            fetched.weights.append(self.weigh(batch))
-            fetched.num_fetched += 1
 
     def weigh(self, batch: Any) -> dict[str, float]:
         """What a batch counts for each loss."""
         return batch_weights(batch, self._weight, self.settings.losses)
 
-    def _put_aside(self, fetched: _Fetched[Batch]) -> bool:
+    def _put_aside(self, fetched: Fetched[Batch]) -> bool:
         """Keep or drop the last window, where the policy says so."""
         self.carried = fetched.batches if self.settings.partial == "carry" else []
         return self.settings.partial != "flush"
 
-    def _repeat(self, fetched: _Fetched[Batch], num_batches: list[int]) -> None:
+    def _repeat(self, fetched: Fetched[Batch], num_batches: list[int]) -> None:
+        self._check_all_have_one(num_batches)
         missing = max(num_batches) - len(fetched.batches)
         source = fetched.batches[-1:] or self._last
+        fetched.batches = fetched.batches + source * missing
+        fetched.weights = fetched.weights + [dict.fromkeys(self.settings.losses, 0.0)] * missing
+
+    def _check_all_have_one(self, num_batches: Sequence[int]) -> None:
         empty = [rank for rank, number in enumerate(num_batches) if not number]
         if empty and self._num_windows == 0:
             raise UsageError(
                 f"rank {', '.join(map(str, empty))} has no batch at all, but its wrapper needs one to take part in "
                 "the other ranks' backward; give every rank at least one batch."
             )
-        fetched.batches = fetched.batches + source * missing
-        fetched.weights = fetched.weights + [dict.fromkeys(self.settings.losses, 0.0)] * missing
 
 
 def _chain(first: list[Batch], then: Iterable[Batch]) -> Iterator[Batch]:

@@ -16,6 +16,7 @@ from tightgrad.core.errors import ConfigError, IncompatiblePlanError
 LOSS_REDUCTIONS = ("mean", "sum")
 PARTIAL_POLICIES = ("flush", "carry", "drop")
 SOURCES = ("loader", "split")
+FETCHES = ("window", "batch")
 SYNCS = ("auto", "last", "every")
 OOM_POLICIES = ("raise", "split")
 
@@ -39,6 +40,14 @@ class Accumulate:
         partial: what happens to the loader's last, incomplete window: "flush" applies it (exact all the same),
             "carry" keeps its batches for the next call of `windows`, "drop" leaves them out.
         source: "loader" takes K batches, "split" cuts each batch into K pieces along the first dimension.
+        fetch: "window" fetches and weighs a window's batches before its first backward, so that losses are scaled by N
+            from the start. "batch" fetches each when its turn comes, as a loop by hand does: no batches wait in memory,
+            and a loader's workers go on while micro-batches run. Losses are then scaled by the N that the ranks' first
+            batches let expect, and gradients are multiplied once, before they are reduced, where N turns out to be
+            another: the same gradient to rounding, and to the bit where all batches weigh the same. Needs
+            `micro_batches`, one loss, source="loader", partial="flush" and on_oom="raise". Under a wrapper that
+            reduces by itself, the last window of a loader then has K micro-batches as well, the missing ones repeated
+            with weight 0.
         sync: when a wrapper that reduces by itself does so: "last" once a window, "every" after each micro-batch
             (more traffic, and under FSDP2 no unsharded gradients in memory), "auto" by the bytes of these.
         on_oom: when a rank runs out of memory in `GradientPipeline.run`: "raise", or "split" to run the window again
@@ -54,6 +63,7 @@ class Accumulate:
     losses: tuple[str, ...] = ("loss",)
     partial: str = "flush"
     source: str = "loader"
+    fetch: str = "window"
     sync: str = "auto"
     on_oom: str = "raise"
 
@@ -73,6 +83,7 @@ class Accumulate:
         check_choice("loss_reduction", self.loss_reduction, LOSS_REDUCTIONS)
         check_choice("partial", self.partial, PARTIAL_POLICIES)
         check_choice("source", self.source, SOURCES)
+        check_choice("fetch", self.fetch, FETCHES)
         check_choice("sync", self.sync, SYNCS)
         check_choice("on_oom", self.on_oom, OOM_POLICIES)
         if (self.micro_batches is None) == (self.window_weight is None):
@@ -96,6 +107,25 @@ class Accumulate:
                 'source="split" makes every window from one batch, so it has micro_batches and no partial windows; '
                 'leave window_weight and partial alone, or take source="loader".'
             )
+
+        self._check_fetch()
+
+    def _check_fetch(self) -> None:
+        if self.fetch != "batch":
+            return
+        known = (
+            ("window_weight", self.window_weight, None, "a window's end has to be known by number"),
+            ("losses", self.losses, self.losses[:1], "denominators of several losses would be off by several factors"),
+            ("source", self.source, "loader", "the batch that is split is there anyway"),
+            ("partial", self.partial, "flush", "a window is known to be partial only after its backwards"),
+            ("on_oom", self.on_oom, "raise", "a window that is run again needs its batches"),
+        )
+        for name, value, needed, reason in known:
+            if value != needed:
+                raise IncompatiblePlanError(
+                    f'fetch="batch" needs {name}={needed!r}, not {value!r}: {reason}. Change it, or take '
+                    'fetch="window".'
+                )
 
     def _check_sorted(self) -> None:
         for schedule in (self.micro_batches, self.window_weight):

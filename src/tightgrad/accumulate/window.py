@@ -1,12 +1,13 @@
-"""A window: the micro-batches of one optimizer step, fetched and weighed before the first backward."""
+"""A window: the micro-batches of one optimizer step."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Generic, Protocol, TypeVar
 
-from tightgrad.core.errors import TightGradError, UsageError
+from tightgrad.core.errors import UsageError
 
 Batch = TypeVar("Batch")
+Batch_co = TypeVar("Batch_co", covariant=True)
 Held = Callable[[int, int], AbstractContextManager[None]]
 
 
@@ -15,29 +16,69 @@ class Totals(Protocol):
 
     @property
     def total_weights(self) -> Mapping[str, float]:
-        """N for each loss."""
+        """N for each loss; the expected one as long as it is not counted."""
+
+    @property
+    def expected_weights(self) -> Mapping[str, float]:
+        """The N that losses are scaled by from the first backward on."""
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether `total_weights` is the true N."""
+
+    def close(self) -> None:
+        """Count what there is, and wait for it. Collective: every rank must call it."""
+
+    def settle(self) -> None:
+        """Leave nothing under way."""
+
+
+class Batches(Protocol[Batch_co]):
+    """Where a window's micro-batches are."""
+
+    def __len__(self) -> int:
+        """How many there are, or will be."""
+
+    def __getitem__(self, position: int, /) -> Batch_co:
+        """A micro-batch that `reach` has found."""
+
+    def __iter__(self) -> Iterator[Batch_co]:
+        """Those that are there."""
+
+    def reach(self, position: int) -> bool:
+        """Whether there is such a micro-batch."""
+
+
+class Together(tuple[Batch, ...]):
+    """All of them, fetched at once."""
+
+    __slots__ = ()
+
+    def reach(self, position: int) -> bool:
+        """Whether there is such a micro-batch."""
+        return position < len(self)
 
 
 class Window(Generic[Batch]):
     """One optimizer step's micro-batches on this rank. Iterate once over the user's own batches.
 
     Attributes:
-        batches: this rank's micro-batches. When this rank's loader ended before another's there are fewer, or none;
-            under a wrapper that reduces by itself, the last batch is repeated with weight 0 instead.
-        weights: for each micro-batch, what it counts for each loss.
+        batches: this rank's micro-batches, a tuple; with `fetch="batch"`, the current one by its position. When this
+            rank's loader ended before another's there are fewer, or none; under a wrapper that reduces by itself, the
+            last batch is repeated with weight 0 instead.
+        weights: for each micro-batch, what it counts for each loss; with `fetch="batch"`, of those fetched so far.
     """
 
     def __init__(
         self,
-        batches: Sequence[Batch],
+        batches: Batches[Batch],
         weights: Sequence[Mapping[str, float]],
         totals: Totals,
         held: Held,
     ) -> None:
-        self.batches = tuple(batches)
-        self.weights = tuple(weights)
+        self.batches = batches
+        self.weights = weights
         self._totals = totals
-        self._total_weights: dict[str, float] | None = None
         self.backwards = 0
         self._position = -1
         self._held = held
@@ -48,22 +89,30 @@ class Window(Generic[Batch]):
     @property
     def total_weights(self) -> dict[str, float]:
         """N for each loss: the weight of all micro-batches on all ranks. The first look may wait for the other ranks.
+        With `fetch="batch"`, what is expected until the last micro-batch has been fetched.
 
         Raises:
             UsageError: another rank failed while fetching, so that there is no window.
             CommunicationError: another rank cannot be reached.
         """
-        if self._total_weights is None:
-            self._total_weights = dict(self._totals.total_weights)
-        return self._total_weights
+        return dict(self._totals.total_weights)
 
     @property
-    def is_everywhere(self) -> bool:
-        """Whether the other ranks have this window as well; waits for them."""
+    def expected_weights(self) -> dict[str, float]:
+        """The N that losses are scaled by from the first backward on. Raises as `total_weights` does."""
+        return dict(self._totals.expected_weights)
+
+    def close(self) -> bool:
+        """Fetch no more; say whether the other ranks have this window as well. Collective: every rank must call it."""
+        self._totals.close()
         try:
             return bool(self.total_weights)
-        except TightGradError:
+        except Exception:
             return False
+
+    def settle(self) -> None:
+        """Leave nothing under way."""
+        self._totals.settle()
 
     @property
     def total_weight(self) -> float:
@@ -78,8 +127,9 @@ class Window(Generic[Batch]):
 
     @property
     def counts_for_nothing(self) -> bool:
-        """Whether no micro-batch on any rank has any weight."""
-        return not any(any(row.values()) for row in self.weights) and not any(self.total_weights.values())
+        """Whether it is known that no micro-batch on any rank has any weight."""
+        has_weight = any(any(row.values()) for row in self.weights)
+        return not has_weight and self._totals.is_counted and not any(self.total_weights.values())
 
     def start_at(self, position: int) -> None:
         """Take the first `position` micro-batches as done: their gradients come from a checkpoint."""
@@ -88,10 +138,12 @@ class Window(Generic[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         if self._position >= 0:
             raise UsageError("a window can be iterated once; its micro-batches belong to one optimizer step.")
-        for position in range(self.backwards, len(self)):
+        position = self.backwards
+        while self.batches.reach(position):
             self._position = position
-            with self._held(position, len(self.batches)):
+            with self._held(position, len(self)):
                 yield self.batches[position]
+            position += 1
 
     @contextmanager
     def micro_batch(self, position: int) -> Iterator[Batch]:
@@ -99,6 +151,7 @@ class Window(Generic[Batch]):
 
         For loops that someone else runs; positions must be taken in order.
         """
+        self.batches.reach(position)
         self._position = position
         with self._held(position, len(self)):
             yield self.batches[position]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.adapters.forward import has_synced_layers, sends_buffers, will_rebuild_buckets
-from tightgrad.adapters.grads import copy_grads, put_grads
+from tightgrad.adapters.grads import copy_grads, put_grads, scale_grads_
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.traffic import all_reduce_nbytes
@@ -70,6 +70,10 @@ class DDPAdapter:
     def restore_accumulated(self, grads: Grads) -> None:
         """Set `parameter.grad`."""
         put_grads(self.parameters, grads)
+
+    def scale_accumulated_(self, factor: float) -> None:
+        """Multiply `parameter.grad`."""
+        scale_grads_(self.parameters, factor)
 
     def sent_nbytes(self) -> int:
         """One all-reduce of all parameters' gradients for each synchronised backward."""

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.adapters.buffers import broadcast_tensors
 from tightgrad.adapters.forward import has_synced_layers, sends_buffers
-from tightgrad.adapters.grads import copy_grads, put_grads
+from tightgrad.adapters.grads import copy_grads, put_grads, scale_grads_
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
 from tightgrad.core.protocols import Collective
@@ -61,6 +61,10 @@ class DDPExplicitAdapter:
     def restore_accumulated(self, grads: Grads) -> None:
         """Set `parameter.grad`."""
         put_grads(self.parameters, grads)
+
+    def scale_accumulated_(self, factor: float) -> None:
+        """Multiply `parameter.grad`."""
+        scale_grads_(self.parameters, factor)
 
     def sent_nbytes(self) -> int:
         """DDP itself sends nothing under `no_sync`."""

@@ -24,7 +24,7 @@ from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.tensor import DTensor
 
 from tightgrad.adapters.fsdp2_use import look_before_post_backward, unsharded_grad
-from tightgrad.adapters.grads import copy_grads, put_grads
+from tightgrad.adapters.grads import copy_grads, put_grads, scale_grads_
 from tightgrad.adapters.memory import free_nbytes
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
@@ -248,6 +248,16 @@ class FSDP2Adapter:
             if unsharded is not None:
                 unsharded.grad = None
             fsdp_param.unsharded_accumulated_grad = grads[name].clone() if name in grads else None
+
+    def scale_accumulated_(self, factor: float) -> None:
+        """Multiply the shards' gradients ("every") or the unsharded ones ("last")."""
+        if self.sync == "every":
+            scale_grads_(self.parameters, factor)
+            return
+        for fsdp_param in self._fsdp_params.values():
+            grad = unsharded_grad(fsdp_param)
+            if grad is not None:
+                grad.detach().mul_(factor)
 
     def sent_nbytes(self) -> int:
         """A reduce-scatter of all gradients (and under HSDP an all-reduce of the shards) for each synchronised

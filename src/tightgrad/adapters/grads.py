@@ -20,6 +20,13 @@ def put_grads(parameters: Mapping[str, nn.Parameter], grads: Grads) -> None:
         parameter.grad = grads[name].clone() if name in grads else None
 
 
+def scale_grads_(parameters: Mapping[str, nn.Parameter], factor: float) -> None:
+    """Multiply the gradients that there are, in place."""
+    for parameter in parameters.values():
+        if parameter.grad is not None:
+            parameter.grad.detach().mul_(factor)
+
+
 @contextmanager
 def adding_zero(leaves: Iterable[Tensor]) -> Iterator[None]:
     """Let a backward run, collectives and all, that adds exactly 0 to every leaf, also where it computes NaN."""

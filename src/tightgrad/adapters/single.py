@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from torch import Tensor, nn
 
 from tightgrad.adapters.forward import has_synced_layers
-from tightgrad.adapters.grads import copy_grads, put_grads
+from tightgrad.adapters.grads import copy_grads, put_grads, scale_grads_
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
@@ -46,6 +46,10 @@ class SingleAdapter:
     def restore_accumulated(self, grads: Grads) -> None:
         """Set `parameter.grad`."""
         put_grads(self.parameters, grads)
+
+    def scale_accumulated_(self, factor: float) -> None:
+        """Multiply `parameter.grad`."""
+        scale_grads_(self.parameters, factor)
 
     def sent_nbytes(self) -> int:
         """A plain module sends nothing."""

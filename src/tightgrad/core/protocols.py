@@ -355,5 +355,10 @@ class Adapter(Protocol):
     def restore_accumulated(self, grads: Grads) -> None:
         """Put back what `accumulated` gave, before the next micro-batch's forward."""
 
+    def scale_accumulated_(self, factor: float) -> None:
+        """Multiply this rank's gradients of the micro-batches so far, before the window's last backward or, where that
+        does not reduce, after it.
+        """
+
     def sent_nbytes(self) -> int:
         """Bytes of gradient that the wrapper itself sent from this rank since the last call."""

@@ -120,7 +120,8 @@ def with_micro_batches(plan: Plan, micro_batches: int, setting: str) -> Plan:
     if plan.accumulate is None:
         return replace(plan, accumulate=Accumulate(micro_batches=micro_batches))
     accumulate = plan.accumulate
-    if accumulate.micro_batches != micro_batches or accumulate.source != "loader" or accumulate.partial != "flush":
+    is_whole = accumulate.source == "loader" and accumulate.partial == "flush" and accumulate.fetch == "window"
+    if accumulate.micro_batches != micro_batches or not is_whole:
         raise ConfigError(
             f"the plan has {accumulate}, but {setting} is {micro_batches} and that loop cuts the windows; "
             f"pass the same number, or leave accumulate out of the plan."

@@ -18,7 +18,7 @@ class OpenWindow:
     Attributes:
         position: micro-batches whose backward has run.
         weights: of all micro-batches on this rank, for each loss.
-        total_weights: over all ranks.
+        total_weights: over all ranks; what the gradients are scaled by.
         grads: gradients that the wrapper or autograd holds, by parameter name.
         sums: float32 sums of low-precision gradients.
         loss_scale: what the losses were multiplied by; None without loss scaling.
@@ -35,13 +35,14 @@ class OpenWindow:
     def of(
         cls,
         window: Window[Any],
+        total_weights: Mapping[str, float],
         grads: Mapping[str, Tensor],
         sums: Mapping[str, Tensor],
         loss_scale: float | None = None,
     ) -> "OpenWindow":
         """Take a window as it stands."""
         weights = [dict(row) for row in window.weights]
-        return cls(window.backwards, weights, dict(window.total_weights), grads, sums, loss_scale)
+        return cls(window.backwards, weights, dict(total_weights), grads, sums, loss_scale)
 
     @classmethod
     def from_saved(cls, saved: Any, parameters: Mapping[str, nn.Parameter]) -> "OpenWindow":
@@ -77,8 +78,10 @@ class OpenWindow:
                 f"the checkpoint was taken in a window with a loss scale of {self.loss_scale}, but it is now "
                 f"{loss_scale}; restore the GradScaler's state before the first window, and pass it to attach()."
             )
+        window.batches.reach(len(self.weights) - 1)
         found = [dict(row) for row in window.weights]
-        if found != self.weights or window.total_weights != self.total_weights:
+        totals = self.total_weights
+        if found != self.weights or (totals != window.expected_weights and totals != window.total_weights):
             raise StateMismatchError(
                 f"the checkpoint was taken after {self.position} micro-batches of a window with weights "
                 f"{self.weights}, but the loader now starts with {found}; start it at the batch number "

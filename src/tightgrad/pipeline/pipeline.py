@@ -1,7 +1,6 @@
 """The gradient path, in order: accumulate, guard, reduce, clip, step."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,19 +14,20 @@ from tightgrad.accumulate.cutter import WindowCutter
 from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.uncounted import NO_WINDOW, one, one_batch
 from tightgrad.accumulate.weights import Weight, num_samples
-from tightgrad.adapters.grads import adding_zero
 from tightgrad.clip.fold import folded, folds
 from tightgrad.clip.norm import tensor_norms, total_norm
 from tightgrad.core.clock import StageClock
-from tightgrad.core.errors import TightGradError, UsageError
+from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Adapter
 from tightgrad.core.types import Clipped, State
+from tightgrad.pipeline.backward import run_backward
 from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.checkpoint import check_same_ranks, load_on_every_rank, save_state
 from tightgrad.pipeline.loss_meter import LossMeter
 from tightgrad.pipeline.loss_scaling import LossScaling
 from tightgrad.pipeline.losses import checked_losses
 from tightgrad.pipeline.noise_meter import NoiseMeter
+from tightgrad.pipeline.normalisation import Normalisation
 from tightgrad.pipeline.open_window import OpenWindow
 from tightgrad.pipeline.path import NOTHING_CLIPPED, GradientPath, SkipReason, Update
 from tightgrad.pipeline.plan import Plan
@@ -79,6 +79,7 @@ class GradientPipeline:
         self._retries = 0
         self._smaller = SmallerMicroBatches(adapter.collective, self._cutter.weigh, self._discard)
         self._buffer = GradientBuffer(adapter.parameters)
+        self._normalisation = Normalisation(self._accumulate, adapter, self._buffer)
         self._clock = StageClock()
         self._norm = CachedNorm(total_norm)
         self._path = GradientPath(
@@ -129,7 +130,7 @@ class GradientPipeline:
 
         Collective: every rank must call it. The batches of the window are gone.
         """
-        if self._window is not None and not self._window.is_everywhere:
+        if self._window is not None and not self._window.close():
             self._take_back()
             return
         self._path.abandon()
@@ -137,10 +138,10 @@ class GradientPipeline:
         self._window = None
 
     def _total_weights(self, window: Window[Any]) -> Mapping[str, float]:
-        """N for each loss. If another rank failed while fetching, no rank has this window."""
+        """N for each loss. If a rank failed while fetching, no rank has this window."""
         try:
             return window.total_weights
-        except TightGradError:
+        except Exception:
             self._take_back()
             raise
 
@@ -154,6 +155,7 @@ class GradientPipeline:
         saved.check_is(window, self._loss_scale)
         self.adapter.restore_accumulated(dict(saved.grads))
         self._buffer.restore(saved.sums)
+        self._normalisation.totals = saved.total_weights
         window.start_at(saved.position)
         self.state.open_window = None
 
@@ -172,26 +174,23 @@ class GradientPipeline:
             raise UsageError("backward() needs a window; call it inside `for window in pipe.windows(loader):`.")
         losses = checked_losses(loss, self._accumulate.losses)
         weights = self._window.take_weights()
-        if self.plan.is_empty:
-            with self._clock("backward"):
-                next(iter(losses.values())).backward()
-        else:
-            self._backward(losses, weights, self._window)
-
-    def _backward(self, losses: Mapping[str, Tensor], weights: Mapping[str, float], window: Window[Any]) -> None:
         with self._clock("backward"):
-            if any(weights.values()):
-                loss = self._scaled(losses, weights, self._total_weights(window))
-                weight = next(iter(weights.values()))
-                with self._noise.watching(self.adapter.leaves(), weight) if self._noise else nullcontext():
-                    loss.backward()
-            elif self.adapter.every_rank_runs:
-                with adding_zero(self.adapter.leaves()):
-                    self._scaled(losses, weights, self._total_weights(window)).backward()
+            if self.plan.is_empty:
+                next(iter(losses.values())).backward()
+                return
+            scaled = self._scaled(losses, weights, self._window)
+            del loss, losses  # a loop by hand does not hold them during their backward either
+            run_backward(scaled, weights, self.adapter, self._noise)
+        self._absorb()
+
+    def _scaled(self, losses: Mapping[str, Tensor], weights: Mapping[str, float], window: Window[Any]) -> Tensor | None:
+        self._losses.saw(losses, weights)
+        return self._normalisation.loss(losses, weights, lambda: self._total_weights(window), self._loss_scale)
+
+    def _absorb(self) -> None:
         if self._buffer.absorbs:
             with self._clock("accumulate"):
                 self._buffer.absorb()
-        self._losses.saw(losses, weights)
 
     def run(self, window: Window[Batch], loss_of: Callable[[Batch], Tensor | Mapping[str, Tensor]]) -> StepRecord:
         """Forward, backward and step of a whole window; with `on_oom="split"`, again with smaller micro-batches when
@@ -214,7 +213,10 @@ class GradientPipeline:
 
         def backward(piece: Batch, weights: Mapping[str, float]) -> None:
             with self.adapter.micro_batch(0, 1):
-                self._backward(checked_losses(loss_of(piece), self._accumulate.losses), weights, window)
+                losses = checked_losses(loss_of(piece), self._accumulate.losses)
+                with self._clock("backward"):
+                    run_backward(self._scaled(losses, weights, window), weights, self.adapter, self._noise)
+                self._absorb()
 
         self._total_weights(window)
         self._retries = self._smaller.run(window, backward)
@@ -227,20 +229,9 @@ class GradientPipeline:
         self._buffer.clear()
         self._norm.clear()
         self._losses.clear()
+        self._normalisation.totals = None
         if self._noise is not None:
             self._noise.clear()
-
-    def _scaled(
-        self, losses: Mapping[str, Tensor], weights: Mapping[str, float], totals: Mapping[str, float]
-    ) -> Tensor:
-        """The sum of losses whose gradient, summed over micro-batches and ranks, is the target."""
-        scale = self.adapter.divisor * (self._loss_scale or 1.0)
-        terms = [
-            loss * (self._accumulate.loss_factor(weights[name], totals[name]) * scale)
-            for name, loss in losses.items()
-            if weights[name] > 0 or self.adapter.every_rank_runs
-        ]
-        return sum(terms[1:], start=terms[0])
 
     def step(self) -> StepRecord:
         """Finish the window: guard, reduce, clip, optimizer step, and clear the gradients.
@@ -255,6 +246,8 @@ class GradientPipeline:
             raise UsageError("step() needs a window; call it inside `for window in pipe.windows(loader):`.")
         window = self._window
         window.check_complete()
+        if not self.plan.is_empty:
+            self._normalisation.follow(self._total_weights(window))
         loss = self._losses.take()
         retries, self._retries = self._retries, 0
         try:
@@ -307,6 +300,7 @@ class GradientPipeline:
             self.state.applied()
             return NOTHING_CLIPPED
         if window.counts_for_nothing:
+            self._path.abandon()
             return "zero_weight"
         with self._clock("accumulate"):
             grads = self._buffer.grads()
@@ -346,8 +340,9 @@ class GradientPipeline:
         """
         open_window = None
         if self._window is not None:
+            totals = self._normalisation.totals or self._window.expected_weights
             grads, sums = self.adapter.accumulated(), self._buffer.sums()
-            open_window = OpenWindow.of(self._window, grads, sums, self._loss_scale)
+            open_window = OpenWindow.of(self._window, totals, grads, sums, self._loss_scale)
         return self.state.state_dict(open_window, self._num_consumed())
 
     def _num_consumed(self) -> int:

@@ -160,6 +160,11 @@ class Plan:
             )
         if self.accumulate is not None and len(self.accumulate.losses) > 1:
             raise IncompatiblePlanError("with several losses there is no one batch size for noise_scale; drop it.")
+        if self.accumulate is not None and self.accumulate.fetch == "batch":
+            raise IncompatiblePlanError(
+                'noise_scale compares micro-batches that were scaled by the same N, which fetch="batch" knows only at '
+                'the end; take Accumulate(fetch="window").'
+            )
 
     def _check_policy(self) -> None:
         policy = self.guard.on_nonfinite if self.guard is not None else "raise"
