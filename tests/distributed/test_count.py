@@ -11,18 +11,14 @@ from support.wrapping import ragged_batches, small_model, wrap
 from tightgrad.collectives import TorchCollective
 
 TOP = tg.codecs.TopK(0.1)
-ACCUMULATE = tg.Accumulate(2)
-PLANS = {
-    "plain": tg.Plan(accumulate=ACCUMULATE),
-    "ddp": tg.Plan(accumulate=ACCUMULATE),
-    "ddp after backward": tg.Plan(
-        accumulate=ACCUMULATE, compress=tg.Compress(TOP, feedback=tg.ErrorFeedback(), overlap="none")
-    ),
-    "ddp during backward": tg.Plan(
-        accumulate=ACCUMULATE, compress=tg.Compress(TOP, feedback=tg.ErrorFeedback(), overlap="backward")
-    ),
-    "fsdp2": tg.Plan(accumulate=ACCUMULATE),
+COMPRESS = {
+    "plain": None,
+    "ddp": None,
+    "ddp after backward": tg.Compress(TOP, feedback=tg.ErrorFeedback(), overlap="none"),
+    "ddp during backward": tg.Compress(TOP, feedback=tg.ErrorFeedback(), overlap="backward"),
+    "fsdp2": None,
 }
+FETCHES = ("window", "batch")
 WAITS = {  # before its first forward, in the first window and in the third
     "plain": (False, False),
     "ddp": (True, False),
@@ -33,12 +29,13 @@ WAITS = {  # before its first forward, in the first window and in the third
 
 
 class Training:
-    def __init__(self, case):
+    def __init__(self, case, fetch):
         kind = case.split()[0]
         self.model = wrap(small_model(), kind)
         optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         collective = TorchCollective() if kind == "plain" else None
-        self.pipe = tg.attach(self.model, optimizer, PLANS[case], collective=collective)
+        plan = tg.Plan(accumulate=tg.Accumulate(2, fetch=fetch), compress=COMPRESS[case])
+        self.pipe = tg.attach(self.model, optimizer, plan, collective=collective)
         self.waits = []
 
     def run(self, loader):
@@ -61,17 +58,17 @@ def batches():
     return ragged_batches(0, sizes)
 
 
-def failing(loader):
-    yield from loader[:4]
+def failing(loader, position):
+    yield from loader[:position]
     raise OSError("the disk is gone")
 
 
-def fail_and_go_on(case):
-    straight = Training(case)
+def fail_and_go_on(case, fetch, position):
+    straight = Training(case, fetch)
     straight.run(batches())
-    training, error = Training(case), None
+    training, error = Training(case, fetch), None
     try:
-        training.run(failing(batches()) if dist.get_rank() == 1 else batches())
+        training.run(failing(batches(), position) if dist.get_rank() == 1 else batches())
     except (OSError, tg.UsageError) as raised:
         error = str(raised)
     training.pipe.abandon()
@@ -80,9 +77,11 @@ def fail_and_go_on(case):
     return error, consumed, straight.waits, equal(training.weights(), straight.weights())
 
 
-@pytest.mark.parametrize("case", PLANS)
-def test_a_window_that_one_rank_failed_to_fetch_is_none_on_all(case):
-    (first, *found), (second, *others) = run_ranks(2, fail_and_go_on, case, timeout_seconds=20)
+@pytest.mark.parametrize("position", [4, 5])
+@pytest.mark.parametrize("fetch", FETCHES)
+@pytest.mark.parametrize("case", COMPRESS)
+def test_a_window_that_one_rank_failed_to_fetch_is_none_on_all(case, fetch, position):
+    (first, *found), (second, *others) = run_ranks(2, fail_and_go_on, case, fetch, position, timeout_seconds=20)
     assert first.startswith("rank 1 failed while fetching a window")
     assert second == "the disk is gone"
     for consumed, waits, is_equal in (found, others):
@@ -91,10 +90,10 @@ def test_a_window_that_one_rank_failed_to_fetch_is_none_on_all(case):
         assert (waits[0], waits[2]) == WAITS[case]
 
 
-def leave_and_go_on(case):
-    straight = Training(case)
+def leave_and_go_on(case, fetch):
+    straight = Training(case, fetch)
     straight.run(batches())
-    training = Training(case)
+    training = Training(case, fetch)
     training.run(batches()[:4])
     for _ in training.pipe.windows(batches()[4:]):
         break
@@ -103,6 +102,7 @@ def leave_and_go_on(case):
     return equal(training.weights(), straight.weights())
 
 
-@pytest.mark.parametrize("case", PLANS)
-def test_a_window_that_all_ranks_leave(case):
-    assert all(run_ranks(2, leave_and_go_on, case, timeout_seconds=20))
+@pytest.mark.parametrize("fetch", FETCHES)
+@pytest.mark.parametrize("case", COMPRESS)
+def test_a_window_that_all_ranks_leave(case, fetch):
+    assert all(run_ranks(2, leave_and_go_on, case, fetch, timeout_seconds=20))

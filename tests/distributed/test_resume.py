@@ -10,26 +10,31 @@ import tightgrad as tg
 from support.ranks import run_ranks
 from support.wrapping import local, ragged_batches, small_model, wrap
 
-STOP_AFTER = 5  # micro-batches: in the middle of the second window of three
+# kind, sync, compressed, fetch, and after how many micro-batches to stop: in the middle of the second window of three
 CASES = [
-    ("plain", "auto", True),
-    ("ddp", "auto", True),
-    ("ddp hook", "auto", True),
-    ("fsdp2", "auto", True),
-    ("ddp", "last", False),
-    ("ddp", "every", False),
-    ("fsdp2", "last", False),
-    ("fsdp2", "every", False),
+    (kind, sync, compressed, fetch, stop)
+    for kind, sync, compressed in (
+        ("plain", "auto", True),
+        ("ddp", "auto", True),
+        ("ddp hook", "auto", True),
+        ("fsdp2", "auto", True),
+        ("ddp", "last", False),
+        ("ddp", "every", False),
+        ("fsdp2", "last", False),
+        ("fsdp2", "every", False),
+    )
+    for fetch, stop in (("window", 5), ("batch", 4), ("batch", 5))
 ]
 
 
 class Training:
-    def __init__(self, kind, sync, compressed):
+    def __init__(self, kind, sync, compressed, fetch):
         reducer = tg.reducers.SparseTwoShot() if kind == "fsdp2" else None
         overlap = "backward" if kind == "ddp hook" else "auto"
         compressing = tg.Compress(tg.codecs.TopK(0.05), reducer, tg.ErrorFeedback(), overlap)
         compress = compressing if compressed else None
-        plan = tg.Plan(accumulate=tg.Accumulate(3, sync=sync), compress=compress, clip=tg.clip.GlobalNorm(0.3))
+        accumulate = tg.Accumulate(3, sync=sync, fetch=fetch)
+        plan = tg.Plan(accumulate=accumulate, compress=compress, clip=tg.clip.GlobalNorm(0.3))
         self.model = wrap(small_model(batch_norm=kind != "fsdp2"), kind.removesuffix(" hook"))
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)
         collective = tg.collectives.TorchCollective() if kind == "plain" else None
@@ -52,21 +57,21 @@ class Training:
 def resume_all_cases(folder):
     results = {}
     batches = ragged_batches(dist.get_rank())
-    for kind, sync, compressed in CASES:
-        case = f"{folder}/{kind}-{sync}-{compressed}"
-        straight = Training(kind, sync, compressed)
+    for *case, stop in CASES:
+        path = f"{folder}/{'-'.join(map(str, case))}-{stop}"
+        straight = Training(*case)
         straight.run(batches)
-        stopped = Training(kind, sync, compressed)
-        stopped.run(batches, STOP_AFTER)
-        stopped.pipe.save(case)
+        stopped = Training(*case)
+        stopped.run(batches, stop)
+        stopped.pipe.save(path)
         weights, momentum = stopped.tensors(), copy.copy(stopped.optimizer.state_dict())
-        resumed = Training(kind, sync, compressed)
+        resumed = Training(*case)
         for name, tensor in resumed.model.state_dict().items():
             (tensor.to_local() if hasattr(tensor, "to_local") else tensor).copy_(weights[name])
         resumed.optimizer.load_state_dict(momentum)
-        first_batch = resumed.pipe.load(case)
+        first_batch = resumed.pipe.load(path)
         resumed.run(batches[first_batch:])
-        results[kind, sync, compressed] = (straight.tensors(), resumed.tensors(), first_batch)
+        results[*case, stop] = (straight.tensors(), resumed.tensors(), first_batch)
     return results
 
 

@@ -11,7 +11,13 @@ from support.wrapping import full, ragged_batches, small_model, wrap
 
 # One rounding of a float32 sum of a few dozen terms stays well below this.
 TOLERANCE = 1e-6
-CASES = [(kind, sync, k) for kind in ("ddp", "fsdp2", "hsdp") for sync in ("last", "every") for k in (1, 3)]
+CASES = [
+    (kind, sync, fetch, k)
+    for kind in ("ddp", "fsdp2", "hsdp")
+    for sync in ("last", "every")
+    for fetch in ("window", "batch")
+    for k in (1, 3)
+]
 
 
 class Recorder(torch.optim.SGD):
@@ -27,18 +33,18 @@ class Recorder(torch.optim.SGD):
 
 def train_all_cases():
     results = {}
-    for kind, sync, k in CASES:
+    for kind, sync, fetch, k in CASES:
         if kind == "hsdp" and dist.get_world_size() < 4:
             continue
         model = wrap(small_model(), kind)
         optimizer = Recorder(model.parameters())
-        pipe = tg.attach(model, optimizer, tg.Plan(accumulate=tg.Accumulate(k, sync=sync)))
+        pipe = tg.attach(model, optimizer, tg.Plan(accumulate=tg.Accumulate(k, sync=sync, fetch=fetch)))
         records = []
         for window in pipe.windows(ragged_batches(dist.get_rank())):
             for inputs, labels in window:
                 pipe.backward(F.cross_entropy(model(inputs), labels))
             records.append(pipe.step())
-        results[kind, sync, k] = (optimizer.gradients, [r.wire_bytes for r in records], [r.grad_norm for r in records])
+        results[kind, sync, fetch, k] = (optimizer.gradients, [r.wire_bytes for r in records], [r.grad_norm for r in records])
     return results
 
 
@@ -59,15 +65,15 @@ def target(world_size, k):
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_delivered_gradient_is_that_of_one_big_batch(world_size):
     ranks = run_ranks(world_size, train_all_cases)
-    for (kind, sync, k), (gradients, _wire_bytes, norms) in ranks[0].items():
+    for (kind, sync, fetch, k), (gradients, _wire_bytes, norms) in ranks[0].items():
         expected = target(world_size, k)
         assert len(gradients) == len(expected)
         for step, (got, want) in enumerate(zip(gradients, expected, strict=True)):
             error = float((got.double() - want).norm() / want.norm())
-            assert error < TOLERANCE, (kind, sync, k, step)
+            assert error < TOLERANCE, (kind, sync, fetch, k, step)
             assert norms[step] == pytest.approx(float(want.norm()), rel=TOLERANCE)
         for other in ranks[1:]:
-            assert all(map(torch.equal, other[kind, sync, k][0], gradients)), (kind, sync, k)
+            assert all(map(torch.equal, other[kind, sync, fetch, k][0], gradients)), (kind, sync, fetch, k)
         if world_size > 1 and k == 3:
-            last, every = ranks[0][kind, "last", 3][1], ranks[0][kind, "every", 3][1]
+            last, every = ranks[0][kind, "last", fetch, 3][1], ranks[0][kind, "every", fetch, 3][1]
             assert 0 < last[0] < every[0], "every micro-batch is sent with sync=every"

@@ -110,6 +110,14 @@ class Window(Generic[Batch]):
         except Exception:
             return False
 
+    @property
+    def was_begun_everywhere(self) -> bool:
+        """Whether no rank failed before the first micro-batch, so that all ranks have the window open."""
+        try:
+            return bool(self.expected_weights)
+        except Exception:
+            return False
+
     def settle(self) -> None:
         """Leave nothing under way."""
         self._totals.settle()

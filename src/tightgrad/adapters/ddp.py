@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tightgrad.adapters.forward import has_synced_layers, sends_buffers, will_rebuild_buckets
+from tightgrad.adapters.forward import forget_forward, has_synced_layers, sends_buffers, will_rebuild_buckets
 from tightgrad.adapters.grads import copy_grads, put_grads, scale_grads_
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
@@ -74,6 +74,10 @@ class DDPAdapter:
     def scale_accumulated_(self, factor: float) -> None:
         """Multiply `parameter.grad`."""
         scale_grads_(self.parameters, factor)
+
+    def leave_window(self) -> None:
+        """Let DDP forget it."""
+        forget_forward(self.model)
 
     def sent_nbytes(self) -> int:
         """One all-reduce of all parameters' gradients for each synchronised backward."""

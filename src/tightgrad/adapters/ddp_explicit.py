@@ -66,6 +66,9 @@ class DDPExplicitAdapter:
         """Multiply `parameter.grad`."""
         scale_grads_(self.parameters, factor)
 
+    def leave_window(self) -> None:
+        """Nothing is left of a forward under `no_sync`."""
+
     def sent_nbytes(self) -> int:
         """DDP itself sends nothing under `no_sync`."""
         return 0

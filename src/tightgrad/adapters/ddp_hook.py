@@ -18,7 +18,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.adapters.ddp_explicit import DDPExplicitAdapter
-from tightgrad.adapters.forward import will_rebuild_buckets
+from tightgrad.adapters.forward import forget_forward, will_rebuild_buckets
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Collective
@@ -221,6 +221,10 @@ class DDPHookAdapter(DDPExplicitAdapter):
         """Set `parameter.grad`, and take it as used."""
         super().restore_accumulated(grads)
         self.hook.start_with(grads)
+
+    def leave_window(self) -> None:
+        """Let DDP forget it."""
+        forget_forward(self.model)
 
     @contextmanager
     def _synced(self) -> Iterator[None]:

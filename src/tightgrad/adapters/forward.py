@@ -1,4 +1,4 @@
-"""Whether a forward waits for the other ranks."""
+"""What a forward of a wrapper waits for, and what it leaves behind."""
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -20,3 +20,11 @@ def will_rebuild_buckets(model: DistributedDataParallel) -> bool:
     """
     rebuilds = model.static_graph or not model.find_unused_parameters
     return rebuilds and not getattr(model, "_has_rebuilt_buckets", False)
+
+
+def forget_forward(model: DistributedDataParallel) -> None:
+    """Forget a synchronised forward whose backward has not run, or has failed: the next backward would be reduced in
+    its place, under `no_sync` as well. DDP agrees on its buckets anew. Collective: every rank must call it.
+    """
+    model._has_rebuilt_buckets = False
+    model.reducer._reset_state()

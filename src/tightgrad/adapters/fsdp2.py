@@ -259,6 +259,9 @@ class FSDP2Adapter:
             if grad is not None:
                 grad.detach().mul_(factor)
 
+    def leave_window(self) -> None:
+        """Nothing to do: `restore_accumulated` clears what is left."""
+
     def sent_nbytes(self) -> int:
         """A reduce-scatter of all gradients (and under HSDP an all-reduce of the shards) for each synchronised
         backward; the traffic of parameters is not counted.

@@ -51,6 +51,9 @@ class SingleAdapter:
         """Multiply `parameter.grad`."""
         scale_grads_(self.parameters, factor)
 
+    def leave_window(self) -> None:
+        """Nothing is left of a forward."""
+
     def sent_nbytes(self) -> int:
         """A plain module sends nothing."""
         return 0

@@ -360,5 +360,10 @@ class Adapter(Protocol):
         does not reduce, after it.
         """
 
+    def leave_window(self) -> None:
+        """Called in the middle of a window that is dropped: a forward may have run whose backward will not. Collective:
+        every rank must call it.
+        """
+
     def sent_nbytes(self) -> int:
         """Bytes of gradient that the wrapper itself sent from this rank since the last call."""

@@ -131,8 +131,10 @@ class GradientPipeline:
         Collective: every rank must call it. The batches of the window are gone.
         """
         if self._window is not None and not self._window.close():
-            self._take_back()
+            self._take_back(self._window)
             return
+        if self._window is not None:
+            self.adapter.leave_window()
         self._path.abandon()
         self._discard()
         self._window = None
@@ -142,10 +144,12 @@ class GradientPipeline:
         try:
             return window.total_weights
         except Exception:
-            self._take_back()
+            self._take_back(window)
             raise
 
-    def _take_back(self) -> None:
+    def _take_back(self, window: Window[Any]) -> None:
+        if window.was_begun_everywhere:
+            self.adapter.leave_window()
         self._cutter.take_back()
         self._discard()
         self._window = None
