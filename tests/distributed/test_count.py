@@ -106,3 +106,66 @@ def leave_and_go_on(case, fetch):
 @pytest.mark.parametrize("case", COMPRESS)
 def test_a_window_that_all_ranks_leave(case, fetch):
     assert all(run_ranks(2, leave_and_go_on, case, fetch, timeout_seconds=20))
+
+
+def leave_before_the_last_backward(case, fetch):
+    straight = Training(case, fetch)
+    straight.run(batches())
+    training = Training(case, fetch)
+    training.run(batches()[:4])
+    windows = training.pipe.windows(batches()[4:])
+    for position, (inputs, labels) in enumerate(next(windows)):
+        loss = nn.functional.cross_entropy(training.model(inputs), labels)
+        if position == 1:
+            break
+        training.pipe.backward(loss)
+    training.pipe.abandon()
+    consumed = training.pipe.state_dict()["num_consumed"]
+    training.run(batches()[4:])
+    return consumed, equal(training.weights(), straight.weights())
+
+
+@pytest.mark.parametrize("fetch", FETCHES)
+@pytest.mark.parametrize("case", COMPRESS)
+def test_a_forward_without_backward_leaves_nothing(case, fetch):
+    """DDP would reduce the next backward in its place, although that is held by no_sync."""
+    for consumed, is_equal in run_ranks(2, leave_before_the_last_backward, case, fetch, timeout_seconds=20):
+        assert consumed == 6
+        assert is_equal
+
+
+NOTHING = {
+    "ddp during backward": COMPRESS["ddp during backward"],
+    "fsdp2": tg.Compress(TOP, tg.reducers.SparseTwoShot(), tg.ErrorFeedback()),
+}
+
+
+def without_weight(case):
+    """A window of padding only, which is known at its end, when gradients have been handed over."""
+    plan = tg.Plan(accumulate=tg.Accumulate(2, fetch="batch"), compress=NOTHING[case])
+    model = wrap(small_model(), case.split()[0])
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan, weight=lambda batch: batch[2])
+    loader = [(*batch, weight) for batch, weight in zip(batches(), (1, 2, 0, 0, 1, 1, 0, 3), strict=True)]
+    seen = []
+    for window in pipe.windows(loader):
+        for inputs, labels, _ in window:
+            pipe.backward(nn.functional.cross_entropy(model(inputs), labels))
+        record = pipe.step()
+        residuals = {name: tensor.clone() for name, tensor in pipe.state_dict()["slots"]["residual"].items()}
+        seen.append((record.skip_reason, record.weight, residuals))
+    return seen
+
+
+@pytest.mark.parametrize("case", NOTHING)
+def test_a_window_without_weight_leaves_residuals_alone(case):
+    for seen in run_ranks(2, without_weight, case, timeout_seconds=20):
+        assert [(reason, weight) for reason, weight, _ in seen] == [
+            (None, 6.0),
+            ("zero_weight", 0.0),
+            (None, 4.0),
+            (None, 6.0),
+        ]
+        before, after = seen[0][2], seen[1][2]
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert any(not torch.equal(after[name], seen[2][2][name]) for name in after)

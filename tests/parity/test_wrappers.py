@@ -44,7 +44,11 @@ def train_all_cases():
             for inputs, labels in window:
                 pipe.backward(F.cross_entropy(model(inputs), labels))
             records.append(pipe.step())
-        results[kind, sync, fetch, k] = (optimizer.gradients, [r.wire_bytes for r in records], [r.grad_norm for r in records])
+        results[kind, sync, fetch, k] = (
+            optimizer.gradients,
+            [r.wire_bytes for r in records],
+            [r.grad_norm for r in records],
+        )
     return results
 
 

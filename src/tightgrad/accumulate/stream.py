@@ -153,9 +153,9 @@ class Stream(Generic[Batch]):
         return self._end.total_weights
 
     def close(self) -> None:
-        """Begin no further fetch, and tell the other ranks. Collective: every rank must call it."""
+        """Count what there is, and wait for it. Collective: every rank must call it."""
         if self._end is None:
-            self._end = self._count(self.weights, UsageError("the window was abandoned."))
+            self._end = self._count(self.weights, self._failure)
         self.settle()
 
     def settle(self) -> None:

@@ -149,10 +149,11 @@ def test_whoever_asks_waits(look):
     assert collective.events == ["begun", "waited"]
 
 
-def test_shorter_loaders_count_as_before():
+@pytest.mark.parametrize("fetch", ["window", "batch"])
+def test_shorter_loaders_count_as_before(fetch):
     def body(collective):
         collective = watched(collective)
-        model, pipe = make(collective)
+        model, pipe = make(collective, accumulate=tg.Accumulate(2, fetch=fetch))
         records = train(pipe, model, batches(5 - 2 * collective.rank, collective.rank))
         return [(record.weight, record.micro_batches) for record in records], model.weight.detach().clone()
 
@@ -167,13 +168,14 @@ def failing_at(position, loader):
     raise OSError("the disk is gone")
 
 
+@pytest.mark.parametrize("fetch", ["window", "batch"])
 @pytest.mark.parametrize("position", [0, 1, 2, 3])
-def test_a_window_that_another_rank_failed_to_fetch_has_never_been(position):
+def test_a_window_that_another_rank_failed_to_fetch_has_never_been(position, fetch):
     """Both ranks go on as if it had not been cut, with the same steps as if nothing had happened."""
 
     def body(collective, fails):
         collective = watched(collective)
-        model, pipe = make(collective)
+        model, pipe = make(collective, accumulate=tg.Accumulate(2, fetch=fetch))
         loader, steps, error = batches(8, collective.rank), 0, None
         if fails:
             try:
