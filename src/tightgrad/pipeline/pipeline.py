@@ -304,7 +304,6 @@ class GradientPipeline:
             self.state.applied()
             return NOTHING_CLIPPED
         if window.counts_for_nothing:
-            self._path.abandon()
             return "zero_weight"
         with self._clock("accumulate"):
             grads = self._buffer.grads()
