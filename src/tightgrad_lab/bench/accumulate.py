@@ -7,10 +7,12 @@ a step follows its own kind. Where a model's tensors come to lie makes its steps
 loop by hand and TightGrad take turns at one model and one optimizer; peers that wrap the model in their own way have
 their own. All is done again in fresh processes, and the ratio is the median over them. The loop by hand takes part
 twice: what the second is off by is what this cannot tell, and the mean of the two is a base with less noise than
-either. Before that, each loop trains a model of its own for a few steps, all from the same weights, and they must come
-out the same.
+either. TightGrad fetches a window's batches before its first backward; with `fetch="batch"`, one at a time as the loop
+by hand does, it is measured in processes of its own, since a model under FSDP2 serves one pipeline. Before that, each
+loop trains a model of its own for a few steps, all from the same weights, and they must come out the same.
 """
 
+import itertools
 import random
 import statistics
 import time
@@ -36,6 +38,7 @@ STEPS_OF_A_ROUND = 2
 MEMORY_TRIES = 3
 LINGER_SECONDS = 0.002
 MEMORY_STEPS = 3  # optimizer state exists from the second on
+FETCHES = ("window", "batch")
 
 Row = dict[str, Any]
 Seconds = dict[str, list[float]]
@@ -74,9 +77,9 @@ def run(
             found.setdefault(row["name"], []).append(row)
 
     for repeat in range(repeats):
-        for wrapper in wrappers:
-            progress(f"{wrapper}, {rounds} rounds, {repeat + 1} of {repeats}")
-            asked = replace(work or Work(), wrapper=wrapper)
+        for wrapper, fetch in itertools.product(wrappers, FETCHES):
+            progress(f"{wrapper}, fetch={fetch}, {rounds} rounds, {repeat + 1} of {repeats}")
+            asked = replace(work or Work(), wrapper=wrapper, fetch=fetch)
             run_ranks(1 if wrapper == "plain" else ranks, _measure, (asked, rounds, repeat), add)
     rows = [_combined(own) for own in found.values()]
     return {"rows": rows, "missing": [loop.needs for loop in LOOPS if not _is_installed(loop)]}
@@ -107,13 +110,19 @@ def _combined(own: list[Row]) -> Row:
     }
 
 
+def _takes_part(loop: Loop, work: Work) -> bool:
+    """Peers fetch as the loop by hand does, and are measured once."""
+    shares_model = loop.on is not None
+    return work.wrapper in loop.wrappers and _is_installed(loop) and (work.fetch == "window" or shares_model)
+
+
 def _is_installed(loop: Loop) -> bool:
     return loop.needs is None or find_spec(loop.needs) is not None
 
 
 def _measure(rank: Rank, send: Send, work: Work, rounds: int, repeat: int) -> None:
     torch.set_num_threads(1)
-    named = [loop for loop in LOOPS if work.wrapper in loop.wrappers and _is_installed(loop)]
+    named = [loop for loop in LOOPS if _takes_part(loop, work)]
     first = repeat % len(named)
     loops = named[first:] + named[:first]
     differences = _differences({loop.name: loop.steps(work) for loop in loops})
@@ -127,11 +136,14 @@ def _measure(rank: Rank, send: Send, work: Work, rounds: int, repeat: int) -> No
     memory = {loop.name: memory_of(loop, work, rank.device) for loop in loops}
     if rank.rank > 0:
         return
+    names = {loop.name: loop.name for loop in named}
+    if work.fetch == "batch":
+        names = {"tightgrad": "tightgrad, fetch=batch"}
     both = [(one + other) / 2 for one, other in zip(seconds["loop"], seconds["loop, again"], strict=True)]
     send(
         [
             {
-                "name": f"{work.wrapper}: {name}",
+                "name": f"{work.wrapper}: {title}",
                 "time_ratio_to_loop": _ratio(seconds[name], seconds["loop"]),
                 "time_ratio_to_both_loops": _ratio(seconds[name], both),
                 "peak_memory_ratio_to_loop": memory[name] / memory["loop"],
@@ -144,7 +156,7 @@ def _measure(rank: Rank, send: Send, work: Work, rounds: int, repeat: int) -> No
                 "ranks": rank.ranks,
                 "rounds": rounds,
             }
-            for name in (loop.name for loop in named)
+            for name, title in names.items()
         ]
     )
 

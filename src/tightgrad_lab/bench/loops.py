@@ -41,6 +41,7 @@ class Work:
         layers: of the model.
         vocabulary: different tokens.
         clips: whether the global norm is clipped to 1.
+        fetch: when TightGrad fetches batches, as in `tg.Accumulate`.
     """
 
     wrapper: str = "plain"
@@ -51,6 +52,7 @@ class Work:
     layers: int = 2
     vocabulary: int = 1000
     clips: bool = False
+    fetch: str = "window"
 
     @property
     def every(self) -> bool:
@@ -139,7 +141,7 @@ def with_tightgrad(work: Work, made: Made | None = None) -> Steps:
     """This library."""
     model, optimizer = made or work.made()
     plan = tg.Plan(
-        accumulate=tg.Accumulate(work.micro_batches, sync="every" if work.every else "last"),
+        accumulate=tg.Accumulate(work.micro_batches, fetch=work.fetch, sync="every" if work.every else "last"),
         clip=tg.clip.GlobalNorm(1.0) if work.clips else None,
     )
     pipe = tg.attach(model, optimizer, plan)
