@@ -115,6 +115,12 @@ def test_out_of_memory() -> None:
     (finding,) = examine(History([healthy(3)], None, failure))
     assert finding.plan is not None
     assert finding.plan.accumulate == tg.Accumulate(2, source="split", on_oom="split")
+    for micro_batches in (1, 4):
+        by_batch = tg.Plan(accumulate=tg.Accumulate(micro_batches, fetch="batch"))
+        (finding,) = examine(History([healthy(3)], by_batch, failure))
+        assert finding.plan is not None
+        assert finding.plan.accumulate is not None
+        assert finding.plan.accumulate.fetch == "window"
     assert named(healthy(retries=lambda step: int(step == 5)), CLIP) == []
     assert named(healthy(retries=lambda step: int(step % 50 == 5)), CLIP) == ["out_of_memory"]
 

@@ -25,13 +25,13 @@ def check(history: History) -> Finding | None:
     accumulate = plan.accumulate or tg.Accumulate()
     before = accumulate.micro_batches if isinstance(accumulate.micro_batches, int) else None
     if before == 1 or plan.accumulate is None:
-        smaller = replace(accumulate, micro_batches=2, source="split", on_oom="split")
+        smaller = replace(accumulate, micro_batches=2, source="split", on_oom="split", fetch="window")
         cure = (
             "cut each batch into two micro-batches, and into more where that is not enough: "
             'Accumulate(2, source="split", on_oom="split"), with pipe.run(window, loss). The gradient stays the same.'
         )
     else:
-        smaller = replace(accumulate, on_oom="split")
+        smaller = replace(accumulate, on_oom="split", fetch="window")
         cure = (
             'let windows that do not fit run again with smaller micro-batches: on_oom="split", with pipe.run(window, '
             "loss). The gradient stays the same."
