@@ -134,6 +134,65 @@ def test_a_forward_without_backward_leaves_nothing(case, fetch):
         assert is_equal
 
 
+def fail_alone_and_go_on(case, fetch):
+    """Rank 1's own code fails in a window's first micro-batch; the others hear of it where they need it."""
+    straight = Training(case, fetch)
+    straight.run(batches())
+    training, error = Training(case, fetch), None
+    training.run(batches()[:4])
+    windows = training.pipe.windows(batches()[4:])
+    try:
+        for inputs, labels in next(windows):
+            if dist.get_rank() == 1:
+                break
+            training.pipe.backward(nn.functional.cross_entropy(training.model(inputs), labels))
+        else:
+            training.pipe.step()
+    except tg.TightGradError as raised:
+        error = str(raised)
+    training.pipe.abandon()
+    training.run(batches()[4:])
+    return error, equal(training.weights(), straight.weights())
+
+
+@pytest.mark.parametrize(("case", "fetch"), [("ddp during backward", "window"), ("ddp after backward", "batch")])
+def test_ranks_that_leave_by_different_errors_go_on_together(case, fetch):
+    """DDP's buckets are agreed on anew by all ranks, or by none."""
+    (error, first), (none, second) = run_ranks(2, fail_alone_and_go_on, case, fetch, timeout_seconds=20)
+    assert error is not None
+    assert none is None
+    assert first
+    assert second
+
+
+def save_after_a_failure(case, folder):
+    """Rank 1 has no second batch of the third window, which the others do not know yet."""
+    training = Training(case, "batch")
+    training.run(batches()[:2])
+    training.pipe.save(folder)
+    loader = batches()[2:]
+    windows = training.pipe.windows(failing(loader, 1) if dist.get_rank() == 1 else loader)
+    error = None
+    try:
+        for position, (inputs, labels) in enumerate(next(windows)):
+            if position == 1:
+                training.pipe.save(folder)
+            training.pipe.backward(nn.functional.cross_entropy(training.model(inputs), labels))
+    except (OSError, tg.CheckpointError) as raised:
+        error = f"{type(raised).__name__}: {raised}"
+    training.pipe.abandon()
+    return error, training.pipe.load(folder)
+
+
+@pytest.mark.parametrize("case", ["ddp", "ddp during backward", "fsdp2"])
+def test_a_window_in_which_a_loader_failed_is_not_saved(case, tmp_path):
+    first, second = run_ranks(2, save_after_a_failure, case, str(tmp_path), timeout_seconds=20)
+    assert first[0].startswith("CheckpointError: ")
+    assert "rank 1" in first[0]
+    assert second[0] == "OSError: the disk is gone"
+    assert first[1] == second[1] == 2
+
+
 NOTHING = {
     "ddp during backward": COMPRESS["ddp during backward"],
     "fsdp2": tg.Compress(TOP, tg.reducers.SparseTwoShot(), tg.ErrorFeedback()),

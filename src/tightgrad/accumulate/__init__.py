@@ -1,4 +1,4 @@
-"""Accumulation: all micro-batches of one optimizer step, counted before the first backward."""
+"""Accumulation: all micro-batches of one optimizer step, weighed by what all ranks have."""
 
 from tightgrad.accumulate.memory import ActivationMemory as ActivationMemory
 from tightgrad.accumulate.memory import MemoryEstimate as MemoryEstimate

@@ -1,4 +1,4 @@
-"""What the ranks have fetched for a window: one small all-gather, waited for where the answer is needed first.
+"""What the ranks have fetched of a window: one small all-gather, waited for where the answer is needed first.
 
 A rank whose own part does not depend on the answer goes on to its forward meanwhile, and needs it at the first
 backward, for N.
@@ -13,18 +13,24 @@ from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Collective
 
 Table = list[list[float]]
+_WELL, _FAILED, _LEFT = 0.0, 1.0, 2.0
+
+
+class WindowLeftError(UsageError):
+    """A rank has left a window that others have open: no rank can finish it."""
 
 
 class Count:
-    """One row a rank: weight of each loss, number of micro-batches, loader at its end, fetching failed.
+    """One row a rank: weight of each loss, number of micro-batches, loader at its end, what went wrong.
 
-    Collective: every rank must make one for each window. Making it does not wait; all else does, once.
+    Collective: every rank must make one for each window, or two where batches are fetched one at a time. Making it does
+    not wait; all else does, once.
 
     Args:
         weights: of this rank's micro-batches.
         losses: names of the losses.
         is_short: whether this rank's loader has ended.
-        failure: what went wrong on this rank; raised when the other ranks know.
+        failure: what went wrong on this rank; raised when the other ranks know. `WindowLeftError` if it leaves.
         collective: the ranks.
 
     Attributes:
@@ -32,6 +38,7 @@ class Count:
 
     Raises:
         UsageError: whatever is looked at, another rank failed.
+        WindowLeftError: the same, a rank has left the window, and none failed.
         CommunicationError: the same, a rank cannot be reached.
     """
 
@@ -49,7 +56,8 @@ class Count:
         self._outcome: Table | Exception | None = None
         self._totals: dict[str, float] | None = None
         sums = [sum(row[name] for row in weights) for name in self.losses]
-        row = [*sums, len(weights), float(is_short), float(failure is not None)]
+        state = _WELL if failure is None else _LEFT if isinstance(failure, WindowLeftError) else _FAILED
+        row = [*sums, len(weights), float(is_short), state]
         self._receive: Callable[[], Table] | None = _gathered(row, collective)
 
     @property
@@ -99,13 +107,18 @@ class Count:
         return self._outcome
 
     def _checked(self, table: Table) -> Table:
-        if self._failure is not None:
+        failed, left = ([rank for rank, row in enumerate(table) if row[-1] == state] for state in (_FAILED, _LEFT))
+        if self._failure is not None and (self._rank in failed or not failed):
             raise self._failure
-        failed = [rank for rank, row in enumerate(table) if row[-1]]
         if failed:
             raise UsageError(
                 f"rank {', '.join(map(str, failed))} failed while fetching a window; see the error there. This rank "
                 f"({self._rank}) stops as well."
+            )
+        if left:
+            raise WindowLeftError(
+                f"rank {', '.join(map(str, left))} has left the window by abandon(), so that rank {self._rank} cannot "
+                "finish it; call abandon() on every rank."
             )
         return table
 

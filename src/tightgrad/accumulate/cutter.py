@@ -49,6 +49,7 @@ class WindowCutter(Generic[Batch]):
         self._when_short = when_short
         self._waits_in_forward = waits_in_forward
         self._last: list[Batch] = []
+        self._loader_failure: Exception | None = None
         self._streams = settings.fetch == "batch"
         self._num_windows = 0
 
@@ -62,9 +63,10 @@ class WindowCutter(Generic[Batch]):
         Raises:
             ConfigError: a weight is negative or not finite, on this rank.
             UsageError: another rank failed while fetching its batches; perhaps not here but from the window, where its
-                total weight is looked at first.
+                total weight is looked at.
         """
         carried, self.carried = self.carried, []
+        self._loader_failure = None
         batches = _chain(carried, loader)
         window = self._next(batches, step())
         while window is not None:
@@ -96,8 +98,7 @@ class WindowCutter(Generic[Batch]):
         """A window whose batches are fetched in their turn; None if no rank has one."""
         most = self.settings.micro_batches_at(step)
         assert most is not None
-        first = Fetched[Batch]()
-        self._try(lambda: self._fetch_one(first, batches), first)
+        first = self._fetch_next(batches)
         start = self._count(first.weights, first.failure, is_short=first.is_short)
         repeats = self._when_short == "repeat"
         if not self._knows_its_part(first, 1):
@@ -109,8 +110,7 @@ class WindowCutter(Generic[Batch]):
         self.num_consumed += first.num_fetched
 
         def fetch() -> Fetched[Batch]:
-            fetched = Fetched[Batch]()
-            self._try(lambda: self._fetch_one(fetched, batches), fetched)
+            fetched = self._fetch_next(batches)
             self.num_consumed += fetched.num_fetched
             return fetched
 
@@ -121,9 +121,20 @@ class WindowCutter(Generic[Batch]):
             fetch,
             self._count,
             self._last if repeats else None,
-            fails_at_once=self._waits_in_forward() and not repeats,
         )
         return Window(stream, stream.weights, stream, self._held)
+
+    def _fetch_next(self, batches: Iterator[Batch]) -> Fetched[Batch]:
+        """One batch. A loader that failed before would only seem to have ended."""
+        fetched = Fetched[Batch](failure=self._loader_failure)
+        if self._loader_failure is None:
+            self._try(lambda: self._fetch_one(fetched, batches), fetched)
+        if fetched.failure is not None and self._loader_failure is None:
+            self._loader_failure = UsageError(
+                f"the loader failed before ({fetched.failure}), and no batches come after that; call windows() again, "
+                "on every rank, with a loader that starts at the batch number `num_consumed` of state_dict()."
+            )
+        return fetched
 
     def _count(self, weights: Rows, failure: Exception | None, *, is_short: bool = False) -> Count:
         return Count(weights, self.settings.losses, is_short, failure, self._collective)

@@ -44,10 +44,10 @@ class Accumulate:
             from the start. "batch" fetches each when its turn comes, as a loop by hand does: no batches wait in memory,
             and a loader's workers go on while micro-batches run. Losses are then scaled by the N that the ranks' first
             batches let expect, and gradients are multiplied once, before they are reduced, where N turns out to be
-            another: the same gradient to rounding, and to the bit where all batches weigh the same. Needs
-            `micro_batches`, one loss, source="loader", partial="flush" and on_oom="raise". Under a wrapper that
-            reduces by itself, the last window of a loader then has K micro-batches as well, the missing ones repeated
-            with weight 0.
+            another: the same gradient to rounding, and to the bit where all batches weigh the same and the window is
+            full. Needs `micro_batches`, one loss, source="loader", partial="flush" and on_oom="raise". Where gradients
+            are reduced in backward, the last window of a loader then has K micro-batches as well, the missing ones
+            repeated with weight 0.
         sync: when a wrapper that reduces by itself does so: "last" once a window, "every" after each micro-batch
             (more traffic, and under FSDP2 no unsharded gradients in memory), "auto" by the bytes of these.
         on_oom: when a rank runs out of memory in `GradientPipeline.run`: "raise", or "split" to run the window again

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from tightgrad.accumulate.count import Count
+from tightgrad.accumulate.count import Count, WindowLeftError
 from tightgrad.core.errors import UsageError
 
 Batch = TypeVar("Batch")
@@ -45,13 +45,14 @@ class Stream(Generic[Batch]):
         start: the count of all ranks' first batches.
         most: K.
         fetch: gives the next batch.
-        count: begins the count of the whole window. Collective: every rank calls it once a window, if K > 1.
+        count: begins the count of the whole window. Collective: every rank calls it once a window, if K > 1 and no rank
+            failed at its first batch.
         spare: what a rank runs without weight where it has no batch of its own, so that a wrapper's collectives match;
             None if it goes without. Overwritten with the current batch.
-        fails_at_once: whether other ranks would wait for this one before they count.
 
     Attributes:
         weights: of the micro-batches fetched so far.
+        failure: what the loader raised here, perhaps not yet known to the other ranks.
     """
 
     def __init__(
@@ -62,8 +63,6 @@ class Stream(Generic[Batch]):
         fetch: Callable[[], Fetched[Batch]],
         count: Callable[[Rows, Exception | None], Count],
         spare: list[Batch] | None,
-        *,
-        fails_at_once: bool,
     ) -> None:
         self.weights: list[dict[str, float]] = []
         self._start = start
@@ -71,11 +70,10 @@ class Stream(Generic[Batch]):
         self._fetch = fetch
         self._count = count
         self._spare = spare
-        self._fails_at_once = fails_at_once
         self._current: list[Batch] = []
         self._num = most
         self._has_more = True
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
         self._end: Count | None = start if most == 1 else None
         self._take(first)
 
@@ -84,11 +82,10 @@ class Stream(Generic[Batch]):
         return self._num
 
     def __getitem__(self, position: int) -> Batch:
-        if position != len(self.weights) - 1:
-            raise UsageError(
-                f'micro-batch {position} is not there: with fetch="batch" a window holds the current one only, which '
-                f"is number {len(self.weights) - 1}."
-            )
+        current = len(self.weights) - 1
+        if position != current or not self._current:
+            there = f"the current one only, which is number {current}" if self._current else "none: this rank has none"
+            raise UsageError(f'micro-batch {position} is not there; with fetch="batch" a window holds {there}.')
         return self._current[0]
 
     def __iter__(self) -> Iterator[Batch]:
@@ -99,15 +96,21 @@ class Stream(Generic[Batch]):
         """Fetch up to this micro-batch; say whether there is one.
 
         Raises:
-            Exception: what the loader raised, here or on another rank, where no rank has this window.
+            Exception: what the loader raised, if no other rank waits for this one in a forward or backward.
+            UsageError: the same, another rank's loader failed.
         """
         while len(self.weights) <= position and len(self.weights) < self._num:
             self._take(self._fetch() if self._has_more else Fetched())
-        return position < len(self.weights)
+        is_there = position < len(self.weights)
+        if not is_there or len(self.weights) == self._num:
+            self._count_all()
+        if self.failure is not None and self._spare is None:
+            _ = self.total_weights  # raises it, when all ranks know
+        return is_there
 
     def _take(self, fetched: Fetched[Batch]) -> None:
         self._has_more = self._has_more and not fetched.is_short and fetched.failure is None
-        self._failure = self._failure or fetched.failure
+        self.failure = self.failure or fetched.failure
         if fetched.batches:
             self._current[:] = fetched.batches
             self.weights += fetched.weights
@@ -118,18 +121,13 @@ class Stream(Generic[Batch]):
             self.weights.append(dict.fromkeys(self._start.losses, 0.0))
         else:
             self._num = len(self.weights)
-            if self._failure is not None:
-                raise self._failure if self._fails_at_once else self._error()
-        if self._end is None and len(self.weights) == self._most:
-            self._end = self._count(self.weights, self._failure)
 
-    def _error(self) -> Exception:
-        """This rank's failure, or that of another, when all know of it."""
-        try:
-            _ = self.total_weights
-        except Exception as error:
-            return error
-        raise AssertionError("a failed rank's count raises")
+    def _count_all(self, failure: Exception | None = None) -> Count:
+        """Begin the count of the whole window, once; not if no rank has it, since a rank failed at its first batch."""
+        if self._end is None:
+            _ = self._start.total_weights
+            self._end = self._count(self.weights, self.failure or failure)
+        return self._end
 
     @property
     def is_counted(self) -> bool:
@@ -146,16 +144,13 @@ class Stream(Generic[Batch]):
     @property
     def total_weights(self) -> dict[str, float]:
         """N for each loss; the expected one as long as this rank has batches to fetch."""
-        if self._end is None:
-            if len(self.weights) < self._num:
-                return self.expected_weights
-            self._end = self._count(self.weights, self._failure)
-        return self._end.total_weights
+        is_complete = self._end is not None or len(self.weights) == self._num
+        return self._count_all().total_weights if is_complete else self.expected_weights
 
     def close(self) -> None:
-        """Count what there is, and wait for it. Collective: every rank must call it."""
-        if self._end is None:
-            self._end = self._count(self.weights, self._failure)
+        """Tell the other ranks that this one leaves, and wait for them. Collective: every rank must call it."""
+        with suppress(Exception):
+            self._count_all(WindowLeftError("this rank has left the window by abandon()."))
         self.settle()
 
     def settle(self) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Generic, Protocol, TypeVar
 
+from tightgrad.accumulate.count import WindowLeftError
 from tightgrad.core.errors import UsageError
 
 Batch = TypeVar("Batch")
@@ -48,11 +49,16 @@ class Batches(Protocol[Batch_co]):
     def reach(self, position: int) -> bool:
         """Whether there is such a micro-batch."""
 
+    @property
+    def failure(self) -> Exception | None:
+        """What this rank's loader raised in the middle of the window."""
+
 
 class Together(tuple[Batch, ...]):
     """All of them, fetched at once."""
 
     __slots__ = ()
+    failure = None
 
     def reach(self, position: int) -> bool:
         """Whether there is such a micro-batch."""
@@ -92,7 +98,8 @@ class Window(Generic[Batch]):
         With `fetch="batch"`, what is expected until the last micro-batch has been fetched.
 
         Raises:
-            UsageError: another rank failed while fetching, so that there is no window.
+            UsageError: another rank failed while fetching, so that there is no window, or has left it.
+            Exception: with `fetch="batch"`, what this rank's own loader raised since the window began.
             CommunicationError: another rank cannot be reached.
         """
         return dict(self._totals.total_weights)
@@ -103,10 +110,12 @@ class Window(Generic[Batch]):
         return dict(self._totals.expected_weights)
 
     def close(self) -> bool:
-        """Fetch no more; say whether the other ranks have this window as well. Collective: every rank must call it."""
+        """Leave the window; say whether all ranks had it. Collective: every rank must call it."""
         self._totals.close()
         try:
             return bool(self.total_weights)
+        except WindowLeftError:
+            return True
         except Exception:
             return False
 
@@ -187,5 +196,5 @@ class Window(Generic[Batch]):
         if self.backwards != len(self):
             raise UsageError(
                 f"step() came after {self.backwards} of the window's {len(self)} micro-batches; every batch of "
-                "`for batch in window:` needs one pipe.backward(loss), because the weights of all were counted."
+                "`for batch in window:` needs one pipe.backward(loss), because the weights of all count."
             )

@@ -124,7 +124,8 @@ def with_micro_batches(plan: Plan, micro_batches: int, setting: str) -> Plan:
     if accumulate.micro_batches != micro_batches or not is_whole:
         raise ConfigError(
             f"the plan has {accumulate}, but {setting} is {micro_batches} and that loop cuts the windows; "
-            f"pass the same number, or leave accumulate out of the plan."
+            'pass the same number, with source="loader", partial="flush" and fetch="window", or leave accumulate out '
+            "of the plan."
         )
     return plan
 

@@ -10,6 +10,7 @@ from tightgrad.accumulate.settings import Accumulate
 from tightgrad.accumulate.weights import Weight
 from tightgrad.adapters import make_adapter
 from tightgrad.adapters.detect import Reducing
+from tightgrad.adapters.forward import has_synced_layers
 from tightgrad.core.check import check_integer
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Adapter, Collective
@@ -46,7 +47,7 @@ def attach(
         optimizer: any torch optimizer over the model's parameters.
         plan: what to run; the empty plan is bitwise plain PyTorch.
         weight: what a batch counts: the number that its loss is averaged over, such as its number of tokens;
-            called for all batches of a window before the first backward. None counts samples if the plan accumulates;
+            called when the batch is fetched. None counts samples if the plan accumulates;
             if it does not, every rank's loss counts the same, as under plain DDP.
         seed: of all random numbers that methods draw.
         collective: the data-parallel ranks; None takes DDP's process group, or one process for a plain module.
@@ -58,7 +59,7 @@ def attach(
             the clip, skips and updates. An empty plan then has a `Guard`.
 
     Raises:
-        UnsupportedError: the model's wrapper is not supported.
+        UnsupportedError: the model's wrapper is not supported, or cannot do what the plan asks.
         IncompatiblePlanError: the plan does not go with the scaler.
         RankMismatchError: the ranks came with different plans, models, seeds or versions.
 
@@ -92,6 +93,12 @@ def attach(
             "compare_every looks for ranks that differ where they should be the same, but here every rank holds "
             "another part of each parameter; leave it out."
         )
+    if accumulate.fetch == "batch" and _waits_in_layers(adapter, model):
+        raise UnsupportedError(
+            'fetch="batch" lets a rank run out of batches while others go on, and these would wait for it in the '
+            'backward of a SyncBatchNorm; take fetch="window", or let the wrapper reduce (no compress, or overlap='
+            '"backward"), which repeats batches.'
+        )
     scale = "none" if scaling is None else repr(scaling.current({}))
     check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__, loss_scale=scale)
     adapter.connect()
@@ -111,6 +118,11 @@ def _reducing(plan: Plan, accumulate: Accumulate) -> Reducing:
         return "any"
     overlap: dict[str, Reducing] = {"none": "pipeline", "backward": "backward", "auto": "auto"}
     return overlap[plan.compress.overlap]
+
+
+def _waits_in_layers(adapter: Adapter, model: nn.Module) -> bool:
+    """Whether layers wait for ranks that the adapter does not need."""
+    return adapter.collective.world_size > 1 and not adapter.every_rank_runs and has_synced_layers(model)
 
 
 def _can_drift(adapter: Adapter) -> bool:

@@ -11,6 +11,7 @@ handed over so that their sum is preserved.
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,23 @@ _LATEST = re.compile(r"(step-\d{8,18}) ([1-9]\d{0,8})")
 _LATEST_NBYTES = 64  # more than it has
 
 
-def save_state(state: Mapping[str, Any], folder: Path, collective: Collective) -> Path:
+def save_state(make_state: Callable[[], Mapping[str, Any]], folder: Path, collective: Collective) -> Path:
     """Write every rank's state. Collective: every rank must call it.
 
     Returns:
         The new checkpoint's folder.
 
     Raises:
-        CheckpointError: on every rank, if any could not write; the checkpoint before stays in force.
+        CheckpointError: on every rank, if any could not write, or another rank's `make_state` raised; the checkpoint
+            before stays in force.
+        Exception: what this rank's `make_state` raised, when the other ranks know.
     """
+    try:
+        state = make_state()
+    except Exception as error:
+        with suppress(CheckpointError):
+            _agree(str(error) or type(error).__name__, folder, collective)
+        raise
     target = folder / folder_name(state)
     failure = ""
     try:

@@ -149,7 +149,7 @@ class CommHook:
         Raises:
             CheckpointError: on every rank, if any could not write; the checkpoint before stays in force.
         """
-        return save_state(self.state_dict(), Path(folder), self._collective)
+        return save_state(self.state_dict, Path(folder), self._collective)
 
     def load(self, folder: str | Path) -> None:
         """Restore the newest complete checkpoint below `folder`, also of another number of ranks: the sum of residuals

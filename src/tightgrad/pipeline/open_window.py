@@ -17,8 +17,8 @@ class OpenWindow:
 
     Attributes:
         position: micro-batches whose backward has run.
-        weights: of all micro-batches on this rank, for each loss.
-        total_weights: over all ranks; what the gradients are scaled by.
+        weights: of all micro-batches on this rank, for each loss; with `fetch="batch"`, of those that were fetched.
+        total_weights: what the gradients are scaled by: N, or with `fetch="batch"` perhaps the expected one.
         grads: gradients that the wrapper or autograd holds, by parameter name.
         sums: float32 sums of low-precision gradients.
         loss_scale: what the losses were multiplied by; None without loss scaling.
@@ -40,7 +40,9 @@ class OpenWindow:
         sums: Mapping[str, Tensor],
         loss_scale: float | None = None,
     ) -> "OpenWindow":
-        """Take a window as it stands."""
+        """Take a window as it stands. Raises what the loader raised in its middle."""
+        if window.batches.failure is not None:
+            raise window.batches.failure
         weights = [dict(row) for row in window.weights]
         return cls(window.backwards, weights, dict(total_weights), grads, sums, loss_scale)
 
@@ -72,13 +74,23 @@ class OpenWindow:
         return replace(window, grads=_there(window.grads, parameters), sums=_there(window.sums, parameters))
 
     def check_is(self, window: Window[Any], loss_scale: float | None = None) -> None:
-        """Raise `StateMismatchError` unless `window` has the weights and the loss scale of the saved one."""
+        """Raise `StateMismatchError` unless `window` has the weights and the loss scale of the saved one.
+
+        With `fetch="batch"` this fetches what had been fetched, and raises what the loader raises.
+        """
         if loss_scale != self.loss_scale:
             raise StateMismatchError(
                 f"the checkpoint was taken in a window with a loss scale of {self.loss_scale}, but it is now "
                 f"{loss_scale}; restore the GradScaler's state before the first window, and pass it to attach()."
             )
+        if len(window.weights) < len(window) and len(self.weights) > self.position + 1:
+            raise StateMismatchError(
+                f"the checkpoint was taken after {self.position} micro-batches of a window of {len(self.weights)} that "
+                'had all been fetched; go on with Accumulate(fetch="window") until its step.'
+            )
         window.batches.reach(len(self.weights) - 1)
+        if window.batches.failure is not None:
+            raise window.batches.failure
         found = [dict(row) for row in window.weights]
         totals = self.total_weights
         if found != self.weights or (totals != window.expected_weights and totals != window.total_weights):

@@ -157,7 +157,7 @@ class OuterPipeline:
         Raises:
             CheckpointError: on every rank, if any could not write; the checkpoint before stays in force.
         """
-        return save_state(self.state_dict(), Path(folder), self.adapter.collective)
+        return save_state(self.state_dict, Path(folder), self.adapter.collective)
 
     def load(self, folder: str | Path) -> int:
         """Restore the newest complete checkpoint below `folder`; return its number of local steps. Collective: every

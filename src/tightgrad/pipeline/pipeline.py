@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.buffer import GradientBuffer
+from tightgrad.accumulate.count import WindowLeftError
 from tightgrad.accumulate.cutter import WindowCutter
 from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.uncounted import NO_WINDOW, one, one_batch
@@ -128,13 +129,13 @@ class GradientPipeline:
     def abandon(self) -> None:
         """Drop the open window and its gradients, after an error in the loop; nothing else changes.
 
-        Collective: every rank must call it. The batches of the window are gone.
+        Collective: every rank must call it, also one whose `backward` or `step` has raised. The batches that were
+        fetched are gone, with `fetch="batch"` perhaps not as many on each rank.
         """
+        self.adapter.leave_window()
         if self._window is not None and not self._window.close():
-            self._take_back(self._window)
+            self._take_back()
             return
-        if self._window is not None:
-            self.adapter.leave_window()
         self._path.abandon()
         self._discard()
         self._window = None
@@ -143,13 +144,15 @@ class GradientPipeline:
         """N for each loss. If a rank failed while fetching, no rank has this window."""
         try:
             return window.total_weights
+        except WindowLeftError:
+            raise
         except Exception:
-            self._take_back(window)
+            if window.was_begun_everywhere:
+                self.adapter.leave_window()
+            self._take_back()
             raise
 
-    def _take_back(self, window: Window[Any]) -> None:
-        if window.was_begun_everywhere:
-            self.adapter.leave_window()
+    def _take_back(self) -> None:
         self._cutter.take_back()
         self._discard()
         self._window = None
@@ -173,6 +176,7 @@ class GradientPipeline:
         Raises:
             UsageError: there is no current micro-batch, a loss is not a scalar, or one is missing; or another rank
                 failed while fetching this window, which the other ranks then do not have either.
+            Exception: with `fetch="batch"`, what this rank's loader raised since the window began, once all know.
         """
         if self._window is None:
             raise UsageError("backward() needs a window; call it inside `for window in pipe.windows(loader):`.")
@@ -337,7 +341,6 @@ class GradientPipeline:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything this rank remembers, also in the middle of a window: plain tensors and numbers. Differs by rank.
-
         To resume, give `windows` a loader that starts with the batch number `num_consumed` of this state (the first
         of the open window, if there is one).
         """
@@ -358,9 +361,10 @@ class GradientPipeline:
         Model and optimizer are not included. Returns the new checkpoint's own folder.
 
         Raises:
-            CheckpointError: on every rank, if any could not write; the checkpoint before stays in force.
+            CheckpointError: on every rank, if any has no state to save or could not write it; the checkpoint before
+                stays in force. Where there is none to save, the reason itself.
         """
-        return save_state(self.state_dict(), Path(folder), self.adapter.collective)
+        return save_state(self.state_dict, Path(folder), self.adapter.collective)
 
     def load(self, folder: str | Path) -> int:
         """Restore the newest complete checkpoint below `folder`; return its `num_consumed`. Collective: every rank
@@ -390,6 +394,7 @@ class GradientPipeline:
             StateMismatchError: the state is of another version, or does not fit this plan and model.
         """
         self.state.load_state_dict(state, self.adapter.parameters, self.plan.slots)
+        self.adapter.leave_window()
         self._cutter.num_consumed = int(state["num_consumed"])
         self._discard()
         self._window = None

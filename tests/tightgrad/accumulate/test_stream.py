@@ -9,7 +9,7 @@ from torch import nn
 
 import tightgrad as tg
 from support.training import batches, linear, loss_of, on_ranks, train
-from tightgrad.collectives import SingleCollective
+from tightgrad.collectives import SingleCollective, ThreadedCollective
 from tightgrad.integrations.foreign import with_micro_batches
 from tightgrad.scaling import NoiseScale
 
@@ -32,6 +32,31 @@ def make(fetch="batch", k=3, model=None, collective=None, weight=None, **plan):
         weight=weight,
     )
     return model, pipe
+
+
+def failing_at(position, loader):
+    yield from loader[:position]
+    raise OSError("the disk is gone")
+
+
+class Watched(ThreadedCollective):
+    """Notes when an all-gather begins and is waited for: only then do threads exchange anything."""
+
+    def start_all_gather(self, tensor):
+        self.events.append("begun")
+        tensor = tensor.clone()
+
+        def receive():
+            self.events.append("waited")
+            return self.all_gather(tensor)
+
+        return receive
+
+
+def watched(collective):
+    rank = Watched(collective.rank, collective.world_size, collective._exchange)
+    rank.events = []
+    return rank
 
 
 class Scaled:
@@ -188,7 +213,7 @@ class HasTwin(SingleCollective):
 
         def receive():
             self.events.append("waited")
-            return torch.stack([tensor, tensor])
+            return self.all_gather(tensor)
 
         return receive
 
@@ -263,31 +288,88 @@ class TestRanks:
         assert second == [(12.0, 3), (4.0, 1)]
         assert torch.equal(weights, others)
 
-    def test_a_rank_that_others_wait_for_in_a_forward_fails_at_once(self):
-        """They would not come to a count."""
+    def test_layers_that_wait_for_a_rank_without_batches_are_refused(self):
+        model = nn.Sequential(linear(), nn.SyncBatchNorm(2))
+        with pytest.raises(tg.UnsupportedError, match="SyncBatchNorm"):
+            make(model=model, collective=HasTwin())
+        make(model=model)
+        make("window", model=model, collective=HasTwin())
 
-        def failing():
-            yield from batches(1)
-            raise OSError("the disk is gone")
+    def test_a_rank_counts_where_its_loader_ends(self):
+        """Collectives of the user's own may come before step()."""
 
-        collective = HasTwin()
-        model = nn.Sequential(linear(), nn.ModuleList([nn.SyncBatchNorm(2)])[0].eval())
-        _, pipe = make(model=model, collective=collective)
-        with pytest.raises(OSError, match="the disk is gone"):
-            train(pipe, model, failing())
-        assert collective.events == ["begun", "waited"]
+        def body(collective):
+            collective = watched(collective)
+            model, pipe = make(collective=collective)
+            for window in pipe.windows(batches(3 - collective.rank, collective.rank)):
+                for batch in window:
+                    pipe.backward(loss_of(model, batch))
+                collective.events.append("loop ended")
+                pipe.step()
+            return collective.events
+
+        first, second = on_ranks(2, body)
+        assert first[:5] == ["begun", "waited", "begun", "waited", "loop ended"]
+        assert second[:5] == ["begun", "waited", "begun", "loop ended", "waited"]
+
+    def test_abandoning_after_another_rank_failed_at_its_first_batch(self):
+        """There is no second count then."""
+
+        def body(collective, fails):
+            collective = watched(collective)
+            model, pipe = make(collective=collective)
+            loader = batches(6, collective.rank)
+            if fails:
+                windows = pipe.windows(failing_at(0, []) if collective.rank == 0 else loader)
+                if collective.rank == 0:
+                    with pytest.raises(OSError, match="disk"):
+                        next(windows)
+                else:
+                    next(windows)
+                pipe.abandon()
+                assert collective.events == ["begun", "waited"]
+                assert pipe.state_dict()["num_consumed"] == 0
+            train(pipe, model, loader)
+            return model.weight.detach().clone()
+
+        for weights in (*on_ranks(2, lambda c: body(c, True)), *on_ranks(2, lambda c: body(c, False))):
+            assert torch.equal(weights, on_ranks(2, lambda c: body(c, False))[0])
+
+    def test_a_rank_that_goes_on_hears_who_has_left(self):
+        def body(collective, leaves):
+            model, pipe = make(collective=collective)
+            loader, error, consumed = batches(6, collective.rank), None, 0
+            if leaves:
+                windows = pipe.windows(loader)
+                try:
+                    for position, batch in enumerate(next(windows)):
+                        if collective.rank == 1 and position == 1:
+                            break
+                        pipe.backward(loss_of(model, batch))
+                except tg.UsageError as raised:
+                    error = str(raised)
+                pipe.abandon()
+                consumed = pipe.state_dict()["num_consumed"]
+                assert model.weight.grad is None
+            records = train(pipe, model, loader)
+            return error, consumed, [record.weight for record in records], model.weight.detach().clone()
+
+        straight = on_ranks(2, lambda collective: body(collective, False))
+        first, second = on_ranks(2, lambda collective: body(collective, True))
+        assert first[0].startswith("rank 1 has left the window by abandon()")
+        assert second[0] is None
+        assert (first[1], second[1]) == (3, 2)
+        for left, one in zip((first, second), straight, strict=True):
+            assert left[2] == one[2]
+            assert torch.equal(left[3], one[3])
 
 
 class TestFailure:
     @pytest.mark.parametrize("position", [0, 1, 2, 3, 4])
     def test_a_loader_that_fails(self, position):
-        def failing():
-            yield from ragged(position)
-            raise OSError("the disk is gone")
-
         model, pipe = make()
         with pytest.raises(OSError, match="the disk is gone"):
-            train(pipe, model, failing())
+            train(pipe, model, failing_at(position, ragged()))
         pipe.abandon()
         consumed = pipe.state_dict()["num_consumed"]
         assert consumed == position // 3 * 3
@@ -296,6 +378,41 @@ class TestFailure:
         straight, other = make()
         train(other, straight, ragged())
         assert torch.equal(model.weight, straight.weight)
+
+    def test_windows_after_a_failure_do_not_go_on_without_the_loader(self):
+        model, pipe = make()
+        windows = pipe.windows(failing_at(4, ragged()))
+        for batch in next(windows):
+            pipe.backward(loss_of(model, batch))
+        pipe.step()
+        with pytest.raises(OSError, match="the disk is gone"):
+            pipe.run(next(windows), lambda batch: loss_of(model, batch))
+        pipe.abandon()
+        with pytest.raises(tg.UsageError, match=r"the loader failed before \(the disk is gone\)"):
+            next(windows)
+        assert [record.weight for record in train(pipe, model, ragged()[3:])] == [14.0, 9.0]
+
+    def test_no_checkpoint_of_a_window_in_which_the_loader_failed(self, tmp_path):
+        model, pipe = make()
+        pipe.save(tmp_path)
+        with pytest.raises(OSError, match="the disk is gone"):
+            train(pipe, model, failing_at(2, ragged()))
+        with pytest.raises(OSError, match="the disk is gone"):
+            pipe.save(tmp_path)
+        pipe.abandon()
+        assert pipe.load(tmp_path) == 0
+
+    def test_a_loader_that_fails_while_a_window_is_taken_up(self):
+        model, pipe = make()
+        windows = pipe.windows(ragged())
+        for position, batch in enumerate(next(windows)):
+            pipe.backward(loss_of(model, batch))
+            if position == 1:
+                break
+        other, resumed = make()
+        resumed.load_state_dict(pipe.state_dict())
+        with pytest.raises(OSError, match="the disk is gone"):
+            train(resumed, other, failing_at(1, ragged()))
 
     def test_a_weight_that_is_no_weight(self):
         weights = iter([1.0, -1.0])
@@ -320,6 +437,14 @@ class TestFailure:
         assert [one is batch for one in window.batches] == [True]
         with pytest.raises(tg.UsageError, match="holds the current one only, which is number 0"):
             window.batches[1]
+
+    def test_a_rank_without_batches_has_none_to_give(self):
+        collective = HasTwin()
+        _, pipe = make(collective=collective)
+        collective.all_gather = lambda tensor: torch.stack([tensor, torch.tensor([4.0, 1.0, 0.0, 0.0]).double()])
+        window = next(pipe.windows([]))
+        with pytest.raises(tg.UsageError, match="holds none: this rank has none"):
+            window.batches[0]
 
 
 class TestState:
@@ -371,6 +496,19 @@ class TestState:
         pipe.step()
         train(pipe, model, batches(2)[1:])
         assert torch.equal(other.weight, model.weight)
+
+    def test_a_window_that_had_been_fetched_goes_on_as_it_was(self):
+        model, pipe = make("window")
+        windows = pipe.windows(ragged())
+        for batch in next(windows):
+            pipe.backward(loss_of(model, batch))
+            break
+        model, resumed = make("batch")
+        resumed.load_state_dict(pipe.state_dict())
+        with pytest.raises(
+            tg.StateMismatchError, match=r'had all been fetched; go on with Accumulate\(fetch="window"\)'
+        ):
+            train(resumed, model, ragged())
 
     def test_another_loader_is_noticed(self):
         model, pipe = make()

@@ -103,7 +103,7 @@ def test_eight_bit_residuals_are_added_when_ranks_leave(tmp_path: object) -> Non
             "num_consumed": 0,
             "open_window": None,
         }
-        save_state(state, tmp_path, Saved(rank))  # type: ignore[arg-type]
+        save_state(lambda state=state: state, tmp_path, Saved(rank))  # type: ignore[arg-type]
     plan = tg.Plan(compress=tg.Compress(TopK(0.1), feedback=tg.ErrorFeedback("int8")))
     loaded = load_state(tmp_path, plan.slots, 0, 1)  # type: ignore[arg-type]
     total = EightBit().unpack(loaded["slots"]["residual"]["w"])

@@ -36,6 +36,8 @@ def check(history: History) -> Finding | None:
             'let windows that do not fit run again with smaller micro-batches: on_oom="split", with pipe.run(window, '
             "loss). The gradient stays the same."
         )
+    if accumulate.fetch == "batch":
+        cure += ' A window that may run again needs all its batches, so fetch="window".'
     return Finding(PROBLEM, evidence, cure, step, replace(plan, accumulate=replace(smaller, sync="auto")))
 
 
