@@ -46,6 +46,7 @@ Seconds = dict[str, list[float]]
 
 def run(
     wrappers: Sequence[str] = WRAPPERS,
+    fetches: Sequence[str] = FETCHES,
     rounds: int = 31,
     ranks: int = 2,
     repeats: int = 1,
@@ -56,6 +57,7 @@ def run(
 
     Args:
         wrappers: which to measure.
+        fetches: when TightGrad fetches batches; peers are measured with "window".
         rounds: how often each loop takes its turn, at least 2.
         ranks: of ddp and fsdp2, over gloo.
         repeats: how often all is measured, in fresh processes.
@@ -77,7 +79,7 @@ def run(
             found.setdefault(row["name"], []).append(row)
 
     for repeat in range(repeats):
-        for wrapper, fetch in itertools.product(wrappers, FETCHES):
+        for wrapper, fetch in itertools.product(wrappers, fetches):
             progress(f"{wrapper}, fetch={fetch}, {rounds} rounds, {repeat + 1} of {repeats}")
             asked = replace(work or Work(), wrapper=wrapper, fetch=fetch)
             run_ranks(1 if wrapper == "plain" else ranks, _measure, (asked, rounds, repeat), add)

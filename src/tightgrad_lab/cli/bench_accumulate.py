@@ -11,6 +11,7 @@ from tightgrad_lab.cli.units import nbytes_text, seconds_text
 from tightgrad_lab.errors import ArgumentError
 
 ROUNDS_HELP = "How often each loop takes its turn: three steps, of which two count."
+FETCH_HELP = "When TightGrad fetches batches: 'window' (with the peers) or 'batch'; may be repeated. Both if none."
 WRAPPER_HELP = "plain, ddp, 'fsdp2 last' or 'fsdp2 every'; may be repeated. All if none."
 
 
@@ -19,6 +20,7 @@ def accumulate(
     ranks: Annotated[int, typer.Option(min=2, help="Local ranks over gloo, for DDP and FSDP2.")] = 2,
     repeats: Annotated[int, typer.Option(min=1, help="Fresh processes in which all is measured again.")] = 3,
     wrapper: Annotated[list[str] | None, typer.Option(help=WRAPPER_HELP)] = None,
+    fetch: Annotated[list[str] | None, typer.Option(help=FETCH_HELP)] = None,
     as_json: Json = False,
 ) -> None:
     """[bold]Accumulation[/] next to a hand-written loop, Accelerate and Lightning: time, memory, traffic."""
@@ -26,11 +28,13 @@ def accumulate(
     from tightgrad_lab.bench.loops import WRAPPERS
     from tightgrad_lab.environment import environment
 
-    for name in wrapper or ():
-        if name not in WRAPPERS:
-            raise ArgumentError(f"--wrapper {name!r} is not known; choose from {', '.join(map(repr, WRAPPERS))}.")
+    for option, names, known in (("wrapper", wrapper, WRAPPERS), ("fetch", fetch, measurement.FETCHES)):
+        for name in names or ():
+            if name not in known:
+                raise ArgumentError(f"--{option} {name!r} is not known; choose from {', '.join(map(repr, known))}.")
     result = measurement.run(
         wrappers=wrapper or WRAPPERS,
+        fetches=fetch or measurement.FETCHES,
         rounds=rounds,
         ranks=ranks,
         repeats=repeats,

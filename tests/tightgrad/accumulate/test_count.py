@@ -8,42 +8,7 @@ from torch import nn
 
 import tightgrad as tg
 from support.training import batches, linear, loss_of, on_ranks, train
-from tightgrad.collectives import SingleCollective, ThreadedCollective
-
-
-class Watched:
-    """Notes when an all-gather begins, and when it is waited for: only then do threads exchange anything."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.events = []
-
-    def start_all_gather(self, tensor):
-        self.events.append("begun")
-        tensor = tensor.clone()
-
-        def receive():
-            self.events.append("waited")
-            return self.all_gather(tensor)
-
-        return receive
-
-
-class HasTwin(Watched, SingleCollective):
-    """Rank 0 of two that fetch the same."""
-
-    world_size = 2
-
-    def all_gather(self, tensor):
-        return torch.stack([tensor, tensor])
-
-
-class Rank(Watched, ThreadedCollective):
-    pass
-
-
-def watched(collective):
-    return Rank(collective.rank, collective.world_size, collective._exchange)
+from support.watched import Alone, HasTwin, failing_at, watched
 
 
 def make(collective, model=None, accumulate=None, **arguments):
@@ -51,10 +16,6 @@ def make(collective, model=None, accumulate=None, **arguments):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     plan = tg.Plan(accumulate=accumulate or tg.Accumulate(2))
     return model, tg.attach(model, optimizer, plan, collective=collective, **arguments)
-
-
-class Alone(Watched, SingleCollective):
-    pass
 
 
 def events_of(loader, **arguments):
@@ -161,11 +122,6 @@ def test_shorter_loaders_count_as_before(fetch):
     assert first == [(16.0, 2), (12.0, 2), (4.0, 1)]
     assert second == [(16.0, 2), (12.0, 1), (4.0, 0)]
     assert torch.equal(weights, others)
-
-
-def failing_at(position, loader):
-    yield from loader[:position]
-    raise OSError("the disk is gone")
 
 
 @pytest.mark.parametrize("fetch", ["window", "batch"])

@@ -9,7 +9,7 @@ from torch import nn
 
 import tightgrad as tg
 from support.training import batches, linear, loss_of, on_ranks, train
-from tightgrad.collectives import SingleCollective, ThreadedCollective
+from support.watched import HasTwin, failing_at, watched
 from tightgrad.integrations.foreign import with_micro_batches
 from tightgrad.scaling import NoiseScale
 
@@ -32,31 +32,6 @@ def make(fetch="batch", k=3, model=None, collective=None, weight=None, **plan):
         weight=weight,
     )
     return model, pipe
-
-
-def failing_at(position, loader):
-    yield from loader[:position]
-    raise OSError("the disk is gone")
-
-
-class Watched(ThreadedCollective):
-    """Notes when an all-gather begins and is waited for: only then do threads exchange anything."""
-
-    def start_all_gather(self, tensor):
-        self.events.append("begun")
-        tensor = tensor.clone()
-
-        def receive():
-            self.events.append("waited")
-            return self.all_gather(tensor)
-
-        return receive
-
-
-def watched(collective):
-    rank = Watched(collective.rank, collective.world_size, collective._exchange)
-    rank.events = []
-    return rank
 
 
 class Scaled:
@@ -197,28 +172,6 @@ class TestGradient:
                 pipe.step()
             trained.append(model.weight.detach())
         torch.testing.assert_close(*trained, rtol=1e-6, atol=1e-7)
-
-
-class HasTwin(SingleCollective):
-    """Rank 0 of two that fetch the same; notes when an all-gather begins and is waited for."""
-
-    world_size = 2
-
-    def __init__(self):
-        super().__init__()
-        self.events = []
-
-    def start_all_gather(self, tensor):
-        self.events.append("begun")
-
-        def receive():
-            self.events.append("waited")
-            return self.all_gather(tensor)
-
-        return receive
-
-    def all_gather(self, tensor):
-        return torch.stack([tensor, tensor])
 
 
 class TestRanks:

@@ -54,11 +54,16 @@ def test_unknown_wrapper_names_the_known_ones(capsys: pytest.CaptureFixture[str]
     error = capsys.readouterr().err
     assert "'fsdp'" in error
     assert "'fsdp2 every'" in error
+    assert run(["bench", "accumulate", "--fetch", "later"]) == 2
+    assert "--fetch 'later' is not known; choose from 'window', 'batch'" in capsys.readouterr().err
 
 
 def test_one_wrapper_alone_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(
-        "tightgrad_lab.bench.accumulate.run", lambda wrappers, **_: {"rows": list(wrappers), "missing": []}
+        "tightgrad_lab.bench.accumulate.run",
+        lambda wrappers, fetches, **_: {"rows": [*wrappers, *fetches], "missing": []},
     )
     assert run(["bench", "accumulate", "--wrapper", "ddp", "--wrapper", "plain", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"] == ["ddp", "plain"]
+    assert json.loads(capsys.readouterr().out)["rows"] == ["ddp", "plain", "window", "batch"]
+    assert run(["bench", "accumulate", "--wrapper", "ddp", "--fetch", "batch", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == ["ddp", "batch"]

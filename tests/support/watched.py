@@ -1,0 +1,55 @@
+"""Collectives that note when an all-gather begins and when it is waited for, and loaders that fail."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tightgrad.collectives import SingleCollective, ThreadedCollective
+
+
+class Watched:
+    """Notes when an all-gather begins, and when it is waited for: only then do threads exchange anything."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.events: list[str] = []
+
+    def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        self.events.append("begun")
+        tensor = tensor.clone()
+
+        def receive() -> Tensor:
+            self.events.append("waited")
+            return self.all_gather(tensor)
+
+        return receive
+
+
+class Alone(Watched, SingleCollective):
+    """One rank."""
+
+
+class HasTwin(Watched, SingleCollective):
+    """Rank 0 of two that fetch the same."""
+
+    world_size = 2
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        return torch.stack([tensor, tensor])
+
+
+class _Rank(Watched, ThreadedCollective):
+    pass
+
+
+def watched(collective: ThreadedCollective) -> _Rank:
+    """The same rank, watched."""
+    return _Rank(collective.rank, collective.world_size, collective._exchange)
+
+
+def failing_at(position: int, loader: Sequence[Any]) -> Iterator[Any]:
+    """The first batches, and then an error."""
+    yield from loader[:position]
+    raise OSError("the disk is gone")
