@@ -29,12 +29,12 @@ WAITS = {  # before its first forward, in the first window and in the third
 
 
 class Training:
-    def __init__(self, case, fetch):
+    def __init__(self, case, fetch, k=2):
         kind = case.split()[0]
         self.model = wrap(small_model(), kind)
         optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         collective = TorchCollective() if kind == "plain" else None
-        plan = tg.Plan(accumulate=tg.Accumulate(2, fetch=fetch), compress=COMPRESS[case])
+        plan = tg.Plan(accumulate=tg.Accumulate(k, fetch=fetch), compress=COMPRESS[case])
         self.pipe = tg.attach(self.model, optimizer, plan, collective=collective)
         self.waits = []
 
@@ -88,6 +88,33 @@ def test_a_window_that_one_rank_failed_to_fetch_is_none_on_all(case, fetch, posi
         assert consumed == 4
         assert is_equal
         assert (waits[0], waits[2]) == WAITS[case]
+
+
+def end_or_fail_and_go_on(case, k, ends):
+    """Rank 1's loader fails at the first batch of the third window, where rank 0's may end."""
+    straight = Training(case, "batch", k)
+    straight.run(batches())
+    training, error = Training(case, "batch", k), None
+    healthy = batches()[: 2 * k] if ends else batches()
+    try:
+        training.run(failing(batches(), 2 * k) if dist.get_rank() == 1 else healthy)
+    except (OSError, tg.UsageError) as raised:
+        error = str(raised)
+    training.pipe.abandon()
+    consumed = training.pipe.state_dict()["num_consumed"]
+    training.run(batches()[consumed:])
+    return error, consumed, equal(training.weights(), straight.weights())
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("case", COMPRESS)
+def test_all_ranks_hear_of_a_window_whose_first_batch_failed(case, k, ends):
+    """With windows of one micro-batch, the count of first batches is the only one."""
+    first, second = run_ranks(2, end_or_fail_and_go_on, case, k, ends, timeout_seconds=20)
+    assert first[0].startswith("rank 1 failed while fetching a window")
+    assert second[0] == "the disk is gone"
+    assert first[1:] == second[1:] == (2 * k, True)
 
 
 def leave_and_go_on(case, fetch):

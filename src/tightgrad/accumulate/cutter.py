@@ -95,13 +95,20 @@ class WindowCutter(Generic[Batch]):
         return Window(Together(fetched.batches), tuple(fetched.weights), count, self._held)
 
     def _streamed(self, batches: Iterator[Batch], step: int) -> Window[Batch] | None:
-        """A window whose batches are fetched in their turn; None if no rank has one."""
+        """A window whose batches are fetched in their turn; None if no rank has one.
+
+        A rank that can repeat a batch runs as many micro-batches as the others, also where fetching its first one
+        fails: all ranks hear of that in their first backward, and none waits for the others before.
+        """
         most = self.settings.micro_batches_at(step)
         assert most is not None
         first = self._fetch_next(batches)
         start = self._count(first.weights, first.failure, is_short=first.is_short)
         repeats = self._when_short == "repeat"
-        if not self._knows_its_part(first, 1):
+        if repeats and self._num_windows > 0:
+            if first.is_short and _all_have_ended(start):
+                return None
+        elif not self._knows_its_part(first, 1):
             if not any(start.num_batches):
                 return None
             if repeats:
@@ -218,6 +225,14 @@ class WindowCutter(Generic[Batch]):
                 f"rank {', '.join(map(str, empty))} has no batch at all, but its wrapper needs one to take part in "
                 "the other ranks' backward; give every rank at least one batch."
             )
+
+
+def _all_have_ended(start: Count) -> bool:
+    """Whether no rank has a batch. If one failed, the others are on their way, and all meet in the first backward."""
+    try:
+        return not any(start.num_batches)
+    except UsageError:
+        return False
 
 
 def _chain(first: list[Batch], then: Iterable[Batch]) -> Iterator[Batch]:

@@ -41,7 +41,7 @@ class Stream(Generic[Batch]):
     """The micro-batches of one window, each fetched when its turn comes, and what is known of N.
 
     Args:
-        first: the first batch, or none.
+        first: the first batch, or none; its failure is told by `start`.
         start: the count of all ranks' first batches.
         most: K.
         fetch: gives the next batch.
@@ -53,6 +53,7 @@ class Stream(Generic[Batch]):
     Attributes:
         weights: of the micro-batches fetched so far.
         failure: what the loader raised here, perhaps not yet known to the other ranks.
+        is_counted: whether `total_weights` has given the true N.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Stream(Generic[Batch]):
         self._has_more = True
         self.failure: Exception | None = None
         self._end: Count | None = start if most == 1 else None
+        self.is_counted = False
         self._take(first)
 
     def __len__(self) -> int:
@@ -130,11 +132,6 @@ class Stream(Generic[Batch]):
         return self._end
 
     @property
-    def is_counted(self) -> bool:
-        """Whether the whole window is being counted, so that `total_weights` will not change."""
-        return self._end is not None
-
-    @property
     def expected_weights(self) -> dict[str, float]:
         """The N that losses are scaled by before the true one is known: the same on every rank, above 0."""
         total = self._start.total_weights
@@ -144,8 +141,11 @@ class Stream(Generic[Batch]):
     @property
     def total_weights(self) -> dict[str, float]:
         """N for each loss; the expected one as long as this rank has batches to fetch."""
-        is_complete = self._end is not None or len(self.weights) == self._num
-        return self._count_all().total_weights if is_complete else self.expected_weights
+        if self._end is None and len(self.weights) < self._num:
+            return self.expected_weights
+        totals = self._count_all().total_weights
+        self.is_counted = True
+        return totals
 
     def close(self) -> None:
         """Tell the other ranks that this one leaves, and wait for them. Collective: every rank must call it."""
