@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import tightgrad as tg
+from support.training import loss_of
 from tightgrad.collectives import SingleCollective, ThreadedCollective
 
 
@@ -53,3 +55,20 @@ def failing_at(position: int, loader: Sequence[Any]) -> Iterator[Any]:
     """The first batches, and then an error."""
     yield from loader[:position]
     raise OSError("the disk is gone")
+
+
+def events_of_a_window(
+    collective: Watched, pipe: tg.GradientPipeline, model: nn.Module, loader: Sequence[Any]
+) -> list[str]:
+    """What happens in the first window, in order."""
+    windows = pipe.windows(loader)
+    window = next(windows, None)
+    if window is None:
+        return collective.events
+    for batch in window:
+        loss = loss_of(model, batch)
+        collective.events.append("forward")
+        pipe.backward(loss)
+        collective.events.append("backward")
+    pipe.step()
+    return collective.events

@@ -8,7 +8,7 @@ from torch import nn
 
 import tightgrad as tg
 from support.training import batches, linear, loss_of, on_ranks, train
-from support.watched import Alone, HasTwin, failing_at, watched
+from support.watched import Alone, HasTwin, events_of_a_window, failing_at, watched
 
 
 def make(collective, model=None, accumulate=None, **arguments):
@@ -22,15 +22,7 @@ def events_of(loader, **arguments):
     """What happens in the first window, in order."""
     collective = HasTwin()
     model, pipe = make(collective, **arguments)
-    for window in pipe.windows(loader):
-        for batch in window:
-            loss = loss_of(model, batch)
-            collective.events.append("forward")
-            pipe.backward(loss)
-            collective.events.append("backward")
-        pipe.step()
-        return collective.events
-    return collective.events
+    return events_of_a_window(collective, pipe, model, loader)
 
 
 def test_the_first_forward_runs_meanwhile():
