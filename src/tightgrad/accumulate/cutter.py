@@ -121,14 +121,7 @@ class WindowCutter(Generic[Batch]):
             self.num_consumed += fetched.num_fetched
             return fetched
 
-        stream = Stream(
-            first,
-            start,
-            most,
-            fetch,
-            self._count,
-            self._last if repeats else None,
-        )
+        stream = Stream(first, start, most, fetch, self._count, self._last if repeats else None)
         return Window(stream, stream.weights, stream, self._held)
 
     def _fetch_next(self, batches: Iterator[Batch]) -> Fetched[Batch]:

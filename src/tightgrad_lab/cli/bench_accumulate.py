@@ -51,16 +51,16 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("what", "time / loop's", "/ both loops'", "memory / loop's", "sent", "step"):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in ("what", "time / loop's", "/ both", "memory", "sent", "step"):
         is_name = column == "what"
         table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for row in rows:
         table.add_row(
-            row["name"],
+            row["name"].replace(", fetch=batch", " by batch"),
             f"{row['time_ratio_to_loop']:.3f}",
             f"{row['time_ratio_to_both_loops']:.3f}",
-            f"{row['peak_memory_ratio_to_loop']:.3f}",
+            f"{row['peak_memory_ratio_to_loop']:.4f}",
             nbytes_text(row["wire_bytes"]),
             seconds_text(row["step_seconds"]),
         )
