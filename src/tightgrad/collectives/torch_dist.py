@@ -8,6 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tightgrad.collectives import framing, in_pieces
+from tightgrad.collectives.backends import backend_name as backend_name
+from tightgrad.collectives.backends import backends, control_device, derived_group
 from tightgrad.collectives.traffic import all_gather_nbytes, all_reduce_nbytes, all_to_all_nbytes, broadcast_nbytes
 from tightgrad.core.errors import CommunicationError, UsageError
 from tightgrad.core.protocols import ReduceOp, Traffic
@@ -34,10 +36,8 @@ class TorchCollective:
         self.group = group if group is not None else dist.distributed_c10d._get_default_group()
         self.rank = dist.get_rank(self.group)
         self.world_size = dist.get_world_size(self.group)
-        backend = dist.get_backend(self.group)
-        on_gpu = backend == "nccl"
-        self._is_framed = backend == "gloo"
-        self.control_device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        self._is_framed = {device: name == "gloo" for device, name in backends(self.group).items()}
+        self.control_device = control_device(self.group)
         self.traffic = Traffic()
         self._parts: dict[tuple[tuple[int, ...], ...], TorchCollective] = {}
 
@@ -74,7 +74,7 @@ class TorchCollective:
                     around = framing.of_messages(*[in_pieces.num_pieces(flat)] * 2)
                 else:
                     _all_gather_flat(gathered.view(-1), flat, self.group)
-        self._count("all_gather", all_gather_nbytes(_nbytes(flat), self.world_size), around)
+        self._count("all_gather", all_gather_nbytes(_nbytes(flat), self.world_size), around, flat.device)
         return gathered.view(self.world_size, *tensor.shape)
 
     def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
@@ -87,7 +87,7 @@ class TorchCollective:
         with self._talking("all_gather"):
             work = self.group.allgather([list(gathered.unbind())], [own]) if own.numel() else None
         around = framing.of_all_gather(self.world_size) if own.numel() else 0
-        self._count("all_gather", all_gather_nbytes(_nbytes(own), self.world_size), around)
+        self._count("all_gather", all_gather_nbytes(_nbytes(own), self.world_size), around, own.device)
 
         def receive() -> Tensor:
             if work is not None:
@@ -113,7 +113,8 @@ class TorchCollective:
             else:
                 send_numels = [chunk.numel() for chunk in chunks]
                 dist.all_to_all_single(flat, torch.cat(list(chunks)), list(receive_numels), send_numels, self.group)
-        self._count("all_to_all", all_to_all_nbytes([_nbytes(chunk) for chunk in chunks], self.rank), around)
+        nbytes = all_to_all_nbytes([_nbytes(chunk) for chunk in chunks], self.rank)
+        self._count("all_to_all", nbytes, around, like.device)
         return received
 
     def split(self, groups: Sequence[Sequence[int]]) -> "TorchCollective":
@@ -123,8 +124,7 @@ class TorchCollective:
             mine = next(group for group in key if self.rank in group)
             members = [dist.get_global_rank(self.group, rank) for rank in mine]
             # Only the ranks of a group make it, so that this also works when this collective is itself a part.
-            group = dist.new_group(members, backend=dist.get_backend(self.group), use_local_synchronization=True)
-            part = TorchCollective(group)
+            part = TorchCollective(derived_group(self.group, members))
             part.traffic = self.traffic
             self._parts[key] = part
         return self._parts[key]
@@ -135,15 +135,15 @@ class TorchCollective:
             dist.broadcast(tensor, group=self.group, group_src=source)
         is_source = self.rank == source
         nbytes = broadcast_nbytes(_nbytes(tensor), self.world_size, is_source=is_source)
-        self._count("broadcast", nbytes, framing.of_broadcast(self.world_size, is_source=is_source))
+        self._count("broadcast", nbytes, framing.of_broadcast(self.world_size, is_source=is_source), tensor.device)
         return tensor
 
     def _count_all_reduce(self, tensor: Tensor) -> None:
         around = framing.of_all_reduce(tensor.numel(), self.world_size)
-        self._count("all_reduce", all_reduce_nbytes(_nbytes(tensor), self.world_size), around)
+        self._count("all_reduce", all_reduce_nbytes(_nbytes(tensor), self.world_size), around, tensor.device)
 
-    def _count(self, operation: str, nbytes: int, around: int) -> None:
-        self.traffic.add(operation, nbytes, around if self._is_framed else 0)
+    def _count(self, operation: str, nbytes: int, around: int, device: torch.device) -> None:
+        self.traffic.add(operation, nbytes, around if self._is_framed.get(device.type) else 0)
 
     @contextmanager
     def _talking(self, operation: str) -> Iterator[None]:

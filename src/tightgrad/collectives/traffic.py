@@ -5,6 +5,8 @@ nbytes, for all-gather's own tensor) to the neighbour; an all-reduce is one afte
 `tightgrad bench link` holds these counts against the network interface's own counters.
 """
 
+from tightgrad.core.errors import ConfigError
+
 
 def all_reduce_nbytes(nbytes: int, world_size: int) -> int:
     """Bytes sent by one rank in an all-reduce of a tensor of `nbytes`."""
@@ -12,7 +14,17 @@ def all_reduce_nbytes(nbytes: int, world_size: int) -> int:
 
 
 def reduce_scatter_nbytes(nbytes: int, world_size: int, backend: str) -> int:
-    """Bytes sent by one rank in a reduce-scatter of a tensor of `nbytes`; gloo runs a whole all-reduce."""
+    """Return the bytes sent by one rank in a reduce-scatter of a tensor of `nbytes`; gloo runs a whole all-reduce.
+
+    Raises:
+        ConfigError: `backend` is no backend's own name, as "undefined", which get_backend() gives where the user named
+            none.
+    """
+    if backend == "undefined" or ":" in backend:
+        raise ConfigError(
+            f"backend={backend!r} does not say what sends the tensor; pass "
+            "tightgrad.collectives.torch_dist.backend_name(device, group)."
+        )
     if backend == "gloo":
         return all_reduce_nbytes(nbytes, world_size)
     return (world_size - 1) * nbytes // world_size
