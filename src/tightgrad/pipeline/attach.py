@@ -9,6 +9,7 @@ from torch.amp import GradScaler
 from tightgrad.accumulate.settings import Accumulate
 from tightgrad.accumulate.weights import Weight
 from tightgrad.adapters import make_adapter
+from tightgrad.adapters.ddp_ignored import check_reduces_all
 from tightgrad.adapters.detect import Reducing
 from tightgrad.adapters.forward import has_synced_layers
 from tightgrad.core.check import check_integer
@@ -81,6 +82,8 @@ def attach(
     if plan.is_empty and scaling is not None:
         plan = replace(plan, guard=Guard())
     accumulate = plan.accumulate or Accumulate()
+    if not plan.is_empty:
+        check_reduces_all(model)
     adapter = make_adapter(
         model,
         collective,

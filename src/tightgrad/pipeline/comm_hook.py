@@ -12,6 +12,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.adapters.ddp_hook import Bucket, BucketHook, bucket_hook, pending
+from tightgrad.adapters.ddp_ignored import check_reduces_all
 from tightgrad.adapters.fifo import FifoWorker
 from tightgrad.adapters.names import unwrap_compiled
 from tightgrad.collectives import TorchCollective
@@ -72,6 +73,7 @@ def ddp_comm_hook(
         raise IncompatiblePlanError(
             "a fallback judges whole steps, of which a communication hook knows nothing; use attach(), or drop it."
         )
+    check_reduces_all(inner)
     hook = bucket_hook(inner)
     collective = TorchCollective(inner.process_group)
     check_ranks_agree(Plan(compress=compress), hook.parameters, seed, collective, __version__)
