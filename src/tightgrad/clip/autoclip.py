@@ -31,7 +31,8 @@ class AutoClip(OneFactorClipper):
         percentile: of the history, the current norm included, in (0, 100].
         history: the number of norms that are remembered, at least 1.
         warmup_steps: steps that only fill the history, at least 0.
-        fold: "auto" hands the factor to a fused optimizer, "on" insists on it, "off" multiplies the gradients.
+        fold: "auto" hands the factor to torch's own fused Adam, AdamW, SGD and Adagrad, and multiplies the gradients
+            where another `step()` or a step pre-hook looks at them first; "on" insists on it, "off" multiplies always.
     """
 
     percentile: float = 10.0

@@ -2,49 +2,104 @@
 
 torch's fused Adam, AdamW, SGD and Adagrad divide gradients by `optimizer.grad_scale`, made for loss scaling. Here it
 carries 1 / factor. With a GradScaler the two are multiplied by the scaler itself. Afterwards `.grad` holds the clipped
-gradients, as without folding.
+gradients, as without folding: step post-hooks see what they would see after a multiplication.
+
+Only torch's own step reads that attribute. Where anything else may look at the gradients before it (`own_step`), they
+are changed in place. That is decided anew at each step, since hooks and schedulers come and go, and on each rank for
+itself: a hook on one rank only must not make its weights drift, so there the gradients are divided as the kernel does,
+to the same bits. In float32, that is; of bfloat16 the kernel would not round the quotient, so those are not folded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from tightgrad.clip.one_factor import OneFactorClipper
-from tightgrad.clip.placed import is_plain
+from tightgrad.clip.own_step import CHANNELS, reader_of_gradients
+from tightgrad.clip.placed import distinct, is_plain, scale_
 from tightgrad.core.errors import ConfigError
 from tightgrad.core.protocols import Clipper
+from tightgrad.core.types import Grads
 
-FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
+DEVICES = ("cpu", "cuda")
+"""Where fused kernels are known to take a factor; torch's for Apple GPUs refuse one."""
+
+Fold: TypeAlias = Callable[[Grads, Tensor], Tensor | None]
+"""Takes gradients and their factor, and returns what the optimizer still has to multiply by: None if they are final."""
+
+
+def multiplied(grads: Grads, coefficient: Tensor) -> None:
+    """The `Fold` that never hands a factor on: multiply in place."""
+    scale_(grads.values(), coefficient)
+
+
+def folding(clipper: Clipper | None, optimizer: torch.optim.Optimizer) -> Fold:
+    """How `clipper`, as it is set, gives its factor to `optimizer`.
+
+    "auto" and "on" fold wherever it can, asked at each step: measured on the CPU, clip and step then take 0.7 (AdamW)
+    to 0.9 (Adagrad) of the time, and on any device a read and a write of all gradients less.
+
+    Raises:
+        ConfigError: the clipper insists on folding, and the optimizer cannot as it is now. At a later step gradients
+            that cannot be folded are changed in place, which is right as well.
+    """
+    if not isinstance(clipper, OneFactorClipper) or clipper.fold == "off":
+        return multiplied
+    if clipper.fold == "on" and (reason := obstacle(optimizer)):
+        raise ConfigError(
+            f'fold="on" needs torch\'s own fused Adam, AdamW, SGD or Adagrad over plain float32 parameters, and '
+            f"nothing that looks at the gradients before its step, but {reason}. Build the optimizer with fused=True, "
+            'or take fold="auto", which changes the gradients in place where it cannot fold.'
+        )
+
+    def fold(grads: Grads, coefficient: Tensor) -> Tensor | None:
+        if no_kernel(optimizer) is not None:
+            multiplied(grads, coefficient)
+        elif reader_of_gradients(optimizer) is not None:
+            divide_(grads.values(), coefficient)
+        else:
+            return coefficient
+        return None
+
+    return fold
+
+
+def obstacle(optimizer: torch.optim.Optimizer) -> str | None:
+    """Say why the optimizer cannot be handed a factor, as it is now; None if it can."""
+    return reader_of_gradients(optimizer) or no_kernel(optimizer)
 
 
 def can_fold(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the optimizer takes a factor: fused, and over plain parameters."""
-    return isinstance(optimizer, FUSED) and all(
-        bool(group.get("fused")) and all(is_plain(parameter) for parameter in group["params"])
-        for group in optimizer.param_groups
-    )
+    """Whether the optimizer can be handed a factor, as it is now."""
+    return obstacle(optimizer) is None
 
 
-def folds(clipper: Clipper | None, optimizer: torch.optim.Optimizer) -> bool:
-    """Whether `clipper`, as it is set, hands its factor to `optimizer`.
+def no_kernel(optimizer: torch.optim.Optimizer) -> str | None:
+    """Say why a fused kernel would not take a factor; None if it does. The same on every rank."""
+    for group in optimizer.param_groups:
+        if not group.get("fused"):
+            return f"this {type(optimizer).__name__} is not fused"
+        for parameter in group["params"]:
+            if not is_plain(parameter):
+                return "a parameter is a DTensor"
+            if parameter.dtype is not torch.float32 or parameter.device.type not in DEVICES:
+                return f"a parameter is {parameter.dtype} on {parameter.device.type}"
+    return None
 
-    "auto" folds wherever it can: measured on the CPU, clip and step then take 0.7 (AdamW) to 0.9 (Adagrad) of the time,
-    and on any device a read and a write of all gradients less.
 
-    Raises:
-        ConfigError: the clipper insists on folding, and the optimizer cannot.
-    """
-    if not isinstance(clipper, OneFactorClipper) or clipper.fold == "off":
-        return False
-    possible = can_fold(optimizer)
-    if clipper.fold == "on" and not possible:
-        raise ConfigError(
-            f'fold="on" needs a fused Adam, AdamW, SGD or Adagrad over plain parameters, not this '
-            f'{type(optimizer).__name__}; build it with fused=True, or take fold="auto".'
-        )
-    return possible
+def divide_(grads: Iterable[Tensor], coefficient: Tensor) -> None:
+    """Multiply plain float32 gradients by a factor to the bits of a fused kernel, which divides by its reciprocal."""
+    if coefficient.is_cpu and float(coefficient) == 1.0:
+        return
+    divisor = coefficient.reciprocal().float()
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for grad in distinct(grads):
+        by_device.setdefault(grad.device, []).append(grad)
+    for device, values in by_device.items():
+        torch._foreach_div_(values, divisor.to(device, non_blocking=True))
 
 
 @contextmanager
@@ -55,17 +110,19 @@ def folded(
 
     Args:
         optimizer: one that `can_fold`.
-        coefficient: float32 scalar; None folds nothing. On the CPU 1 folds nothing.
+        coefficient: a scalar; None folds nothing. On the CPU 1 folds nothing.
         found_inf: float32 scalar, 1 to leave parameters and optimizer state as they are.
     """
     if coefficient is None or (found_inf is None and coefficient.device.type == "cpu" and float(coefficient) == 1.0):
         yield
         return
-    optimizer.grad_scale = coefficient.reciprocal()  # type: ignore[attr-defined]
-    optimizer.found_inf = found_inf if found_inf is not None else torch.zeros_like(coefficient)  # type: ignore[attr-defined]
+    # The kernels read float32.
+    scale = coefficient.reciprocal().float()
+    optimizer.grad_scale = scale  # type: ignore[attr-defined]
+    optimizer.found_inf = found_inf if found_inf is not None else torch.zeros_like(scale)  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        for name in ("grad_scale", "found_inf"):
+        for name in CHANNELS:
             with suppress(AttributeError):  # a GradScaler has taken them away
                 delattr(optimizer, name)

@@ -25,7 +25,8 @@ class GlobalNorm(OneFactorClipper):
         max_norm: the largest norm that passes, above 0; inf measures without changing anything.
         norm_type: p of the norm, above 0.
         compat: "exact", or "torch" for max_norm / (norm + 1e-6).
-        fold: "auto" hands the factor to a fused optimizer, "on" insists on it, "off" multiplies the gradients.
+        fold: "auto" hands the factor to torch's own fused Adam, AdamW, SGD and Adagrad, and multiplies the gradients
+            where another `step()` or a step pre-hook looks at them first; "on" insists on it, "off" multiplies always.
     """
 
     max_norm: float

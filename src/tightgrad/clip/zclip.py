@@ -41,7 +41,8 @@ class ZClip(OneFactorClipper):
         warmup_steps: norms that mean and variance start from, at least 1; until then only `max_norm` holds.
         rule: "reciprocal", "threshold" or "mean".
         max_norm: a bound that holds always, above 0; inf is none.
-        fold: "auto" hands the factor to a fused optimizer, "on" insists on it, "off" multiplies the gradients.
+        fold: "auto" hands the factor to torch's own fused Adam, AdamW, SGD and Adagrad, and multiplies the gradients
+            where another `step()` or a step pre-hook looks at them first; "on" insists on it, "off" multiplies always.
     """
 
     z_threshold: float = 2.5

@@ -13,6 +13,7 @@ from tightgrad.adapters.ddp_hook import DDPHookAdapter
 from tightgrad.adapters.fsdp2 import FSDP2Adapter
 from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter
 from tightgrad.adapters.fsdp2_nodes import FSDP2NodesAdapter
+from tightgrad.clip.fold import Fold, multiplied
 from tightgrad.clip.one_factor import OneFactorClipper, clip_coefficient
 from tightgrad.clip.placed import scale_, zero_nonfinite_
 from tightgrad.core.clock import StageClock
@@ -76,7 +77,7 @@ class GradientPath:
         clock: StageClock,
         norm: CachedNorm,
         *,
-        folds: bool = False,
+        fold: Fold = multiplied,
         scaling: LossScaling | None = None,
     ) -> None:
         self._adapter = adapter
@@ -84,7 +85,7 @@ class GradientPath:
         self._seed = seed
         self._clock = clock
         self._norm = norm
-        self._folds = folds
+        self._fold = fold
         self._scaling = scaling
         self._loss_scale: float | None = None
         self.fidelity = Fidelity()
@@ -229,9 +230,9 @@ class GradientPath:
             clipped = Clipped(norm, torch.ones_like(norm))
             fold = None
             if self._plan.clip is not None:
-                if self._folds and isinstance(self._plan.clip, OneFactorClipper):
+                if isinstance(self._plan.clip, OneFactorClipper):
                     clipped = self._plan.clip.factor(grads, self._norm, slots)
-                    fold = clipped.clip_coef
+                    fold = self._fold(grads, clipped.clip_coef)
                 else:
                     clipped = self._plan.clip.clip_(grads, self._adapter.parameters, self._norm, slots)
                 slots = merge(slots, clipped.state)

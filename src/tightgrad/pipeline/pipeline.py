@@ -15,7 +15,7 @@ from tightgrad.accumulate.cutter import WindowCutter
 from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.uncounted import NO_WINDOW, one, one_batch
 from tightgrad.accumulate.weights import Weight, num_samples
-from tightgrad.clip.fold import folded, folds
+from tightgrad.clip.fold import folded, folding
 from tightgrad.clip.norm import tensor_norms, total_norm
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
@@ -84,7 +84,7 @@ class GradientPipeline:
         self._clock = StageClock()
         self._norm = CachedNorm(total_norm)
         self._path = GradientPath(
-            adapter, plan, seed, self._clock, self._norm, folds=folds(plan.clip, optimizer), scaling=scaling
+            adapter, plan, seed, self._clock, self._norm, fold=folding(plan.clip, optimizer), scaling=scaling
         )
         self._noise = NoiseMeter(plan.noise_scale, adapter.collective) if plan.noise_scale else None
         self._recorder = Recorder(adapter, plan, self._path, self._clock, records)
