@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tightgrad.accumulate import Accumulate, Window
-from tightgrad.clip import GlobalNorm
 from tightgrad.core.errors import ConfigError, UsageError
+from tightgrad.core.protocols import Clipper
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.plan import Plan
 from tightgrad.pipeline.record import StepRecord
@@ -130,6 +130,31 @@ def with_micro_batches(plan: Plan, micro_batches: int, setting: str) -> Plan:
     return plan
 
 
-def with_max_norm(plan: Plan, max_norm: float) -> Plan:
-    """The plan with the framework's own clipping, if it has none."""
-    return plan if plan.clip is not None or not max_norm else replace(plan, clip=GlobalNorm(max_norm))
+def with_clip(plan: Plan, wanted: Clipper | None, setting: str) -> Plan:
+    """The plan with the framework's own clipping.
+
+    Args:
+        plan: what to run.
+        wanted: what the framework is set to; None where it does not clip.
+        setting: where the framework has it from.
+
+    Raises:
+        ConfigError: the plan has another.
+    """
+    if wanted is None or (plan.clip is not None and clips_alike(plan.clip, wanted)):
+        return plan
+    if plan.clip is None:
+        return replace(plan, clip=wanted)
+    raise ConfigError(
+        f"{setting} clips with {wanted}, but the plan with {plan.clip}: gradients are clipped once. Give "
+        "both the same, or leave it out of one of them."
+    )
+
+
+def clips_alike(planned: Clipper | None, wanted: Clipper) -> bool:
+    """Whether the plan clips as a framework's norm or value clipping would; how it does so may differ."""
+    return type(planned) is type(wanted) and all(
+        getattr(planned, name) == getattr(wanted, name)
+        for name in ("max_norm", "norm_type", "max_value")
+        if hasattr(wanted, name)
+    )

@@ -12,7 +12,6 @@ DDPStrategy and ModelParallelStrategy (FSDP2), with automatic optimization, and 
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,10 +22,11 @@ from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor, optim
 
 from tightgrad.accumulate.weights import Weight
-from tightgrad.clip import Value
-from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Collective
-from tightgrad.integrations.foreign import ForeignLoop, with_max_norm, with_micro_batches
+from tightgrad.integrations.foreign import ForeignLoop
+from tightgrad.integrations.lightning_checks import OWN_LOOP, check_supported, full_plan
+from tightgrad.integrations.lightning_hooks import StepHooks
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.checkpoint import LATEST, file_name, folder_name
 from tightgrad.pipeline.pipeline import GradientPipeline
@@ -48,13 +48,16 @@ class TightGrad(Callback):
     """
 
     def __init__(self, plan: Plan | None = None, *, weight: Weight | None = None, seed: int = 0) -> None:
-        self.plan = plan or Plan()
+        self.plan = self._given = plan or Plan()
         self.loop: ForeignLoop | None = None
         self._weight = weight
         self._seed = seed
         self._lots: deque[list[Any]] = deque()
         self._held = ExitStack()
         self._saved: dict[str, Any] | None = None
+        self._hooks: StepHooks | None = None
+        self._batch = 0
+        self._ran_backward = False
 
     @property
     def pipe(self) -> GradientPipeline:
@@ -66,26 +69,10 @@ class TightGrad(Callback):
         """Take over loaders."""
         if stage != "fit":
             return
-        if trainer.precision_plugin.precision == "16-mixed":
-            raise UnsupportedError(
-                'precision="16-mixed" brings a GradScaler of its own; take "bf16-mixed" or "32-true".'
-            )
-        self._make_plan(trainer, pl_module)
+        check_supported(trainer, pl_module)
+        self.plan = full_plan(self._given, trainer, pl_module)
         process = trainer.strategy.process_dataloader
         trainer.strategy.process_dataloader = lambda loader: self._by_windows(trainer, process(loader))
-
-    def _make_plan(self, trainer: Trainer, module: LightningModule) -> None:
-        if module.automatic_optimization:
-            steps = trainer.accumulate_grad_batches
-            self.plan = with_micro_batches(self.plan, steps, "Trainer(accumulate_grad_batches)")
-        else:
-            steps = self.plan.accumulate.micro_batches if self.plan.accumulate else 1
-            assert isinstance(steps, int)
-            self.plan = with_micro_batches(self.plan, steps, "the plan")
-        limit = trainer.gradient_clip_val
-        if limit and str(trainer.gradient_clip_algorithm or "norm").endswith("value") and self.plan.clip is None:
-            self.plan = replace(self.plan, clip=Value(float(limit)))
-        self.plan = with_max_norm(self.plan, float(limit or 0.0))
 
     @property
     def _steps(self) -> int:
@@ -101,30 +88,75 @@ class TightGrad(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the plan; load what a checkpoint holds."""
         if len(trainer.optimizers) != 1:
-            raise UnsupportedError(f"TightGrad takes one optimizer, not {len(trainer.optimizers)}.")
+            raise UnsupportedError(
+                f"TightGrad takes one optimizer, but configure_optimizers gives {len(trainer.optimizers)}; put their "
+                f"parameters into groups of one optimizer, or {OWN_LOOP}."
+            )
         loaders = trainer.train_dataloader
         if not isinstance(loaders, _Windowed):
-            raise UnsupportedError(f"TightGrad takes one training loader, not {type(loaders).__name__}.")
+            raise UnsupportedError(
+                f"TightGrad takes one training loader, not a {type(loaders).__name__} of several; let one DataLoader "
+                "give what training_step needs."
+            )
         pipe = attach(trainer.strategy.model, trainer.optimizers[0], self.plan, weight=self._weight, seed=self._seed)
+        self._hooks = StepHooks(trainer, pl_module, pipe)
+        self._hooks.install()
         self.loop = ForeignLoop(pipe)
         if self._saved is not None:
             _load(pipe, self._saved)
             self._saved = None
         trainer.strategy.backward = self._backward_of(trainer, pl_module)
-        trainer.strategy.optimizer_step = self._optimizer_step_of(trainer, pl_module)
+        trainer.strategy.optimizer_step = self._optimizer_step_of(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Open a window at its first batch, and hold the micro-batch."""
         assert self.loop is not None
+        if trainer.fit_loop._skip_backward:  # StochasticWeightAveraging only renews BatchNorm's statistics
+            return
         if not self.loop.is_open:
+            self._check_steps(trainer, pl_module)
             self.loop.open(self._lots.popleft())
+        self._batch, self._ran_backward = batch_idx, False
         self._held.enter_context(self.loop.micro_batch())
+
+    def _check_steps(self, trainer: Trainer, module: LightningModule) -> None:
+        if module.automatic_optimization and trainer.accumulate_grad_batches != self._steps:
+            raise UsageError(
+                f"trainer.accumulate_grad_batches was changed to {trainer.accumulate_grad_batches} while training, but "
+                f"the plan has {self._steps} micro-batches for the whole fit. Call fit once for each number, or "
+                f"{OWN_LOOP}."
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Let the micro-batch go."""
+        """Let the micro-batch go; drop the window if the module's own `optimizer_step` has left the step out."""
         self._held.close()
+        if self.loop is None or not self.loop.is_open:
+            return
+        if not self.loop.is_last:
+            self._check_backward(pl_module)
+        elif pl_module.automatic_optimization:
+            self.loop.abandon()
+        else:
+            raise UsageError(
+                f"optimizer.step() was not called in training_step for batch {self._batch}, where a window of "
+                f"{self._steps} batches ends. Call it after every manual_backward(loss), without a condition such as "
+                "`if (batch_idx + 1) % K == 0:` and without dividing the loss by K: it waits for the window's last "
+                "batch. Pass TightGrad(Plan(accumulate=Accumulate(micro_batches=K)))."
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop the window of an epoch that was left early."""
+        self._close()
+
+    def _check_backward(self, module: LightningModule) -> None:
+        if not self._ran_backward:
+            how = "training_step returned None" if module.automatic_optimization else "manual_backward was not called"
+            raise UsageError(
+                f"{how} for batch {self._batch}, whose weight counts in its window already. Leave such batches out in "
+                "the DataLoader, or run backward on their loss and pass a weight that gives 0 for them."
+            )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let everything go."""
@@ -133,6 +165,8 @@ class TightGrad(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the strategy its own methods back."""
         self._close()
+        if self._hooks is not None:
+            self._hooks.remove()
         for name in ("backward", "optimizer_step", "process_dataloader"):
             trainer.strategy.__dict__.pop(name, None)
 
@@ -145,23 +179,30 @@ class TightGrad(Callback):
     def _backward_of(self, trainer: Trainer, module: LightningModule) -> Callable[..., Tensor]:
         def backward(loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
             assert self.loop is not None
+            assert self._hooks is not None
+            if args or kwargs:
+                given = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
+                raise UnsupportedError(
+                    f"manual_backward(loss, {given}) takes the loss alone with TightGrad; add the losses of a batch "
+                    "and call it once."
+                )
             if self.loop.pipe.adapter.reduces and self.loop.is_last:
                 trainer.strategy.pre_backward(loss)
             # Lightning has divided by its number of batches, which the pipeline's weights do better.
             scale = trainer.accumulate_grad_batches if module.automatic_optimization else 1
-            self.loop.pipe.backward(loss * scale)
+            self._ran_backward = True
+            with self._hooks.around_backward(loss) as taken:
+                self.loop.pipe.backward(taken * scale)
             return loss
 
         return backward
 
-    def _optimizer_step_of(self, trainer: Trainer, module: LightningModule) -> Callable[..., Any]:
+    def _optimizer_step_of(self, module: LightningModule) -> Callable[..., Any]:
         def optimizer_step(optimizer: optim.Optimizer, closure: Callable[[], Any], model: Any = None, **_: Any) -> Any:
             result = closure()
             assert self.loop is not None
             if self.loop.is_last:
-                for hooked in (*trainer.callbacks, module):
-                    arguments = (optimizer,) if hooked is module else (trainer, module, optimizer)
-                    hooked.on_before_optimizer_step(*arguments)
+                self._check_backward(module)
                 self.loop.step()
             return result
 

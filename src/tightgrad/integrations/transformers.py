@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from tightgrad.accumulate.weights import Weight, num_samples
+from tightgrad.clip import GlobalNorm
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
-from tightgrad.integrations.foreign import ForeignLoop, with_max_norm, with_micro_batches
+from tightgrad.integrations.foreign import ForeignLoop, with_clip, with_micro_batches
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.plan import Plan
@@ -53,7 +54,7 @@ class TightTrainerMixin:
         self._check_supported()
         settings = self.args  # type: ignore[attr-defined]
         plan = with_micro_batches(plan or Plan(), settings.gradient_accumulation_steps, "gradient_accumulation_steps")
-        self.plan = with_max_norm(plan, settings.max_grad_norm)
+        self.plan = with_clip(plan, _arguments_clip(plan, settings.max_grad_norm), "TrainingArguments(max_grad_norm)")
         self.loop: ForeignLoop | None = None
         self._weight = weight or self._count_labels
         self._seed = seed
@@ -125,6 +126,16 @@ class TightTrainerMixin:
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)  # type: ignore[misc]
         self.pipe.save(Path(output_dir) / FOLDER)
+
+
+def _arguments_clip(plan: Plan, max_norm: float | None) -> GlobalNorm | None:
+    """The clipping that the arguments ask for beside this plan. Their default of 1.0 gives way to the plan's clip, as
+    it cannot be told from an argument that was left out.
+    """
+    if not max_norm or max_norm < 0:
+        return None
+    is_default = max_norm == TrainingArguments.__dataclass_fields__["max_grad_norm"].default
+    return None if is_default and plan.clip is not None else GlobalNorm(float(max_norm))
 
 
 class TightTrainer(TightTrainerMixin, Trainer):

@@ -1,7 +1,7 @@
 """From accumulated gradients to those that the optimizer takes: guard, unscale, reduce, clip."""
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,6 +67,7 @@ class GradientPath:
     Attributes:
         relative_error: of the last walk, over all ranks; None where no fallback asks for it.
         fell_back: whether the last walk sent gradients again, densely.
+        before_clip: called with the gradients summed over ranks, which it may change, before their norm is taken.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class GradientPath:
         self._fold = fold
         self._scaling = scaling
         self._loss_scale: float | None = None
+        self.before_clip: Callable[[Grads], None] | None = None
         self.fidelity = Fidelity()
         self._in_backward = _in_backward(adapter, plan, seed, clock)
         self.relative_error: float | None = None
@@ -221,6 +223,9 @@ class GradientPath:
         """Clip what was delivered."""
         if self._observed_at(state.step) is not None:
             self.fidelity.saw_factors(state.slots.get(WARM_START.name, {}), slots.get(WARM_START.name, {}), grads)
+        if self.before_clip is not None:
+            self.before_clip(grads)
+            self._norm.clear()
         with self._clock("clip"):
             if slots is not state.slots:
                 slots = self._without_nonfinite(slots, state.slots, grads)
