@@ -159,6 +159,10 @@ def refuses_hook(model: DistributedDataParallel, several_backwards: bool) -> str
         return "DistributedDataParallel(static_graph=True) delays its hook to the end of its first backward"
     if getattr(model, "_use_python_reducer", False):
         return 'torch._dynamo.config.optimize_ddp="python_reducer" calls hooks without buckets'
+    if any(parameter.is_complex() for parameter in trainable_parameters(model.module).values()):
+        return (
+            "the model has complex parameters, of whose gradients torch's GradBucket.gradients() gives one half (2.13)"
+        )
     if several_backwards and any(p.dtype in (torch.float16, torch.bfloat16) for p in model.module.parameters()):
         return "its buckets would add up several float16 or bfloat16 micro-batches in low precision"
     return None
@@ -179,7 +183,7 @@ def pending(device: torch.device) -> "Future[Tensor]":
 def _check_calls_hooks(model: DistributedDataParallel) -> None:
     reason = refuses_hook(model, several_backwards=False)
     if reason is not None:
-        raise UnsupportedError(f'{reason}; take Compress(overlap="none"), or build the module without it.')
+        raise UnsupportedError(f'{reason}; use attach() with Compress(overlap="none"), or build the module without it.')
 
 
 class DDPHookAdapter(DDPExplicitAdapter):

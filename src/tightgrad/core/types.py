@@ -30,7 +30,7 @@ class Slot:
         like_parameter: whether each tensor has its parameter's shape.
         of_model: whether there is one tensor, under MODEL, instead of one for each parameter.
         shape: of each tensor, where it is the same for all; None says nothing.
-        dtype: of each tensor; None allows any floating-point one; ignored with a storage.
+        dtype: of each tensor; None allows any floating-point or complex one; ignored with a storage.
         storage: how values are held in fewer bytes; None holds them as they are.
     """
 
@@ -58,7 +58,7 @@ class Slot:
         """Whether `held` can belong to a parameter of that shape (for `of_model`, any)."""
         if self.storage is not None:
             return self.storage.numel(held) == torch.Size(shape).numel()
-        if self.dtype is not held.dtype if self.dtype else not held.is_floating_point():
+        if self.dtype is not held.dtype if self.dtype else not (held.is_floating_point() or held.is_complex()):
             return False
         wanted = shape if self.like_parameter else self.shape
         return wanted is None or held.shape == wanted

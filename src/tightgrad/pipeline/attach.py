@@ -15,6 +15,7 @@ from tightgrad.adapters.forward import has_synced_layers
 from tightgrad.core.check import check_integer
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Adapter, Collective
+from tightgrad.pipeline.complex_parameters import check_no_complex
 from tightgrad.pipeline.drift import has_replicas
 from tightgrad.pipeline.guard import Guard
 from tightgrad.pipeline.handshake import check_ranks_agree
@@ -104,6 +105,7 @@ def attach(
         )
     scale = "none" if scaling is None else repr(scaling.current({}))
     check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__, loss_scale=scale)
+    check_no_complex(plan.compress, adapter.parameters)
     adapter.connect()
     writers = [*records, Terminal()] if progress else records
     return GradientPipeline(

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tightgrad.adapters.ddp_hook import Bucket, BucketHook, bucket_hook, pending
 from tightgrad.adapters.ddp_ignored import check_reduces_all
 from tightgrad.adapters.fifo import FifoWorker
-from tightgrad.adapters.names import unwrap_compiled
+from tightgrad.adapters.names import trainable_parameters, unwrap_compiled
 from tightgrad.collectives import TorchCollective
 from tightgrad.core.check import check_integer
 from tightgrad.core.clock import StageClock
@@ -23,6 +23,7 @@ from tightgrad.core.protocols import Collective
 from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.bucket_reduction import BucketReduction
 from tightgrad.pipeline.checkpoint import load_on_every_rank, save_state
+from tightgrad.pipeline.complex_parameters import check_no_complex
 from tightgrad.pipeline.handshake import check_ranks_agree
 from tightgrad.pipeline.lockstep import Notice
 from tightgrad.pipeline.plan import Compress, Plan
@@ -74,6 +75,7 @@ def ddp_comm_hook(
             "a fallback judges whole steps, of which a communication hook knows nothing; use attach(), or drop it."
         )
     check_reduces_all(inner)
+    check_no_complex(compress, trainable_parameters(inner.module))
     hook = bucket_hook(inner)
     collective = TorchCollective(inner.process_group)
     check_ranks_agree(Plan(compress=compress), hook.parameters, seed, collective, __version__)

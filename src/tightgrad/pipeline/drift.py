@@ -23,7 +23,8 @@ _MOST_NAMED = 5
 
 def fingerprint(tensor: Tensor) -> Tensor:
     """A scalar int64 that depends on every bit of this rank's part of a tensor, and on where it is."""
-    flat = stored(tensor.detach()).contiguous().view(-1)
+    held = stored(tensor.detach())
+    flat = (torch.view_as_real(held.resolve_conj()) if held.is_complex() else held).contiguous().view(-1)
     bits = flat.view(_BITS[flat.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=flat.device)
     for start in range(0, bits.numel(), _PIECE):

@@ -124,6 +124,11 @@ def _check_gradients(tensors: object, parameters: Mapping[str, nn.Parameter]) ->
         shapes = [tuple(parameter.shape)]
         if hasattr(parameter, "to_local"):  # sharded: the adapter saves shards or whole gradients
             shapes.append(tuple(parameter.to_local().shape))
-        if not (isinstance(tensor, Tensor) and tensor.is_floating_point() and tuple(tensor.shape) in shapes):
+        if not (isinstance(tensor, Tensor) and _is_number_of(tensor, parameter) and tuple(tensor.shape) in shapes):
             found = f"{tuple(tensor.shape)} {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise StateMismatchError(f"the gradient of {name!r} saved in mid-window is {found}, not {shapes[0]} float.")
+
+
+def _is_number_of(tensor: Tensor, parameter: nn.Parameter) -> bool:
+    """Whether a gradient is complex where its parameter is, and real where it is not."""
+    return tensor.is_complex() if parameter.is_complex() else tensor.is_floating_point()

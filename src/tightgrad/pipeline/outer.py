@@ -18,6 +18,7 @@ from tightgrad.core.types import Slot
 from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.checkpoint import load_on_every_rank, save_state, saved_world_size
+from tightgrad.pipeline.complex_parameters import check_no_complex
 from tightgrad.pipeline.guard import Guard
 from tightgrad.pipeline.handshake import check_ranks_agree
 from tightgrad.pipeline.local_updates import LocalUpdates
@@ -238,5 +239,6 @@ def attach_local(
         raise ConfigError(f"updates={given!r} must be LocalSGD(...) or DiLoCo(...).")
     adapter = ReplicaAdapter(model, collective)
     check_ranks_agree(updates, adapter.parameters, seed, adapter.collective, __version__)
+    check_no_complex(updates.plan.compress, adapter.parameters)
     adapter.start_together()
     return OuterPipeline(adapter, updates, seed=seed)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 from tightgrad.core.errors import CheckpointError
 
 _METADATA = "tightgrad"
+_COMPLEX = "complex"
 _WINDOW_PARTS = ("grads", "sums")
 
 
@@ -29,9 +31,12 @@ def serialized(state: Mapping[str, Any], rank: int, world_size: int) -> bytes:
     if window is not None:
         tensors |= {f"{part}/{name}": tensor for part in _WINDOW_PARTS for name, tensor in window[part].items()}
         window = {key: value for key, value in window.items() if key not in _WINDOW_PARTS}
-    local = {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}
+    pairs = [key for key, tensor in tensors.items() if tensor.is_complex()]  # safetensors has no complex128
+    local = {key: _as_real(tensor).contiguous().cpu() for key, tensor in tensors.items()}
     numbers = {key: value for key, value in state.items() if key not in ("slots", "open_window")}
     about = {**numbers, "open_window": window, "slots": slots, "rank": rank, "world_size": world_size}
+    if pairs:
+        about[_COMPLEX] = pairs
     return to_bytes(local, {_METADATA: json.dumps({**about, "digest": _digest(about, local)})})
 
 
@@ -71,6 +76,11 @@ def _state(about: dict[str, Any], tensors: dict[str, Tensor], path: Path, rank: 
         raise CheckpointError(
             f"{path} was written by rank {found[0]} of {found[1]}, and then renamed; restore the rank's own file."
         )
+    for key in about.pop(_COMPLEX, []):
+        if tensors[key].shape[-1:] != (2,) or not tensors[key].is_floating_point():
+            raise ValueError(f"{key} is no complex tensor")
+        # A copy, since a file aligns tensors for real numbers, and torch crashes on complex ones of such an address.
+        tensors[key] = torch.view_as_complex(tensors[key].clone())
     names = list(about.pop("slots"))
     slots: dict[str, dict[str, Tensor]] = {slot: {} for slot in names}
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in _WINDOW_PARTS}
@@ -83,6 +93,10 @@ def _state(about: dict[str, Any], tensors: dict[str, Tensor], path: Path, rank: 
             parts[kind][rest] = tensor
     window = about["open_window"]
     return {**about, "slots": slots, "open_window": None if window is None else {**window, **parts}}
+
+
+def _as_real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _digest(about: Mapping[str, Any], tensors: dict[str, Tensor]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from tightgrad.core.card import MethodCard
 from tightgrad.core.protocols import Codec, ReduceContext, Reducer
@@ -39,8 +40,21 @@ class Dense(Reducer):
         if not grads:
             return Reduced({}, {})
         with context.clock("collective"):
-            buffer = torch.cat([grad.reshape(-1) for grad in grads.values()])
+            flat = [_as_real(grad) for grad in grads.values()]
+            buffer = torch.cat(flat)
             context.collective.all_reduce_(buffer)
-            pieces = buffer.split([grad.numel() for grad in grads.values()])
-        total = {name: piece.view(grad.shape) for (name, grad), piece in zip(grads.items(), pieces, strict=True)}
+            pieces = buffer.split([real.numel() for real in flat])
+        total = {name: _as(grad, piece) for (name, grad), piece in zip(grads.items(), pieces, strict=True)}
         return Reduced(total, dict(grads))
+
+
+def _as_real(grad: Tensor) -> Tensor:
+    """In one dimension; a complex gradient as pairs, so that it does not make complex numbers of all others."""
+    return (torch.view_as_real(grad.resolve_conj()) if grad.is_complex() else grad).reshape(-1)
+
+
+def _as(grad: Tensor, real: Tensor) -> Tensor:
+    """Undo `_as_real`."""
+    if not grad.is_complex():
+        return real.view(grad.shape)
+    return torch.view_as_complex(real.clone().view(*grad.shape, 2))  # a view needs an even place in the buffer
