@@ -137,6 +137,54 @@ def look_at(chromium: Any, page_file: Path, width: int, scheme: str) -> None:
         page.close()
 
 
+SCROLLING = """
+() => [...document.querySelectorAll(".scroll")]
+  .filter((one) => one.scrollWidth > one.clientWidth)
+  .map((one) => `${one.parentElement.id}: ${one.scrollWidth - one.clientWidth} pixels`)
+"""
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_no_table_scrolls_on_a_desk(chromium: Any, whole: Path, language: str) -> None:
+    page = Opened(chromium, whole / "own" / PAGES[language], 1400, "light").page
+    try:
+        page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        assert page.locator(".scroll").count() > 15
+        assert page.evaluate(SCROLLING) == []
+        page.set_viewport_size({"width": 380, "height": 900})
+        assert page.evaluate(SCROLLING) != []  # the question can be answered otherwise
+    finally:
+        page.close()
+
+
+FAMILY = """
+(selector) => getComputedStyle(document.querySelector(selector)).fontFamily.split(",")
+  .map((one) => one.trim().replaceAll('"', ""))
+"""
+
+
+@pytest.mark.parametrize("selector", ["body", "h1", "h3", "table", "nav", "figcaption", ".lead"])
+def test_chinese_is_set_in_the_font_that_comes_along(chromium: Any, whole: Path, selector: str) -> None:
+    """On a machine without Chinese fonts, a system font that comes first shows boxes."""
+    page = Opened(chromium, whole / "own" / PAGES["zh"], 1400, "light").page
+    try:
+        families = page.evaluate(FAMILY, selector)
+        assert families[0] == "TightGrad Sans SC"
+        assert families.index("system-ui") == len(families) - 2
+        assert "TightGrad Sans SC" in page.evaluate(FAMILY, "p.equation")
+    finally:
+        page.close()
+
+
+def test_the_link_to_the_chinese_page_is_set_in_it_too(chromium: Any, whole: Path) -> None:
+    page = Opened(chromium, whole / "own" / PAGES["en"], 1400, "light").page
+    try:
+        assert page.evaluate(FAMILY, ".language")[0] == "TightGrad Sans SC"
+        assert "TightGrad Sans SC" not in page.evaluate(FAMILY, "body")
+    finally:
+        page.close()
+
+
 def test_these_checks_can_fail(chromium: Any, whole: Path) -> None:
     page = Opened(chromium, whole / "own" / PAGES["en"], 380, "light").page
     broken = """

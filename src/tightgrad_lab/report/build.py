@@ -14,7 +14,7 @@ from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.model import NARROW, WIDE, FigureSpec, Pair, Table
 from tightgrad_lab.report.pairs import PAIRS
 from tightgrad_lab.report.published import Published, published
-from tightgrad_lab.report.texts import LANGUAGES, Texts, load, prose
+from tightgrad_lab.report.texts import LANGUAGES, Texts, breakable, load, prose
 
 PAGES = {"en": "index.html", "zh": "index.zh.html"}
 _HERE = Path(__file__).parent
@@ -131,6 +131,7 @@ def _render(folder: Runs, texts: Texts, shown: list[Shown]) -> str:
         lstrip_blocks=True,
     )
     templates.filters["prose"] = prose
+    templates.filters["breakable"] = breakable
     claims = judged(folder, texts)
     cards = papers.read_cards(folder.root)
     return templates.get_template("page.html.j2").render(

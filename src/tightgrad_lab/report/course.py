@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from textwrap import dedent
 
 SNIPPETS = Path(__file__).parent / "snippets"
 
@@ -42,9 +43,9 @@ class Section:
 
 
 def shown(source: str) -> str:
-    """What lies between the lines `# begin` and `# end`."""
+    """Return what lies between the lines `# begin` and `# end`, unindented."""
     lines = source.splitlines()
-    return "\n".join(lines[lines.index("# begin") + 1 : lines.index("# end")]).strip("\n")
+    return dedent("\n".join(lines[lines.index("# begin") + 1 : lines.index("# end")])).strip("\n")
 
 
 COURSE: tuple[tuple[Section, ...], ...] = (
@@ -53,12 +54,14 @@ COURSE: tuple[tuple[Section, ...], ...] = (
     (Section(3, 1, (5,), ("bytes",)), Section(3, 2, (6,), ("efficiency",))),
     (
         Section(4, 1, (7,), ("stable",)),
-        Section(4, 2, (8,), (), ("clip_pytorch.txt", "clip_tensorflow.txt")),
+        Section(
+            4, 2, (8,), (), ("clip_pytorch.txt", "clip_pytorch_value.txt", "clip_tightgrad.txt", "clip_tensorflow.txt")
+        ),
         Section(4, 3, (), (), ("clip_global_and_value.txt",)),
     ),
     (
         Section(5, 1, (9,), ("convergence", "stable_convergence")),
-        Section(5, 2, (), (), ("accumulate_by_hand.txt",)),
+        Section(5, 2, (), (), ("accumulate_by_hand.txt", "accumulate_by_hand_ddp.txt")),
         Section(5, 3, (10,), (), ("accumulate_framework.txt",)),
     ),
     (

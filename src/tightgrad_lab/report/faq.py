@@ -10,7 +10,7 @@ from tightgrad_lab.report import cells
 from tightgrad_lab.report.claims.accumulation import best_rules
 from tightgrad_lab.report.claims.judged import Evidence
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Words
-from tightgrad_lab.report.claims.links import by_link
+from tightgrad_lab.report.claims.link_advice import by_link
 from tightgrad_lab.report.claims.words import in_words
 from tightgrad_lab.report.files import Case, Runs, find
 from tightgrad_lab.report.links import commands, pairs_in_words
@@ -134,7 +134,7 @@ def learning_rate(runs: Runs) -> list[Finding]:
 
 
 def codec(runs: Runs) -> list[Finding]:
-    """The best method at every speed of pair 6; and what compression did on the link of this machine."""
+    """Return the advice for every link of pair 6, and what compression did on the link of this machine."""
     case = runs.case("image")
     fewer = cells.ratio(case, "none", "wire_bytes", base="compress") if case else None
     time = cells.ratio(case, "compress", "step_seconds") if case else None

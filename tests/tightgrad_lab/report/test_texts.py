@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from fontTools.ttLib import TTFont
+from markupsafe import Markup
 
 from tightgrad_lab.report import figures, units
-from tightgrad_lab.report.texts import load
+from tightgrad_lab.report.texts import breakable, load
 
 EN, ZH = load("en").entries, load("zh").entries
 REFERENCES = json.loads(Path(figures.__file__).with_name("references.json").read_text(encoding="utf-8"))
@@ -110,3 +111,8 @@ def test_colors_are_distinct_so_that_the_page_can_tell_them_apart() -> None:
 )
 def test_units(shown: str, expected: str) -> None:
     assert shown.replace(units.NBSP, " ") == expected
+
+
+def test_code_in_a_cell_breaks_at_dots_underscores_and_brackets() -> None:
+    assert breakable(Markup("<code>a.b_c(d)</code> e.f")) == "<code>a.<wbr>b_<wbr>c(<wbr>d)</code> e.f"
+    assert breakable("<code>a.b</code>") == "<code>a.b</code>"  # plain text stays: it will be escaped

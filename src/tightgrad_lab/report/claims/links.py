@@ -5,7 +5,7 @@ from typing import Any
 
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, of_share
 from tightgrad_lab.report.files import Runs
-from tightgrad_lab.report.results import Result, read_best
+from tightgrad_lab.report.results import read_best
 
 PAIR = 6
 Row = Mapping[str, Any]
@@ -44,22 +44,3 @@ def _named(row: Row, key: str) -> dict[str, Fact]:
         f"{key}_rate": Number(float(row["bits_per_second"]), "bits"),
         f"{key}_ranks": Number(row["ranks"], "count"),
     }
-
-
-def by_link(runs: Runs) -> list[Finding]:
-    """For every link: the best method and its gain over dense, or that none pays."""
-    result = read_best(runs.root, PAIR)
-    rows = sorted(result.table, key=lambda row: (row["ranks"], row["bits_per_second"])) if result else []
-    return [_answer(result, row) for row in rows if result]
-
-
-def _answer(result: Result, row: Row) -> Finding:
-    facts: dict[str, Fact] = {
-        "rate": Number(float(row["bits_per_second"]), "bits"),
-        "ranks": Number(row["ranks"], "count"),
-        "best": str(row["best"]),
-        "gain": Number(float(row["gain"]), "factor"),
-        "best_seconds": Number(float(row["best_seconds"]), "seconds"),
-        "dense_seconds": Number(float(row["dense_seconds"]), "seconds"),
-    }
-    return Finding("faq.codec.pays" if row["pays"] else "faq.codec.none", "open", facts, PAIR, result.source)

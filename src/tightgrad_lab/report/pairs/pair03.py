@@ -104,7 +104,9 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
 
 
 def _error(errors: list[float]) -> Cell:
-    return Cell(statistics.mean(errors), f"{statistics.mean(errors):.2g} ({min(errors):.1g}–{max(errors):.1g})")
+    """Mean and range, all with the same digits: a coarser range may not contain its own mean."""
+    mean, low, high = (f"{value:.2g}" for value in (statistics.mean(errors), min(errors), max(errors)))
+    return Cell(statistics.mean(errors), f"{mean} ({low}–{high})")
 
 
 def table(result: Result, texts: Texts) -> Table:

@@ -25,6 +25,7 @@ PLANS = {
     "4-bit blocks": "fig06.int4",
     "sign": "fig06.sign",
     "powersgd rank 4": "fig06.powersgd",
+    "powersgd rank 8, 8-bit": "fig06.powersgd_8",
     "topk 1 %": "fig06.topk_1",
     "topk 0.1 %": "fig06.topk_01",
 }

@@ -235,7 +235,7 @@ def _findings(result: Result, texts: Texts) -> list[str | Markup]:
             gain = fmean(by_feedback["error_feedback"]["accuracy"]) - fmean(by_feedback["none"]["accuracy"])
             pairs.append(f"{_name(rows[0], texts)} {units.points_text(gain)}")
     if pairs:
-        said.append(texts("fig11.gains", gains=texts.join(pairs), steps=units.count_text(result.figure["steps"])))
+        said.append(texts("fig11.gains", gains=texts.join(pairs)))
     return said
 
 

@@ -54,6 +54,13 @@ def prose(text: str | Markup) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
+def breakable(text: str | Markup) -> str | Markup:
+    """Let code in a table's cell break after a dot, an underscore or a bracket, rather than inside a word."""
+    if not isinstance(text, Markup):
+        return text
+    return Markup(re.sub(r"<code>(.*?)</code>", lambda found: re.sub(r"([._(])", r"\1<wbr>", found[0]), text))
+
+
 @cache
 def load(language: str) -> Texts:
     """The texts of a language."""

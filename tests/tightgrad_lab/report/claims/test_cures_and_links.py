@@ -70,12 +70,6 @@ def test_links(tmp_path: Path, gains: tuple[float, float], efficiency: str, conv
     assert compression.convergence(runs).verdict == convergence
 
 
-def test_every_link_gets_an_answer(tmp_path: Path) -> None:
-    found = faq.codec(links(tmp_path / "runs", 40.0, 5.0, 0.8))
-    assert [one.key for one in found] == ["faq.codec.pays", "faq.codec.pays", "faq.codec.none"]
-    assert [one.facts["rate"].value for one in found] == [1e7, 1e8, 1e9]
-
-
 def window(k: int, memory: float, error: float) -> dict[str, Any]:
     return {
         "micro_batches": k,

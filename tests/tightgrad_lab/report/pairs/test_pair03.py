@@ -1,5 +1,6 @@
 """Figure and table 3 say what the result says."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,13 @@ def test_nothing_without_a_result(tmp_path: Path) -> None:
     from tightgrad_lab.report.texts import load
 
     assert pair03.content(SimpleNamespace(root=tmp_path), load("en")) is None
+
+
+@pytest.mark.parametrize("errors", [[1.44e-7, 1.46e-7], [0.0951, 0.0958, 0.0949], [9.96e-3, 1.02e-2], [0.3]])
+def test_a_range_contains_its_mean(errors: list[float]) -> None:
+    """With one digit fewer than the mean, 0.0951 to 0.0958 was shown as (0.1 to 0.1)."""
+    shown = pair03._error(errors).text
+    mean, low, high = (float(value) for value in re.fullmatch(r"(\S+) \((\S+)–(\S+)\)", str(shown)).groups())
+    assert low <= mean <= high
+    assert low == pytest.approx(min(errors), rel=0.05)
+    assert high == pytest.approx(max(errors), rel=0.05)
