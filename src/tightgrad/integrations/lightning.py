@@ -28,10 +28,10 @@ from tightgrad.integrations.foreign import ForeignLoop
 from tightgrad.integrations.lightning_checks import OWN_LOOP, check_supported, full_plan
 from tightgrad.integrations.lightning_hooks import StepHooks
 from tightgrad.pipeline.attach import attach
-from tightgrad.pipeline.checkpoint import LATEST, file_name, folder_name
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.plan import Plan
 from tightgrad.pipeline.rank_file import serialized
+from tightgrad.pipeline.save_folder import LATEST, file_name, folder_name
 
 
 class TightGrad(Callback):
@@ -267,7 +267,7 @@ def _load(pipe: GradientPipeline, saved: dict[str, Any]) -> None:
     """Through files, as `load` reads them: it knows how to hand residuals over to another number of ranks."""
     ranks = saved["ranks"]
     with TemporaryDirectory() as root:
-        folder = Path(root) / folder_name(saved)
+        folder = Path(root) / folder_name(int(saved["step"]))
         folder.mkdir()
         for rank, blob in enumerate(ranks):
             (folder / file_name(rank, len(ranks))).write_bytes(blob.cpu().numpy().tobytes())

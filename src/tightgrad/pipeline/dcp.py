@@ -5,34 +5,42 @@
     num_consumed = tg.dcp.load(pipe, folder)
 
 Every rank's state has a key of its own: DCP takes plain tensors under one key for replicas, and would keep one rank's.
-A value is the bytes of the file that `GradientPipeline.save` writes, as one uint8 tensor: same digest, same checks.
+A value is the bytes of the file that `GradientPipeline.save` writes, as one uint8 tensor: same digest, same id of the
+save, same checks. So parts of two checkpoints that were written to one folder, one over the other, are refused.
 """
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tightgrad.collectives.dcp import Source, read_tensors
 from tightgrad.core.errors import CheckpointError
-from tightgrad.pipeline.checkpoint import FILE_SUFFIX, LATEST, file_name, folder_name
+from tightgrad.pipeline.checkpoint import state_with_id
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.rank_file import serialized
+from tightgrad.pipeline.save_folder import FILE_SUFFIX, LATEST, file_name, folder_name
 
 _KEY = re.compile(r"tightgrad\.(step-\d{8,18})\.(rank-(\d{5})-of-(\d{5,9}))")
 
 
 def state_dict(pipe: GradientPipeline) -> dict[str, Tensor]:
-    """This rank's state, for `torch.distributed.checkpoint.save`. Differs by rank; may be taken in mid-window."""
-    state: dict[str, Any] = pipe.state_dict()
+    """Return this rank's state, for `torch.distributed.checkpoint.save`. Differs by rank; may be taken in mid-window.
+
+    Collective: every rank must call it, as `torch.distributed.checkpoint.save`, since all parts of a save get the same
+    random id.
+
+    Raises:
+        CheckpointError: on every rank, if another rank has no state to save.
+    """
     collective = pipe.adapter.collective
-    content = serialized(state, collective.rank, collective.world_size)
+    state, save_id = state_with_id(pipe.state_dict, "its state", collective)
+    content = serialized(state, collective.rank, collective.world_size, save_id)
     name = file_name(collective.rank, collective.world_size).removesuffix(FILE_SUFFIX)
-    return {f"tightgrad.{folder_name(state)}.{name}": torch.frombuffer(bytearray(content), dtype=torch.uint8)}
+    return {f"tightgrad.{folder_name(state['step'])}.{name}": torch.frombuffer(bytearray(content), dtype=torch.uint8)}
 
 
 def load(pipe: GradientPipeline, checkpoint: Source) -> int:

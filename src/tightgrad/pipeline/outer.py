@@ -17,7 +17,7 @@ from tightgrad.core.protocols import Collective, TrafficMeter
 from tightgrad.core.types import Slot
 from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.cached_norm import CachedNorm
-from tightgrad.pipeline.checkpoint import load_on_every_rank, save_state, saved_world_size
+from tightgrad.pipeline.checkpoint import load_on_every_rank, save_state
 from tightgrad.pipeline.complex_parameters import check_no_complex
 from tightgrad.pipeline.guard import Guard
 from tightgrad.pipeline.handshake import check_ranks_agree
@@ -173,14 +173,13 @@ class OuterPipeline:
         """
         collective = self.adapter.collective
 
-        def check(state: Mapping[str, Any]) -> None:
+        def check(state: Mapping[str, Any], saved_size: int) -> None:
             self._checked(state)
-            saved = saved_world_size(Path(folder))
-            if saved != collective.world_size and state[_SINCE]:
+            if saved_size != collective.world_size and state[_SINCE]:
                 raise StateMismatchError(
-                    f"{folder} was saved in mid-round by {saved} ranks and cannot be taken up by "
-                    f"{collective.world_size}, since each had moved away on its own; resume on {saved}, or save after "
-                    "meet()."
+                    f"{folder} was saved in mid-round by {saved_size} ranks and cannot be taken up by "
+                    f"{collective.world_size}, since each had moved away on its own; resume on {saved_size}, "
+                    "or save after meet()."
                 )
 
         state = load_on_every_rank(Path(folder), self._slots, collective, check)

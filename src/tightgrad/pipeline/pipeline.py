@@ -358,7 +358,7 @@ class GradientPipeline:
     def save(self, folder: str | Path) -> Path:
         """Write every rank's state below `folder`, which all ranks share. Collective: every rank must call it.
 
-        Model and optimizer are not included. Returns the new checkpoint's own folder.
+        Model and optimizer are not included. Returns the new checkpoint's own folder, which no other save writes to.
 
         Raises:
             CheckpointError: on every rank, if any has no state to save or could not write it; the checkpoint before
@@ -377,10 +377,10 @@ class GradientPipeline:
             StateMismatchError: the same, where the state does not fit this rank's plan and model.
         """
 
-        def check(state: Mapping[str, Any]) -> None:
+        def check(state: Mapping[str, Any], saved_size: int) -> None:
             shapes = self.adapter.remembered_shapes
             if shapes is not None:
-                check_same_ranks(Path(folder), self.adapter.collective)
+                check_same_ranks(Path(folder), saved_size, self.adapter.collective.world_size)
             PipelineState(shapes).load_state_dict(state, self.adapter.parameters, self.plan.slots)
 
         state = load_on_every_rank(Path(folder), self.plan.slots, self.adapter.collective, check)

@@ -6,6 +6,7 @@ whatever it holds, reading it gives a state or a `CheckpointError`.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from tightgrad.core.errors import CheckpointError
 _METADATA = "tightgrad"
 _COMPLEX = "complex"
 _WINDOW_PARTS = ("grads", "sums")
+_SAVE_ID = re.compile(r"(?:[0-7][0-9a-f]{15})?")
 
 
-def serialized(state: Mapping[str, Any], rank: int, world_size: int) -> bytes:
-    """The content of the file of `rank`."""
+def serialized(state: Mapping[str, Any], rank: int, world_size: int, save_id: str = "") -> bytes:
+    """Return the content of the file of `rank`; `save_id` is that of all files of one save."""
     # Slots by their place in the list: their names, and those of parameters, may hold any character.
     slots = list(state["slots"])
     tensors = {f"slots/{i}/{name}": t for i, slot in enumerate(slots) for name, t in state["slots"][slot].items()}
@@ -37,11 +39,13 @@ def serialized(state: Mapping[str, Any], rank: int, world_size: int) -> bytes:
     about = {**numbers, "open_window": window, "slots": slots, "rank": rank, "world_size": world_size}
     if pairs:
         about[_COMPLEX] = pairs
+    if save_id:
+        about["save"] = save_id
     return to_bytes(local, {_METADATA: json.dumps({**about, "digest": _digest(about, local)})})
 
 
 def deserialized(path: Path, rank: int, world_size: int) -> dict[str, Any]:
-    """Undo `serialized`.
+    """Undo `serialized`; the id is at "save", empty in files of versions that gave none.
 
     Raises:
         CheckpointError: the file is missing, damaged, no pipeline state, or another rank's.
@@ -57,15 +61,32 @@ def deserialized(path: Path, rank: int, world_size: int) -> dict[str, Any]:
         ) from None
 
 
+def save_id_of(path: Path) -> str:
+    """Return the id of the save that a file is of; empty for files of versions that gave none.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or no pipeline state.
+    """
+    try:
+        return str(_about(path).get("save", ""))
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}.") from None
+
+
+def _about(path: Path) -> dict[str, Any]:
+    with safe_open(path, "pt") as file:
+        about = json.loads((file.metadata() or {})[_METADATA])
+    if not isinstance(about, dict):
+        raise TypeError(f"its metadata is a {type(about).__name__}, not an object")
+    return about
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise FileNotFoundError("there is no such file")
+    about = _about(path)
     with safe_open(path, "pt") as file:
-        about = json.loads((file.metadata() or {})[_METADATA])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    if not isinstance(about, dict):
-        raise TypeError(f"its metadata is a {type(about).__name__}, not an object")
-    return about, tensors
+        return about, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
 def _state(about: dict[str, Any], tensors: dict[str, Tensor], path: Path, rank: int, world_size: int) -> dict[str, Any]:
@@ -81,6 +102,9 @@ def _state(about: dict[str, Any], tensors: dict[str, Tensor], path: Path, rank: 
             raise ValueError(f"{key} is no complex tensor")
         # A copy, since a file aligns tensors for real numbers, and torch crashes on complex ones of such an address.
         tensors[key] = torch.view_as_complex(tensors[key].clone())
+    save_id = about.pop("save", "")
+    if not _SAVE_ID.fullmatch(save_id):
+        raise ValueError(f"the id of its save is {save_id!r}, not 16 hexadecimal digits")
     names = list(about.pop("slots"))
     slots: dict[str, dict[str, Tensor]] = {slot: {} for slot in names}
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in _WINDOW_PARTS}
@@ -92,7 +116,7 @@ def _state(about: dict[str, Any], tensors: dict[str, Tensor], path: Path, rank: 
         else:
             parts[kind][rest] = tensor
     window = about["open_window"]
-    return {**about, "slots": slots, "open_window": None if window is None else {**window, **parts}}
+    return {**about, "save": save_id, "slots": slots, "open_window": None if window is None else {**window, **parts}}
 
 
 def _as_real(tensor: Tensor) -> Tensor:

@@ -3,20 +3,26 @@
 - `checkpoint/latest`, written by the pipeline, last of all
 - `checkpoint/step-00000042/rank-00001-of-00002.safetensors`, of the pipeline
 - `checkpoint/step-00000042/training-00001-of-00002.safetensors`, of the loop
+
+Each save has a folder of its own, and its files carry the same random id; they are taken up only together.
 """
 
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 import tightgrad as tg
+from tightgrad.pipeline.checkpoint import newest_on_every_rank, save_state
+from tightgrad.pipeline.rank_file import save_id_of
+from tightgrad.pipeline.save_folder import file_name, newest
 from tightgrad_lab.errors import RunError
 from tightgrad_lab.training.ranks import Rank
 
@@ -37,7 +43,7 @@ def save_checkpoint(
     scheduler: torch.optim.lr_scheduler.LambdaLR,
     measured: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint and remove those before it. Collective: every rank must call it, between two windows.
+    """Write a checkpoint and remove the one that it replaces. Collective: every rank must call it, between two windows.
 
     Args:
         folder: of the checkpoints, shared by all ranks.
@@ -46,25 +52,35 @@ def save_checkpoint(
         model: the same on every rank; rank 0 writes it.
         scheduler: of the learning rate.
         measured: JSON values of rank 0.
+
+    Raises:
+        CheckpointError: on every rank, if any could not write; the checkpoint before stays in force.
     """
-    target = _of_step(folder, pipe)
-    target.mkdir(parents=True, exist_ok=True)
-    tensors = _generators(rank)
-    about: dict[str, Any] = {}
-    if rank.rank == 0:
-        optimizer = pipe.optimizer
-        tensors |= {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{key}": t for key, t in state.items() if isinstance(t, Tensor)}
-        rates = [group["lr"] for group in optimizer.param_groups]
-        about = {"measured": dict(measured), "scheduler": scheduler.last_epoch, "learning_rates": rates}
-    local = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(local, target / _file_name(rank.rank, rank.ranks), {_METADATA: json.dumps(about)})
-    written = pipe.save(folder)
-    if rank.rank == 0:
-        for other in folder.glob("step-*"):
-            if other.name != written.name:
-                shutil.rmtree(other)
+
+    def training(save_id: str) -> dict[str, bytes]:
+        tensors = _generators(rank)
+        about: dict[str, Any] = {"save": save_id}
+        if rank.rank == 0:
+            optimizer = pipe.optimizer
+            tensors |= {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{index}/{key}": t for key, t in state.items() if isinstance(t, Tensor)}
+            rates = [group["lr"] for group in optimizer.param_groups]
+            about |= {"measured": dict(measured), "scheduler": scheduler.last_epoch, "learning_rates": rates}
+        local = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        return {_file_name(rank.rank, rank.ranks): to_bytes(local, {_METADATA: json.dumps(about)})}
+
+    replaced = _in_force(folder) if rank.rank == 0 else None
+    written = save_state(pipe.state_dict, folder, pipe.adapter.collective, training)
+    # Only what `latest` named: another folder may be that of a save that is under way.
+    if replaced is not None and replaced != written:
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _in_force(folder: Path) -> Path | None:
+    with suppress(tg.CheckpointError):
+        return folder / newest(folder).name
+    return None
 
 
 def load_checkpoint(
@@ -77,15 +93,24 @@ def load_checkpoint(
     """Take up the newest checkpoint; return what was measured. Collective: every rank must call it.
 
     Raises:
-        RunError: it was taken on another number of ranks.
+        RunError: it was taken on another number of ranks, its files are of different saves, or it was replaced
+            meanwhile.
         CheckpointError: it is damaged.
     """
+    collective = pipe.adapter.collective
+    found = newest_on_every_rank(folder, collective)
     pipe.load(folder)
-    target = _of_step(folder, pipe)
+    if newest_on_every_rank(folder, collective) != found:
+        raise RunError(f"{folder / found.name} was replaced while it was read; does another run write to {folder}?")
+    target = folder / found.name
     own = target / _file_name(rank.rank, rank.ranks)
     if not own.is_file():
         raise RunError(f"{own} is missing: the checkpoint is of another number of ranks than {rank.ranks}.")
     about, tensors = _read(target / _file_name(0, rank.ranks))
+    own_about, own_tensors = _read(own)
+    save_ids = {about.get("save", ""), own_about.get("save", ""), save_id_of(target / file_name(rank.rank, rank.ranks))}
+    if len(save_ids) > 1:
+        raise RunError(f"the files in {target} are of different saves; delete it, and start the run anew.")
     model.load_state_dict(_below("model/", tensors))
     optimizer = pipe.optimizer
     restored = optimizer.state_dict()
@@ -98,14 +123,9 @@ def load_checkpoint(
     for group, rate in zip(optimizer.param_groups, about["learning_rates"], strict=True):
         group["lr"] = rate
     scheduler.last_epoch = about["scheduler"]
-    _restore_generators(_read(own)[1], rank)
+    _restore_generators(own_tensors, rank)
     measured: dict[str, Any] = about["measured"]
     return measured
-
-
-def _of_step(folder: Path, pipe: tg.GradientPipeline) -> Path:
-    """Where the pipeline itself keeps its state between two windows."""
-    return folder / f"step-{pipe.state.step:08d}"
 
 
 def _generators(rank: Rank) -> dict[str, Tensor]:

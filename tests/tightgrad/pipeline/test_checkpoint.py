@@ -88,10 +88,11 @@ def test_slots_of_combined_clippers_are_found_again(tmp_path, clip):
 
 
 def test_a_step_saved_again_by_other_ranks_is_not_incomplete(tmp_path):
-    """Resumed on another number of ranks and saved before the next step: both lots of files lie in one folder."""
+    """Resumed on another number of ranks and saved before the next step: each save has a folder of its own."""
     save_on(2, tmp_path)
     save_on(3, tmp_path)
-    assert len(list((tmp_path / "step-00000003").iterdir())) == 5
+    assert len(list((tmp_path / "step-00000003").iterdir())) == 2
+    assert len(list((tmp_path / "step-00000003-2").iterdir())) == 3
     loaded = load_on(3, tmp_path)
     assert all(
         torch.equal(a["residual"]["weight"], b["residual"]["weight"])

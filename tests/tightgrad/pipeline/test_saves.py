@@ -1,0 +1,390 @@
+"""Each save is a folder of its own, and the files of two saves are never loaded together."""
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as torch_dcp
+
+import tightgrad as tg
+from support.training import batches, linear, loss_of, on_ranks
+from tightgrad.pipeline import checkpoint, save_folder
+
+PLAN = tg.Plan(tg.Accumulate(2), tg.Compress(tg.codecs.TopK(0.3), feedback=tg.ErrorFeedback()), guard=tg.Guard("skip"))
+STEP = 1
+
+
+def make(collective):
+    model = linear()
+    return model, tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), PLAN, collective=collective)
+
+
+def windows(pipe, model, loader):
+    """Train, and stop after each micro-batch and each step to say where."""
+    for window in pipe.windows(loader):
+        for number, batch in enumerate(window):
+            pipe.backward(loss_of(model, batch))
+            yield f"micro-batch {number}"
+        pipe.step()
+        yield "step"
+
+
+def advance(pipe, model, loader, places):
+    """Go on until all `places` were met."""
+    walk = windows(pipe, model, loader)
+    for place in places:
+        while next(walk) != place:
+            pass
+    return walk
+
+
+def save_twice(collective, kind, folder):
+    """Two saves at the same step, in between which something happened; the paths of both."""
+    model, pipe = make(collective)
+    loader = batches(4, collective.rank)
+    loader += [batch * torch.inf for batch in batches(2, collective.rank)]
+    loader += batches(4, 10 + collective.rank)
+    walk = advance(pipe, model, loader, ["step"])
+    assert pipe.state.step == STEP
+    if kind == "nothing happened":
+        first = pipe.save(folder)
+    elif kind == "a skipped step":
+        next(walk), next(walk), next(walk)
+        pipe, model = again(collective, pipe)
+        walk = windows(pipe, model, loader[4:])
+        first = pipe.save(folder)
+        assert [next(walk) for _ in range(3)][-1] == "step"
+    elif kind == "two places of a window":
+        next(walk)
+        first = pipe.save(folder)
+        next(walk)
+    elif kind == "a window abandoned":
+        next(walk)
+        first = pipe.save(folder)
+        pipe.abandon()
+    else:  # the same step once more, by a run that was started again
+        first = pipe.save(folder)
+        model, pipe = make(collective)
+        advance(pipe, model, batches(4, 20 + collective.rank), ["step"])
+    step = pipe.state.step
+    second = pipe.save(folder)
+    assert pipe.state.step == step
+    return first, second, pipe.state_dict()
+
+
+def again(collective, pipe):
+    """Another pipeline in the same state."""
+    model, other = make(collective)
+    other.load_state_dict(pipe.state_dict())
+    return other, model
+
+
+KINDS = [
+    "nothing happened",
+    "a skipped step",
+    "two places of a window",
+    "a window abandoned",
+    "a run started again",
+]
+
+
+def load(collective, folder):
+    _, pipe = make(collective)
+    before = pipe.state_dict()
+    try:
+        consumed = pipe.load(folder)
+    except tg.TightGradError:
+        after = pipe.state_dict()
+        assert (after["step"], after["slots"]) == (before["step"], before["slots"])
+        raise
+    state = pipe.state_dict()
+    window = pipe.state.open_window
+    return consumed, state["step"], state["slots"].get("residual", {}), None if window is None else window.position
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_save_leaves_the_files_of_the_one_before_alone(tmp_path, kind):
+    kept = {}
+
+    def body(collective):
+        first, second, state = save_twice(collective, kind, tmp_path)
+        kept[collective.rank] = contents(first)
+        return first, second, state
+
+    (first, second, state), other = on_ranks(2, body)
+    assert (first, second) == other[:2]
+    assert first != second
+    assert kept[0] == kept[1] == contents(first)
+    assert (tmp_path / "latest").read_text() == f"{second.name} 2"
+    loaded = on_ranks(2, lambda collective: load(collective, tmp_path))
+    for (_, step, residual, _), saved in zip(loaded, (state, other[2]), strict=True):
+        assert step == saved["step"]
+        assert all(torch.equal(residual[name], value) for name, value in saved["slots"]["residual"].items())
+
+
+@pytest.mark.parametrize("loading_ranks", [1, 2, 3])
+@pytest.mark.parametrize("exchanged", [0, 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_two_saves_are_not_loaded_together(tmp_path, kind, exchanged, loading_ranks):
+    """As an earlier version left them when it was killed between two ranks' files."""
+    (first, second, _), _ = on_ranks(2, lambda collective: save_twice(collective, kind, tmp_path))
+    name = f"rank-0000{exchanged}-of-00002.safetensors"
+    shutil.copy(first / name, second / name)
+    for error in on_ranks(loading_ranks, lambda collective: load(collective, tmp_path)):
+        assert isinstance(error, tg.CheckpointError), error
+        same_step = first.name.split("-")[1] == second.name.split("-")[1]
+        assert ("of different saves" if same_step else "mixed up") in str(error) or "cannot load" in str(error)
+
+
+# Versions before this one
+FROZEN = Path(__file__).parent / "frozen/checkpoint_v1"  # written by 0.1 at commit 9ea0141, on two ranks
+FROZEN_PLAN = tg.Plan(tg.Accumulate(2), tg.Compress(tg.codecs.TopK(0.3), feedback=tg.ErrorFeedback()))
+
+
+def go_on(collective, folder, stop):
+    """Straight through, or with the state at `stop` taken from files."""
+
+    def made():
+        model = linear()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return model, tg.attach(model, optimizer, FROZEN_PLAN, collective=collective)
+
+    loader = batches(6, collective.rank)
+    model, pipe = made()
+    straight = windows(pipe, model, loader)
+    for place in straight:
+        if pipe.state.step == 2 and place == "step":
+            middle = {name: value.clone() for name, value in model.state_dict().items()}
+    model_2, pipe_2 = made()
+    consumed = pipe_2.load(folder)
+    assert consumed == 4
+    assert (pipe_2.state.open_window is not None) == bool(stop % 2)
+    model_2.load_state_dict(middle)
+    assert list(windows(pipe_2, model_2, loader[consumed:]))[-1] == "step"
+    equal = [torch.equal(a, b) for a, b in zip(model.parameters(), model_2.parameters(), strict=True)]
+    residuals = pipe.state.slots["residual"], pipe_2.state.slots["residual"]
+    return all(equal) and all(torch.equal(residuals[1][name], value) for name, value in residuals[0].items())
+
+
+@pytest.mark.parametrize(("name", "stop"), [("between_windows", 4), ("in_a_window", 5)])
+def test_checkpoints_of_the_version_before_are_taken_up(name, stop):
+    assert on_ranks(2, lambda collective: go_on(collective, FROZEN / name, stop)) == [True, True]
+
+
+def test_a_checkpoint_of_the_version_before_is_taken_up_by_other_ranks():
+    loaded = on_ranks(3, lambda collective: load(collective, FROZEN / "between_windows"))
+    assert [step for _, step, _, _ in loaded] == [2, 2, 2]
+
+
+def test_the_mixtures_that_the_version_before_could_leave_are_refused(tmp_path):
+    """Its files carry no id, but whether a window is open is the same on every rank."""
+    shutil.copytree(FROZEN / "between_windows", tmp_path, dirs_exist_ok=True)
+    name = "step-00000002/rank-00001-of-00002.safetensors"
+    shutil.copy(FROZEN / "in_a_window" / name, tmp_path / name)
+    for error in on_ranks(2, lambda collective: load(collective, tmp_path)):
+        assert isinstance(error, tg.CheckpointError)
+        assert "no id, step 2, 0 skipped, in a window" in str(error)
+
+
+def test_a_save_beside_one_of_the_version_before_leaves_it_alone(tmp_path):
+    shutil.copytree(FROZEN / "between_windows", tmp_path, dirs_exist_ok=True)
+    before = contents(tmp_path / "step-00000002")
+
+    def body(collective):
+        _, pipe = make(collective)
+        pipe.load(tmp_path)
+        return pipe.save(tmp_path)
+
+    assert on_ranks(2, body) == [tmp_path / "step-00000002-2"] * 2
+    assert contents(tmp_path / "step-00000002") == before
+
+
+# What goes wrong while saving
+def failing(monkeypatch, name, fails, error):
+    """Let a function of `checkpoint` raise where `fails` of its arguments."""
+    real = getattr(checkpoint, name)
+
+    def call(*args):
+        if fails(*args):
+            raise error
+        return real(*args)
+
+    monkeypatch.setattr(checkpoint, name, call)
+
+
+FAULTS = {
+    "a file": ("write_file", lambda path, _: "rank-00001" in path.name, OSError("full")),
+    "latest": ("write_file", lambda path, _: path.name == "latest", OSError("full")),
+    "the folder": ("make_folder", lambda *_: True, PermissionError("read-only")),
+    "memory": ("serialized", lambda state, rank, *_: rank == 1, MemoryError()),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_one_rank_cannot_write_leaves_nothing_behind(tmp_path, monkeypatch, fault):
+    name, fails, error = FAULTS[fault]
+
+    def body(collective):
+        model, pipe = make(collective)
+        pipe.save(tmp_path)
+        advance(pipe, model, batches(2, collective.rank), ["step"])
+        with monkeypatch.context() as patch:
+            if collective.rank == 0:
+                failing(patch, name, fails, error)
+            collective.all_gather(torch.zeros(1))
+            with pytest.raises(tg.CheckpointError, match="the checkpoint before stays in force"):
+                pipe.save(tmp_path)
+            collective.all_gather(torch.zeros(1))
+        return sorted(os.listdir(tmp_path))
+
+    assert on_ranks(2, body) == [["latest", "step-00000000"]] * 2
+    assert [step for _, step, _, _ in on_ranks(2, lambda collective: load(collective, tmp_path))] == [0, 0]
+
+
+def test_one_rank_has_no_state(tmp_path):
+    def body(collective):
+        _, pipe = make(collective)
+        if collective.rank == 1:
+            pipe.state_dict = lambda: 1 / 0
+        pipe.save(tmp_path)
+
+    first, second = on_ranks(2, body)
+    assert isinstance(first, tg.CheckpointError)
+    assert "rank 1 could not write" in str(first)
+    assert isinstance(second, ZeroDivisionError)
+    assert not list(tmp_path.iterdir())
+
+
+def test_ranks_at_different_steps_have_no_checkpoint(tmp_path):
+    def body(collective):
+        _, pipe = make(collective)
+        pipe.state.step = collective.rank
+        pipe.save(tmp_path)
+
+    for error in on_ranks(2, body):
+        assert isinstance(error, tg.CheckpointError)
+        assert "the ranks are at different steps (0, 1)" in str(error)
+
+
+def test_folders_that_the_ranks_do_not_share_are_found_when_saving(tmp_path):
+    """What was saved could not have been loaded: `latest` is where rank 0 wrote it."""
+
+    def body(collective):
+        _, pipe = make(collective)
+        own = tmp_path / f"disk of rank {collective.rank}"
+        if collective.rank < 2:
+            own.mkdir()
+        pipe.save(own)
+
+    for rank, error in enumerate(on_ranks(3, body)):
+        assert isinstance(error, tg.CheckpointError)
+        assert "rank 1, 2 could not write" in str(error)
+        assert ("on a disk that all ranks share" in str(error)) == (rank > 0)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_all_ranks_load_what_rank_0_reads(tmp_path):
+    """On a network disk, a rank may see the `latest` of a while ago."""
+    on_ranks(2, lambda collective: save_twice(collective, "a run started again", tmp_path / "new"))
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    (tmp_path / "old/latest").write_text("step-00000001 2")
+    names = ("new", "old")
+    loaded = on_ranks(2, lambda collective: load(collective, tmp_path / names[collective.rank]))
+    expected = on_ranks(2, lambda collective: load(collective, tmp_path / "new"))
+    assert all(
+        torch.equal(one[2][name], value)
+        for one, other in zip(loaded, expected, strict=True)
+        for name, value in other[2].items()
+    )
+
+
+def test_a_folder_that_the_listing_does_not_show_yet_is_not_taken(tmp_path, monkeypatch):
+    made = [save_folder.make_folder(tmp_path, 7) for _ in range(3)]
+    monkeypatch.setattr(save_folder.os, "listdir", lambda folder: [])
+    made.append(save_folder.make_folder(tmp_path, 7))
+    assert made == [1, 2, 3, 4]
+    assert (tmp_path / "step-00000007-4").is_dir()
+
+
+def test_two_runs_save_to_one_folder(tmp_path):
+    """At the same steps and at the same time, while others load."""
+    saves = 10
+
+    def run(collective):
+        number, inner = collective.rank // 2, collective.split([(0, 1), (2, 3), (4, 5)])
+        _, pipe = make(inner)
+        found = []
+        for turn in range(saves):
+            if number == 2:
+                found.append(load_marker(inner, pipe, tmp_path))
+            else:
+                pipe.state.slots = {"residual": {"bias": torch.full((2,), 100.0 * number + turn)}}
+                pipe.save(tmp_path)
+        return found
+
+    on_ranks(2, lambda collective: make(collective)[1].save(tmp_path))
+    ranks = on_ranks(6, run)
+    assert ranks[4] == ranks[5]
+    assert len(ranks[4]) == saves
+    folders = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert len(folders) == 1 + 2 * saves
+
+
+def load_marker(collective, pipe, folder):
+    pipe.load(folder)
+    residual = pipe.state.slots.get("residual", {})
+    return residual["bias"].tolist() if residual else []
+
+
+def test_parts_of_two_saves_in_one_dcp_checkpoint_are_refused(tmp_path):
+    def body(collective):
+        _, pipe = make(collective)
+        return [tg.dcp.state_dict(pipe) for _ in range(2)]
+
+    (first, second), (other_first, other_second) = on_ranks(2, body)
+
+    def loaded(parts, name):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that one process does all, and threads share these filters
+            torch_dcp.save(parts, checkpoint_id=tmp_path / name, no_dist=True)
+            return on_ranks(2, lambda collective: tg.dcp.load(make(collective)[1], tmp_path / name))
+
+    assert loaded({**first, **other_first}, "whole") == [0, 0]
+    assert loaded({**second, **other_second}, "whole too") == [0, 0]
+    for error in loaded({**first, **other_second}, "mixed"):
+        assert isinstance(error, tg.CheckpointError)
+        assert "of different saves" in str(error)
+
+
+def test_local_updates_save_twice_in_a_round(tmp_path):
+    def body(collective):
+        model = linear()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        outer = tg.attach_local(model, tg.DiLoCo(every=5), collective=collective)
+        paths = []
+        for batch in batches(2, collective.rank):
+            loss_of(model, batch).backward()
+            optimizer.step()
+            outer.step()
+            paths.append(outer.save(tmp_path))
+        shutil.copy(paths[0] / f"rank-0000{collective.rank}-of-00002.safetensors", tmp_path / f"{collective.rank}")
+        return paths, outer.load(tmp_path)
+
+    (paths, consumed), _ = on_ranks(2, body)
+    assert [path.name for path in paths] == ["step-00000000", "step-00000000-2"]
+    assert consumed == 2
+    shutil.copy(tmp_path / "1", paths[1] / "rank-00001-of-00002.safetensors")
+
+    def load_outer(collective):
+        return tg.attach_local(linear(), tg.DiLoCo(every=5), collective=collective).load(tmp_path)
+
+    for error in on_ranks(2, load_outer):
+        assert isinstance(error, tg.CheckpointError)
+        assert "of different saves" in str(error)
