@@ -1,7 +1,9 @@
 """Checks of settings. Each says the name, the value, the bound and the fix."""
 
+import operator
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 
 from tightgrad.core.errors import ConfigError
 
@@ -16,7 +18,7 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
 def check_integer(name: str, value: object, *, low: int, high: int | None = None) -> None:
     """Raise `ConfigError` unless `value` is an integer in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name}={value!r} must be an integer.")
+        raise ConfigError(f"{name}={value!r} must be an integer{_as_integer(name, value, low)}.")
     if value < low or (high is not None and value > high):
         bound = f"at least {low}" if high is None else f"in [{low}, {high}]"
         raise ConfigError(f"{name}={value} must be {bound}.")
@@ -27,7 +29,7 @@ def check_number(
 ) -> None:
     """Raise `ConfigError` unless `value` is a number with above < value, low <= value, value <= high."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise ConfigError(f"{name}={value!r} must be a number.")
+        raise ConfigError(f"{name}={value!r} must be a number{_as_number(name, value)}.")
     if isinstance(value, int) and abs(value) > sys.float_info.max:
         raise ConfigError(f"{name} is an integer beyond the range of floating point; write inf.")
     bounds = []
@@ -43,3 +45,25 @@ def check_number(
         or (high is not None and value > high)
     ):
         raise ConfigError(f"{name}={value:g} must be {' and '.join(bounds)}.")
+
+
+def _as_integer(name: str, value: object, low: int) -> str:
+    """What to write instead: the integer that was probably meant, or the smallest one."""
+    if value is not None and not isinstance(value, bool):
+        with suppress(TypeError, ValueError, OverflowError, RuntimeError):
+            if not isinstance(value, str | float):
+                return f"; write {name}=int(...), here {operator.index(value)}"  # type: ignore[arg-type]
+            if float(value).is_integer():
+                return f"; write {name}={int(float(value))}"
+    return f", such as {name}={low}"
+
+
+def _as_number(name: str, value: object) -> str:
+    """What to write instead, where a number was probably meant."""
+    if isinstance(value, bool | float) or value is None:
+        return ""
+    with suppress(TypeError, ValueError, OverflowError, RuntimeError):
+        number = float(value)  # type: ignore[arg-type]
+        how = f"{number!r}" if isinstance(value, str) else f"float(...), here {number!r}"
+        return f"; write {name}={how}" if number == number else ""
+    return ""

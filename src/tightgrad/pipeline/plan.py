@@ -8,9 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from tightgrad.accumulate import Accumulate
+from tightgrad.clip import GlobalNorm
 from tightgrad.core.check import check_choice, check_number
 from tightgrad.core.config import from_config, method_from_config, to_config
 from tightgrad.core.errors import ConfigError, IncompatiblePlanError
+from tightgrad.core.kinds import Setting, check_kind
 from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
 from tightgrad.core.types import Slot
 from tightgrad.pipeline.guard import Guard
@@ -54,9 +56,8 @@ class Compress:
 
     def __post_init__(self) -> None:
         check_choice("overlap", self.overlap, OVERLAPS)
-        _check_kind("codec", self.codec, Codec)
-        _check_kind("reducer", self.reducer, Reducer)
-        _check_kind("feedback", self.feedback, Feedback)
+        for name in _COMPRESS_SETTINGS:
+            check_kind(name, getattr(self, name), "Compress", _COMPRESS_SETTINGS, method)
         if self.reducer is None:
             if self.codec is not None and not self.codec.reducer:
                 raise ConfigError(f"the card of {self.codec.card.id} names no reducer; pass reducer=... as well.")
@@ -109,12 +110,8 @@ class Plan:
     noise_scale: NoiseScale | None = None
 
     def __post_init__(self) -> None:
-        _check_kind("accumulate", self.accumulate, Accumulate)
-        _check_kind("compress", self.compress, Compress)
-        _check_kind("clip", self.clip, Clipper)
-        _check_kind("loss_scale", self.loss_scale, LossScale)
-        _check_kind("guard", self.guard, Guard)
-        _check_kind("noise_scale", self.noise_scale, NoiseScale)
+        for name in _PLAN_SETTINGS:
+            check_kind(name, getattr(self, name), "Plan", _PLAN_SETTINGS, method)
         if self.compress is not None and self.accumulate is not None and self.accumulate.sync == "every":
             raise IncompatiblePlanError(
                 'compress runs once a window, after its last backward, so sync="every" cannot be had with it; leave '
@@ -238,7 +235,20 @@ def _part(cls: type, config: Any, where: str) -> Any:
     return from_config(cls, config, method, where)
 
 
-def _check_kind(name: str, value: Any, kind: type) -> None:
-    if value is not None and not isinstance(value, kind):
-        hint = f"; write {value.__name__}(...)" if isinstance(value, type) else ""
-        raise ConfigError(f"{name}={value!r} must be a {kind.__name__} or None{hint}.")
+_COMPRESS_SETTINGS = {
+    "codec": Setting(Codec, None, "codec=tg.codecs.TopK(density=0.01)"),
+    "reducer": Setting(Reducer, None, "codec=tg.codecs.TopK(density=0.01), reducer=tg.reducers.Gather()"),
+    "feedback": Setting(Feedback, None, "codec=tg.codecs.TopK(density=0.01), feedback=tg.ErrorFeedback()"),
+}
+_PLAN_SETTINGS = {
+    "accumulate": Setting(Accumulate, Accumulate, "accumulate=tg.Accumulate(micro_batches=4)"),
+    "compress": Setting(
+        Compress,
+        Compress,
+        "compress=tg.Compress(codec=tg.codecs.TopK(density=0.01), feedback=tg.ErrorFeedback())",
+    ),
+    "clip": Setting(Clipper, GlobalNorm, "clip=tg.clip.GlobalNorm(max_norm=1.0)"),
+    "loss_scale": Setting(LossScale, LossScale, "loss_scale=tg.LossScale()"),
+    "guard": Setting(Guard, Guard, "guard=tg.Guard()"),
+    "noise_scale": Setting(NoiseScale, NoiseScale, "noise_scale=tg.scaling.NoiseScale()"),
+}
