@@ -24,6 +24,7 @@ from tightgrad.core.errors import (
     UnsupportedError,
     UsageError,
 )
+from tightgrad.core.notices import TightGradWarning
 from tightgrad.feedback import ErrorFeedback
 from tightgrad.pipeline import dcp
 from tightgrad.pipeline.attach import attach
@@ -62,6 +63,7 @@ __all__ = [
     "StateMismatchError",
     "StepRecord",
     "TightGradError",
+    "TightGradWarning",
     "UnsupportedError",
     "UsageError",
     "Warmup",

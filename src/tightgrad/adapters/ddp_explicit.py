@@ -3,7 +3,7 @@
 Nothing overlaps and the whole path runs in order: the reference for the overlapped hook.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from contextlib import AbstractContextManager
 
 from torch import Tensor
@@ -19,17 +19,25 @@ from tightgrad.core.types import Grads
 
 
 class DDPExplicitAdapter:
-    """A DDP module, used for its replicas and its process group."""
+    """A DDP module, used for its replicas and its process group.
+
+    Args:
+        model: the wrapper.
+        collective: the data-parallel ranks; None takes the wrapper's.
+        only: identities of the parameters that are trained; None trains all that require gradients.
+    """
 
     reduces = False
     every_rank_runs = False
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
     divisor = 1
 
-    def __init__(self, model: DistributedDataParallel, collective: Collective | None = None) -> None:
+    def __init__(
+        self, model: DistributedDataParallel, collective: Collective | None = None, only: Set[int] | None = None
+    ) -> None:
         self.model = model
         self.collective: Collective = collective or TorchCollective(model.process_group)
-        self.parameters = trainable_parameters(model.module)
+        self.parameters = trainable_parameters(model.module, only)
         self._talks_in_forward = has_synced_layers(model) or sends_buffers(model)
 
     @property

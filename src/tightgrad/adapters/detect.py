@@ -1,5 +1,6 @@
 """From a model to its adapter. A wrapper that is not known is refused, never guessed at."""
 
+from collections.abc import Set
 from typing import Literal
 
 import torch
@@ -30,6 +31,7 @@ def make_adapter(
     reducing: Reducing = "pipeline",
     sync: str = "auto",
     several_backwards: bool = True,
+    only: Set[int] | None = None,
 ) -> Adapter:
     """Choose the adapter for `model`.
 
@@ -42,6 +44,8 @@ def make_adapter(
             A plain module's gradients are always summed by the pipeline.
         sync: with "wrapper", when it sums: "last", "every" or "auto".
         several_backwards: whether a window may have more than one micro-batch.
+        only: identities of the parameters that the optimizer holds; None holds all. Where the pipeline sums over ranks
+            after backward, the others are left out; where a wrapper does, it sums them too.
 
     Raises:
         UnsupportedError: the wrapper, or what is asked of it, is not supported.
@@ -49,7 +53,7 @@ def make_adapter(
     inner = unwrap_compiled(model)
     _check_no_optimizer_in_backward(inner)
     if isinstance(inner, DistributedDataParallel):
-        return _ddp(inner, collective, reducing, sync, several_backwards)
+        return _ddp(inner, collective, reducing, sync, several_backwards, only)
     if isinstance(inner, FSDPModule):
         return _fsdp2(inner, collective, reducing, sync)
     if isinstance(inner, DataParallel) or type(inner).__module__.startswith("torch.distributed.fsdp"):
@@ -70,11 +74,16 @@ def make_adapter(
             'overlap="backward" needs DistributedDataParallel, which says when gradients are ready; the model is a '
             'plain module. Wrap it, or take Compress(overlap="none").'
         )
-    return SingleAdapter(inner, collective or SingleCollective())
+    return SingleAdapter(inner, collective or SingleCollective(), only)
 
 
 def _ddp(
-    model: DistributedDataParallel, collective: Collective | None, reducing: Reducing, sync: str, several: bool
+    model: DistributedDataParallel,
+    collective: Collective | None,
+    reducing: Reducing,
+    sync: str,
+    several: bool,
+    only: Set[int] | None,
 ) -> Adapter:
     if reducing == "backward":
         reason = refuses_hook(model, several)
@@ -91,7 +100,7 @@ def _ddp(
             'issue 187732); build it without static_graph, or accumulate with sync="every".'
         )
     if explicit:
-        return DDPExplicitAdapter(model, collective)
+        return DDPExplicitAdapter(model, collective, only)
     hook = held_hook(model)
     if hook is not None:
         hook.serve_nobody()

@@ -1,6 +1,6 @@
 """A plain module: gradients lie where autograd puts them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
@@ -13,16 +13,22 @@ from tightgrad.core.types import Grads
 
 
 class SingleAdapter:
-    """A module without a wrapper; with a collective of several ranks, each trains a replica of its own."""
+    """A module without a wrapper; with a collective of several ranks, each trains a replica of its own.
+
+    Args:
+        module: that is trained.
+        collective: the data-parallel ranks.
+        only: identities of the parameters that are trained; None trains all that require gradients.
+    """
 
     reduces = False
     every_rank_runs = False
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
     divisor = 1
 
-    def __init__(self, module: nn.Module, collective: Collective) -> None:
+    def __init__(self, module: nn.Module, collective: Collective, only: Set[int] | None = None) -> None:
         self.collective = collective
-        self.parameters = trainable_parameters(module)
+        self.parameters = trainable_parameters(module, only)
         self.waits_in_forward = has_synced_layers(module)
 
     def connect(self) -> None:

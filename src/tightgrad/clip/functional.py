@@ -6,7 +6,6 @@ measures, and every rank gets the same plain norm.
 """
 
 import types
-import warnings
 from collections.abc import Iterable
 
 import torch
@@ -22,6 +21,7 @@ from tightgrad.clip.placed import (
     scale_plain_,
 )
 from tightgrad.core.check import check_choice, check_number
+from tightgrad.core.notices import warn
 
 Tensors = Tensor | Iterable[Tensor]
 
@@ -126,5 +126,5 @@ def _listed(parameters: Tensors) -> list[Tensor]:
         return [parameters]
     listed = list(parameters)
     if not listed and isinstance(parameters, types.GeneratorType):
-        warnings.warn("`parameters` is an exhausted generator: nothing is clipped.", stacklevel=3)
+        warn("`parameters` is an exhausted generator: nothing is clipped. Pass list(parameters).", stacklevel=3)
     return listed

@@ -4,6 +4,7 @@ What to write is found by trying, not by a list of mistakes: is the value right 
 constructor, is it the name of a method, or can a setting be made from it?
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -48,11 +49,11 @@ def check_kind(name: str, value: object, owner: str, settings: Mapping[str, Sett
     if isinstance(value, type) and issubclass(value, kind):
         hint = f"{value.__name__}(...), as in {owner}({name}={spelling(value)}(...))"
     else:
-        hint = _instead(name, value, owner, settings, find)
+        hint = instead(name, value, owner, settings, find)
     raise ConfigError(f"{name}={value!r} must be {article} {kind.__name__} or None; write {hint}.")
 
 
-def _instead(name: str, value: object, owner: str, settings: Mapping[str, Setting], find: FindMethod) -> str:
+def instead(name: str, value: object, owner: str, settings: Mapping[str, Setting], find: FindMethod) -> str:
     """The call that was probably meant."""
     named = _named(value, find)
     for place in (name, *(other for other in settings if other != name)):
@@ -85,7 +86,7 @@ def _wrapped(value: object, named: type | None, setting: Setting) -> str | None:
         return None
     first = next(field.name for field in fields(setting.usual) if field.init)
     if named is not None:
-        takes = setting.usual.__init__.__annotations__.get(first)
+        takes = inspect.signature(setting.usual).parameters[first].annotation
         is_taken = any(isinstance(part, type) and issubclass(named, part) for part in _parts(takes))
         return f"{spelling(setting.usual)}({first}={spelling(named)}(...))" if is_taken else None
     try:

@@ -12,9 +12,19 @@ from tightgrad.adapters import make_adapter
 from tightgrad.adapters.ddp_ignored import check_reduces_all
 from tightgrad.adapters.detect import Reducing
 from tightgrad.adapters.forward import has_synced_layers
+from tightgrad.adapters.names import trainable_parameters, unwrap
 from tightgrad.core.check import check_integer
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Adapter, Collective
+from tightgrad.pipeline.collaborators import (
+    check_model,
+    check_optimizer,
+    check_plan,
+    check_scaler_is_fresh,
+    check_scheduler,
+    check_weight,
+    checked_records,
+)
 from tightgrad.pipeline.complex_parameters import check_no_complex
 from tightgrad.pipeline.drift import has_replicas
 from tightgrad.pipeline.guard import Guard
@@ -22,6 +32,8 @@ from tightgrad.pipeline.handshake import check_ranks_agree
 from tightgrad.pipeline.loss_scaling import loss_scaling
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.plan import Plan
+from tightgrad.pipeline.premises import BatchNormNotice, check_holds_some, held_by, warn_of_unheld
+from tightgrad.pipeline.strangers import check_no_strangers
 from tightgrad.records import RecordWriter, Terminal
 from tightgrad.reducers import Dense
 from tightgrad.version import __version__
@@ -46,14 +58,17 @@ def attach(
         model: a plain module, or one in DistributedDataParallel or `fully_shard`. Without `compress` in the plan these
             sum over ranks by themselves, overlapped with backward; with it the pipeline does, after the last backward
             or, with `overlap="backward"`, during it.
-        optimizer: any torch optimizer over the model's parameters.
-        plan: what to run; the empty plan is bitwise plain PyTorch.
+        optimizer: one torch optimizer over the model's parameters, whose step() needs no closure. A trainable parameter
+            that it does not hold is never stepped, and rank 0 warns of it.
+        plan: what to run; the empty plan is bitwise plain PyTorch. For a plain module and a `collective` of several
+            ranks it gets a `Guard`, since there the pipeline has to sum gradients over ranks.
         weight: what a batch counts: the number that its loss is averaged over, such as its number of tokens;
             called when the batch is fetched. None counts samples if the plan accumulates;
             if it does not, every rank's loss counts the same, as under plain DDP.
         seed: of all random numbers that methods draw.
         collective: the data-parallel ranks; None takes DDP's process group, or one process for a plain module.
-        scheduler: steps after each applied step, and only then; None leaves schedules to the caller.
+        scheduler: of this optimizer; steps after each applied step, and only then; None leaves schedules to the caller,
+            who also steps one that needs a metric, such as ReduceLROnPlateau.
         records: writers of the steps' records, such as `tg.records.Jsonl(folder)`; `tightgrad doctor` reads them.
         progress: whether rank 0 shows the last step in a line on stderr.
         scaler: torch's dynamic loss scale. Give `backward` the loss as it is, and call none of the scaler's own
@@ -61,9 +76,16 @@ def attach(
             the clip, skips and updates. An empty plan then has a `Guard`.
 
     Raises:
-        UnsupportedError: the model's wrapper is not supported, or cannot do what the plan asks.
+        ConfigError: an argument is not what is asked for; the message says what to write.
+        UsageError: the optimizer holds none of the model's parameters, or others.
+        UnsupportedError: the model's wrapper is not supported, or cannot do what the plan asks; several optimizers, one
+            that needs a closure, or a scheduler whose step() needs an argument.
         IncompatiblePlanError: the plan does not go with the scaler.
         RankMismatchError: the ranks came with different plans, models, seeds or versions.
+
+    Warns:
+        TightGradWarning: on rank 0, of BatchNorm layers in training mode where a window may have several micro-batches,
+            and of trainable parameters that the optimizer does not hold.
 
     Example:
         >>> import torch, tightgrad as tg
@@ -79,6 +101,13 @@ def attach(
         (8.0, 2)
     """
     check_integer("seed", seed, low=0)
+    check_model(model)
+    check_optimizer(optimizer)
+    check_plan(plan)
+    check_weight(weight)
+    check_scheduler(scheduler, optimizer)
+    check_scaler_is_fresh(scaler)
+    records = checked_records(records)
     scaling = loss_scaling(plan, scaler)
     if plan.is_empty and scaling is not None:
         plan = replace(plan, guard=Guard())
@@ -91,7 +120,10 @@ def attach(
         reducing=_reducing(plan, accumulate),
         sync=accumulate.sync,
         several_backwards=accumulate.several_backwards,
+        only=held_by(optimizer),
     )
+    if plan.is_empty and not adapter.reduces and adapter.collective.world_size > 1:
+        plan = replace(plan, guard=Guard())  # an empty plan sums nothing, and here nobody else does
     if plan.guard is not None and plan.guard.compare_every and not _can_drift(adapter):
         raise UnsupportedError(
             "compare_every looks for ranks that differ where they should be the same, but here every rank holds "
@@ -106,10 +138,30 @@ def attach(
     scale = "none" if scaling is None else repr(scaling.current({}))
     check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__, loss_scale=scale)
     check_no_complex(plan.compress, adapter.parameters)
+    trainable = trainable_parameters(unwrap(model))
+    check_holds_some(optimizer, trainable)
+    check_no_strangers(optimizer, trainable)
+    speaks = adapter.collective.rank == 0
+    if speaks:
+        warn_of_unheld(optimizer, trainable, adapter.parameters, stacklevel=2)
+    batch_norm = BatchNormNotice(model, several=accumulate.several_backwards, speaks=speaks)
+    batch_norm.look(stacklevel=2)
     adapter.connect()
-    writers = [*records, Terminal()] if progress else records
+
+    def before_window() -> None:
+        check_no_strangers(optimizer, adapter.parameters)
+        batch_norm.look(stacklevel=3)
+
     return GradientPipeline(
-        adapter, optimizer, plan, weight=weight, seed=seed, scheduler=scheduler, records=writers, scaling=scaling
+        adapter,
+        optimizer,
+        plan,
+        weight=weight,
+        seed=seed,
+        scheduler=scheduler,
+        records=[*records, Terminal()] if progress else records,
+        scaling=scaling,
+        before_window=before_window,
     )
 
 

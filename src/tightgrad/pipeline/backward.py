@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tightgrad.adapters.grads import adding_zero
 from tightgrad.core.protocols import Adapter
+from tightgrad.pipeline.losses import check_has_gradient
 from tightgrad.pipeline.noise_meter import NoiseMeter
 
 
@@ -17,9 +18,13 @@ def run_backward(loss: Tensor | None, weights: Mapping[str, float], adapter: Ada
         weights: of the micro-batch, for each loss; where all are 0, exactly 0 is added.
         adapter: knows the leaves.
         noise: sees the gradient, if it counts.
+
+    Raises:
+        UsageError: the loss depends on nothing that requires a gradient.
     """
     if loss is None:
         return
+    check_has_gradient(loss)
     if not any(weights.values()):
         with adding_zero(adapter.leaves()):
             loss.backward()

@@ -1,6 +1,7 @@
 """What `backward` is given."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -11,12 +12,66 @@ def checked_losses(loss: Tensor | Mapping[str, Tensor], names: tuple[str, ...]) 
     """One scalar for each of the plan's losses; a single tensor is the first.
 
     Raises:
-        UsageError: one is missing, unknown, or not a scalar.
+        UsageError: one is missing, unknown, not a tensor, or not a scalar.
     """
-    losses = {names[0]: loss} if isinstance(loss, Tensor) else loss
+    given: Any = loss
+    if not isinstance(given, Tensor | Mapping):
+        raise UsageError(f"backward() takes the loss, a scalar tensor, and got {_kind(given)}. {_hint(given)}")
+    losses: Mapping[str, Any] = {names[0]: given} if isinstance(given, Tensor) else given
     if losses.keys() != set(names):
-        raise UsageError(f"backward() got the losses {sorted(losses)}, but the plan's losses are {sorted(names)}.")
+        hint = f" {_hint(given)}" if len(names) == 1 else f" Write pipe.backward({_example(names)})."
+        raise UsageError(
+            f"backward() got the losses {sorted(map(str, losses))}, but the plan's losses are {sorted(names)}.{hint}"
+        )
     for name, value in losses.items():
+        if not isinstance(value, Tensor):
+            raise UsageError(f"{name} is {_kind(value)}, not a tensor. {_hint(value)}")
         if value.numel() != 1:
-            raise UsageError(f"{name} has the shape {tuple(value.shape)}; reduce it to a scalar before backward().")
+            raise UsageError(
+                f"{name} has the shape {tuple(value.shape)}; reduce it to a scalar before backward(), with .mean() or "
+                "with .sum() as the plan's loss_reduction says."
+            )
+        if value.is_complex():
+            raise UsageError(f"{name} is complex; backward() needs a real loss, such as {name}.abs().")
     return losses
+
+
+def check_has_gradient(loss: Tensor) -> None:
+    """Raise `UsageError` if the loss depends on nothing that requires a gradient."""
+    if loss.requires_grad:
+        return
+    raise UsageError(
+        "the loss does not depend on any trainable parameter (it has no grad_fn). Was it detached, made with "
+        "torch.tensor(...) or .item(), computed under torch.no_grad(), or is everything that it needs frozen? Give "
+        "backward() the loss as the forward computed it."
+    )
+
+
+def _kind(value: object) -> str:
+    if value is None or isinstance(value, str):
+        return repr(value)
+    size = f" of {len(value)}" if isinstance(value, tuple | list) else ""
+    return f"{_article(type(value).__name__)} {type(value).__name__}{size}"
+
+
+def _hint(value: Any) -> str:
+    """What to write instead."""
+    if value is None:
+        return "A forward of transformers gives a loss only if it is given labels; a function needs a return."
+    if isinstance(value, Mapping):
+        name = next((key for key in value if "loss" in str(key)), None)
+        return f"Write pipe.backward(output[{name!r}])." if name is not None else "Write pipe.backward(loss)."
+    if isinstance(getattr(value, "loss", None), Tensor):
+        return "Write pipe.backward(output.loss)."
+    if isinstance(value, tuple | list):
+        place = next((i for i, v in enumerate(value) if isinstance(v, Tensor) and v.numel() == 1), 0)
+        return f"Write pipe.backward(output[{place}]), with the element that is the loss; add several before."
+    return "Write pipe.backward(loss) with the tensor that the forward computed, without .item() or float()."
+
+
+def _example(names: tuple[str, ...]) -> str:
+    return "{" + ", ".join(f'"{name}": ...' for name in names) + "}"
+
+
+def _article(word: str) -> str:
+    return "an" if word[0].lower() in "aeiou" else "a"

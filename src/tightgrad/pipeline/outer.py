@@ -18,11 +18,13 @@ from tightgrad.core.types import Slot
 from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.checkpoint import load_on_every_rank, save_state
+from tightgrad.pipeline.collaborators import check_model
 from tightgrad.pipeline.complex_parameters import check_no_complex
 from tightgrad.pipeline.guard import Guard
 from tightgrad.pipeline.handshake import check_ranks_agree
 from tightgrad.pipeline.local_updates import LocalUpdates
 from tightgrad.pipeline.path import GradientPath, Update
+from tightgrad.pipeline.plan import Plan
 from tightgrad.pipeline.record import StepRecord
 from tightgrad.pipeline.reduction import state_norm
 from tightgrad.pipeline.state import PipelineState
@@ -233,9 +235,11 @@ def attach_local(
         [False, True, False, True]
     """
     check_integer("seed", seed, low=0)
+    check_model(model)
     given: object = updates
     if not isinstance(given, LocalUpdates):
-        raise ConfigError(f"updates={given!r} must be LocalSGD(...) or DiLoCo(...).")
+        hint = "; write tg.DiLoCo(plan=plan)" if isinstance(given, Plan) else ""
+        raise ConfigError(f"updates={given!r} must be LocalSGD(...) or DiLoCo(...){hint}.")
     adapter = ReplicaAdapter(model, collective)
     check_ranks_agree(updates, adapter.parameters, seed, adapter.collective, __version__)
     check_no_complex(updates.plan.compress, adapter.parameters)

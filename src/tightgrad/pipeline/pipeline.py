@@ -24,6 +24,7 @@ from tightgrad.core.types import Clipped, State
 from tightgrad.pipeline.backward import run_backward
 from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.checkpoint import check_same_ranks, load_on_every_rank, save_state
+from tightgrad.pipeline.collaborators import without_closure
 from tightgrad.pipeline.loss_meter import LossMeter
 from tightgrad.pipeline.loss_scaling import LossScaling
 from tightgrad.pipeline.losses import checked_losses
@@ -36,7 +37,6 @@ from tightgrad.pipeline.record import StepRecord
 from tightgrad.pipeline.recorder import Recorder
 from tightgrad.pipeline.reduction import merge
 from tightgrad.pipeline.state import PipelineState
-from tightgrad.pipeline.strangers import check_no_strangers
 from tightgrad.records import RecordWriter
 
 Batch = TypeVar("Batch")
@@ -59,11 +59,13 @@ class GradientPipeline:
         scheduler: LRScheduler | None = None,
         records: Sequence[RecordWriter] = (),
         scaling: LossScaling | None = None,
+        before_window: Callable[[], None] = lambda: None,
     ) -> None:
         self.adapter = adapter
         self.optimizer = optimizer
         self.plan = plan
-        self._scheduler = scheduler
+        self._step_scheduler: Callable[[], Any] = scheduler.step if scheduler is not None else lambda: None
+        self._before_window = before_window
         self._scaling = scaling
         self._loss_scale: float | None = None
         self.state = PipelineState(adapter.remembered_shapes)
@@ -112,7 +114,7 @@ class GradientPipeline:
             if self.state.open_window is not None:
                 self._reopen(window, self.state.open_window)
             elif not self.plan.is_empty:
-                check_no_strangers(self.optimizer, self.adapter.parameters)
+                self._before_window()
                 self._discard()
                 self.adapter.begin_window()
             self._path.open(self.state, self._loss_scale, idle=window.counts_for_nothing)
@@ -184,7 +186,7 @@ class GradientPipeline:
         weights = self._window.take_weights()
         with self._clock("backward"):
             if self.plan.is_empty:
-                next(iter(losses.values())).backward()
+                run_backward(next(iter(losses.values())), weights, self.adapter, None)
                 return
             scaled = self._scaled(losses, weights, self._window)
             del loss, losses  # a loop by hand does not hold them during their backward either
@@ -293,19 +295,21 @@ class GradientPipeline:
         """Give gradients to the optimizer, and remember the step."""
         with self._clock("optimizer"):
             self._buffer.deliver(update.grads)
-            with folded(self.optimizer, update.fold):
-                self._step_optimizer()
+            with folded(self.optimizer, update.fold), without_closure(self.optimizer):
+                self.optimizer.step()
         slots = merge(update.slots, learned or {})
         if self._scaling is not None:
             slots = merge(slots, self._scaling.after_applied(self.state.slots))
         self.state.applied(slots)
+        self._step_scheduler()
         return update.clipped
 
     def _apply(self, window: Window[Any]) -> Clipped | SkipReason:
         if self.plan.is_empty:
-            with self._clock("optimizer"):
-                self._step_optimizer()
+            with self._clock("optimizer"), without_closure(self.optimizer):
+                self.optimizer.step()
             self.state.applied()
+            self._step_scheduler()
             return NOTHING_CLIPPED
         if window.counts_for_nothing:
             return "zero_weight"
@@ -317,11 +321,6 @@ class GradientPipeline:
         factor = self.adapter.divisor * (self._loss_scale or 1.0)
         norm = update.clipped.total_norm
         return self._take(update, self._noise.learned(window, norm, factor, update.slots) if self._noise else None)
-
-    def _step_optimizer(self) -> None:
-        self.optimizer.step()
-        if self._scheduler is not None:
-            self._scheduler.step()
 
     def close(self) -> None:
         """Close the writers of records: what they hold back is written."""

@@ -12,7 +12,7 @@ from tightgrad.clip import GlobalNorm
 from tightgrad.core.check import check_choice, check_number
 from tightgrad.core.config import from_config, method_from_config, to_config
 from tightgrad.core.errors import ConfigError, IncompatiblePlanError
-from tightgrad.core.kinds import Setting, check_kind
+from tightgrad.core.kinds import Setting, check_kind, instead
 from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
 from tightgrad.core.types import Slot
 from tightgrad.pipeline.guard import Guard
@@ -233,6 +233,11 @@ class Plan:
 
 def _part(cls: type, config: Any, where: str) -> Any:
     return from_config(cls, config, method, where)
+
+
+def plan_for(value: object) -> str:
+    """The call that makes a plan of a part that was given instead of one."""
+    return "tg." + instead("accumulate", value, "Plan", _PLAN_SETTINGS, method)
 
 
 _COMPRESS_SETTINGS = {

@@ -15,7 +15,8 @@ def check_no_strangers(optimizer: torch.optim.Optimizer, parameters: Mapping[str
     strangers = [tuple(p.shape) for p in held if p.requires_grad and id(p) not in known]
     if strangers:
         raise UsageError(
-            f"the optimizer holds {len(strangers)} parameter(s) that attach() did not see as trainable parameters "
-            f"of the model (shapes {str(strangers[:3])[1:-1]}): their gradients would be neither summed over ranks "
-            "nor clipped. Unfreeze before attach(), or attach a module that has them all."
+            f"the optimizer holds {len(strangers)} parameter(s) that attach() did not see (shapes "
+            f"{str(strangers[:3])[1:-1]}): they were frozen, were not yet in the optimizer, or belong to another "
+            "module. Their gradients would be neither summed over ranks nor clipped nor cleared. Unfreeze before "
+            "attach() and give them to the optimizer before it, or attach a module that has them all."
         )

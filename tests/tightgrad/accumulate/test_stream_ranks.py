@@ -76,8 +76,10 @@ class TestRanks:
         model = nn.Sequential(linear(), nn.SyncBatchNorm(2))
         with pytest.raises(tg.UnsupportedError, match="SyncBatchNorm"):
             make(model=model, collective=HasTwin())
-        make(model=model)
-        make("window", model=model, collective=HasTwin())
+        with pytest.warns(tg.TightGradWarning, match="BatchNorm in training mode"):
+            make(model=model)
+        with pytest.warns(tg.TightGradWarning, match="BatchNorm in training mode"):
+            make("window", model=model, collective=HasTwin())
 
     def test_a_rank_counts_where_its_loader_ends(self):
         """Collectives of the user's own may come before step()."""

@@ -54,9 +54,9 @@ def test_a_parameter_unfrozen_after_attach_is_an_error():
 
 def test_an_optimizer_with_other_parameters_is_an_error():
     model, other = linear(), nn.Linear(5, 1, bias=False)
-    pipe = tg.attach(model, sgd(model, other), PLAN)
-    with pytest.raises(tg.UsageError, match=r"shapes \(1, 5\).*attach a module that has them all"):
-        train(pipe, model, batches(1))
+    for plan in (PLAN, tg.Plan()):
+        with pytest.raises(tg.UsageError, match=r"shapes \(1, 5\).*attach a module that has them all"):
+            tg.attach(model, sgd(model, other), plan)
 
 
 def test_a_parameter_frozen_after_attach_is_left_alone():

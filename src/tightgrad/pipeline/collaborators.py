@@ -1,0 +1,240 @@
+"""What `attach` is given beside the plan: can the pipeline work with it? Asked before anything is touched.
+
+Each check raises `ConfigError` where something else was given than is asked for, and `UnsupportedError` where it is
+what was asked for but cannot be run, with the line to write instead.
+"""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel
+
+from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
+from tightgrad.pipeline.local_updates import LocalUpdates
+from tightgrad.pipeline.plan import Plan, plan_for
+
+WRITER_METHODS = ("start", "write", "failed", "close")
+
+
+def check_model(model: object) -> None:
+    """Is it the module that is trained?"""
+    if isinstance(model, AveragedModel):
+        raise UnsupportedError(
+            "the model is an AveragedModel, whose weights are averages and are not trained; attach the model itself, "
+            "and call averaged.update_parameters(model) after pipe.step()."
+        )
+    if isinstance(model, nn.Module):
+        _check_has_values(model)
+        return
+    if _is_optimizer(model):
+        raise ConfigError("the optimizer came first; write attach(model, optimizer, plan).")
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise ConfigError(f"model={model.__name__} is a class; make the module first: model = {model.__name__}(...).")
+    if isinstance(model, Sequence | Mapping) and model:
+        raise ConfigError(
+            f"model is a {type(model).__name__}; put several modules into one, torch.nn.ModuleList([...]), or attach "
+            "each with an optimizer of its own."
+        )
+    raise ConfigError(f"model is {_kind(model)}, not a torch.nn.Module; pass the module itself and not its parameters.")
+
+
+def _check_has_values(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise UsageError(
+                f"{name!r} has no shape yet (a lazy layer); run one forward before making the optimizer and attach()."
+            )
+        if parameter.is_meta:
+            raise UsageError(
+                f"{name!r} is on the meta device and has no values; call model.to_empty(device=...) and initialise or "
+                "load it before attach()."
+            )
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Is it one optimizer that steps without being given anything?"""
+    if isinstance(optimizer, nn.Module):
+        raise ConfigError("the second argument is a module; write attach(model, optimizer, plan).")
+    if isinstance(optimizer, Sequence | Mapping) or type(optimizer).__name__ == "generator":
+        raise UnsupportedError(
+            f"optimizer is a {type(optimizer).__name__}; several optimizers are not supported yet. Give all parameters "
+            "to one optimizer with parameter groups, or attach one torch.optim.Optimizer whose step() calls theirs: "
+            "docs/integrations.md has it, under 'Several optimizers'."
+        )
+    if isinstance(optimizer, type):
+        raise ConfigError(
+            f"optimizer={optimizer.__name__} is a class; write {optimizer.__name__}(model.parameters(), ...)."
+        )
+    if not _is_optimizer(optimizer):
+        raise ConfigError(
+            f"optimizer is {_kind(optimizer)}, which has no step() and no param_groups; pass a torch.optim.Optimizer "
+            "over the model's parameters."
+        )
+    needed = required_by_step(optimizer)
+    if "closure" in needed or (hasattr(optimizer, "first_step") and hasattr(optimizer, "second_step")):
+        raise UnsupportedError(_needs_closure(optimizer))
+    if needed:
+        raise UnsupportedError(
+            f"{type(optimizer).__name__}.step() needs {', '.join(needed)}, which pipe.step() cannot know; give them "
+            "usual values in a subclass."
+        )
+
+
+@contextmanager
+def without_closure(optimizer: object) -> Iterator[None]:
+    """Held around `optimizer.step()`: an error about a closure that was not given is raised as `UnsupportedError`. Not
+    every optimizer that needs one says so in the signature of its step.
+    """
+    try:
+        yield
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        text = str(error).lower()
+        is_called = isinstance(error, TypeError) and text == "'nonetype' object is not callable"
+        if "closure" in text or is_called:
+            raise UnsupportedError(_needs_closure(optimizer)) from error
+        raise
+
+
+def _needs_closure(optimizer: object) -> str:
+    return (
+        f"{type(optimizer).__name__} evaluates the loss again inside its step (a closure), and a window's gradient is "
+        "computed only once: it is not supported. Take an optimizer whose step() needs no closure, such as "
+        "torch.optim.AdamW, or keep your own loop for this one and clip with tg.clip_grad_norm_."
+    )
+
+
+def check_scheduler(scheduler: object, optimizer: object) -> None:
+    """Can it be stepped after each applied step, without being given anything?"""
+    if scheduler is None:
+        return
+    if isinstance(scheduler, Sequence | Mapping):
+        raise ConfigError(
+            f"scheduler is a {type(scheduler).__name__}; write "
+            "scheduler=torch.optim.lr_scheduler.ChainedScheduler([...]) to step several, or SequentialLR for one after "
+            "the other."
+        )
+    if isinstance(scheduler, type):
+        raise ConfigError(f"scheduler={scheduler.__name__} is a class; write {scheduler.__name__}(optimizer, ...).")
+    step = getattr(scheduler, "step", None)
+    if not callable(step) or _is_optimizer(scheduler):
+        raise ConfigError(
+            f"scheduler is {_kind(scheduler)}, not a learning rate scheduler; pass one of torch.optim.lr_scheduler, or "
+            "None and step it yourself after pipe.step()."
+        )
+    if hasattr(scheduler, "scheduler") and hasattr(scheduler, "optimizers"):
+        raise UnsupportedError(
+            f"{type(scheduler).__name__} decides by Accelerate's own state when to step, and steps once for each "
+            "process; pass the scheduler inside it, scheduler=scheduler.scheduler, or use TightAccelerator."
+        )
+    needed = required_by_step(scheduler)
+    if needed:
+        raise UnsupportedError(
+            f"{type(scheduler).__name__}.step() needs {', '.join(needed)}, which the pipeline does not know. Leave "
+            "scheduler out, and step it yourself: `record = pipe.step()`, then "
+            f"`if not record.skipped: scheduler.step({', '.join(needed)})`."
+        )
+    for part in getattr(scheduler, "_schedulers", ()):  # ChainedScheduler's and SequentialLR's own, since torch 1.10
+        check_scheduler(part, optimizer)
+    stepped = getattr(scheduler, "optimizer", None)
+    if _is_optimizer(stepped) and not _steps_together(stepped, optimizer):
+        raise ConfigError(
+            f"the scheduler belongs to another optimizer ({type(stepped).__name__}, not the {type(optimizer).__name__} "
+            "that is attached), so this one's learning rate would never change; make it with "
+            f"{type(scheduler).__name__}(optimizer, ...)."
+        )
+
+
+def check_plan(plan: object) -> None:
+    """Is it a plan, and not a part of one?"""
+    if isinstance(plan, Plan):
+        return
+    if plan is None or plan is Plan:
+        hint = "tg.Plan(), which is plain PyTorch, or tg.Plan(accumulate=..., clip=..., compress=...)"
+    elif isinstance(plan, str | Mapping):
+        hint = "tg.Plan.from_json(text)" if isinstance(plan, str) else "tg.Plan.from_config(settings)"
+    elif isinstance(plan, LocalUpdates):
+        hint = "tg.attach_local(model, updates), beside this call"
+    else:
+        hint = plan_for(plan)
+    raise ConfigError(f"plan is {_kind(plan)}, not a Plan; write {hint}.")
+
+
+def check_weight(weight: object) -> None:
+    """Can it be called with a batch?"""
+    if weight is None:
+        return
+    if not callable(weight):
+        raise ConfigError(f"weight={weight!r} must be a function of a batch; write weight=lambda batch: {weight!r}.")
+    try:
+        inspect.signature(weight).bind(object())
+    except ValueError:  # a builtin that does not tell
+        return
+    except TypeError as error:
+        raise ConfigError(
+            f"weight must take one argument, the batch ({error}); write weight=lambda batch: n."
+        ) from None
+
+
+def checked_records(records: Any) -> tuple[Any, ...]:
+    """The writers, if that is what they are."""
+    if _is_writer(records) or isinstance(records, str) or not isinstance(records, Iterable):
+        inside = "..." if not _is_writer(records) else type(records).__name__ + "(...)"
+        inside = f"tg.records.Jsonl({records!r})" if isinstance(records, str) else inside
+        raise ConfigError(f"records is {_kind(records)}, not a list of writers; write records=[{inside}].")
+    writers = tuple(records)
+    for writer in writers:
+        if not _is_writer(writer):
+            raise ConfigError(
+                f"records holds {_kind(writer)}, which is not a writer; write records=[tg.records.Jsonl(folder)]."
+            )
+    return writers
+
+
+def check_scaler_is_fresh(scaler: object) -> None:
+    """Has nobody called the scaler's `unscale_` or `step` without `update`?"""
+    # Private (torch 2.9 to 2.14); nothing else tells. A torch without it is not asked.
+    for state in getattr(scaler, "_per_optimizer_states", {}).values():
+        stage = state.get("stage")
+        if stage is not None and getattr(stage, "name", "READY") != "READY":
+            raise UsageError(
+                "the scaler is in the middle of a step: unscale_() or step() was called and update() was not. Call "
+                "scaler.update() before attach(), and none of the three after it."
+            )
+
+
+def required_by_step(stepped: object) -> list[str]:
+    """Names of the arguments without which `step` cannot be called; none where it does not tell.
+
+    The class is asked and not the object, on which schedulers put a wrapper that shows `self` as an argument.
+    """
+    try:
+        _, *parameters = inspect.signature(type(stepped).step).parameters.values()  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError):
+        return []
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in variadic]
+
+
+def _is_optimizer(value: object) -> bool:
+    is_object = not isinstance(value, type)
+    return is_object and isinstance(getattr(value, "param_groups", None), list) and callable(getattr(value, "step", 0))
+
+
+def _is_writer(value: object) -> bool:
+    return not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in WRITER_METHODS)
+
+
+def _steps_together(scheduled: Any, optimizer: Any) -> bool:
+    """Whether a rate that is set in one is used by the other: the same object, or a wrapper with the same groups."""
+    groups = {id(group) for group in optimizer.param_groups}
+    return scheduled is optimizer or any(id(group) in groups for group in scheduled.param_groups)
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "None"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

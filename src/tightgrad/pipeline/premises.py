@@ -1,0 +1,99 @@
+"""Premises about model and optimizer that are looked at when attached, and what is said where one does not hold.
+
+Ranks have the same model and the same optimizer, so rank 0 speaks for all.
+"""
+
+from collections.abc import Mapping
+
+from torch import nn, optim
+from torch.nn.modules.batchnorm import _BatchNorm  # torch 2.9 to 2.14: the base of all kinds, which has no public name
+
+from tightgrad.core.errors import UsageError
+from tightgrad.core.notices import warn
+
+MOST_NAMED = 5
+
+
+class BatchNormNotice:
+    """Warns, once, of layers that normalise each micro-batch by its own statistics.
+
+    Args:
+        model: with or without such layers.
+        several: whether a window may have more than one micro-batch; nothing is said otherwise.
+        speaks: whether this rank warns.
+    """
+
+    def __init__(self, model: nn.Module, *, several: bool, speaks: bool) -> None:
+        watched = several and speaks
+        self._layers = [(n, m) for n, m in model.named_modules() if isinstance(m, _BatchNorm)] if watched else []
+
+    def look(self, stacklevel: int) -> None:
+        """Warn if there are such layers, and never again. They may be frozen now and train later."""
+        using = [name for name, layer in self._layers if layer.training or layer.running_mean is None]
+        if not using:
+            return
+        self._layers = []
+        warn(
+            f"BatchNorm in training mode ({len(using)}: {_named(using)}) normalises each micro-batch by its own mean "
+            "and variance, so the accumulated gradient is not that of one big batch. Take GroupNorm or LayerNorm, or "
+            "freeze the statistics by calling .eval() on these layers.",
+            stacklevel + 1,
+        )
+
+
+def held_by(optimizer: optim.Optimizer) -> frozenset[int]:
+    """Identities of the parameters in the optimizer's groups."""
+    return frozenset(id(parameter) for group in optimizer.param_groups for parameter in group["params"])
+
+
+def check_holds_some(optimizer: optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> None:
+    """Raise `UsageError` if the optimizer holds none of the model's trainable parameters."""
+    if trainable and held_by(optimizer).isdisjoint(map(id, trainable.values())):
+        raise UsageError(
+            f"the optimizer holds none of the model's {len(trainable)} trainable parameters, such as "
+            f"{next(iter(trainable))!r}: no step would change them. Make it with model.parameters() of this model, "
+            "after fully_shard, a copy or a move has replaced them."
+        )
+
+
+def warn_of_unheld(
+    optimizer: optim.Optimizer,
+    trainable: Mapping[str, nn.Parameter],
+    walked: Mapping[str, nn.Parameter],
+    stacklevel: int,
+) -> None:
+    """Warn of trainable parameters that the optimizer does not hold.
+
+    Args:
+        optimizer: of the pipeline.
+        trainable: parameters of the model by name.
+        walked: those whose gradients walk down the path.
+        stacklevel: as of `warnings.warn`.
+    """
+    held = held_by(optimizer)
+    unheld = [name for name, parameter in trainable.items() if id(parameter) not in held]
+    if not unheld:
+        return
+    one = len(unheld) == 1
+    them = "it" if one else "them"
+    if walked.keys().isdisjoint(unheld):
+        follows = (
+            f"{'Its gradient is' if one else 'Their gradients are'} left out of the norm, the clip and compression, "
+            "not summed over ranks and not cleared"
+        )
+    else:
+        follows = (
+            f"{'Its gradient still counts' if one else 'Their gradients still count'} in the norm and the clip, since "
+            f"the wrapper sums {them} over ranks as well, and pipe.step() clears {them}"
+        )
+    warn(
+        f"{len(unheld)} trainable parameter{' is' if one else 's are'} not in the optimizer: {_named(unheld)}. "
+        f"pipe.step() never changes {them}. {follows}. Give {them} to the optimizer, or freeze {them} with "
+        "requires_grad_(False).",
+        stacklevel + 1,
+    )
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(map(repr, names[:MOST_NAMED])) + more
