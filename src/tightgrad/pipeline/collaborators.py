@@ -63,7 +63,7 @@ def check_optimizer(optimizer: object) -> None:
         raise UnsupportedError(
             f"optimizer is a {type(optimizer).__name__}; several optimizers are not supported yet. Give all parameters "
             "to one optimizer with parameter groups, or attach one torch.optim.Optimizer whose step() calls theirs: "
-            "docs/integrations.md has it, under 'Several optimizers'."
+            "docs/premises.md has it, under 'Several optimizers'."
         )
     if isinstance(optimizer, type):
         raise ConfigError(
