@@ -12,7 +12,6 @@ from tightgrad.adapters import make_adapter
 from tightgrad.adapters.ddp_ignored import check_reduces_all
 from tightgrad.adapters.detect import Reducing
 from tightgrad.adapters.forward import has_synced_layers
-from tightgrad.adapters.names import trainable_parameters, unwrap
 from tightgrad.core.check import check_integer
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Adapter, Collective
@@ -32,8 +31,7 @@ from tightgrad.pipeline.handshake import check_ranks_agree
 from tightgrad.pipeline.loss_scaling import loss_scaling
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.plan import Plan
-from tightgrad.pipeline.premises import BatchNormNotice, check_holds_some, held_by, warn_of_unheld
-from tightgrad.pipeline.strangers import check_no_strangers
+from tightgrad.pipeline.premises import check_premises, held_by
 from tightgrad.records import RecordWriter, Terminal
 from tightgrad.reducers import Dense
 from tightgrad.version import __version__
@@ -138,20 +136,8 @@ def attach(
     scale = "none" if scaling is None else repr(scaling.current({}))
     check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__, loss_scale=scale)
     check_no_complex(plan.compress, adapter.parameters)
-    trainable = trainable_parameters(unwrap(model))
-    check_holds_some(optimizer, trainable)
-    check_no_strangers(optimizer, trainable)
-    speaks = adapter.collective.rank == 0
-    if speaks:
-        warn_of_unheld(optimizer, trainable, adapter.parameters, stacklevel=2)
-    batch_norm = BatchNormNotice(model, several=accumulate.several_backwards, speaks=speaks)
-    batch_norm.look(stacklevel=2)
+    before_window = check_premises(model, optimizer, adapter, several=accumulate.several_backwards, stacklevel=2)
     adapter.connect()
-
-    def before_window() -> None:
-        check_no_strangers(optimizer, adapter.parameters)
-        batch_norm.look(stacklevel=3)
-
     return GradientPipeline(
         adapter,
         optimizer,

@@ -3,15 +3,49 @@
 Ranks have the same model and the same optimizer, so rank 0 speaks for all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm  # torch 2.9 to 2.14: the base of all kinds, which has no public name
 
+from tightgrad.adapters.names import trainable_parameters, unwrap
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import warn
+from tightgrad.core.protocols import Adapter
+from tightgrad.pipeline.strangers import check_no_strangers
 
 MOST_NAMED = 5
+
+
+def check_premises(
+    model: nn.Module, optimizer: optim.Optimizer, adapter: Adapter, *, several: bool, stacklevel: int
+) -> Callable[[], None]:
+    """Look at model and optimizer when attached; return what looks again before each window.
+
+    Args:
+        model: with its wrapper.
+        optimizer: of the pipeline.
+        adapter: of the model.
+        several: whether a window may have more than one micro-batch.
+        stacklevel: as of `warnings.warn`.
+
+    Raises:
+        UsageError: the optimizer holds none of the model's trainable parameters, or others.
+    """
+    trainable = trainable_parameters(unwrap(model))
+    check_holds_some(optimizer, trainable)
+    check_no_strangers(optimizer, trainable)
+    speaks = adapter.collective.rank == 0
+    if speaks:
+        warn_of_unheld(optimizer, trainable, adapter.parameters, stacklevel + 1)
+    batch_norm = BatchNormNotice(model, several=several, speaks=speaks)
+    batch_norm.look(stacklevel + 1)
+
+    def before_window() -> None:
+        check_no_strangers(optimizer, adapter.parameters)
+        batch_norm.look(stacklevel=3)
+
+    return before_window
 
 
 class BatchNormNotice:
