@@ -3,6 +3,7 @@
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -203,7 +204,9 @@ class Trainer:
         device_ids = [self.rank.device.index] if self.rank.device.type == "cuda" else None
         ddp = DistributedDataParallel(model, device_ids=device_ids)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        pipe = tg.attach(ddp, optimizer, self.plan, weight=self.case.weight, seed=self.seed, scheduler=schedule)
+        with warnings.catch_warnings():  # the image models have BatchNorm under every plan, so that plans compare
+            warnings.filterwarnings("ignore", "BatchNorm in training mode", tg.TightGradWarning)
+            pipe = tg.attach(ddp, optimizer, self.plan, weight=self.case.weight, seed=self.seed, scheduler=schedule)
         return Training(self.case, ddp, pipe, schedule)
 
     def _probe(self) -> None:
