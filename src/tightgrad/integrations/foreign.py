@@ -63,13 +63,14 @@ class ForeignLoop:
 
     @property
     def loss_share(self) -> float:
-        """What the current micro-batch's mean loss counts for in the mean over the window's losses on all ranks, times
+        """What the current micro-batch's loss counts for in the mean over the window's losses on all ranks, times
         the number of ranks: frameworks average over ranks what they log.
         """
         assert self._window is not None
         weight = next(iter(self._window.weights[self._next - 1].values()))
-        ranks = self.pipe.adapter.collective.world_size
-        return weight * ranks / self._window.total_weight if self._window.total_weight else 0.0
+        ranks, accumulate = self.pipe.adapter.collective.world_size, self.pipe.plan.accumulate
+        share = ranks * (accumulate or Accumulate()).loss_factor(weight, 1.0)
+        return share / self._window.total_weight if self._window.total_weight else 0.0
 
     @contextmanager
     def micro_batch(self) -> Iterator[None]:

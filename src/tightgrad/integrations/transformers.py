@@ -5,12 +5,13 @@
 
 `gradient_accumulation_steps` and `max_grad_norm` of the arguments become part of the plan. Every micro-batch counts
 as many tokens as its loss is averaged over, also where the loss ignores `num_items_in_batch`, so ragged batches and
-partial windows are exact. It is a subclass and not a callback alone: callbacks see neither the batches of a window
-before its first backward, nor the loss. For a subclass of Trainer:
+partial windows are exact; `weight` says so where the loss is not one that transformers is known to compute. It is a
+subclass and not a callback alone: callbacks see neither the batches of a window before its first backward, nor the
+loss. For a subclass of Trainer:
 `class MyTrainer(TightTrainerMixin, OtherTrainer): ...`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,20 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
-from tightgrad.accumulate.weights import Weight, num_samples
+from tightgrad.accumulate.weights import Weight
 from tightgrad.clip import GlobalNorm
+from tightgrad.clip.placed import is_plain
 from tightgrad.core.errors import UnsupportedError
+from tightgrad.integrations.accelerate_checks import check_supported
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
 from tightgrad.integrations.foreign import ForeignLoop, with_clip, with_micro_batches
+from tightgrad.integrations.loss_check import check_loss, on_every_rank
+from tightgrad.integrations.transformers_loss import weight_of_loss
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.plan import Plan
 
 FOLDER = "tightgrad"
-IGNORED = -100
 
 
 class TightTrainerMixin:
@@ -37,14 +41,18 @@ class TightTrainerMixin:
     Args:
         args: of the trainer.
         plan: what to run. Without `accumulate` and `clip` of its own it takes those of `TrainingArguments`.
-        weight: what a batch counts: the number that its loss is averaged over; None counts labels other than -100
-            (those that are predicted, where the loss shifts them), or samples if a batch has no labels.
+        weight: what a batch counts: the number that its loss is averaged over. None counts it where transformers'
+            loss is known (causal and masked language models, sequence to sequence, classification of tokens,
+            sequences, images and audio, question answering, CTC with the reduction "mean"), and checks it on the first
+            window: the loss of a batch must be the weighted mean of its halves' losses.
         seed: of all random numbers that methods draw.
         kwargs: of the trainer.
 
     Raises:
-        ConfigError: the plan's micro-batches are not `gradient_accumulation_steps`.
-        UnsupportedError: fp16, whose scaler would scale once more, or DeepSpeed.
+        ConfigError: the plan's micro-batches are not `gradient_accumulation_steps`, its clip is not `max_grad_norm`
+            (whose default of 1.0 gives way to it), or no `weight` is given and the loss is not a known one.
+        UnsupportedError: fp16, whose scaler would scale once more; DeepSpeed, FSDP1, DataParallel; parallelism that is
+            not over data; or an optimizer that steps in backward.
     """
 
     def __init__(
@@ -56,29 +64,31 @@ class TightTrainerMixin:
         plan = with_micro_batches(plan or Plan(), settings.gradient_accumulation_steps, "gradient_accumulation_steps")
         self.plan = with_clip(plan, _arguments_clip(plan, settings.max_grad_norm), "TrainingArguments(max_grad_norm)")
         self.loop: ForeignLoop | None = None
-        self._weight = weight or self._count_labels
+        self._weight = weight or weight_of_loss(self)
+        self._checks_loss = weight is None
         self._seed = seed
         self.loss_is_scaled_for_ga = True  # backward scales
 
     def _check_supported(self) -> None:
-        accelerator = self.accelerator  # type: ignore[attr-defined]
-        if accelerator.scaler is not None:
-            raise UnsupportedError("fp16=True brings a GradScaler of its own; take bf16=True, or float32.")
-        if self.is_deepspeed_enabled:  # type: ignore[attr-defined]
-            raise UnsupportedError("DeepSpeed owns the gradient path itself; use DDP or FSDP2 with TightTrainer.")
+        check_supported(self.accelerator)  # type: ignore[attr-defined]
+        settings = self.args  # type: ignore[attr-defined]
+        if settings.n_gpu > 1:
+            raise UnsupportedError(
+                f"{settings.n_gpu} devices in one process (DataParallel) average gradients in forward; start one "
+                "process for each with `torchrun --nproc_per_node`."
+            )
+        optim = str(getattr(settings.optim, "value", settings.optim))
+        if "lomo" in optim or optim.endswith("_layerwise"):
+            raise UnsupportedError(
+                f'optim="{optim}" steps each parameter during backward, where nothing is summed or clipped yet; take '
+                f'optim="{optim.removesuffix("_layerwise") if optim.endswith("_layerwise") else "adamw_torch"}".'
+            )
 
     @property
     def pipe(self) -> GradientPipeline:
         """The pipeline, from the beginning of `train`."""
         assert self.loop is not None
         return self.loop.pipe
-
-    def _count_labels(self, batch: Any) -> Any:
-        labels = batch.get("shift_labels", batch.get("labels")) if isinstance(batch, Mapping) else None
-        if not isinstance(labels, Tensor) or labels.is_floating_point():
-            return num_samples(batch)
-        shifts = self._loss_shifts_labels and "shift_labels" not in batch  # type: ignore[attr-defined]
-        return (labels[..., 1:] if shifts and labels.dim() > 1 else labels).ne(IGNORED).sum()
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """As the trainer's; the optimizer is prepared by now."""
@@ -101,9 +111,30 @@ class TightTrainerMixin:
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
         assert self.loop is not None
         self.loop.abandon()
+        if self._checks_loss:
+            self._check_loss(batches)
         if batches:
             self.loop.open(batches)
         return batches, None
+
+    def _check_loss(self, batches: list[Any]) -> None:
+        """On the first window; not where ranks hold parts of the weights, whose forwards have to be as many."""
+        self._checks_loss = False
+        model, accelerator = self.model, self.accelerator  # type: ignore[attr-defined]
+        if not all(is_plain(parameter) for parameter in model.parameters()):
+            return
+
+        def loss_of(batch: dict[str, Any]) -> Tensor:
+            with self.compute_loss_context_manager():  # type: ignore[attr-defined]
+                loss: Tensor = self.compute_loss(model, self._prepare_inputs(batch))  # type: ignore[attr-defined]
+            return loss
+
+        def check() -> None:
+            reduction = self.plan.accumulate.loss_reduction if self.plan.accumulate else "mean"
+            low = accelerator.mixed_precision != "no"
+            check_loss(loss_of, self._weight, batches, model, reduction=reduction, low_precision=low)
+
+        on_every_rank(check, self.pipe.adapter.collective)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch; returns what it counts for in the window's mean loss."""
@@ -114,6 +145,8 @@ class TightTrainerMixin:
         return loss * share if share else torch.zeros_like(loss)
 
     def _backward(self, loss: Tensor, **kwargs: Any) -> None:
+        if kwargs:
+            raise UnsupportedError(f"backward() takes no {', '.join(kwargs)} with TightTrainer; leave them out.")
         self.pipe.backward(loss)
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:

@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 
 import tightgrad as tg
 from support.ranks import run_ranks
-from support.tagging import BATCH, PLANS, STEPS, Tagger, Tokens, check_equal, launched, raw_loop, weights_of
+from support.tagging import BATCH, PLANS, STEPS, Tagger, Tokens, check_equal, launched, num_tokens, raw_loop, weights_of
 from tightgrad.integrations.transformers import TightTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*before:UserWarning")
@@ -47,7 +47,14 @@ def make(plan, folder, ranks=1, epochs=1, **arguments):
     )
     model = Tagger()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    return InOrder(plan=plan, model=model, args=settings, train_dataset=Tokens(ranks), optimizers=(optimizer, None))
+    return InOrder(
+        plan=plan,
+        weight=num_tokens,
+        model=model,
+        args=settings,
+        train_dataset=Tokens(ranks),
+        optimizers=(optimizer, None),
+    )
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -1,0 +1,76 @@
+"""What `TrainingArguments` may not ask for beside the plan."""
+
+import pytest
+import torch
+
+import tightgrad as tg
+from support.hf_models import Rows, reset, trainer_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*before:UserWarning")
+NORM = tg.clip.GlobalNorm(0.5)
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    yield
+    reset()
+
+
+@pytest.mark.parametrize(
+    ("planned", "settings", "wanted"),
+    [
+        (None, {"max_grad_norm": 0.0}, None),
+        (None, {"max_grad_norm": None}, None),
+        (None, {"max_grad_norm": 0.5}, NORM),
+        (None, {"max_grad_norm": 1.0}, tg.clip.GlobalNorm(1.0)),
+        (NORM, {"max_grad_norm": 0.5}, NORM),
+        (NORM, {"max_grad_norm": 0.0}, NORM),
+        (NORM, {"max_grad_norm": 1.0}, NORM),
+        (tg.clip.Value(0.1), {"max_grad_norm": 1.0}, tg.clip.Value(0.1)),
+    ],
+)
+def test_the_arguments_clipping_and_the_plans(planned, settings, wanted, tmp_path):
+    assert trainer_of("llama", tmp_path, tg.Plan(clip=planned), settings=settings).plan.clip == wanted
+
+
+@pytest.mark.parametrize("planned", [NORM, tg.clip.Value(0.7), tg.clip.AGC(0.7), tg.clip.GlobalNorm(0.7, norm_type=1)])
+def test_other_clipping_in_the_arguments_is_refused(planned, tmp_path):
+    with pytest.raises(tg.ConfigError, match=r"TrainingArguments\(max_grad_norm\) clips with .*max_norm=0.7"):
+        trainer_of("llama", tmp_path, tg.Plan(clip=planned), settings={"max_grad_norm": 0.7})
+
+
+@pytest.mark.parametrize(
+    ("optim", "instead"),
+    [("lomo", "adamw_torch"), ("adalomo", "adamw_torch"), ("galore_adamw_layerwise", "galore_adamw")],
+)
+def test_an_optimizer_that_steps_in_backward_is_refused(optim, instead, tmp_path):
+    with pytest.raises(tg.UnsupportedError, match=f'optim="{optim}" steps each.*take optim="{instead}"'):
+        trainer_of("llama", tmp_path, settings={"optim": optim})
+
+
+def test_a_schedule_that_waits_for_a_metric(tmp_path):
+    wanted = {
+        "lr_scheduler_type": "reduce_lr_on_plateau",
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "metric_for_best_model": "eval_loss",
+        "max_steps": 6,
+    }
+    wanted["lr_scheduler_kwargs"] = {"patience": 0, "threshold": 1e9}
+    trainer = trainer_of("llama", tmp_path, settings=wanted, eval_dataset=Rows("llama"))
+    trainer.train()
+    assert trainer.pipe.state.step == 6
+    assert trainer.optimizer.param_groups[0]["lr"] < 1.0
+
+
+def test_backward_takes_the_loss_alone(tmp_path):
+    trainer = trainer_of("llama", tmp_path)
+    with pytest.raises(tg.UnsupportedError, match=r"backward\(\) takes no learning_rate"):
+        trainer._backward(torch.zeros(()), learning_rate=0.1)
+
+
+def test_several_devices_in_one_process_are_refused(tmp_path):
+    trainer = trainer_of("llama", tmp_path)
+    trainer.args._n_gpu = 2
+    with pytest.raises(tg.UnsupportedError, match=r"2 devices in one process.*torchrun"):
+        trainer._check_supported()
