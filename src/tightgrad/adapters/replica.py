@@ -1,13 +1,15 @@
 """Replicas of a plain module that train alone and meet now and then.
 
 Where they last met is the anchor: what the outer step calls its parameters. What it calls their gradient is how far
-this replica has moved away, backwards.
+this replica has moved away, backwards. A replica of fewer bits starts from the rounded anchor, and its way is measured
+from there: rounding is no motion, and the anchor keeps what was rounded off.
 """
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from tightgrad.adapters.buffers import broadcast_tensors
 from tightgrad.adapters.detect import make_adapter
@@ -37,24 +39,16 @@ class ReplicaAdapter(SingleAdapter):
 
     def __init__(self, model: nn.Module, collective: Collective | None = None) -> None:
         module = unwrap_compiled(model)
-        if isinstance(module, DistributedDataParallel):
-            raise UnsupportedError(
-                "DistributedDataParallel sums gradients at every step, which local updates are there to avoid; pass "
-                "the plain module, model.module."
-            )
+        _check_is_whole(module)
         if collective is None:
             several = dist.is_available() and dist.is_initialized()
             collective = TorchCollective() if several else SingleCollective()
-        if not isinstance(make_adapter(module, collective), SingleAdapter):
-            raise UnsupportedError(
-                f"local updates need a whole replica on every rank, and {type(module).__name__} is sharded over them; "
-                "pass a plain module."
-            )
+        make_adapter(module, collective)  # for what else it refuses
         super().__init__(module, collective)
         self._module = module
         self._replica = self.parameters
         self.parameters = {
-            name: nn.Parameter(p.detach().float() if p.dtype.itemsize < 4 else p.detach().clone())
+            name: nn.Parameter(p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True))
             for name, p in self._replica.items()
         }
 
@@ -67,9 +61,12 @@ class ReplicaAdapter(SingleAdapter):
 
     @torch.no_grad()
     def moved(self) -> Grads:
-        """Anchor minus parameter, over the number of ranks: summed over ranks, the mean pseudo-gradient."""
+        """Return start minus parameter, over the number of ranks: summed over ranks, the mean pseudo-gradient."""
         share = 1.0 / self.collective.world_size
-        return {name: (anchor - self._replica[name]).mul_(share) for name, anchor in self.parameters.items()}
+        return {
+            name: (_rounded(anchor, self._replica[name].dtype) - self._replica[name]).mul_(share)
+            for name, anchor in self.parameters.items()
+        }
 
     @torch.no_grad()
     def to_anchors(self) -> None:
@@ -82,3 +79,35 @@ class ReplicaAdapter(SingleAdapter):
         self.to_anchors()
         with torch.no_grad():
             broadcast_tensors(self._module.buffers(), self.collective)
+
+
+def _rounded(anchor: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a replica of this dtype starts from, in the anchor's own."""
+    return anchor.to(dtype).to(anchor.dtype)
+
+
+def _check_is_whole(module: nn.Module) -> None:
+    """Raise `UnsupportedError` unless every rank has the whole module, in no wrapper."""
+    if isinstance(module, DistributedDataParallel):
+        raise UnsupportedError(
+            "local updates work on the plain module, and this one is in DistributedDataParallel, which sums gradients "
+            "over its ranks at every step. To let ranks train alone, leave it out. To sum within islands and meet "
+            "across them, pass the module inside: DistributedDataParallel(model, process_group=island), and "
+            "attach_local(model.module, ..., collective=TorchCollective(across)), where `across` holds the ranks of "
+            "the same place in every island."
+        )
+    for name, part in module.named_modules():
+        kind = type(part)
+        if isinstance(part, FSDPModule) or kind.__module__.startswith("torch.distributed.fsdp"):
+            raise UnsupportedError(
+                f"local updates need the whole model on every rank, and {repr(name) if name else 'this one'} is "
+                "sharded (fully_shard). To sum within islands of ranks and meet across them, keep it whole: "
+                "DistributedDataParallel(model, process_group=island), and attach_local(model.module, ..., "
+                "collective=TorchCollective(across)), where `across` holds the ranks of the same place in every island."
+            )
+        if isinstance(part, DistributedDataParallel | DataParallel):
+            raise UnsupportedError(
+                f"local updates work on the plain module, and {name!r} inside it is in {kind.__name__}; pass a model "
+                "without wrappers inside. The whole one may be in DistributedDataParallel within an island of ranks: "
+                "pass its `module`."
+            )
