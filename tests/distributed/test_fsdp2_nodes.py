@@ -31,6 +31,13 @@ def on_nodes():
     return fully_shard(model, mesh=mesh)
 
 
+def attached(model, compress, optimizer=None, **options):
+    """All ranks train one model: they say so."""
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.0)
+    options = {"collective": tg.collectives.TorchCollective()} | options
+    return tg.attach(model, optimizer, tg.Plan(compress=compress), **options)
+
+
 def batches(count=5):
     generator = torch.Generator().manual_seed(dist.get_rank())
     return [
@@ -52,7 +59,7 @@ class Sum(torch.optim.Optimizer):
 def run(model, compress, batches, poison=None, optimizer=None):
     optimizer = optimizer or Sum(model.parameters())
     plan = tg.Plan(tg.Accumulate(2), compress, guard=tg.Guard("skip", compare_every=2))
-    pipe = tg.attach(model, optimizer, plan)
+    pipe = tg.attach(model, optimizer, plan, collective=tg.collectives.TorchCollective())
     records = []
     for index, window in enumerate(pipe.windows(batches)):
         for inputs, labels in window:
@@ -103,7 +110,7 @@ def resume(folder):
     for saves in (True, False):
         model = on_nodes()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-        pipe = tg.attach(model, optimizer, tg.Plan(compress=PLANS["two shots"]))
+        pipe = attached(model, PLANS["two shots"], optimizer)
         if not saves:
             pipe.load(folder)
         for index, window in enumerate(pipe.windows(mine if saves else mine[3:])):
@@ -118,7 +125,7 @@ def resume(folder):
 
 def resume_elsewhere(folder):
     model = on_nodes()
-    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.0), tg.Plan(compress=PLANS["two shots"]))
+    pipe = attached(model, PLANS["two shots"])
     try:
         pipe.load(folder)
     except tg.TightGradError as error:
@@ -143,9 +150,10 @@ def refusals():
     }
     for words, compress in cases.items():
         with pytest.raises(tg.IncompatiblePlanError, match=words):
-            tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(compress=compress))
-    with pytest.raises(tg.UnsupportedError, match=r"mesh of 2 ranks of 4.*compress=tg\.Compress"):
-        tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(clip=tg.clip.GlobalNorm(1.0)))
+            attached(model, compress)
+    for plan in (tg.Plan(clip=tg.clip.GlobalNorm(1.0)), tg.Plan(compress=PLANS["two shots"]), tg.Plan()):
+        with pytest.raises(tg.UnsupportedError, match=r"mesh of 2 ranks of 4.*collective=.*mesh\.get_group"):
+            tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan)
     hsdp = small_model()
     fully_shard(hsdp, mesh=init_device_mesh("cpu", (2, 2), mesh_dim_names=("node", "shard")))
     with pytest.raises(

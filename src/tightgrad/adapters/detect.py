@@ -6,16 +6,18 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from tightgrad.adapters.ddp import DDPAdapter
 from tightgrad.adapters.ddp_explicit import DDPExplicitAdapter
 from tightgrad.adapters.ddp_hook import DDPHookAdapter, held_hook, refuses_hook
-from tightgrad.adapters.fsdp2 import FSDP2Adapter
+from tightgrad.adapters.ddp_torch import check_ddp_internals
+from tightgrad.adapters.fsdp2 import FSDP2Adapter, mesh_is_smaller
 from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter, restore_reduce_scatter
-from tightgrad.adapters.fsdp2_nodes import FSDP2NodesAdapter, num_ranks_of_mesh
+from tightgrad.adapters.fsdp2_nodes import FSDP2NodesAdapter, smaller_mesh
+from tightgrad.adapters.fsdp2_torch import check_internals, is_fsdp2
 from tightgrad.adapters.names import trainable_parameters, unwrap_compiled
+from tightgrad.adapters.placement import check_not_split, check_split_by_fsdp2
 from tightgrad.adapters.single import SingleAdapter
 from tightgrad.collectives import SingleCollective
 from tightgrad.core.errors import UnsupportedError
@@ -32,6 +34,7 @@ def make_adapter(
     sync: str = "auto",
     several_backwards: bool = True,
     only: Set[int] | None = None,
+    asks: str = "attach",
 ) -> Adapter:
     """Choose the adapter for `model`.
 
@@ -46,6 +49,7 @@ def make_adapter(
         several_backwards: whether a window may have more than one micro-batch.
         only: identities of the parameters that the optimizer holds; None holds all. Where the pipeline sums over ranks
             after backward, the others are left out; where a wrapper does, it sums them too.
+        asks: the function that the user called, for messages.
 
     Raises:
         UnsupportedError: the wrapper, or what is asked of it, is not supported.
@@ -54,7 +58,7 @@ def make_adapter(
     _check_no_optimizer_in_backward(inner)
     if isinstance(inner, DistributedDataParallel):
         return _ddp(inner, collective, reducing, sync, several_backwards, only)
-    if isinstance(inner, FSDPModule):
+    if is_fsdp2(inner):
         return _fsdp2(inner, collective, reducing, sync)
     if isinstance(inner, DataParallel) or type(inner).__module__.startswith("torch.distributed.fsdp"):
         raise UnsupportedError(
@@ -62,6 +66,7 @@ def make_adapter(
             "torch.distributed.fsdp.fully_shard, or pass the plain module."
         )
     _check_no_wrapper_inside(inner)
+    check_not_split(inner, asks)
     if collective is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise UnsupportedError(
             f"the model is a plain module but {dist.get_world_size()} processes run: its gradients would never be "
@@ -85,6 +90,8 @@ def _ddp(
     several: bool,
     only: Set[int] | None,
 ) -> Adapter:
+    check_not_split(model.module, "attach")
+    check_ddp_internals(model)
     if reducing == "backward":
         reason = refuses_hook(model, several)
         if reason is not None:
@@ -101,22 +108,39 @@ def _ddp(
         )
     if explicit:
         return DDPExplicitAdapter(model, collective, only)
+    _check_ranks_of_ddp(model, collective)
     hook = held_hook(model)
     if hook is not None:
         hook.serve_nobody()
     return DDPAdapter(model, "every" if sync == "every" else "last", collective)
 
 
+def _check_ranks_of_ddp(model: DistributedDataParallel, collective: Collective | None) -> None:
+    world_size = dist.get_world_size(model.process_group)
+    if collective is not None and collective.world_size != world_size:
+        raise UnsupportedError(
+            f"DistributedDataParallel averages over {world_size} ranks by itself, but collective= has "
+            f"{collective.world_size}; leave collective= out, or pass tg.collectives.TorchCollective("
+            "model.process_group)."
+        )
+
+
 def _fsdp2(model: nn.Module, collective: Collective | None, reducing: Reducing, sync: str) -> Adapter:
+    check_internals(model)
+    assert is_fsdp2(model)
+    model.reshard()  # a forward without a backward leaves the root's parameters unsharded
+    check_split_by_fsdp2(model)
     if reducing == "pipeline":
         raise UnsupportedError(
             'FSDP2 communicates during forward and backward, so neither on_oom="split", which runs a window again, nor '
             'overlap="none" can be had; leave them out, or use DistributedDataParallel with this plan.'
         )
     restore_reduce_scatter(model)
-    mesh_size = num_ranks_of_mesh(model)
     world_size = collective.world_size if collective is not None else dist.get_world_size()
-    if reducing != "wrapper" and mesh_size is not None and mesh_size < world_size:
+    smaller = smaller_mesh(model, world_size)
+    if reducing != "wrapper" and smaller is not None:
+        if collective is None:
+            raise mesh_is_smaller(*smaller, world_size)
         return FSDP2NodesAdapter(model, collective)
     plain = FSDP2Adapter(model, "last" if reducing == "backward" else sync, collective)
     if reducing in ("wrapper", "any") or plain.collective.world_size == 1:
@@ -126,7 +150,7 @@ def _fsdp2(model: nn.Module, collective: Collective | None, reducing: Reducing, 
 
 def _check_no_wrapper_inside(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, FSDPModule | DistributedDataParallel | DataParallel):
+        if is_fsdp2(module) or isinstance(module, DistributedDataParallel | DataParallel):
             raise UnsupportedError(
                 f"{name!r} inside the model is in {type(module).__name__}, but the model itself is not: some gradients "
                 "would be summed over ranks and others not. Wrap the whole model as well."

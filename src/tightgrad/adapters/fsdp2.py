@@ -10,28 +10,36 @@ Every rank must run the forward of the same units, which gathers their parameter
 different parameters: those that a rank did not use are reduced as zeros, and those that no rank used have no gradient.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import compress
+from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
-from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.tensor import DTensor
 
-from tightgrad.adapters.fsdp2_use import look_before_post_backward, unsharded_grad
+from tightgrad.adapters.fsdp2_grads import HeldGrad, make_dtypes_equal, unsharded_grad, unsharded_param
+from tightgrad.adapters.fsdp2_torch import fsdp_modules, is_fsdp2
+from tightgrad.adapters.fsdp2_torch import param_groups as param_groups
+from tightgrad.adapters.fsdp2_use import look_before_post_backward
 from tightgrad.adapters.grads import copy_grads, put_grads, scale_grads_
 from tightgrad.adapters.memory import free_nbytes
 from tightgrad.adapters.names import trainable_parameters
+from tightgrad.adapters.placement import check_is_mesh_of
 from tightgrad.collectives import TorchCollective
+from tightgrad.collectives.backends import backend_name
 from tightgrad.collectives.traffic import all_reduce_nbytes, reduce_scatter_nbytes
 from tightgrad.core.errors import CommunicationError, UnsupportedError, UsageError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 
 AUTO_SHARE = 0.25
 
@@ -48,8 +56,8 @@ class FSDP2Adapter:
         norm_reaches_all: whether a norm of the gradients is one sum over all ranks (not under HSDP).
 
     Raises:
-        UnsupportedError: parameters are not all sharded by FSDP2, the mesh leaves ranks out, or gradients would be
-            added up in low precision.
+        UnsupportedError: parameters are not all sharded by FSDP2 and by nothing else, the mesh leaves ranks out,
+            gradients would be added up in low precision, or this version of torch is built otherwise.
     """
 
     reduces = True
@@ -58,7 +66,7 @@ class FSDP2Adapter:
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
 
     def __init__(self, model: nn.Module, sync: str, collective: Collective | None = None) -> None:
-        assert isinstance(model, FSDPModule)
+        assert is_fsdp2(model)
         self.model: FSDPModule = model
         self.parameters = trainable_parameters(model)
         self.collective: Collective = collective or TorchCollective()
@@ -78,13 +86,15 @@ class FSDP2Adapter:
         )
         self._modules = fsdp_modules(model)
         self._fsdp_params = self._find_fsdp_params()
+        self._held = {name: HeldGrad(param) for name, param in self._fsdp_params.items()}
+        self._restored: Set[str] = frozenset()
         self._reduces_unused = hasattr(model, "set_reduce_scatter_unused_params")  # torch 2.13
         if self._reduces_unused:
             model.set_reduce_scatter_unused_params(True)
         for module in self._modules:
             for group in param_groups(module):
                 params = [(self._names[id(p.sharded_param)], p) for p in group.fsdp_params if self._is_trained(p)]
-                look_before_post_backward(group, partial(self._note_use, params))
+                look_before_post_backward(group, partial(self._before_reduction, params))
 
     def connect(self) -> None:
         """Choose between "last" and "every"."""
@@ -93,12 +103,16 @@ class FSDP2Adapter:
         if self.sync == "last":
             self._check_accumulates_in_float32()
 
-    def _note_use(self, params: list[tuple[str, FSDPParam]]) -> None:
-        """Note which parameters of a unit the backward that ends has reached."""
+    def _before_reduction(self, params: list[tuple[str, FSDPParam]]) -> None:
+        """Note which parameters of a unit the backward that ends has reached, and make its gradients ready."""
         self._has_noted = True
         for name, param in params:
             if name not in self._used and unsharded_grad(param) is not None:
                 self._used.add(name)
+            if name in self._restored:
+                self._held[name].arrive()
+        if self._gradient_sync:
+            make_dtypes_equal([param for _, param in params], reduces_unused=self._reduces_unused)
 
     def known_used(self, grads: Grads) -> Set[str]:
         """Which parameters of `grads` some rank is known here to have used in this window: those that a backward here
@@ -150,14 +164,10 @@ class FSDP2Adapter:
 
     def _check_mesh(self) -> None:
         for name, parameter in self.parameters.items():
-            if not isinstance(parameter, DTensor):
-                raise UnsupportedError(f"{name!r} is not sharded; call fully_shard on the root module as well.")
+            assert isinstance(parameter, DTensor)
             if parameter.device_mesh.size() != self.collective.world_size:
-                raise UnsupportedError(
-                    f"{name!r} lies on a mesh of {parameter.device_mesh.size()} ranks of {self.collective.world_size}; "
-                    "only meshes of all data-parallel ranks are supported (FSDP or HSDP, no tensor parallelism). To "
-                    "sum between nodes by TightGrad, add compress=tg.Compress(...) to the plan."
-                )
+                raise mesh_is_smaller(name, parameter, self.collective.world_size)
+            check_is_mesh_of(name, parameter.device_mesh, self.collective)
 
     def _check_accumulates_in_float32(self) -> None:
         for name, fsdp_param in self._fsdp_params.items():
@@ -200,10 +210,22 @@ class FSDP2Adapter:
         self._synced += reduces
         yield
         self._is_reduced |= is_last
+        if is_last and self.sync == "last":
+            self._check_restored_are_taken()
+
+    def _check_restored_are_taken(self) -> None:
+        left = [name for name in self._restored if self._held[name].is_left()]
+        self._restored = frozenset()
+        if left and self._has_noted:
+            raise UsageError(
+                f"{left[0]!r} had a gradient in the checkpoint that was taken in the middle of this window, but no "
+                "forward after the resume has used its module, so FSDP2 would drop that gradient. Use every module "
+                "that fully_shard was called on in each forward, or resume from a checkpoint between two windows."
+            )
 
     def leaves(self) -> Iterable[Tensor]:
         """The unsharded parameters, which the forward has made."""
-        unsharded = (getattr(fsdp_param, "_unsharded_param", None) for fsdp_param in self._fsdp_params.values())
+        unsharded = (unsharded_param(fsdp_param) for fsdp_param in self._fsdp_params.values())
         return [leaf for leaf in unsharded if leaf is not None]
 
     def accumulated(self) -> Grads:
@@ -222,8 +244,8 @@ class FSDP2Adapter:
                 "before the one or after the other."
             )
         held: Grads = {}
-        for name, fsdp_param in self._fsdp_params.items():
-            grad = unsharded_grad(fsdp_param)
+        for name, held_grad in self._held.items():
+            grad = held_grad.get()
             if grad is not None:
                 held[name] = grad.detach().clone()
         return {name: held[name] for name in self.parameters if name in held}
@@ -243,19 +265,17 @@ class FSDP2Adapter:
                 self.parameters, {name: like_sharded(self.parameters[name], grad) for name, grad in grads.items()}
             )
             return
-        for name, fsdp_param in self._fsdp_params.items():
-            unsharded = getattr(fsdp_param, "_unsharded_param", None)
-            if unsharded is not None:
-                unsharded.grad = None
-            fsdp_param.unsharded_accumulated_grad = grads[name].clone() if name in grads else None
+        self._restored = grads.keys()
+        for name, held_grad in self._held.items():
+            held_grad.put(grads[name].clone() if name in grads else None)
 
     def scale_accumulated_(self, factor: float) -> None:
         """Multiply the shards' gradients ("every") or the unsharded ones ("last")."""
         if self.sync == "every":
             scale_grads_(self.parameters, factor)
             return
-        for fsdp_param in self._fsdp_params.values():
-            grad = unsharded_grad(fsdp_param)
+        for held_grad in self._held.values():
+            grad = held_grad.get()
             if grad is not None:
                 grad.detach().mul_(factor)
 
@@ -277,8 +297,8 @@ class FSDP2Adapter:
 
     def _count_nbytes(self, num_replicas: int | None) -> int:
         nbytes = 0
-        backend = dist.get_backend()
         for fsdp_param in self._fsdp_params.values():
+            backend = backend_name(fsdp_param.device, fsdp_param.mesh_info.shard_process_group)
             itemsize = _reduce_dtype(fsdp_param).itemsize
             shard = fsdp_param.padded_sharded_param_size.numel() * itemsize
             num_shards = fsdp_param.mesh_info.shard_mesh_size
@@ -288,18 +308,16 @@ class FSDP2Adapter:
         return nbytes
 
 
-def fsdp_modules(model: nn.Module) -> list[FSDPModule]:
-    """All modules under `fully_shard`."""
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
-
-
-def param_groups(module: FSDPModule) -> list[FSDPParamGroup]:
-    """What a module under `fully_shard` reduces together: one group a mesh."""
-    state = module._get_fsdp_state()
-    if hasattr(state, "_fsdp_param_groups"):
-        return list(state._fsdp_param_groups)
-    group = state._fsdp_param_group  # torch up to 2.11 has at most one
-    return [] if group is None else [group]
+def mesh_is_smaller(name: str, parameter: DTensor, world_size: int) -> UnsupportedError:
+    """Return the error for a model whose mesh has fewer ranks than are to train it."""
+    size = parameter.device_mesh.size()
+    return UnsupportedError(
+        f"{name!r} lies on a mesh of {size} ranks of {world_size}, and only these {size} would sum its gradient. If "
+        f"these {size} ranks train this model alone, pass attach(..., collective=tg.collectives.TorchCollective("
+        "mesh.get_group())). If each such mesh is a node with a copy of one model, pass attach(..., collective="
+        "tg.collectives.TorchCollective()) and add compress=tg.Compress(...) to the plan, which then runs between "
+        "nodes; or call fully_shard with a two-dimensional mesh of all ranks (HSDP)."
+    )
 
 
 def local_part(tensor: Tensor) -> Tensor:

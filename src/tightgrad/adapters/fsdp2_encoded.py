@@ -5,22 +5,33 @@ other, the rows of each gradient that rank r will keep, padded to equal length. 
 is remembered has the parameters' own shapes, on any number of ranks and under any wrapper.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
-from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultReduceScatter
-from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 
-from tightgrad.adapters.fsdp2 import FSDP2Adapter, fsdp_modules, like_sharded, local_part, param_groups
+from tightgrad.adapters.fsdp2 import FSDP2Adapter, like_sharded, local_part
+from tightgrad.adapters.fsdp2_torch import fsdp_modules, param_groups
+from tightgrad.adapters.torch_private import check_has, unknown_torch
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
+
+WHAT = "compress under fully_shard (FSDP2)"
+
+# Of each group and parameter, private in torch 2.9 to 2.14.
+_OF_GROUP = ("_reduce_scatter_comm", "_all_reduce_hook")
+_OF_PARAM = ("_orig_size", "fsdp_placement")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +57,10 @@ class Unit:
 UnitReceiver = Callable[[Unit], None]
 
 
-class HandedOver(ReduceScatter):
-    """The reduce-scatter of one FSDP module."""
+class HandedOver:
+    """The reduce-scatter of one FSDP module; `handed_over` makes one that torch takes."""
 
-    def __init__(self, adapter: "FSDP2EncodedAdapter", params: list[tuple[str, FSDPParam]]) -> None:
+    def __init__(self, adapter: FSDP2EncodedAdapter, params: list[tuple[str, FSDPParam]]) -> None:
         self._adapter = adapter
         self._params = params
 
@@ -81,6 +92,20 @@ class HandedOver(ReduceScatter):
                 f"{', '.join(rows)}; this version of torch lays them out otherwise."
             )
         self._adapter.hand_over(Unit(rows, shapes, self._adapter.used(rows), shards, output_tensor))
+
+
+@cache
+def handed_over() -> type[HandedOver]:
+    """Return the class whose objects torch takes for a reduce-scatter: torch's own is imported only now.
+
+    Raises:
+        UnsupportedError: this version of torch has no such class.
+    """
+    try:
+        from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter  # private in torch 2.9 to 2.14
+    except ImportError as error:
+        raise unknown_torch(str(error), WHAT) from error
+    return type("HandedOver", (HandedOver, ReduceScatter), {})
 
 
 class BetweenNodes:
@@ -130,7 +155,7 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
         self.divisor = 1
         self._receiver: UnitReceiver | None = None
         for module in self._modules:
-            _check_unit(module)
+            _check_unit(module, self._names)
 
     def connect(self) -> None:
         """Make the group for what is handed over."""
@@ -148,7 +173,7 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
             module.set_reduce_scatter_unused_params(True, recurse=False)
 
     def _install(self, module: FSDPModule, params: list[tuple[str, FSDPParam]]) -> None:
-        module.set_custom_reduce_scatter(HandedOver(self, params))
+        module.set_custom_reduce_scatter(handed_over()(self, params))  # type: ignore[arg-type]
 
     def hand_over(self, unit: Unit) -> None:
         """Called by the modules' reduce-scatters."""
@@ -181,20 +206,22 @@ def unit_params(module: FSDPModule) -> list[FSDPParam]:
 def restore_reduce_scatter(model: nn.Module) -> None:
     """Undo what `FSDP2EncodedAdapter` did to a module."""
     for module in fsdp_modules(model):
-        for group in param_groups(module):
-            is_encoded = isinstance(group._reduce_scatter_comm, HandedOver)
-            is_between_nodes = isinstance(group._all_reduce_hook, BetweenNodes)
-            if is_encoded:
-                group._reduce_scatter_comm = DefaultReduceScatter()
-            if is_between_nodes:
-                group._all_reduce_hook = None
-            if is_encoded or is_between_nodes:
-                group.gradient_divide_factor = None
-                module.set_force_sum_reduction_for_comms(False)
-                module.set_reduce_scatter_unused_params(False, recurse=False)
+        groups = param_groups(module)
+        is_encoded = any(isinstance(getattr(group, "_reduce_scatter_comm", None), HandedOver) for group in groups)
+        is_between_nodes = any(isinstance(getattr(group, "_all_reduce_hook", None), BetweenNodes) for group in groups)
+        if is_encoded:
+            from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultReduceScatter  # torch 2.9 to 2.14
+
+            module.set_custom_reduce_scatter(DefaultReduceScatter())
+        if is_between_nodes:
+            module.set_all_reduce_hook(None)  # type: ignore[arg-type]
+        if is_encoded or is_between_nodes:
+            module.set_gradient_divide_factor(None)  # type: ignore[arg-type]
+            module.set_force_sum_reduction_for_comms(False)
+            module.set_reduce_scatter_unused_params(False, recurse=False)
 
 
-def _check_unit(module: FSDPModule) -> None:
+def _check_unit(module: FSDPModule, names: Mapping[int, str]) -> None:
     groups = param_groups(module)
     if len(groups) > 1:
         raise UnsupportedError(
@@ -202,15 +229,18 @@ def _check_unit(module: FSDPModule) -> None:
             "by modules of their own, or leave `compress` out."
         )
     for group in groups:
-        if group._is_hsdp:
-            raise UnsupportedError(
-                "on a two-dimensional mesh FSDP2 sums between nodes by itself, uncompressed. Call fully_shard with the "
-                "one-dimensional mesh of the ranks of this node, and attach(..., collective=tg.collectives."
-                "TorchCollective()) with all ranks: `compress` then runs between nodes."
-            )
+        check_has(group, _OF_GROUP, WHAT)
         for param in group.fsdp_params:
-            if param.fsdp_placement.dim != 0:
+            check_has(param, _OF_PARAM, WHAT)
+            if param.mesh_info.replicate_mesh_dim is not None:
                 raise UnsupportedError(
-                    f"{param._param_fqn!r} is sharded along dimension {param.fsdp_placement.dim}; `compress` under "
-                    "FSDP2 needs dimension 0."
+                    "on a two-dimensional mesh FSDP2 sums between nodes by itself, uncompressed. Call fully_shard with "
+                    "the one-dimensional mesh of the ranks of this node, and attach(..., collective=tg.collectives."
+                    "TorchCollective()) with all ranks: `compress` then runs between nodes."
+                )
+            if param.fsdp_placement.dim != 0:
+                name = names.get(id(param.sharded_param), "a frozen parameter")
+                raise UnsupportedError(
+                    f"{name!r} is sharded along dimension {param.fsdp_placement.dim}; `compress` under FSDP2 needs "
+                    "dimension 0."
                 )

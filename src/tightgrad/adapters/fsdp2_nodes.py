@@ -4,17 +4,25 @@
 keep the same shards on different nodes then sum them, in torch's all-reduce hook.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 from torch.distributed.tensor import DTensor
 
+from tightgrad.adapters.fingerprint import fingerprint
 from tightgrad.adapters.fsdp2 import local_part
-from tightgrad.adapters.fsdp2_encoded import BetweenNodes, FSDP2EncodedAdapter, Unit, unit_params
-from tightgrad.core.errors import UnsupportedError
+from tightgrad.adapters.fsdp2_encoded import BetweenNodes, FSDP2EncodedAdapter, Unit
+from tightgrad.adapters.names import trainable_parameters
+from tightgrad.core.errors import RankMismatchError, UnsupportedError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 
 
 class FSDP2NodesAdapter(FSDP2EncodedAdapter):
@@ -26,6 +34,7 @@ class FSDP2NodesAdapter(FSDP2EncodedAdapter):
 
     Raises:
         UnsupportedError: the nodes are not equally large, or parameters are not sharded along their first dimension.
+        RankMismatchError: the nodes do not hold copies of one model.
     """
 
     between_nodes: Collective
@@ -39,11 +48,27 @@ class FSDP2NodesAdapter(FSDP2EncodedAdapter):
         """Make the groups."""
         super().connect()
         self.between_nodes = self.collective.split(self._groups())
+        self._check_copies()
+
+    def _check_copies(self) -> None:
+        """Compare the weights of the nodes: gradients of different models must never be added."""
+        marks = torch.stack([fingerprint(parameter) for parameter in self.parameters.values()])
+        table = self.between_nodes.all_gather(marks.to(self.between_nodes.control_device))
+        apart = (table != table[0]).any(dim=0).to(torch.int32)
+        found = self.collective.all_reduce_(apart.to(self.collective.control_device), "max").tolist()
+        names = [name for name, differs in zip(self.parameters, found, strict=True) if differs]
+        if names:
+            raise RankMismatchError(
+                f"collective= has {self.collective.world_size} ranks, of which each "
+                f"{self.collective.world_size // self.between_nodes.world_size} hold a copy of the model, but "
+                f"{len(names)} of its {len(found)} parameters differ from copy to copy, {names[0]!r} among them. If "
+                "these are different models, pass the ranks of each: collective=tg.collectives.TorchCollective("
+                "mesh.get_group()). If they are copies of one, load or broadcast its weights before attach()."
+            )
 
     def _check_mesh(self) -> None:
         for name, parameter in self.parameters.items():
-            if not isinstance(parameter, DTensor):
-                raise UnsupportedError(f"{name!r} is not sharded; call fully_shard on the root module as well.")
+            assert isinstance(parameter, DTensor)
             if parameter.device_mesh.ndim != 1 or self.collective.world_size % parameter.device_mesh.size():
                 raise UnsupportedError(
                     f"{name!r} lies on a mesh of {tuple(parameter.device_mesh.shape)} of {self.collective.world_size} "
@@ -90,12 +115,12 @@ class FSDP2NodesAdapter(FSDP2EncodedAdapter):
         return self.wrapper_nbytes(num_replicas=1)
 
 
-def num_ranks_of_mesh(model: nn.Module) -> int | None:
-    """Ranks of the one-dimensional mesh of a module under `fully_shard`; None if it has another."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            for param in unit_params(module):
-                sharded = param.sharded_param
-                if isinstance(sharded, DTensor):
-                    return sharded.device_mesh.size() if sharded.device_mesh.ndim == 1 else None
+def smaller_mesh(model: nn.Module, world_size: int) -> tuple[str, DTensor] | None:
+    """Return the first parameter of a module under `fully_shard` and its name, if its mesh has one dimension and fewer
+    ranks than `world_size`.
+    """
+    for name, parameter in trainable_parameters(model).items():
+        assert isinstance(parameter, DTensor)
+        mesh = parameter.device_mesh
+        return (name, parameter) if mesh.ndim == 1 and mesh.size() < world_size else None
     return None

@@ -1,11 +1,15 @@
 """Which parameters a backward under FSDP2 has reached: after it has reduced, all gradients of a unit look the same."""
 
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
 
-from torch import Tensor
-from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
-from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tightgrad.adapters.fsdp2_torch import WHAT
+from tightgrad.adapters.torch_private import unknown_torch
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 
 
 class BeforePostBackward:
@@ -27,15 +31,15 @@ class BeforePostBackward:
 
 
 def look_before_post_backward(group: FSDPParamGroup, look: Callable[[], None]) -> None:
-    """Call `look` from now on, and no longer what an earlier adapter of this module has set."""
+    """Call `look` from now on, and no longer what an earlier adapter of this module has set.
+
+    Raises:
+        UnsupportedError: this version of torch does not let a method of its own be replaced.
+    """
     own = group.post_backward
     if isinstance(own, BeforePostBackward):
         own = own.post_backward
-    group.post_backward = BeforePostBackward(own, look)  # type: ignore[method-assign]
-
-
-def unsharded_grad(fsdp_param: FSDPParam) -> Tensor | None:
-    """What backwards without a reduction have left, in whichever of its two places FSDP2 keeps it."""
-    grad: Tensor | None = fsdp_param.unsharded_accumulated_grad
-    unsharded: Tensor | None = getattr(fsdp_param, "_unsharded_param", None)
-    return unsharded.grad if grad is None and unsharded is not None else grad
+    try:
+        group.post_backward = BeforePostBackward(own, look)  # type: ignore[method-assign]
+    except AttributeError:
+        raise unknown_torch(f"{type(group).__name__}.post_backward cannot be replaced", WHAT) from None

@@ -43,7 +43,7 @@ class ReplicaAdapter(SingleAdapter):
         if collective is None:
             several = dist.is_available() and dist.is_initialized()
             collective = TorchCollective() if several else SingleCollective()
-        make_adapter(module, collective)  # for what else it refuses
+        make_adapter(module, collective, asks="attach_local")  # for what else it refuses
         super().__init__(module, collective)
         self._module = module
         self._replica = self.parameters

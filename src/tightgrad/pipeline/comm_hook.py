@@ -13,8 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.adapters.ddp_hook import Bucket, BucketHook, bucket_hook, pending
 from tightgrad.adapters.ddp_ignored import check_reduces_all
+from tightgrad.adapters.ddp_torch import check_ddp_internals
 from tightgrad.adapters.fifo import FifoWorker
 from tightgrad.adapters.names import trainable_parameters, unwrap_compiled
+from tightgrad.adapters.placement import check_not_split
+from tightgrad.adapters.torch_private import check_has
 from tightgrad.collectives import TorchCollective
 from tightgrad.core.check import check_integer
 from tightgrad.core.clock import StageClock
@@ -74,6 +77,9 @@ def ddp_comm_hook(
         raise IncompatiblePlanError(
             "a fallback judges whole steps, of which a communication hook knows nothing; use attach(), or drop it."
         )
+    check_not_split(inner.module, "ddp_comm_hook")
+    check_ddp_internals(inner)
+    check_has(Variable, ("_execution_engine",), "ddp_comm_hook")  # private in torch 2.9 to 2.14; FSDP2 uses it too
     check_reduces_all(inner)
     check_no_complex(compress, trainable_parameters(inner.module))
     hook = bucket_hook(inner)

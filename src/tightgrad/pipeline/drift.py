@@ -10,30 +10,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from tightgrad.clip.placed import shard_axes, stored
+from tightgrad.adapters.fingerprint import fingerprint as fingerprint
+from tightgrad.clip.placed import shard_axes
 from tightgrad.core.errors import RankMismatchError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
-_PIECE = 1 << 20
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_FACTOR = -7046029254386353131  # odd, from the golden ratio, as a signed 64-bit number
 _MOST_NAMED = 5
-
-
-def fingerprint(tensor: Tensor) -> Tensor:
-    """A scalar int64 that depends on every bit of this rank's part of a tensor, and on where it is."""
-    held = stored(tensor.detach())
-    flat = (torch.view_as_real(held.resolve_conj()) if held.is_complex() else held).contiguous().view(-1)
-    bits = flat.view(_BITS[flat.element_size()])
-    total = torch.zeros((), dtype=torch.int64, device=flat.device)
-    for start in range(0, bits.numel(), _PIECE):
-        piece = bits[start : start + _PIECE].to(torch.int64)
-        place = torch.arange(start, start + piece.numel(), device=flat.device)
-        mixed = (piece + place * _FACTOR) * _FACTOR
-        mixed = (mixed ^ (mixed >> 29)) * _FACTOR
-        total += mixed.sum()
-    return total
 
 
 def has_replicas(parameters: Mapping[str, nn.Parameter], world_size: int) -> bool:

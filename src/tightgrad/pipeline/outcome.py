@@ -23,6 +23,7 @@ class Outcome:
         meter: what compression left out on this rank, or on all of them if a fallback was decided on; None if no
             fallback asks for it.
         fell_back: whether something was sent again, densely.
+        unused: parameters that no rank used, where the wrapper has put zeros for them into `parameter.grad`.
     """
 
     totals: Grads | None
@@ -32,6 +33,7 @@ class Outcome:
     nonfinite: Mapping[str, int] | None = None
     meter: ErrorMeter | None = None
     fell_back: bool = False
+    unused: frozenset[str] = frozenset()
 
 
 class InBackward(Protocol):

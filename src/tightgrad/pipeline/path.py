@@ -178,7 +178,8 @@ class GradientPath:
             return self._skip(grads, state, outcome.nonfinite)
         self.fell_back = outcome.fell_back
         if outcome.totals is None:
-            delivered = {name: p.grad for name, p in self._adapter.parameters.items() if p.grad is not None}
+            # Not `parameter.grad`: low-precision gradients have been moved on into float32 sums.
+            delivered = {name: grad for name, grad in grads.items() if name not in outcome.unused}
             self.relative_error = outcome.meter.relative_error if outcome.meter else None
         elif outcome.meter is not None and self._is_too_far_off(outcome.meter):
             return self._agree_and_reduce_(grads, state, densely=True)

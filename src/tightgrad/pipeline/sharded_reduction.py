@@ -45,6 +45,12 @@ def refuses_shards(plan: Plan) -> str | None:
         )
     if not codec.fixed_size:
         return f"payloads of {codec.card.id} have no fixed size; use another codec, or DistributedDataParallel"
+    second = getattr(compress.reducer, "second", None)
+    if second is not None:
+        return (
+            f"second={second!r} encodes the sums once more, and under FSDP2 they are not sent again: each rank keeps "
+            f"its shard of them; drop second from {type(compress.reducer).__name__}"
+        )
     if compress.feedback is not None and compress.feedback.card.id == "ef21":
         return "ef21 remembers whole sums over ranks, of which FSDP2 gives each rank a shard; use error_feedback"
     return None
@@ -199,6 +205,7 @@ class ShardedReduction:
             self._nonfinite,
             self._meter,
             self._fell_back,
+            frozenset(unused),
         )
 
     def drop(self) -> None:
