@@ -242,6 +242,10 @@ REFUSED = {
     ),
     "local clip": (tg.Plan(compress=tg.Compress(codecs.IntBlock(4)), local_clip=1.0), "local_clip needs the norm"),
     "zero": (tg.Plan(compress=tg.Compress(codecs.IntBlock(4)), guard=tg.Guard("zero")), 'on_nonfinite="zero"'),
+    "second": (
+        tg.Plan(compress=tg.Compress(codecs.TopK(0.05), reducers.SparseTwoShot(second=codecs.TopK(0.1)))),
+        r"second=TopK.*drop second from SparseTwoShot",
+    ),
 }
 
 

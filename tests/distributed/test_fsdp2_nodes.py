@@ -165,3 +165,43 @@ def refusals():
 
 def test_what_cannot_run_between_nodes_is_refused():
     assert all(run_ranks(4, refusals))
+
+
+def two_models():
+    """Ranks 0, 1 have one model, ranks 2, 3 another: who is told of all ranks would add up gradients of both."""
+    first = dist.get_rank() < 2
+    model = on_nodes()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.0 if first else 1.5)
+    texts = []
+    with pytest.raises(tg.UnsupportedError) as caught:
+        attached(model, tg.Compress(codecs.Cast("float32")), collective=None)
+    texts.append(str(caught.value))
+    for compress in (tg.Compress(codecs.Cast("float32")), tg.Compress(codecs.IntBlock(8))):
+        with pytest.raises(tg.RankMismatchError) as caught:
+            attached(model, compress)
+        texts.append(str(caught.value))
+    alone = tg.collectives.TorchCollective(model[0].weight.device_mesh.get_group())
+    norms = []
+    for plan in (tg.Plan(clip=tg.clip.GlobalNorm(1e9)), tg.Plan(compress=tg.Compress(codecs.Cast("float32")))):
+        pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.0), plan, collective=alone)
+        for window in pipe.windows(batches(1)):
+            for inputs, labels in window:
+                pipe.backward(F.cross_entropy(model(inputs), labels))
+            norms.append(pipe.step().grad_norm)
+    return texts, norms
+
+
+def test_two_models_on_two_groups_are_never_added():
+    ranks = run_ranks(4, two_models)
+    for texts, _ in ranks:
+        assert re.search(
+            r"mesh of 2 ranks of 4.*collective=tg\.collectives\.TorchCollective\(mesh\.get_group", texts[0]
+        )
+        assert all(re.search(r"differ from copy to copy, '0\.weight'.*mesh\.get_group", text) for text in texts[1:])
+    norms = [norms for _, norms in ranks]
+    assert norms[0] == norms[1]
+    assert norms[2] == norms[3]
+    assert norms[0][0] != pytest.approx(norms[2][0], rel=1e-3)
+    assert all(dense == pytest.approx(sent, rel=1e-5) for dense, sent in norms)

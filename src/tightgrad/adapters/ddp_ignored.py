@@ -5,9 +5,9 @@ norms would give each rank another clipping factor.
 """
 
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from tightgrad.adapters.fsdp2_torch import is_fsdp2
 from tightgrad.adapters.names import trainable_parameters, unwrap_compiled
 from tightgrad.core.errors import UnsupportedError
 
@@ -69,7 +69,7 @@ def _cause(model: DistributedDataParallel) -> str:
 
 def _check_no_wrapper_inside(model: DistributedDataParallel) -> None:
     for name, module in model.module.named_modules():
-        is_wrapper = isinstance(module, FSDPModule | DistributedDataParallel | DataParallel)
+        is_wrapper = is_fsdp2(module) or isinstance(module, DistributedDataParallel | DataParallel)
         if is_wrapper and any(parameter.requires_grad for parameter in module.parameters()):
             raise UnsupportedError(
                 f"{name!r} inside the DistributedDataParallel module is in {type(module).__name__} as well: its "

@@ -33,9 +33,11 @@ def check_not_split(module: nn.Module, asks: str) -> None:
     Raises:
         UnsupportedError: names the parameter and its mesh.
     """
+    managed = {id(param.sharded_param): param for param in fsdp_params(module)}  # a part with a wrapper of its own
     for name, parameter in module.named_parameters():
         placed = _placed(parameter)
-        if placed is not None:
+        param = managed.get(id(parameter))
+        if placed is not None and (param is None or placed[0] != param.mesh_info.mesh):
             raise _tensor_parallel(name, placed, asks)
 
 

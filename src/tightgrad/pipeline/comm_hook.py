@@ -77,10 +77,10 @@ def ddp_comm_hook(
         raise IncompatiblePlanError(
             "a fallback judges whole steps, of which a communication hook knows nothing; use attach(), or drop it."
         )
+    check_reduces_all(inner)
     check_not_split(inner.module, "ddp_comm_hook")
     check_ddp_internals(inner)
     check_has(Variable, ("_execution_engine",), "ddp_comm_hook")  # private in torch 2.9 to 2.14; FSDP2 uses it too
-    check_reduces_all(inner)
     check_no_complex(compress, trainable_parameters(inner.module))
     hook = bucket_hook(inner)
     collective = TorchCollective(inner.process_group)
