@@ -163,7 +163,7 @@ def test_tensor_parallel_parameters_are_refused_by_name_on_every_rank():
         for key, texts in found.items():
             for text in texts:
                 if key[-1] == "local":
-                    assert "fully_shard splits" in text, key
+                    assert "need the whole model on every rank" in text, key
                 else:
                     assert re.search(WORDS, text), (key, text)
         assert "tp: 2 (Shard(dim=0))" in found["both", True][0]

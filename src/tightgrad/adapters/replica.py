@@ -8,11 +8,11 @@ from there: rounding is no motion, and the anchor keeps what was rounded off.
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from tightgrad.adapters.buffers import broadcast_tensors
 from tightgrad.adapters.detect import make_adapter
+from tightgrad.adapters.fsdp2_torch import is_fsdp2
 from tightgrad.adapters.names import unwrap_compiled
 from tightgrad.adapters.single import SingleAdapter
 from tightgrad.collectives import SingleCollective, TorchCollective
@@ -98,7 +98,7 @@ def _check_is_whole(module: nn.Module) -> None:
         )
     for name, part in module.named_modules():
         kind = type(part)
-        if isinstance(part, FSDPModule) or kind.__module__.startswith("torch.distributed.fsdp"):
+        if is_fsdp2(part) or kind.__module__.startswith("torch.distributed.fsdp"):
             raise UnsupportedError(
                 f"local updates need the whole model on every rank, and {repr(name) if name else 'this one'} is "
                 "sharded (fully_shard). To sum within islands of ranks and meet across them, keep it whole: "
