@@ -1,5 +1,6 @@
 """Accumulation: all micro-batches of one optimizer step, weighed by what all ranks have."""
 
+from tightgrad.accumulate.default_weight import DefaultWeight as DefaultWeight
 from tightgrad.accumulate.memory import ActivationMemory as ActivationMemory
 from tightgrad.accumulate.memory import MemoryEstimate as MemoryEstimate
 from tightgrad.accumulate.memory import OptimizerMemory as OptimizerMemory

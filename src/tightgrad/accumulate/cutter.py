@@ -5,7 +5,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from tightgrad.accumulate.count import Count
 from tightgrad.accumulate.settings import Accumulate
-from tightgrad.accumulate.split import split_batch
+from tightgrad.accumulate.split import batch_size, split_batch
 from tightgrad.accumulate.stream import Fetched, Rows, Stream
 from tightgrad.accumulate.weights import Weight, batch_weights
 from tightgrad.accumulate.window import Held, Together, Window
@@ -80,9 +80,9 @@ class WindowCutter(Generic[Batch]):
     def _next(self, batches: Iterator[Batch], step: int) -> Window[Batch] | None:
         return self._streamed(batches, step) if self._streams else self._fetched(batches, step)
 
-    def _fetched(self, batches: Iterator[Batch], step: int) -> Window[Batch] | None:
+    def _fetched(self, loader: Iterator[Batch], step: int) -> Window[Batch] | None:
         """A window whose batches are all there; None if no rank has one."""
-        fetched = self._fetch(batches, step)
+        fetched = self._fetch(loader, step)
         count = self._count(fetched.weights, fetched.failure, is_short=fetched.is_short)
         if not self._knows_its_part(fetched, self.settings.micro_batches_at(step)):
             if not any(count.num_batches) or (count.all_short and self._put_aside(fetched)):
@@ -92,7 +92,9 @@ class WindowCutter(Generic[Batch]):
         self.num_consumed_before = self.num_consumed
         self.num_consumed += fetched.num_fetched
         self._last = fetched.batches[-1:] or self._last
-        return Window(Together(fetched.batches), tuple(fetched.weights), count, self._held)
+        batches = Together(fetched.batches)
+        batches.hand_out = fetched.waiting.hand_out
+        return Window(batches, tuple(fetched.weights), count, self._held)
 
     def _streamed(self, batches: Iterator[Batch], step: int) -> Window[Batch] | None:
         """A window whose batches are fetched in their turn; None if no rank has one.
@@ -173,6 +175,8 @@ class WindowCutter(Generic[Batch]):
         except StopIteration:
             fetched.is_short = True
             return
+        if self.settings.on_oom == "split":
+            batch_size(batch)  # a batch that cannot be cut is refused before memory runs out
         fetched.weights.append(self.weigh(batch))
         fetched.batches.append(batch)
         fetched.num_fetched += 1
@@ -193,7 +197,9 @@ class WindowCutter(Generic[Batch]):
         while len(fetched.batches) != most and (share is None or sum(w[first] for w in fetched.weights) < share):
             self._fetch_one(fetched, batches)
             if fetched.is_short:
-                return
+                break
+            fetched.waiting.fetched(fetched.batches[-1])
+        fetched.waiting.check()
 
     def weigh(self, batch: Any) -> dict[str, float]:
         """What a batch counts for each loss."""

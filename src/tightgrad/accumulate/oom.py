@@ -10,14 +10,21 @@ from typing import Any
 
 import torch
 
-from tightgrad.accumulate.split import split_batch
-from tightgrad.accumulate.weights import num_samples
+from tightgrad.accumulate.split import batch_size, split_batch
 from tightgrad.accumulate.window import Window
 from tightgrad.core.errors import ConfigError, OutOfMemoryError
 from tightgrad.core.memory import is_out_of_memory
 from tightgrad.core.protocols import Collective
 
 Weights = Mapping[str, float]
+
+
+class _CannotBeCutError(Exception):
+    """Told to the other ranks before it is raised."""
+
+    def __init__(self, reason: ConfigError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 class SmallerMicroBatches:
@@ -47,15 +54,23 @@ class SmallerMicroBatches:
 
         Raises:
             OutOfMemoryError: on every rank, when micro-batches of one sample are too large on any.
-            ConfigError: the weights of a micro-batch's pieces do not add up to its own.
+            ConfigError: on every rank, the pieces of a micro-batch on any do not weigh together what it weighs.
         """
         retries = 0
         while True:
-            failed = self._attempt(window, backward)
-            largest = max((num_samples(batch) for batch in window.batches), default=1)
-            hopeless = failed and self.pieces >= largest
-            flags = torch.tensor([failed, hopeless], dtype=torch.int32).to(self._collective.control_device)
-            any_failed, any_hopeless = self._collective.all_reduce_(flags, "max").tolist()
+            refusal: ConfigError | None = None
+            failed = hopeless = False
+            try:
+                failed = self._attempt(window, backward)
+                hopeless = failed and self.pieces >= max(map(batch_size, window.batches), default=1)
+            except _CannotBeCutError as error:
+                refusal = error.reason
+            states = [failed, hopeless, refusal is not None]
+            flags = torch.tensor(states, dtype=torch.int32).to(self._collective.control_device)
+            any_failed, any_hopeless, any_refused = self._collective.all_reduce_(flags, "max").tolist()
+            if any_refused:
+                self._discard()
+                raise refusal or ConfigError("another rank's batches cannot be cut into pieces; see the error there.")
             if not any_failed:
                 return retries
             self._discard()
@@ -71,14 +86,18 @@ class SmallerMicroBatches:
             retries += 1
 
     def _attempt(self, window: Window[Any], backward: Callable[[Any, Weights], None]) -> bool:
-        try:
-            for batch, weights in zip(window.batches, window.weights, strict=True):
-                for piece, piece_weights in self._cut(batch, weights):
+        for batch, weights in zip(window.batches, window.weights, strict=True):
+            try:
+                pieces = self._cut(batch, weights)
+            except ConfigError as error:
+                raise _CannotBeCutError(error) from error
+            try:
+                for piece, piece_weights in pieces:
                     backward(piece, piece_weights)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            return True
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                return True
         return False
 
     def _cut(self, batch: Any, weights: Weights) -> list[tuple[Any, Weights]]:

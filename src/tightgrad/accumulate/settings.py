@@ -39,15 +39,17 @@ class Accumulate:
             these keys. The first one's weight counts for `window_weight` and the record.
         partial: what happens to the loader's last, incomplete window: "flush" applies it (exact all the same),
             "carry" keeps its batches for the next call of `windows`, "drop" leaves them out.
-        source: "loader" takes K batches, "split" cuts each batch into K pieces along the first dimension.
+        source: "loader" takes K batches, "split" cuts each batch into K pieces along its samples: tensors by their
+            first dimension, lists by their entries. A batch that does not show where its samples are is refused.
         fetch: "window" fetches and weighs a window's batches before its first backward, so that losses are scaled by N
-            from the start. "batch" fetches each when its turn comes, as a loop by hand does: no batches wait in memory,
-            and a loader's workers go on while micro-batches run. Losses are then scaled by the N that the ranks' first
-            batches let expect, and gradients are multiplied once, before they are reduced, where N turns out to be
-            another: the same gradient to rounding, and to the bit where all batches weigh the same and the window is
-            full. Needs `micro_batches`, one loss, source="loader", partial="flush" and on_oom="raise". Where gradients
-            are reduced in backward, the last window of a loader then has K micro-batches as well, the missing ones
-            repeated with weight 0.
+            from the start. Batches that are drawn from torch's global generator are then drawn before the window's
+            dropout masks, other than in a loop by hand. "batch" fetches each when its turn comes, as a loop by hand
+            does: no batches wait in memory, a loader may reuse its buffers, and its workers go on while micro-batches
+            run. Losses are then scaled by the N that the ranks' first batches let expect, and gradients are
+            multiplied once, before they are reduced, where N turns out to be another: the same gradient to rounding,
+            and to the bit where all batches weigh the same and the window is full. Needs `micro_batches`, one loss,
+            source="loader", partial="flush" and on_oom="raise". Where gradients are reduced in backward, the last
+            window of a loader then has K micro-batches as well, the missing ones repeated with weight 0.
         sync: when a wrapper that reduces by itself does so: "last" once a window, "every" after each micro-batch
             (more traffic, and under FSDP2 no unsharded gradients in memory), "auto" by the bytes of these.
         on_oom: when a rank runs out of memory in `GradientPipeline.run`: "raise", or "split" to run the window again

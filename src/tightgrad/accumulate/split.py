@@ -1,40 +1,187 @@
-"""One batch into pieces along the first dimension."""
+"""One batch into pieces along its samples.
 
+A batch's outer mapping, tuple or list holds fields. A tensor or array is cut along its first dimension; numbers, texts
+and tensors without dimensions go into every piece. A list inside is either one entry a sample, and is cut itself, or
+a group of fields (two views of the images), whose entries are cut. Which of the two has to follow from the lengths:
+where both fit, or neither, nothing is cut.
+"""
+
+import copy
 import itertools
-from collections.abc import Mapping
+from collections import UserDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from tightgrad.accumulate.weights import num_samples
+from tightgrad.accumulate.batch_tree import (
+    entries,
+    is_array,
+    is_constant,
+    is_sequence,
+    looks_like_samples,
+    named_entries,
+    odd_kind,
+)
 from tightgrad.core.errors import ConfigError
+
+_WAY_OUT = 'cut it into micro-batches in the loader, and take source="loader" and on_oom="raise".'
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One way to understand a value: what gives the samples from start to stop, and whether that is less than all."""
+
+    piece: Callable[[int, int], Any]
+    cuts: bool
 
 
 def split_batch(batch: Any, pieces: int) -> list[Any]:
-    """Cut every tensor of a batch (a tensor, or mappings, tuples and lists of them) into as even pieces as possible.
+    """Cut a batch into pieces of as many samples each, or one more.
 
-    Entries that are not tensors go into every piece. A batch of fewer samples than `pieces` gives fewer pieces.
+    A batch of fewer samples than `pieces` gives fewer pieces.
 
     Raises:
-        ConfigError: the tensors differ in their first dimension.
+        ConfigError: it does not follow from the batch where its samples are.
     """
-    size = num_samples(batch)
+    size, reading = _read(batch)
     count = max(1, min(pieces, size))
     edges = [size * index // count for index in range(count + 1)]
-    return [_slice(batch, start, stop, size) for start, stop in itertools.pairwise(edges)]
+    return [reading.piece(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
-def _slice(value: Any, start: int, stop: int, size: int) -> Any:
-    if isinstance(value, Tensor):
-        if value.dim() == 0 or value.shape[0] != size:
-            raise ConfigError(
-                f"a batch cannot be split: one tensor has {size} samples, another the shape {tuple(value.shape)}."
-            )
-        return value[start:stop]
-    if isinstance(value, Mapping):
-        return {key: _slice(item, start, stop, size) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_slice(item, start, stop, size) for item in value))
-    if isinstance(value, tuple | list):
-        return type(value)(_slice(item, start, stop, size) for item in value)
-    return value
+def batch_size(batch: Any) -> int:
+    """Return the number of samples that `split_batch` cuts between.
+
+    Raises:
+        ConfigError: it does not follow from the batch where its samples are.
+    """
+    return _read(batch)[0]
+
+
+def _read(batch: Any) -> tuple[int, _Reading]:
+    if looks_like_samples(batch):
+        raise ConfigError(
+            f"a batch cannot be split: its {len(batch)} entries are of one kind, so that they may be samples as well "
+            f"as fields. Make it a mapping of named fields, or {_WAY_OUT}"
+        )
+    reasons: list[str] = []
+    found = []
+    for size in _sizes(batch):
+        found += [(size, reading) for reading in _readings(batch, size, "batch", True, reasons) if reading.cuts]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        sizes = " or ".join(str(size) for size in sorted({size for size, _ in found}))
+        reason = f"its lists can be understood in more than one way ({sizes} samples, or fields that lists hold)"
+    else:
+        kind = odd_kind(batch) or type(batch).__name__
+        reason = reasons[0] if reasons else f"it is a {kind}, without tensors or lists of one entry a sample"
+    raise ConfigError(f"a batch cannot be split: {reason}; {_WAY_OUT}")
+
+
+def _sizes(batch: Any) -> list[int]:
+    """How many samples there may be: what the first field says, or what lists say if no field is a tensor."""
+    fields = list(_field_sizes(batch, top=True))
+    return fields[:1] if fields else sorted(set(_list_sizes(batch, top=True)))
+
+
+def _field_sizes(value: Any, *, top: bool) -> Iterator[int]:
+    if is_array(value) and value.ndim and odd_kind(value) is None:
+        yield value.shape[0]
+    elif top or named_entries(value) is not None:
+        for _, _, item in entries(value, ""):
+            yield from _field_sizes(item, top=False)
+
+
+def _list_sizes(value: Any, *, top: bool) -> Iterator[int]:
+    if is_array(value) and value.ndim and odd_kind(value) is None:
+        yield value.shape[0]
+    if is_sequence(value) and not top:
+        yield len(value)
+    for _, _, item in entries(value, ""):
+        yield from _list_sizes(item, top=False)
+
+
+def _readings(value: Any, size: int, path: str, top: bool, reasons: list[str]) -> list[_Reading]:
+    """All ways to understand a value as part of a batch of `size` samples, or two of them; why there is none."""
+    kind = odd_kind(value)
+    if kind is not None:
+        reasons.append(f"{path} is a {kind}")
+        return []
+    if is_constant(value):
+        return [_Reading(lambda start, stop: value, cuts=False)]
+    if is_array(value):
+        if value.shape[0] == size:
+            return [_Reading(lambda start, stop: value[start:stop], cuts=True)]
+        reasons.append(f"one tensor has {size} samples, another ({path}) the shape {tuple(value.shape)}")
+        return []
+    if named_entries(value) is not None:
+        return _fields(value, size, path, reasons)
+    if is_sequence(value):
+        return _fields(value, size, path, reasons) if top or not value else _list(value, size, path, reasons)
+    reasons.append(f"{path} is a {type(value).__name__}, of which it is not known whether it belongs to one sample")
+    return []
+
+
+def _fields(value: Any, size: int, path: str, reasons: list[str]) -> list[_Reading]:
+    keys, choices = [], []
+    for item_path, key, item in entries(value, path):
+        keys.append(key)
+        choices.append(_readings(item, size, item_path, False, reasons))
+    rebuilt = _rebuilder(value)
+    if rebuilt is None:
+        reasons.append(f"{path} is a {type(value).__name__}, which cannot be made anew")
+        return []
+
+    def reading(chosen: tuple[_Reading, ...]) -> _Reading:
+        def piece(start: int, stop: int) -> Any:
+            return rebuilt(dict(zip(keys, (part.piece(start, stop) for part in chosen), strict=True)))
+
+        return _Reading(piece, cuts=any(part.cuts for part in chosen))
+
+    return [reading(chosen) for chosen in itertools.islice(itertools.product(*choices), 2)]
+
+
+def _list(value: Any, size: int, path: str, reasons: list[str]) -> list[_Reading]:
+    """One entry a sample, or a group of fields."""
+    fits = len(value) == size
+    by_sample = _Reading(lambda start, stop: value[start:stop], cuts=True)
+    if all(map(is_constant, value)) and not any(map(is_array, value)):
+        is_shape = isinstance(value, tuple) and not all(isinstance(item, str | bytes) for item in value)
+        if fits and not is_shape:
+            return [by_sample]
+        what = "a tuple of numbers, perhaps a shape" if is_shape else f"a list of {len(value)}"
+        reasons.append(f"{path} is {what}, and not a list with one entry for each of {size} samples")
+        return []
+    inside: list[str] = []
+    holds_fields = any(is_array(item) or is_sequence(item) or named_entries(item) is not None for item in value)
+    groups = [group for group in _fields(value, size, path, inside) if group.cuts] if holds_fields else []
+    if fits:
+        return [by_sample, *groups]
+    if not groups:
+        reasons.append(
+            f"{path} is a {type(value).__name__} of {len(value)}, and not one entry for each of {size} samples"
+        )
+    return groups
+
+
+def _rebuilder(value: Any) -> Callable[[dict[Any, Any]], Any] | None:
+    """Makes a container of the same type from other entries."""
+    if type(value) is dict:
+        return lambda items: items
+    if is_sequence(value):
+        return lambda items: type(value)(items.values())
+    if isinstance(value, tuple):
+        return lambda items: type(value)(*items.values())
+    if isinstance(value, UserDict):  # such as transformers' BatchEncoding, whose other attributes are of all samples
+        return lambda items: type(value)(items)
+    if isinstance(value, dict) or (isinstance(value, Mapping) and hasattr(value, "__setitem__")):
+        return lambda items: _copied(value, items)
+    return None
+
+
+def _copied(value: Any, items: dict[Any, Any]) -> Any:
+    other = copy.copy(value)
+    for key, item in items.items():
+        other[key] = item
+    return other

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from tightgrad.accumulate.count import Count, WindowLeftError
+from tightgrad.accumulate.reuse import WaitingBatches
 from tightgrad.core.errors import UsageError
 
 Batch = TypeVar("Batch")
@@ -28,6 +29,7 @@ class Fetched(Generic[Batch]):
         num_fetched: batches of the loader that they are made of.
         is_short: whether the loader has ended.
         failure: what went wrong.
+        waiting: batches that wait for others of their window.
     """
 
     batches: list[Batch] = field(default_factory=list)
@@ -35,6 +37,7 @@ class Fetched(Generic[Batch]):
     num_fetched: int = 0
     is_short: bool = False
     failure: Exception | None = None
+    waiting: WaitingBatches = field(default_factory=WaitingBatches)
 
 
 class Stream(Generic[Batch]):

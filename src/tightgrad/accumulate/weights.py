@@ -34,7 +34,7 @@ def _checked(weight: Number) -> float:
 
 
 def num_samples(batch: Any) -> int:
-    """The default weight: the first dimension of the first tensor in the batch.
+    """Return the first dimension of the first tensor in the batch, whatever the others are.
 
     Raises:
         ConfigError: the batch holds no tensor of at least one dimension.

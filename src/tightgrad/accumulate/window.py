@@ -10,6 +10,12 @@ from tightgrad.core.errors import UsageError
 Batch = TypeVar("Batch")
 Batch_co = TypeVar("Batch_co", covariant=True)
 Held = Callable[[int, int], AbstractContextManager[None]]
+_ALL_COUNT = (
+    "Every batch of `for batch in window:` needs one pipe.backward(loss), because all weights are in N. To leave one "
+    "out, give it the weight 0 where the batch shows it, such as weight=lambda batch: len(batch) if is_good(batch) "
+    "else 0, and call backward() all the same: nothing of its loss is added, not even NaN. A loss of 0 would keep its "
+    "weight in N, and the gradient would be too small by that share."
+)
 
 
 class Totals(Protocol):
@@ -55,18 +61,34 @@ class Batches(Protocol[Batch_co]):
 
 
 class Together(tuple[Batch, ...]):
-    """All of them, fetched at once."""
+    """All of them, fetched at once.
 
-    __slots__ = ()
+    Attributes:
+        hand_out: looks at a micro-batch when its turn comes.
+    """
+
     failure = None
+    hand_out: Callable[[int], None] | None = None
 
     def reach(self, position: int) -> bool:
-        """Whether there is such a micro-batch."""
-        return position < len(self)
+        """Whether there is such a micro-batch.
+
+        Raises:
+            UsageError: the loader has written to it since it was fetched.
+        """
+        if position >= len(self):
+            return False
+        if self.hand_out is not None:
+            self.hand_out(position)
+        return True
 
 
 class Window(Generic[Batch]):
     """One optimizer step's micro-batches on this rank. Iterate once over the user's own batches.
+
+    All of them need their backward. A micro-batch is left out by the weight 0 and by nothing else: a loss of 0, put in
+    the place of one that is NaN, adds nothing but leaves the weight in N, so that one of four gives 0.75 times the
+    gradient of the other three.
 
     Attributes:
         batches: this rank's micro-batches, a tuple; with `fetch="batch"`, the current one by its position. When this
@@ -187,7 +209,7 @@ class Window(Generic[Batch]):
                 "once."
             )
         if self.backwards < self._position:
-            raise UsageError(f"backward() was not called for micro-batch {self.backwards} of {len(self)}.")
+            raise UsageError(f"backward() was not called for micro-batch {self.backwards} of {len(self)}. {_ALL_COUNT}")
         self.backwards += 1
         return self.weights[self._position]
 
@@ -195,6 +217,7 @@ class Window(Generic[Batch]):
         """Raise `UsageError` unless backward ran for every micro-batch."""
         if self.backwards != len(self):
             raise UsageError(
-                f"step() came after {self.backwards} of the window's {len(self)} micro-batches; every batch of "
-                "`for batch in window:` needs one pipe.backward(loss), because the weights of all count."
+                f"step() came after {self.backwards} of the window's {len(self)} micro-batches. {_ALL_COUNT} A window "
+                "that should be shorter needs a smaller micro_batches, which can be a schedule; pipe.abandon() drops "
+                "one without a step."
             )

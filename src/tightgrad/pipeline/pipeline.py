@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from tightgrad.accumulate import Accumulate, Window
+from tightgrad.accumulate import Accumulate, DefaultWeight, Window
 from tightgrad.accumulate.buffer import GradientBuffer
 from tightgrad.accumulate.count import WindowLeftError
 from tightgrad.accumulate.cutter import WindowCutter
 from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.uncounted import NO_WINDOW, one, one_batch
-from tightgrad.accumulate.weights import Weight, num_samples
+from tightgrad.accumulate.weights import Weight
 from tightgrad.clip.fold import folded, folding
 from tightgrad.clip.norm import tensor_norms, total_norm
 from tightgrad.core.clock import StageClock
@@ -72,7 +72,7 @@ class GradientPipeline:
         self._accumulate = plan.accumulate or Accumulate()
         self._cutter: WindowCutter[Any] = WindowCutter(
             self._accumulate,
-            weight or (num_samples if plan.accumulate else one),
+            weight or (DefaultWeight() if plan.accumulate else one),
             adapter.collective,
             adapter.micro_batch,
             "repeat" if adapter.every_rank_runs else "fewer",

@@ -144,7 +144,7 @@ def with_tightgrad(work: Work, made: Made | None = None) -> Steps:
         accumulate=tg.Accumulate(work.micro_batches, fetch=work.fetch, sync="every" if work.every else "last"),
         clip=tg.clip.GlobalNorm(1.0) if work.clips else None,
     )
-    pipe = tg.attach(model, optimizer, plan)
+    pipe = tg.attach(model, optimizer, plan, weight=lambda batch: batch[1].numel())
     for window in pipe.windows(work.batches()):
         for batch in window:
             pipe.backward(model(*batch))

@@ -90,7 +90,8 @@ def train(work: Work) -> Steps:
     model = work.model()
     optimizer = torch.optim.AdamW(model.parameters(), byte_model.LEARNING_RATE)
     sync = "every" if work.wrapper.endswith("every") else "last"
-    pipe = tg.attach(model, optimizer, tg.Plan(accumulate=tg.Accumulate(work.micro_batches(ranks), sync=sync)))
+    plan = tg.Plan(accumulate=tg.Accumulate(work.micro_batches(ranks), sync=sync))
+    pipe = tg.attach(model, optimizer, plan, weight=len)  # all pieces are equally long
     for window in pipe.windows(micro_batches(work, rank, ranks)):
         for pieces in window:
             pipe.backward(byte_model.loss(model, pieces))

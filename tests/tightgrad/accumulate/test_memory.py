@@ -60,7 +60,7 @@ FEEDBACK = tg.Compress(tg.codecs.TopK(0.01), feedback=tg.ErrorFeedback())
 def train(make_optimizer, samples, dtype, compress):
     model = Transformer(dtype)
     plan = tg.Plan(accumulate=tg.Accumulate(3), compress=compress)
-    pipe = tg.attach(model, make_optimizer(model.parameters()), plan)
+    pipe = tg.attach(model, make_optimizer(model.parameters()), plan, weight=len)
     for window in pipe.windows([text(samples) for _ in range(6)]):  # optimizer state exists in the second
         for batch in window:
             pipe.backward(model(batch))
