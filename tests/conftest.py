@@ -4,6 +4,17 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+from support.waiting import COLLECTIVE_SECONDS
+from tightgrad.collectives import run_threaded
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+# Tests call it directly in many places; with its own time-out a busy machine looks like a deadlock.
+assert run_threaded.__kwdefaults__ is not None
+run_threaded.__kwdefaults__["timeout_seconds"] = COLLECTIVE_SECONDS
 
 
 @pytest.fixture(params=[1, 2])

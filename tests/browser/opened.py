@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from support.waiting import patience
+
 # Overlaps and texts cut by the viewport, for each SVG that is shown. A pixel of slack is for rounding.
 CHECK_SVG = """
 () => [...document.querySelectorAll("svg")].filter((svg) => svg.getBoundingClientRect().width > 0).flatMap((svg) => {
@@ -54,6 +56,7 @@ class Opened:
 
     def __init__(self, browser: Any, file: Path, width: int, scheme: str) -> None:
         self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page.set_default_timeout(1000 * patience(30))
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))

@@ -68,7 +68,7 @@ def test_the_applied_norm_is_at_most_the_bound(case: ClipCase, scale: float) -> 
 
 
 @bounded
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(values=st.lists(st.floats(-(2.0**100), 2.0**100, width=32), max_size=20))
 def test_the_bound_holds_for_any_values(case: ClipCase, values: list[float]) -> None:
     grads = {"weight": torch.tensor(values), "bias": torch.tensor(values[::2])}

@@ -65,7 +65,7 @@ def test_contraction_on_awkward_inputs(codec: Codec, name: str) -> None:
 
 
 @pytest.mark.parametrize("codec", CONTRACTING, ids=repr)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     values=st.lists(
         st.floats(-(2.0**50), 2.0**50, width=32).filter(lambda value: value == 0 or abs(value) > 2.0**-50),

@@ -148,7 +148,7 @@ def test_config_and_repr_round_trip(codec: Codec) -> None:
 
 
 @every_codec
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(numel=st.integers(0, 5_000))
 def test_size_is_predicted_for_any_length(codec: Codec, numel: int) -> None:
     payload = encode(codec, normal(numel))
@@ -191,7 +191,7 @@ def test_wrong_layout_is_a_payload_error(codec: Codec) -> None:
 
 
 @every_codec
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), numel=st.integers(1, 300))
 def test_damaged_bytes_never_crash(codec: Codec, data: st.DataObject, numel: int) -> None:
     """Random bytes, or a payload with a few changed ones: a PayloadError, or some tensor of the right shape."""

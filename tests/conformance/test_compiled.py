@@ -10,6 +10,7 @@ import torch._dynamo as dynamo
 from torch import Tensor
 
 from conformance.inputs import normal
+from support.waiting import patience
 from tightgrad.codecs import (
     FP8,
     QSGD,
@@ -72,7 +73,7 @@ def encoded(codec: Codec) -> tuple[Tensor, GradSpec]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(patience(900))
 @pytest.mark.parametrize("codec", [*SAME, *SUMS], ids=repr)
 def test_a_compiled_decoder_gives_the_same_bits(codec: Codec) -> None:
     flat, spec = encoded(codec)
@@ -81,7 +82,7 @@ def test_a_compiled_decoder_gives_the_same_bits(codec: Codec) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(patience(900))
 @pytest.mark.parametrize("codec", SAME, ids=repr)
 def test_a_compiled_encoder_gives_the_same_bytes(codec: Codec) -> None:
     flat, spec = encoded(codec)
@@ -91,7 +92,7 @@ def test_a_compiled_encoder_gives_the_same_bytes(codec: Codec) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(patience(900))
 @pytest.mark.parametrize("codec", SUMS, ids=repr)
 def test_a_compiled_encoder_that_adds_is_as_near(codec: Codec) -> None:
     flat, spec = encoded(codec)

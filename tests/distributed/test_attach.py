@@ -37,7 +37,7 @@ def attach_differently():
 
 
 def test_ranks_that_disagree_get_one_error_each():
-    by_rank = run_ranks(3, attach_differently, timeout_seconds=20)
+    by_rank = run_ranks(3, attach_differently)
     part = {"empty plan": "plan", "model": "parameters", "frozen parameter": "parameters"}
     for rank, errors in enumerate(by_rank):
         assert list(errors) == list(DIFFERENCES)

@@ -81,7 +81,7 @@ def fail_and_go_on(case, fetch, position):
 @pytest.mark.parametrize("fetch", FETCHES)
 @pytest.mark.parametrize("case", COMPRESS)
 def test_a_window_that_one_rank_failed_to_fetch_is_none_on_all(case, fetch, position):
-    (first, *found), (second, *others) = run_ranks(2, fail_and_go_on, case, fetch, position, timeout_seconds=20)
+    (first, *found), (second, *others) = run_ranks(2, fail_and_go_on, case, fetch, position)
     assert first.startswith("rank 1 failed while fetching a window")
     assert second == "the disk is gone"
     for consumed, waits, is_equal in (found, others):
@@ -111,7 +111,7 @@ def end_or_fail_and_go_on(case, k, ends):
 @pytest.mark.parametrize("case", COMPRESS)
 def test_all_ranks_hear_of_a_window_whose_first_batch_failed(case, k, ends):
     """With windows of one micro-batch, the count of first batches is the only one."""
-    first, second = run_ranks(2, end_or_fail_and_go_on, case, k, ends, timeout_seconds=20)
+    first, second = run_ranks(2, end_or_fail_and_go_on, case, k, ends)
     assert first[0].startswith("rank 1 failed while fetching a window")
     assert second[0] == "the disk is gone"
     assert first[1:] == second[1:] == (2 * k, True)
@@ -132,7 +132,7 @@ def leave_and_go_on(case, fetch):
 @pytest.mark.parametrize("fetch", FETCHES)
 @pytest.mark.parametrize("case", COMPRESS)
 def test_a_window_that_all_ranks_leave(case, fetch):
-    assert all(run_ranks(2, leave_and_go_on, case, fetch, timeout_seconds=20))
+    assert all(run_ranks(2, leave_and_go_on, case, fetch))
 
 
 def leave_before_the_last_backward(case, fetch):
@@ -156,7 +156,7 @@ def leave_before_the_last_backward(case, fetch):
 @pytest.mark.parametrize("case", COMPRESS)
 def test_a_forward_without_backward_leaves_nothing(case, fetch):
     """DDP would reduce the next backward in its place, although that is held by no_sync."""
-    for consumed, is_equal in run_ranks(2, leave_before_the_last_backward, case, fetch, timeout_seconds=20):
+    for consumed, is_equal in run_ranks(2, leave_before_the_last_backward, case, fetch):
         assert consumed == 6
         assert is_equal
 
@@ -185,7 +185,7 @@ def fail_alone_and_go_on(case, fetch):
 @pytest.mark.parametrize(("case", "fetch"), [("ddp during backward", "window"), ("ddp after backward", "batch")])
 def test_ranks_that_leave_by_different_errors_go_on_together(case, fetch):
     """DDP's buckets are agreed on anew by all ranks, or by none."""
-    (error, first), (none, second) = run_ranks(2, fail_alone_and_go_on, case, fetch, timeout_seconds=20)
+    (error, first), (none, second) = run_ranks(2, fail_alone_and_go_on, case, fetch)
     assert error is not None
     assert none is None
     assert first
@@ -213,7 +213,7 @@ def save_after_a_failure(case, folder):
 
 @pytest.mark.parametrize("case", ["ddp", "ddp during backward", "fsdp2"])
 def test_a_window_in_which_a_loader_failed_is_not_saved(case, tmp_path):
-    first, second = run_ranks(2, save_after_a_failure, case, str(tmp_path), timeout_seconds=20)
+    first, second = run_ranks(2, save_after_a_failure, case, str(tmp_path))
     assert first[0].startswith("CheckpointError: ")
     assert "rank 1" in first[0]
     assert second[0] == "OSError: the disk is gone"
@@ -244,7 +244,7 @@ def without_weight(case):
 
 @pytest.mark.parametrize("case", NOTHING)
 def test_a_window_without_weight_leaves_residuals_alone(case):
-    for seen in run_ranks(2, without_weight, case, timeout_seconds=20):
+    for seen in run_ranks(2, without_weight, case):
         assert [(reason, weight) for reason, weight, _ in seen] == [
             (None, 6.0),
             ("zero_weight", 0.0),

@@ -237,7 +237,7 @@ def errors_of_all():
 
 
 def test_what_would_hang_is_an_error_on_every_rank():
-    ranks = run_ranks(2, errors_of_all, timeout_seconds=20)
+    ranks = run_ranks(2, errors_of_all)
     words = {
         "twice": ("UsageError", "came a second time before the step.*no_sync"),
         "outside": ("UsageError", "outside of a window"),

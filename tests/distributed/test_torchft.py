@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 import tightgrad as tg
 from support.training import batches, linear, loss_of
+from support.waiting import patience
 
 EVERY, STEPS, LR, MOMENTUM = 4, 12, 0.7, 0.9
 RANKS = 2
-SECONDS = 120
+SECONDS = patience(120)
 
 
 def weights(model: nn.Module) -> list[Tensor]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import patience
 from tightgrad_lab.cases import CASES
 
 FOLDER = Path(__file__).parents[2] / "examples" / "notebooks"
@@ -27,7 +28,7 @@ def test_it_is_kept_without_outputs(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(patience(600))
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_from_top_to_bottom(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +46,7 @@ def test_it_runs_from_top_to_bottom(path: Path, monkeypatch: pytest.MonkeyPatch)
         _run_as_program(code)
         return
     opened = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(opened, timeout=500, kernel_name="python3").execute()
+    nbclient.NotebookClient(opened, timeout=int(patience(500)), kernel_name="python3").execute()
     printed = "".join(out.get("text", "") for cell in opened.cells for out in cell.get("outputs", []))
     assert "times fewer" in printed
     assert "relative error" in printed

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from support.waiting import patience
 from tightgrad.pipeline.registry import cards, method
 from tightgrad_lab.cli.app import app
 
@@ -42,7 +43,14 @@ def run(code: str, where: Path, *launcher: str) -> str:
     command = [sys.executable, *launcher, "-" if not launcher else "script.py"]
     (where / "script.py").write_text(code, encoding="utf-8")
     done = subprocess.run(
-        command, input=code, cwd=where, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=150
+        command,
+        input=code,
+        cwd=where,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=patience(150),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -126,7 +134,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=patience(150),
     )
     assert done.returncode == 0, done.stderr[-4000:]
     pages = list((tmp_path / "site").rglob("index.html"))

@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 
 import tightgrad as tg
-from support.waiting import HANG_SECONDS
+from support.waiting import COLLECTIVE_SECONDS
 
 RANKS = 2
 MICRO_BATCHES = 3
@@ -142,7 +142,7 @@ def live(rank: int, life: Life, folder: Path, store: Path, told: int | None) -> 
         if ended[0] == life.saves and life.operation is not None and rank in life.victims:
             kill_at(life.operation, life.signal)
 
-    limit = timedelta(seconds=HANG_SECONDS)
+    limit = timedelta(seconds=COLLECTIVE_SECONDS)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS, timeout=limit)
     model, pipe = attached(tg.collectives.TorchCollective())
     pipe.load(folder)
@@ -215,7 +215,7 @@ def forked(body: Callable[[], None]) -> int:
 
 
 def exit_codes(processes: list[int]) -> list[int]:
-    deadline = time.monotonic() + 2 * HANG_SECONDS
+    deadline = time.monotonic() + 2 * COLLECTIVE_SECONDS
     codes: dict[int, int] = {}
     while len(codes) < len(processes):
         for process in processes:

@@ -6,6 +6,7 @@ The slow test is the acceptance test of 100,000; its seed differs from that of t
 import pytest
 
 from faults import guarded
+from support.waiting import patience
 
 FAST = {"faults.payloads": 6_000, "faults.states": 1_000}
 FULL = {"faults.payloads": 60_000, "faults.states": 40_000}
@@ -25,12 +26,12 @@ def assert_survived(module: str, count: int, seed: int, timeout_seconds: float) 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_some_damaged_inputs(module: str) -> None:
-    assert_survived(module, FAST[module], seed=0, timeout_seconds=120)
+    assert_survived(module, FAST[module], seed=0, timeout_seconds=patience(120))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1_800)
+@pytest.mark.timeout(patience(1_800))
 @pytest.mark.parametrize("module", MODULES)
 def test_100_000_damaged_inputs(module: str) -> None:
     assert sum(FULL.values()) == 100_000
-    assert_survived(module, FULL[module], seed=1, timeout_seconds=1_700)
+    assert_survived(module, FULL[module], seed=1, timeout_seconds=patience(1_700))

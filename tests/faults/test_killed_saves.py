@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from faults import kill_saves
-from support.waiting import seconds
+from support.waiting import patience
 
 FEW, MANY = 12, 200
 
@@ -22,7 +22,7 @@ def survive(folder, count, seed, sent):
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=seconds(60 + 3 * count),
+        timeout=patience(60 + 3 * count),
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
@@ -34,14 +34,14 @@ def survive(folder, count, seed, sent):
     return counts
 
 
-@pytest.mark.timeout(seconds(180))
+@pytest.mark.timeout(patience(180))
 @pytest.mark.parametrize(("sent", "seed"), [("SIGKILL", 0), ("SIGTERM", 1)])
 def test_a_few_kills(tmp_path, sent, seed):
     assert survive(tmp_path, FEW, seed, sent)["while the victim saved"] > 0
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(seconds(720))
+@pytest.mark.timeout(patience(720))
 def test_many_kills(tmp_path):
     """At least a quarter of them strike between the beginning and the end of a save: more are aimed there."""
     assert survive(tmp_path, MANY, 2, "SIGKILL")["while the victim saved"] > MANY / 4

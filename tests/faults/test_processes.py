@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import patience
+
 SCRIPT = Path(__file__).with_name("under_fire.py")
 STEPS = 8
-SECONDS = 100
+SECONDS = patience(100)
 RANKS = 2
+TIMEOUT = ("--timeout", str(patience(20)))  # of a collective; a rank that died is noticed without it
 
 
 def start(folder, *options, restarts=0):
@@ -27,7 +30,7 @@ def start(folder, *options, restarts=0):
     ]
     # On torch 2.13 the ranks of a second life may read the addresses of the first from a store that both share.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    command = [sys.executable, *launcher, str(SCRIPT), str(folder), str(STEPS), *options]
+    command = [sys.executable, *launcher, str(SCRIPT), str(folder), str(STEPS), *options, *TIMEOUT]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -39,7 +42,7 @@ def started(*arguments, **settings):
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait(20)
+            process.wait(patience(20))
 
 
 def finish(process):

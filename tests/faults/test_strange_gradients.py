@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -18,6 +18,7 @@ import tightgrad as tg
 from conformance.test_combinations import ALL_FEEDBACKS, PAIRS, refusal
 from support.capture import Capture
 from support.training import on_ranks
+from support.waiting import patience
 from tightgrad.collectives import ThreadedCollective
 from tightgrad.core.protocols import Codec, Feedback, Reducer
 
@@ -184,13 +185,13 @@ def assert_ranks_are_equal(ledgers: list[Ledger]) -> None:
 COMBINATIONS = [(*pair, feedback) for pair in PAIRS for feedback in ALL_FEEDBACKS if not refusal(*pair, feedback)]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120)
 @given(combination=st.sampled_from(COMBINATIONS), world_size=st.sampled_from((1, 2, 3, 5)), steps=STEPS)
 def test_any_combination_lives_with_any_gradient(combination, world_size: int, steps: list[Step]) -> None:
     assert_ranks_are_equal(run(*combination, world_size, steps))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(pair=st.sampled_from(PAIRS[1:]), world_size=st.sampled_from((1, 2, 3, 5)), steps=STEPS)
 def test_error_feedback_loses_nothing(pair, world_size: int, steps: list[Step]) -> None:
     """All that went in has come out, or is in a residual, to float32's rounding of the largest number."""
@@ -209,8 +210,8 @@ def test_error_feedback_loses_nothing(pair, world_size: int, steps: list[Step]) 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-@settings(max_examples=3_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.timeout(patience(900))
+@settings(max_examples=3_000)
 @given(combination=st.sampled_from(COMBINATIONS), world_size=st.sampled_from((1, 2, 3, 5)), steps=STEPS)
 def test_any_combination_lives_with_any_gradient_at_length(combination, world_size: int, steps: list[Step]) -> None:
     assert_ranks_are_equal(run(*combination, world_size, steps))

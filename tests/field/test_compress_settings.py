@@ -1,7 +1,5 @@
 """Z7: ranks that were given different settings."""
 
-import time
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,7 +11,6 @@ from tightgrad_lab.experiments.fragile import outcomes
 
 RANKS = 2
 COLLECTIVE_SECONDS = 4.0
-UNDISTURBED_SECONDS = 30.0  # half of what a collective of ours may wait
 
 PLANS = {
     "another size": (tg.codecs.TopK(0.1), tg.codecs.TopK(0.2)),
@@ -40,23 +37,21 @@ def torch_collective(name: str) -> str:
     return "sum" if right else f"no error, 1 + 1 = {float(ones[0]):.3g}"
 
 
-def with_tightgrad(name: str) -> tuple[str, float]:
+def with_tightgrad(name: str) -> str:
     model = DistributedDataParallel(torch.nn.Linear(8, 8))
-    start = time.perf_counter()
     try:
         codec = PLANS[name][dist.get_rank()]
         tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(compress=tg.Compress(codec)))
     except tg.RankMismatchError as error:
-        return str(error), time.perf_counter() - start
-    return "", 0.0
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("name", PLANS)
 def test_z7_different_settings(name, field_row):
-    for text, seconds in run_ranks(RANKS, with_tightgrad, name):
+    for text in run_ranks(RANKS, with_tightgrad, name):
         assert "plan differ on rank 1" in text
         assert "Give every rank the same plan" in text
-        assert seconds < UNDISTURBED_SECONDS
     peer = outcomes(
         RANKS, torch_collective, name, seconds=3 * COLLECTIVE_SECONDS, collective_seconds=COLLECTIVE_SECONDS
     )

@@ -14,11 +14,12 @@ import tightgrad as tg
 from gpu.test_pipeline import COMPRESS, loss_of, network
 from support.device import DEVICE, needs_device
 from support.ranks import run_ranks
+from support.waiting import patience
 from support.wrapping import full, ragged_batches
 from tightgrad.collectives import TorchCollective
 
-pytestmark = [needs_device, pytest.mark.timeout(60)]
-TIMEOUT_SECONDS = 20
+pytestmark = [needs_device, pytest.mark.timeout(patience(60))]
+TIMEOUT_SECONDS = patience(20)
 PLANS = {"dense": tg.Compress(), **COMPRESS}
 
 

@@ -16,8 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-TIMEOUT_SECONDS = 60
-GRACE_SECONDS = 3.0  # after one rank failed, for the others to say why they did
+from support.waiting import COLLECTIVE_SECONDS, GRACE_SECONDS
 
 
 class RankError(Exception):
@@ -34,7 +33,7 @@ class _Task:
 
 
 def run_ranks(
-    world_size: int, body: Callable[..., Any], *args: Any, timeout_seconds: float = TIMEOUT_SECONDS
+    world_size: int, body: Callable[..., Any], *args: Any, timeout_seconds: float = COLLECTIVE_SECONDS
 ) -> list[Any]:
     """Run `body(*args)` in `world_size` gloo processes; return what each returned, by rank.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import tightgrad as tg
+from support.waiting import THREADS_SECONDS
 from tightgrad.collectives import ThreadedCollective, run_threaded
 
 
@@ -47,7 +48,7 @@ def on_ranks(world_size: int, body: Callable[[ThreadedCollective], Any]) -> list
         except Exception as error:
             return error
 
-    return run_threaded(world_size, caught, timeout_seconds=20.0)
+    return run_threaded(world_size, caught, timeout_seconds=THREADS_SECONDS)
 
 
 def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-START_SECONDS = 90.0
+START_SECONDS = 900.0
 POLL_SECONDS = 0.02
 HANGS = "hangs"
 PRELOADED = [

@@ -15,7 +15,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from tightgrad_lab.network.ranks import STORE_PORT, Job
 
-MEETING_SECONDS = 60.0
+MEETING_SECONDS = 600.0
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from tightgrad.codecs.entropy import pack_gamma, unpack_gamma
 from tightgrad.core.errors import PayloadError
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(values=st.lists(st.integers(1, 2**40), max_size=60))
 def test_round_trip(values: list[int]) -> None:
     tensor = torch.tensor(values, dtype=torch.int64)
@@ -27,7 +27,7 @@ def test_bits_by_hand() -> None:
     assert pack_gamma(torch.tensor([1, 3])).tolist() == [0b101, 0b1]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(raw=st.binary(max_size=40), count=st.integers(0, 50))
 def test_any_bytes_decode_or_raise(raw: bytes, count: int) -> None:
     packed = torch.tensor(list(raw), dtype=torch.uint8)

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tightgrad as tg
 from tightgrad.codecs import packing
 
 
-@settings(deadline=None)
 @given(st.data(), st.integers(0, 62), st.integers(0, 70))
 def test_bits_round_trip(data, bits, numel):
     numbers = data.draw(st.lists(st.integers(0, 2**bits - 1), min_size=numel, max_size=numel))
@@ -20,7 +19,6 @@ def test_bits_round_trip(data, bits, numel):
     assert packing.unpack_bits(packed, numel, bits).tolist() == numbers
 
 
-@settings(deadline=None)
 @given(st.data(), st.integers(1, 3_000))
 def test_indices_round_trip_at_the_predicted_size(data, numel):
     count = data.draw(st.integers(0, min(numel, 60)))
@@ -45,7 +43,6 @@ def test_an_index_costs_what_the_module_says(density):
     assert bits <= 2 + torch.tensor(1 / density).log2().item() + 0.01
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=20, max_size=20), st.integers(1, 200), st.integers(1, 12))
 def test_damaged_indices_are_an_error_or_valid_indices(raw, numel, count):
     count = min(count, numel)

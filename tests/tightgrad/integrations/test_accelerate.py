@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 import tightgrad as tg
 from support.ranks import run_ranks
 from support.tagging import BATCH, PLANS, STEPS, Tagger, Tokens, check_equal, launched, num_tokens, raw_loop, weights_of
+from support.waiting import patience
 from tightgrad.integrations.accelerate import TightAccelerator
 
 MAX_NORM = 0.1
@@ -152,7 +153,7 @@ def test_accelerates_own_test_passes(ranks):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=patience(150),
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

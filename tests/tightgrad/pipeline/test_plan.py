@@ -37,7 +37,6 @@ plans = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(plans)
 def test_json_round_trip(plan):
     assert tg.Plan.from_json(plan.to_json()) == plan
@@ -124,7 +123,7 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.data(), value=json_values)
 def test_any_value_anywhere_is_read_or_is_a_config_error(data, value):
     """Replace one node of a good plan by anything that JSON can say."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import tightgrad_lab.audit
+from support.waiting import patience
 from tightgrad_lab.audit.run import RANKS, Audit, audit_files
 from tightgrad_lab.cli import app as cli
 from tightgrad_lab.cli.audit import Template
@@ -138,7 +139,7 @@ def test_under_torchrun_it_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(patience(1200))
 def test_every_file_under_one_two_and_four_ranks() -> None:
     bugs = [path for path in sorted(CORPUS.glob("bug_*.py")) if can_run(path)]
     correct = [path for path in sorted(CORPUS.glob("correct_*.py")) if can_run(path)]

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from support.waiting import patience
 from tightgrad_lab.errors import ArgumentError, RunError
 from tightgrad_lab.network import NetRank, namespaces, network, run_in_network, why_not
 from tightgrad_lab.network.counters import sent
@@ -45,7 +46,7 @@ def fails_on_one(rank: NetRank, send: Any) -> None:
 
 def never_ends(rank: NetRank, send: Any) -> None:
     send({"pid": os.getpid()})
-    time.sleep(600)
+    time.sleep(6_000)
 
 
 @needs_network
@@ -53,13 +54,13 @@ def test_a_link_has_its_rate_and_its_counters_see_what_is_sent() -> None:
     found: list[Any] = []
     with network(2, RATE) as net:
         assert len([name for name in namespaces_now() if f"-{os.getpid()}-" in name]) == 3
-        run_in_network(net, timed_broadcast, (), found.append, timeout_seconds=120)
+        run_in_network(net, timed_broadcast, (), found.append, timeout_seconds=patience(120))
         with pytest.raises(RunError, match=r"rank 1 ended .*ValueError: planted"):
-            run_in_network(net, fails_on_one, (), found.append, timeout_seconds=120)
+            run_in_network(net, fails_on_one, (), found.append, timeout_seconds=patience(120))
     by_rank = {message["rank"]: message for message in found}
     assert all(message["good"] for message in found)
     expected = 8 * NBYTES / RATE
-    assert 0.9 * expected < by_rank[0]["seconds"] < 2 * expected, "the rate, and what a busy machine adds"
+    assert by_rank[0]["seconds"] > 0.9 * expected, "the link lets no more through; a busy machine only adds to it"
     assert NBYTES <= by_rank[0]["payload"] < 1.05 * NBYTES
     assert by_rank[1]["payload"] < 0.05 * NBYTES
     assert not [name for name in namespaces_now() if f"-{os.getpid()}-" in name]
@@ -84,7 +85,7 @@ def test_nothing_is_left_after_an_end_from_outside(number: signal.Signals) -> No
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "with network(2, 10_000_000):\n    print('up', flush=True)\n"
         # a signal just before a sleep, or to another thread, is looked at only when that sleep is over
-        "    for _ in range(600):\n        time.sleep(0.1)\n"
+        "    for _ in range(6_000):\n        time.sleep(0.1)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -92,7 +93,7 @@ def test_nothing_is_left_after_an_end_from_outside(number: signal.Signals) -> No
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
         process.send_signal(number)
-        assert process.wait(timeout=60) != 0, "ended before its time"
+        assert process.wait(timeout=patience(60)) != 0, "ended before its time"
     if number == signal.SIGKILL:
         namespaces.remove_stale()  # as the next network does
     assert not [name for name in namespaces_now() if f"-{process.pid}-" in name]

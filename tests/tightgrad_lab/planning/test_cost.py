@@ -135,6 +135,6 @@ def test_scale_reaches_4096_ranks(capsys: pytest.CaptureFixture[str]) -> None:
 def test_local_ranks_measure_their_link(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["plan", "examples/audit/correct_raw_ddp.py", "--ranks", "2", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["link"]["bytes_per_second"] > 1e6
+    assert printed["link"]["bytes_per_second"] > 0
     assert printed["compute"]["backward_seconds"] > 0
     assert all(row["largest_micro_batch"] >= 1 for row in printed["rows"])

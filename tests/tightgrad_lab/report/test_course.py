@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import patience
 from tightgrad_lab import report
 from tightgrad_lab.report.claims import JUDGES
 from tightgrad_lab.report.course import CLAIMS, COURSE, SNIPPETS
@@ -169,7 +170,9 @@ def test_code_on_the_page_runs(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     if "import tensorflow" in source:
         pytest.importorskip("tensorflow")
-    done = subprocess.run([sys.executable, "-"], input=source, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-"], input=source, capture_output=True, text=True, check=False, timeout=patience(120)
+    )
     assert done.returncode == 0, done.stderr
     promised = re.findall(r"^print\(.*#\s+([-\d.]+)", source, re.MULTILINE)
     assert [line for line in done.stdout.splitlines() if line][: len(promised)] == promised
