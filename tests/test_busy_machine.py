@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 TESTS = Path(__file__).parent
 WAITING = {"timeout", "timeout_seconds"}
 CLOCKS = {"monotonic", "perf_counter", "process_time", "monotonic_ns", "perf_counter_ns"}
-# A time-out that the test waits for, or a poll, so it is short; and clocks whose reading no assertion bounds from above.
+# Time-outs that a test waits for, and polls; clocks whose reading no assertion bounds from above.
 MAY_WAIT_SHORTLY = {"support/ranks.py", "tightgrad_lab/network/test_network.py"}
 MAY_READ_CLOCKS = {
     "support/ranks.py",
