@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
+SHORT_SECONDS = 600
 WAITING = {"timeout", "timeout_seconds"}
 CLOCKS = {"monotonic", "perf_counter", "process_time", "monotonic_ns", "perf_counter_ns"}
 # Time-outs that a test waits for, and polls; clocks whose reading no assertion bounds from above.
@@ -24,17 +25,17 @@ def files():
     return sorted(TESTS.rglob("*.py"))
 
 
-def is_number(node):
-    return isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool)
+def is_short(node):
+    return isinstance(node, ast.Constant) and isinstance(node.value, int | float) and node.value < SHORT_SECONDS
 
 
 def short_waits(tree):
-    """Lines where a number stands as a time-out, in place of `support.waiting.patience(number)`."""
+    """Lines where a small number stands as a time-out, in place of `support.waiting.patience(number)`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            yield from (k.value.lineno for k in node.keywords if k.arg in WAITING and is_number(k.value))
+            yield from (k.value.lineno for k in node.keywords if k.arg in WAITING and is_short(k.value))
             marks = isinstance(node.func, ast.Attribute) and node.func.attr == "timeout"
-            yield from (argument.lineno for argument in node.args if marks and is_number(argument))
+            yield from (argument.lineno for argument in node.args if marks and is_short(argument))
 
 
 def clocks(tree):
