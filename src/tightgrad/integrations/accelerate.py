@@ -30,14 +30,20 @@ from tightgrad.clip import GlobalNorm, Value
 from tightgrad.core.check import check_choice
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Clipper
+from tightgrad.integrations.accelerate_checks import check_steps, check_supported, finish, full_plan
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
-from tightgrad.integrations.foreign import ForeignLoop, with_micro_batches
+from tightgrad.integrations.foreign import ForeignLoop, clips_alike, missing_backward
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.plan import Plan
 
 COMPATS = ("exact", "accelerate")
 FOLDER = "tightgrad"
+OUTSIDE = (
+    "accelerator.backward(loss) was called outside of a loop over a prepared loader, where the plan does not act. Put "
+    "the training loader through accelerator.prepare(), iterate over what it gives while the model is in train() mode, "
+    "and call backward once for each batch, before optimizer.step()."
+)
 
 
 class TightAccelerator(Accelerator):
@@ -54,7 +60,8 @@ class TightAccelerator(Accelerator):
 
     Raises:
         ConfigError: the plan's micro-batches are not `gradient_accumulation_steps`.
-        UnsupportedError: `mixed_precision="fp16"`, whose scaler would scale once more.
+        UnsupportedError: `mixed_precision="fp16"`, whose scaler would scale once more; DeepSpeed, Megatron-LM, FSDP1;
+            parallelism that is not over data; `sync_with_dataloader=False`.
     """
 
     def __init__(
@@ -62,8 +69,8 @@ class TightAccelerator(Accelerator):
     ) -> None:
         super().__init__(*args, **kwargs)
         check_choice("compat", compat, COMPATS)
-        self._check_scaler(self.scaler)
-        self.plan = with_micro_batches(plan, self.gradient_accumulation_steps, "gradient_accumulation_steps")
+        check_supported(self)
+        self.plan = full_plan(plan, self)
         self.loop: ForeignLoop | None = None
         self._compat = compat
         self._weight = _one if compat == "accelerate" else weight
@@ -72,14 +79,6 @@ class TightAccelerator(Accelerator):
         self._trained: list[nn.Module] = []
         self.register_save_state_pre_hook(lambda models, weights, folder: self._save(folder))
         self.register_load_state_pre_hook(lambda models, folder: self._load(folder))
-
-    @staticmethod
-    def _check_scaler(scaler: object) -> None:
-        if scaler is not None:
-            raise UnsupportedError(
-                'mixed_precision="fp16" brings a GradScaler of its own; take "bf16", or "no" with '
-                "Plan(loss_scale=LossScale(), ...) and autocast."
-            )
 
     def prepare(self, *args: Any, **kwargs: Any) -> Any:
         """As Accelerate's; attaches the plan once both the model and the optimizer are prepared."""
@@ -93,6 +92,13 @@ class TightAccelerator(Accelerator):
         if self._trained and self._optimizers:
             self._attach()
         return prepared
+
+    def skip_first_batches(self, dataloader: Any, num_batches: int = 0) -> Any:
+        """As Accelerate's; the loader that it gives fetches windows as well."""
+        skipping = super().skip_first_batches(dataloader, num_batches)
+        if issubclass(type(dataloader), _WindowsMixin):
+            _by_windows(skipping, self)
+        return skipping
 
     def _attach(self) -> None:
         if len(self._trained) > 1 or len(self._optimizers) > 1:
@@ -143,13 +149,35 @@ class TightAccelerator(Accelerator):
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
         """Scale and run backward, once for each batch of the loader."""
         if self.loop is None or not self.loop.is_open:
+            if self.loop is not None and self._compat == "exact":
+                raise UsageError(OUTSIDE)
             super().backward(loss, **kwargs)
             return
         if kwargs:
-            raise UnsupportedError(f"backward() takes no {', '.join(kwargs)} here; leave them out.")
+            raise UnsupportedError(f"accelerator.backward() takes no {', '.join(kwargs)} here; leave them out.")
+        self._check_turn(self.loop)
         if self._compat == "accelerate":
             loss = loss * (self.loop.num_micro_batches / self.gradient_accumulation_steps)
         self.pipe.backward(loss)
+
+    def _check_turn(self, loop: ForeignLoop) -> None:
+        if loop.num_backwards >= loop.position:
+            raise UsageError(
+                "accelerator.backward(loss) was called twice for one batch of the loader; add the losses of a batch "
+                "and call it once."
+            )
+        if loop.num_backwards < loop.position - 1:
+            raise UsageError(missing_backward(loop))
+
+    def join_uneven_inputs(self, joinables: Any, even_batches: bool | None = None) -> Any:
+        """As Accelerate's on one process; elsewhere there is nothing to join."""
+        if self.num_processes > 1:
+            raise UnsupportedError(
+                "join_uneven_inputs is not needed, and its collectives would not match: a rank whose loader ends first "
+                "takes part with nothing, and the gradient is exact. Leave it out, and pass Accelerator("
+                "dataloader_config=DataLoaderConfiguration(even_batches=False)) if batches should not be repeated."
+            )
+        return super().join_uneven_inputs(joinables, even_batches)
 
     def clip_grad_norm_(self, parameters: Any, max_norm: float, norm_type: float = 2) -> Tensor:
         """Leave clipping to the plan, which must have the same.
@@ -158,27 +186,34 @@ class TightAccelerator(Accelerator):
             A float32 scalar that is nan until `optimizer.step()`, which fills in the norm before clipping. In
             mid-window it stays nan.
         """
+        parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         if self.loop is None or not self.loop.is_open:
             norm: Tensor = super().clip_grad_norm_(parameters, max_norm, norm_type)
             return norm
-        self._check_clip(GlobalNorm(float(max_norm), float(norm_type)), "max_norm", "norm_type")
+        self._check_clip(GlobalNorm(float(max_norm), float(norm_type)), parameters)
         return self.loop.later_norm() if self.loop.is_last else torch.tensor(torch.nan)
 
     def clip_grad_value_(self, parameters: Any, clip_value: float) -> None:
         """Leave clipping to the plan, which must have the same."""
+        parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         if self.in_window:
-            self._check_clip(Value(float(clip_value)), "max_value")
+            self._check_clip(Value(float(clip_value)), parameters)
         else:
             super().clip_grad_value_(parameters, clip_value)
 
-    def _check_clip(self, wanted: Clipper, *settings: str) -> None:
-        same = type(self.plan.clip) is type(wanted) and all(
-            getattr(self.plan.clip, name) == getattr(wanted, name) for name in settings
-        )
-        if not same:
+    def _check_clip(self, wanted: Clipper, parameters: list[Tensor]) -> None:
+        if not clips_alike(self.plan.clip, wanted):
             raise UsageError(
                 f"the loop asks for {wanted}, but the plan clips with {self.plan.clip}: gradients are clipped once, "
                 "by the plan, after they are summed. Put the same clipping into the plan, or drop the call."
+            )
+        own = self.pipe.adapter.parameters
+        left = own.keys() - {name for name, one in own.items() if any(one is given for given in parameters)}
+        if left:
+            raise UsageError(
+                f"the loop clips {len(own) - len(left)} of the {len(own)} trainable parameters, without "
+                f"{sorted(left)[0]!r}, but the plan clips all of them together. Pass model.parameters(), or drop the "
+                "call and take a clipper for each tensor (tg.clip.PerTensorNorm) in the plan."
             )
 
     def _save(self, folder: str) -> None:
@@ -203,6 +238,7 @@ class _WindowsMixin:
         if loop is None or not self.tight._trained[0].training or loop.is_open:
             yield from super().__iter__()  # type: ignore[misc]
             return
+        check_steps(self.tight.plan, self.tight.gradient_accumulation_steps)
         state = self.tight.gradient_state
         source = super().__iter__()  # type: ignore[misc]
         steps = self.tight.gradient_accumulation_steps
@@ -215,6 +251,7 @@ class _WindowsMixin:
                         state._set_sync_gradients(loop.is_last)
                         yield batch
                     self.end_of_dataloader = ends
+                finish(loop)
         finally:
             loop.abandon()
             state._remove_dataloader(self)

@@ -1,11 +1,14 @@
 """What an `Accelerator` is set to that would act on gradients beside the plan: refused before training."""
 
+from dataclasses import replace
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
-from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
+from tightgrad.integrations.foreign import ForeignLoop, missing_backward, with_micro_batches
+from tightgrad.pipeline.plan import Plan
 
 OTHERS = {
     DistributedType.DEEPSPEED: "DeepSpeed",
@@ -51,3 +54,62 @@ def _check_parallelism(config: Any) -> None:
                 f"ParallelismConfig({axis}={size}) lets ranks share a batch, which TightGrad would count for each; "
                 "use dp_replicate_size and dp_shard_size only."
             )
+
+
+def full_plan(plan: Plan, accelerator: Accelerator) -> Plan:
+    """The plan with what the accelerator's `GradientAccumulationPlugin` asks for.
+
+    Raises:
+        ConfigError: the plan has something else.
+        UnsupportedError: `sync_with_dataloader=False`.
+    """
+    settings = accelerator.gradient_state.plugin_kwargs
+    if not settings.get("sync_with_dataloader", True):
+        raise UnsupportedError(
+            "GradientAccumulationPlugin(sync_with_dataloader=False) lets a window go on in the next epoch, but a "
+            "window is made of one loader's batches; leave it out: a partial last window is exact here."
+        )
+    plan = with_micro_batches(plan, accelerator.gradient_accumulation_steps, "gradient_accumulation_steps")
+    if not settings.get("sync_each_batch", False):
+        return plan
+    accumulate = plan.accumulate
+    assert accumulate is not None
+    if plan.compress is not None or accumulate.sync == "last":
+        has = "compress" if plan.compress is not None else 'sync="last"'
+        raise ConfigError(
+            f"GradientAccumulationPlugin(sync_each_batch=True) reduces gradients after each batch, but the plan has "
+            f"{has}, which does so once a window; leave one of the two out."
+        )
+    return replace(plan, accumulate=replace(accumulate, sync="every"))
+
+
+def check_steps(plan: Plan, steps: int) -> None:
+    """Raise `UsageError` if the number of steps was changed after the plan was made."""
+    assert plan.accumulate is not None
+    if plan.accumulate.micro_batches != steps:
+        raise UsageError(
+            f"accelerator.gradient_accumulation_steps was changed to {steps}, but the plan has "
+            f"{plan.accumulate.micro_batches}; give the number to TightAccelerator(gradient_accumulation_steps=...)."
+        )
+
+
+def finish(loop: ForeignLoop) -> None:
+    """At a window's end: its step must have come. A window without any backward, such as of a loop that only reads, is
+    dropped.
+
+    Raises:
+        UsageError: there were backwards and no step.
+    """
+    if not loop.is_open or loop.num_backwards == 0:
+        loop.abandon()
+        return
+    if loop.num_backwards < loop.position:
+        raise UsageError(missing_backward(loop))
+    number = loop.num_micro_batches
+    raise UsageError(
+        f"optimizer.step() was not called after the last of {number} batch{'es' * (number > 1)} that make one step "
+        "(gradient_accumulation_steps). If the loop counts itself, as in `if (step + 1) % K == 0: optimizer.step()`, "
+        "drop that `if` and the division of the loss by K, pass TightAccelerator(gradient_accumulation_steps=K), and "
+        "call optimizer.step() and optimizer.zero_grad() after every batch: they wait for the last. If this loop does "
+        "not train, call model.eval() first."
+    )

@@ -7,8 +7,8 @@ from typing import Any
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn, optim
 
-from tightgrad.core.errors import UnsupportedError
-from tightgrad.integrations.foreign import ForeignLoop
+from tightgrad.core.errors import UnsupportedError, UsageError
+from tightgrad.integrations.foreign import ForeignLoop, missing_backward
 
 
 class TightOptimizer(AcceleratedOptimizer):
@@ -39,6 +39,8 @@ class TightOptimizer(AcceleratedOptimizer):
         if closure is not None:
             raise UnsupportedError("optimizer.step(closure) cannot run in a window; call backward() and step().")
         if self.loop.is_last:
+            if self.loop.num_backwards < self.loop.position:
+                raise UsageError(missing_backward(self.loop))
             with _kept_grads(self.optimizer) if self.keeps_grads else _nothing():
                 self._is_overflow = self.loop.step().skipped
 

@@ -62,6 +62,16 @@ class ForeignLoop:
         return len(self._window) if self._window is not None else 0
 
     @property
+    def position(self) -> int:
+        """Micro-batches of the open window that have begun."""
+        return self._next if self._window is not None else 0
+
+    @property
+    def num_backwards(self) -> int:
+        """Micro-batches of the open window whose backward has run."""
+        return self._window.backwards if self._window is not None else 0
+
+    @property
     def loss_share(self) -> float:
         """What the current micro-batch's loss counts for in the mean over the window's losses on all ranks, times
         the number of ranks: frameworks average over ranks what they log.
@@ -158,4 +168,13 @@ def clips_alike(planned: Clipper | None, wanted: Clipper) -> bool:
         getattr(planned, name) == getattr(wanted, name)
         for name in ("max_norm", "norm_type", "max_value")
         if hasattr(wanted, name)
+    )
+
+
+def missing_backward(loop: ForeignLoop) -> str:
+    """What to say where a batch of the window has had no backward through the pipeline."""
+    return (
+        f"accelerator.backward(loss) was called for {loop.num_backwards} of the {loop.position} batches of this window "
+        "so far, but the weights of all count. Call it for each batch that the loader gives, in place of "
+        "loss.backward(); leave batches out in the DataLoader, or give them the weight 0."
     )

@@ -16,6 +16,7 @@ from support.ranks import run_ranks
 from support.tagging import BATCH, PLANS, STEPS, Tagger, Tokens, check_equal, launched, num_tokens, raw_loop, weights_of
 from support.waiting import patience
 from tightgrad.integrations.accelerate import TightAccelerator
+from tightgrad.integrations.accelerate_checks import check_scaler
 
 MAX_NORM = 0.1
 
@@ -137,7 +138,7 @@ def test_another_number_of_steps_is_refused():
 
 def test_a_scaler_of_its_own_is_refused():
     with pytest.raises(tg.UnsupportedError, match="GradScaler"):
-        TightAccelerator._check_scaler(object())
+        check_scaler(object())
 
 
 SYNC = Path(__file__).with_name("accelerate_test_sync.py")
