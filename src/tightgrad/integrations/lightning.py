@@ -6,7 +6,8 @@
 `accumulate_grad_batches` and `gradient_clip_val` become part of the plan. The training loader fetches a window at a
 time, so that the weights of all its micro-batches are known before the first backward. Works with one device,
 DDPStrategy and ModelParallelStrategy (FSDP2), with automatic optimization, and with manual optimization that calls
-`manual_backward` once for each batch; `optimizer.step()` then does nothing but at the end of a window.
+`manual_backward` once for each batch; `optimizer.step()` then does nothing but at the end of a window, and
+`optimizer.zero_grad()` nothing in it.
 """
 
 from collections import deque
@@ -99,9 +100,9 @@ class TightGrad(Callback):
                 "give what training_step needs."
             )
         pipe = attach(trainer.strategy.model, trainer.optimizers[0], self.plan, weight=self._weight, seed=self._seed)
-        self._hooks = StepHooks(trainer, pl_module, pipe)
-        self._hooks.install()
         self.loop = ForeignLoop(pipe)
+        self._hooks = StepHooks(trainer, pl_module, self.loop)
+        self._hooks.install()
         if self._saved is not None:
             _load(pipe, self._saved)
             self._saved = None

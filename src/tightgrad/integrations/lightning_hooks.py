@@ -16,7 +16,7 @@ from torch import Tensor, nn, optim
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Clipper
 from tightgrad.core.types import Grads
-from tightgrad.integrations.foreign import clips_alike
+from tightgrad.integrations.foreign import ForeignLoop, clips_alike
 from tightgrad.integrations.lightning_checks import clipper_of, clips_by_itself, overriders
 from tightgrad.pipeline.pipeline import GradientPipeline
 
@@ -31,11 +31,12 @@ class StepHooks:
         UnsupportedError: `on_after_backward` is overridden where it would see no gradients.
     """
 
-    def __init__(self, trainer: Trainer, module: LightningModule, pipe: GradientPipeline) -> None:
+    def __init__(self, trainer: Trainer, module: LightningModule, loop: ForeignLoop) -> None:
         self._trainer = trainer
         self._module = module
-        self._pipe = pipe
-        self._optimizer: optim.Optimizer = pipe.optimizer
+        self._loop = loop
+        self._pipe: GradientPipeline = loop.pipe
+        self._optimizer: optim.Optimizer = loop.pipe.optimizer
         self._early = overriders(EARLY, trainer, module)
         self._is_clipping = False
         self._handles: list[Any] = []
@@ -54,6 +55,8 @@ class StepHooks:
             self._pipe._path.before_clip = self._before_clip
         if clips_by_itself(self._module):
             self._handles.append(self._optimizer.register_step_pre_hook(self._configured_clipping))
+        for optimizer in self._optimizers():
+            _keep_in_windows(optimizer, self._loop)
         plugin = self._trainer.precision_plugin
         original = plugin.clip_gradients
         plugin.clip_gradients = lambda *args, **kwargs: self._clip_gradients(original, *args, **kwargs)
@@ -62,9 +65,17 @@ class StepHooks:
         """Give everything back."""
         self._pipe._path.before_clip = None
         self._trainer.precision_plugin.__dict__.pop("clip_gradients", None)
+        for optimizer in self._optimizers():
+            optimizer.__dict__.pop("zero_grad", None)
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def _optimizers(self) -> tuple[Any, ...]:
+        """The optimizer, and what `self.optimizers()` gives for it (private, lightning 2.0 to 2.6: the public way wants a
+        fit under way).
+        """
+        return self._optimizer, *self._trainer.strategy._lightning_optimizers
 
     def _before_clip(self, grads: Grads) -> None:
         with torch.enable_grad(), shown(grads, self._pipe.adapter.parameters):
@@ -124,6 +135,17 @@ class StepHooks:
             return {}
         parameters = self._pipe.adapter.parameters.items()
         return {name: (id(p.grad), -1 if p.grad is None else p.grad._version) for name, p in parameters}
+
+
+def _keep_in_windows(optimizer: Any, loop: ForeignLoop) -> None:
+    """Leave the window's gradients to the pipeline: `zero_grad` of a manual step comes before each batch's backward."""
+    clear = optimizer.zero_grad
+
+    def zero_grad(set_to_none: bool = True) -> None:
+        if not loop.is_open:
+            clear(set_to_none=set_to_none)
+
+    optimizer.zero_grad = zero_grad
 
 
 def _other_clip(wanted: Clipper, planned: Clipper | None) -> str:

@@ -38,8 +38,15 @@ def weight_of_loss(trainer: Trainer) -> Weight:
 
 
 def base_of(model: Any) -> Any:
-    """The model that PEFT has wrapped, or the model itself."""
+    """The model that PEFT or torch.compile has wrapped, or the model itself."""
+    model = getattr(model, "_orig_mod", model)  # torch 2.9 to 2.14: the module in torch.compile's OptimizedModule
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _forward_of(model: nn.Module) -> Any:
+    """The function that runs, also where it was put on this one model."""
+    forward = inspect.unwrap(model.forward)
+    return inspect.unwrap(getattr(forward, "__func__", forward))
 
 
 def _weight_of_model(model: nn.Module) -> Weight:
@@ -51,7 +58,7 @@ def _weight_of_model(model: nn.Module) -> Weight:
 
 def loss_function_of(model: nn.Module) -> Callable[..., Any] | None:
     """The function that the model's `forward` calls once as `self.loss_function`, if it does."""
-    forward = inspect.unwrap(type(model).forward)
+    forward = _forward_of(model)
     loads = sum(instruction.argval == "loss_function" for instruction in dis.get_instructions(forward))
     return getattr(model, "loss_function", None) if loads == 1 else None
 
@@ -79,7 +86,7 @@ def _weight_of_own_loss(model: nn.Module) -> Weight:
     before there was `loss_function`.
     """
     name, kind = type(model).__name__, getattr(model, "loss_type", None)
-    forward = inspect.unwrap(type(model).forward).__code__.co_names
+    forward = _forward_of(model).__code__.co_names
     if not type(model).__module__.startswith("transformers.") or "CrossEntropyLoss" not in forward:
         raise _unknown(f"{name} computes it by itself")
     if _adds_router_loss(model):
@@ -96,7 +103,7 @@ def _weight_of_own_loss(model: nn.Module) -> Weight:
 
 
 def _adds_router_loss(model: nn.Module) -> bool:
-    forward = inspect.unwrap(type(model).forward).__code__.co_names
+    forward = _forward_of(model).__code__.co_names
     config: Any = model.config
     text = config.get_text_config()
     asked = getattr(config, "output_router_logits", False) or getattr(text, "output_router_logits", False)

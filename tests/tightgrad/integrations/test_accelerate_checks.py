@@ -1,4 +1,4 @@
-"""What an Accelerate loop or its settings may not do beside the plan: named in that loop's words, before weights move."""
+"""What an Accelerate loop or its settings may not do beside the plan, named in that loop's own words."""
 
 from types import SimpleNamespace
 

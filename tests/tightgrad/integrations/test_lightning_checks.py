@@ -142,6 +142,11 @@ class TwoOptimizers(Regression):
         return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.first, self.last)]
 
 
+class Closing(Regression):
+    def configure_optimizers(self):
+        return torch.optim.LBFGS(self.parameters())
+
+
 class Scaled(Precision):
     def optimizer_step(self, optimizer, model, closure, **kwargs):
         raise AssertionError
@@ -162,6 +167,7 @@ class OwnStep(SingleDeviceStrategy):
     [
         (OwnBackward(), {}, r"OwnBackward overrides backward\(\)"),
         (TwoOptimizers(), {}, "takes one optimizer, but configure_optimizers gives 2"),
+        (Closing(), {}, r"LBFGS evaluates the loss again inside its step \(a closure\)"),
         (Regression(), {"plugins": [Scaled()]}, r"plugin Scaled has a optimizer_step\(\) of its own"),
         (Regression(), {"plugins": [ClipsByRow()]}, r"plugin ClipsByRow has a clip_grad_by_norm\(\) of its own"),
         (Regression(), {"strategy": OwnStep(torch.device("cpu"))}, r"strategy OwnStep has a optimizer_step\(\)"),

@@ -155,6 +155,21 @@ def test_the_same_clipping_in_a_manual_step_is_left_to_the_plan():
     assert close(tight, plain)
 
 
+class Clears(Manual):
+    def training_step(self, batch, index):
+        self.optimizers().zero_grad()
+        super().training_step(batch, index)
+        self.trainer.optimizers[0].zero_grad()
+
+
+def test_clearing_in_a_manual_step_leaves_the_window_alone():
+    plain, tight = Regression(), Clears()
+    fit(plain, accumulate_grad_batches=4)
+    trainer = fit(tight, [TightGrad(tg.Plan(tg.Accumulate(4)))])
+    assert close(tight, plain)
+    assert "zero_grad" not in vars(trainer.optimizers[0])
+
+
 @pytest.mark.parametrize(
     ("module", "plan", "error", "text"),
     [

@@ -48,6 +48,18 @@ def test_an_optimizer_that_steps_in_backward_is_refused(optim, instead, tmp_path
         trainer_of("llama", tmp_path, settings={"optim": optim})
 
 
+def test_an_optimizer_that_needs_a_closure_is_refused_before_weights_move(tmp_path):
+    class Closing(torch.optim.LBFGS):
+        pass
+
+    trainer = trainer_of("llama", tmp_path)
+    trainer.optimizer = Closing(trainer.model.parameters())
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    with pytest.raises(tg.TightGradError, match="closure"):
+        trainer.train()
+    assert all(torch.equal(a, b) for a, b in zip(trainer.model.parameters(), before, strict=True))
+
+
 def test_a_schedule_that_waits_for_a_metric(tmp_path):
     wanted = {
         "lr_scheduler_type": "reduce_lr_on_plateau",

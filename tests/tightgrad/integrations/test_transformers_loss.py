@@ -55,6 +55,14 @@ def custom_function(name):
     return model
 
 
+def patched(name):
+    """As kernels do that fuse the head and the loss."""
+    model = model_of(name)
+    plain = type(model).forward
+    model.forward = lambda *args, **kwargs: plain(model, *args, **kwargs)
+    return model
+
+
 class Plain(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -72,6 +80,7 @@ UNKNOWN = {
     "a module": ({"model": Plain()}, "Plain computes it by itself"),
     "own compute_loss": ({"kind": OwnLoss}, "OwnLoss has a compute_loss of its own"),
     "compute_loss_func": ({"compute_loss_func": squared}, "compute_loss_func computes it"),
+    "a patched forward": ({"model": patched("llama")}, "LlamaForCausalLM computes it by itself"),
     "loss_function": ({"model": custom_function("llama")}, "LlamaForCausalLM computes it with <lambda>"),
 }
 
