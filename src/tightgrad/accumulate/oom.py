@@ -1,4 +1,5 @@
-"""Out of memory: the window is run again with smaller micro-batches, on all ranks, and its gradient is the same.
+"""Out of memory: the window is run again with smaller micro-batches, on all ranks. Its gradient is the same where the
+loss is a weighted mean (or a sum) of per-sample terms, which is looked at before anything is split.
 
 Ranks agree after their local backwards, where no collective is under way, so a rank that runs out of memory never
 leaves the others waiting.
@@ -47,10 +48,17 @@ class SmallerMicroBatches:
         self._weigh = weigh
         self._discard = discard
 
-    def run(self, window: Window[Any], backward: Callable[[Any, Weights], None]) -> int:
+    def run(
+        self, window: Window[Any], backward: Callable[[Any, Weights], None], before_split: Callable[[int], None]
+    ) -> int:
         """Call `backward(piece, weights)` for all pieces of all micro-batches; return the number of retries.
 
         Collective: every rank must call it.
+
+        Args:
+            window: not iterated.
+            backward: of one piece.
+            before_split: called with the number of pieces before micro-batches are cut for the first time; collective.
 
         Raises:
             OutOfMemoryError: on every rank, when micro-batches of one sample are too large on any.
@@ -82,6 +90,8 @@ class SmallerMicroBatches:
                     "a rank ran out of memory with micro-batches of one sample; shorten the samples, checkpoint "
                     "activations, or shard the model."
                 )
+            if self.pieces == 1:
+                before_split(2)
             self.pieces *= 2
             retries += 1
 

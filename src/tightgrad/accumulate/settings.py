@@ -53,7 +53,12 @@ class Accumulate:
         sync: when a wrapper that reduces by itself does so: "last" once a window, "every" after each micro-batch
             (more traffic, and under FSDP2 no unsharded gradients in memory), "auto" by the bytes of these.
         on_oom: when a rank runs out of memory in `GradientPipeline.run`: "raise", or "split" to run the window again
-            with smaller micro-batches on all ranks; gradients are then summed after the last backward.
+            with smaller micro-batches on all ranks; gradients are then summed after the last backward. Before the first
+            split, the loss of a piece is compared with that of its halves, and a difference is an error.
+
+    The gradient is that of one big batch for a loss that is a weighted mean (or a sum) of terms which each depend on one
+    sample. It is not for contrastive losses (InfoNCE), BatchNorm in training mode, balance terms of a mixture of experts,
+    and advantages normalised within a batch.
 
     Raises:
         ConfigError: a value is out of its bounds, or not exactly one of `micro_batches` and `window_weight` is given.
@@ -72,7 +77,7 @@ class Accumulate:
     card: ClassVar[MethodCard] = MethodCard(
         id="accumulate",
         kind="accumulate",
-        summary="the gradient of one big batch from micro-batches of any weight",
+        summary="the gradient of one big batch from micro-batches of any weight, for losses that are means over samples",
         scope="model",
         unbiased=True,
         linear=True,

@@ -31,7 +31,7 @@ from tightgrad.pipeline.handshake import check_ranks_agree
 from tightgrad.pipeline.loss_scaling import loss_scaling
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.plan import Plan
-from tightgrad.pipeline.premises import check_premises, held_by
+from tightgrad.pipeline.premises import Premises, held_by
 from tightgrad.records import RecordWriter, Terminal
 from tightgrad.reducers import Dense
 from tightgrad.version import __version__
@@ -138,7 +138,7 @@ def attach(
     scale = "none" if scaling is None else repr(scaling.current({}))
     check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__, loss_scale=scale)
     check_no_complex(plan.compress, adapter.parameters)
-    before_window = check_premises(model, optimizer, adapter, several=accumulate.several_backwards, stacklevel=2)
+    premises = Premises(model, optimizer, adapter, accumulate, stacklevel=2)
     adapter.connect()
     return GradientPipeline(
         adapter,
@@ -149,7 +149,7 @@ def attach(
         scheduler=scheduler,
         records=[*records, Terminal()] if progress else records,
         scaling=scaling,
-        before_window=before_window,
+        premises=premises,
     )
 
 

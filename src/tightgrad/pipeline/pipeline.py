@@ -33,6 +33,7 @@ from tightgrad.pipeline.normalisation import Normalisation
 from tightgrad.pipeline.open_window import OpenWindow
 from tightgrad.pipeline.path import NOTHING_CLIPPED, GradientPath, SkipReason, Update
 from tightgrad.pipeline.plan import Plan
+from tightgrad.pipeline.premises import Premises
 from tightgrad.pipeline.record import StepRecord
 from tightgrad.pipeline.recorder import Recorder
 from tightgrad.pipeline.reduction import merge
@@ -56,16 +57,16 @@ class GradientPipeline:
         *,
         weight: Weight | None,
         seed: int,
+        premises: Premises,
         scheduler: LRScheduler | None = None,
         records: Sequence[RecordWriter] = (),
         scaling: LossScaling | None = None,
-        before_window: Callable[[], None] = lambda: None,
     ) -> None:
         self.adapter = adapter
         self.optimizer = optimizer
         self.plan = plan
         self._step_scheduler: Callable[[], Any] = scheduler.step if scheduler is not None else lambda: None
-        self._before_window = before_window
+        self._premises = premises
         self._scaling = scaling
         self._loss_scale: float | None = None
         self.state = PipelineState(adapter.remembered_shapes)
@@ -114,7 +115,7 @@ class GradientPipeline:
             if self.state.open_window is not None:
                 self._reopen(window, self.state.open_window)
             elif not self.plan.is_empty:
-                self._before_window()
+                self._premises.before_window()
                 self._discard()
                 self.adapter.begin_window()
             self._path.open(self.state, self._loss_scale, idle=window.counts_for_nothing)
@@ -206,8 +207,9 @@ class GradientPipeline:
         """Forward, backward and step of a whole window; with `on_oom="split"`, again with smaller micro-batches when
         any rank runs out of memory.
 
-        Collective: every rank must call it. The gradient of a window that was run again is the same, except for what
-        depends on the micro-batch itself: BatchNorm statistics and dropout masks.
+        Collective: every rank must call it. The gradient of a window that was run again is the same, but for dropout
+        masks, where the loss is a weighted mean of per-sample terms; not for contrastive losses, BatchNorm, or balance
+        terms. So before the first split the loss of a piece is compared with that of its halves.
 
         Args:
             window: from `windows`, not iterated.
@@ -215,6 +217,7 @@ class GradientPipeline:
 
         Raises:
             OutOfMemoryError: on every rank, when micro-batches of one sample are too large on any.
+            UnsupportedError: on every rank, when the loss of a piece is not that of its halves on any.
         """
         if self._accumulate.on_oom == "raise":
             for batch in window:
@@ -229,7 +232,8 @@ class GradientPipeline:
                 self._absorb()
 
         self._total_weights(window)
-        self._retries = self._smaller.run(window, backward)
+        before_split = self._premises.before_split(window, loss_of, self._cutter.weigh)
+        self._retries = self._smaller.run(window, backward, before_split)
         window.backwards = len(window)
         return self.step()
 

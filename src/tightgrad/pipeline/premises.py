@@ -4,48 +4,69 @@ Ranks have the same model and the same optimizer, so rank 0 speaks for all.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from torch import nn, optim
+from torch import Tensor, nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm  # torch 2.9 to 2.14: the base of all kinds, which has no public name
 
+from tightgrad.accumulate import Accumulate, Window
+from tightgrad.accumulate.additive import Forward, check_additive
 from tightgrad.adapters.names import trainable_parameters, unwrap
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Adapter
+from tightgrad.pipeline.losses import checked_losses
 from tightgrad.pipeline.strangers import check_no_strangers
 
 MOST_NAMED = 5
 
+LossOf = Callable[[Any], Tensor | Mapping[str, Tensor]]
+Weigh = Callable[[Any], Mapping[str, float]]
 
-def check_premises(
-    model: nn.Module, optimizer: optim.Optimizer, adapter: Adapter, *, several: bool, stacklevel: int
-) -> Callable[[], None]:
-    """Look at model and optimizer when attached; return what looks again before each window.
+
+class Premises:
+    """Looks at model and optimizer when made, and again before windows and before batches are split.
 
     Args:
         model: with its wrapper.
         optimizer: of the pipeline.
         adapter: of the model.
-        several: whether a window may have more than one micro-batch.
-        stacklevel: as of `warnings.warn`.
+        accumulate: whose windows are run.
+        stacklevel: of warnings when made, as of `warnings.warn`; 1 is the line that makes it.
 
     Raises:
         UsageError: the optimizer holds none of the model's trainable parameters, or others.
     """
-    trainable = trainable_parameters(unwrap(model))
-    check_holds_some(optimizer, trainable)
-    check_no_strangers(optimizer, trainable)
-    speaks = adapter.collective.rank == 0
-    if speaks:
-        warn_of_unheld(optimizer, trainable, adapter.parameters, stacklevel + 1)
-    batch_norm = BatchNormNotice(model, several=several, speaks=speaks)
-    batch_norm.look(stacklevel + 1)
 
-    def before_window() -> None:
-        check_no_strangers(optimizer, adapter.parameters)
-        batch_norm.look(stacklevel=3)
+    def __init__(
+        self, model: nn.Module, optimizer: optim.Optimizer, adapter: Adapter, accumulate: Accumulate, stacklevel: int
+    ) -> None:
+        self._model, self._optimizer, self._adapter, self._accumulate = model, optimizer, adapter, accumulate
+        trainable = trainable_parameters(unwrap(model))
+        check_holds_some(optimizer, trainable)
+        check_no_strangers(optimizer, trainable)
+        speaks = adapter.collective.rank == 0
+        if speaks:
+            warn_of_unheld(optimizer, trainable, adapter.parameters, stacklevel + 1)
+        self._batch_norm = BatchNormNotice(model, several=accumulate.several_backwards, speaks=speaks)
+        self._batch_norm.look(stacklevel + 1)
 
-    return before_window
+    def before_window(self) -> None:
+        """Look at what may have changed since."""
+        check_no_strangers(self._optimizer, self._adapter.parameters)
+        self._batch_norm.look(stacklevel=3)
+
+    def before_split(self, window: Window[Any], loss_of: LossOf, weigh: Weigh) -> Callable[[int], None]:
+        """Return what looks at the loss before the batches of `window` are cut into a number of pieces. Collective:
+        every rank must call that.
+        """
+
+        def losses_of(piece: Any) -> Mapping[str, Tensor]:
+            with self._adapter.micro_batch(0, 1):
+                return checked_losses(loss_of(piece), self._accumulate.losses)
+
+        forward = Forward(losses_of, weigh, self._model, self._accumulate.loss_reduction == "mean")
+        return lambda pieces: check_additive(list(window.batches), pieces, forward, self._adapter.collective)
 
 
 class BatchNormNotice:
