@@ -48,7 +48,7 @@ def _properties(card: MethodCard) -> str:
 
 
 def _methods_index() -> str:
-    lines = ["# Methods", "", "Made from the cards that the methods carry; `tightgrad methods` prints the same.", ""]
+    lines = ["# Methods", "", "Generated from each method's metadata; `tightgrad methods` prints the same.", ""]
     for kind, group in groupby(sorted(cards(), key=lambda card: KINDS.index(card.kind)), key=lambda card: card.kind):
         lines += [f"## {TITLES[kind]}", "", "| Method | What it does | Properties |", "|---|---|---|"]
         lines += [f"| [`{c.id}`]({c.id}.md) | {_cell(c.summary)} | {_properties(c)} |" for c in group]

@@ -56,9 +56,9 @@ class Accumulate:
             with smaller micro-batches on all ranks; gradients are then summed after the last backward. Before the first
             split, the loss of a piece is compared with that of its halves, and a difference is an error.
 
-    The gradient is that of one big batch for a loss that is a weighted mean (or a sum) of terms which each depend on one
-    sample. It is not for contrastive losses (InfoNCE), BatchNorm in training mode, balance terms of a mixture of experts,
-    and advantages normalised within a batch.
+    The gradient is that of one big batch for a loss that is a weighted mean (or a sum) of terms which each depend on
+    one sample. It is not for contrastive losses (InfoNCE), BatchNorm in training mode, balance terms of a mixture of
+    experts, and advantages normalised within a batch.
 
     Raises:
         ConfigError: a value is out of its bounds, or not exactly one of `micro_batches` and `window_weight` is given.
@@ -77,13 +77,13 @@ class Accumulate:
     card: ClassVar[MethodCard] = MethodCard(
         id="accumulate",
         kind="accumulate",
-        summary="the gradient of one big batch from micro-batches of any weight, for losses that are means over samples",
+        summary="the gradient of one big batch from micro-batches of any weight",
         scope="model",
         unbiased=True,
         linear=True,
         reference="Ott et al. 2018, arXiv:1806.00187",
         use_when="the batch that training wants does not fit into memory, or the link is slow",
-        avoid_when="the batch fits and the link is fast: it only makes steps rarer",
+        avoid_when="the batch fits and the link is fast: it only makes steps rarer; the loss compares samples (InfoNCE)",
     )
 
     def __post_init__(self) -> None:

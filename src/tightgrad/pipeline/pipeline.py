@@ -207,9 +207,8 @@ class GradientPipeline:
         """Forward, backward and step of a whole window; with `on_oom="split"`, again with smaller micro-batches when
         any rank runs out of memory.
 
-        Collective: every rank must call it. The gradient of a window that was run again is the same, but for dropout
-        masks, where the loss is a weighted mean of per-sample terms; not for contrastive losses, BatchNorm, or balance
-        terms. So before the first split the loss of a piece is compared with that of its halves.
+        Collective: every rank must call it. A window that was run again has the same gradient only for a loss that is a
+        weighted mean of per-sample terms (docs/premises.md), which is checked before the first split.
 
         Args:
             window: from `windows`, not iterated.
@@ -232,8 +231,9 @@ class GradientPipeline:
                 self._absorb()
 
         self._total_weights(window)
-        before_split = self._premises.before_split(window, loss_of, self._cutter.weigh)
-        self._retries = self._smaller.run(window, backward, before_split)
+        self._retries = self._smaller.run(
+            window, backward, self._premises.on_split(window, loss_of, self._cutter.weigh)
+        )
         window.backwards = len(window)
         return self.step()
 

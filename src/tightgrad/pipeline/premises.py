@@ -56,7 +56,7 @@ class Premises:
         check_no_strangers(self._optimizer, self._adapter.parameters)
         self._batch_norm.look(stacklevel=3)
 
-    def before_split(self, window: Window[Any], loss_of: LossOf, weigh: Weigh) -> Callable[[int], None]:
+    def on_split(self, window: Window[Any], loss_of: LossOf, weigh: Weigh) -> Callable[[int], None]:
         """Return what looks at the loss before the batches of `window` are cut into a number of pieces. Collective:
         every rank must call that.
         """

@@ -34,7 +34,7 @@ def audit(
 ) -> None:
     """Run [bold]your own training step[/] under 1, 2 and 4 ranks beside a float64 reference, and name what is wrong.
 
-    Exit code 1 if something is.
+    Exits with 1 if a problem is found.
     """
     if template is not None:
         print((TEMPLATES / f"{template}.py").read_text(encoding="utf-8"), end="")

@@ -24,7 +24,7 @@ def doctor(
 ) -> None:
     """Read the records of any [bold]run[/] and name what is wrong, with evidence and a cure.
 
-    Exit code 1 if something is.
+    Exits with 1 if a problem is found.
     """
     from tightgrad_lab.doctor import examine, read_history
 

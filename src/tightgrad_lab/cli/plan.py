@@ -30,7 +30,8 @@ def plan(
     rate: Annotated[str | None, typer.Option(help="Of a link that is not measured: 10mbit, 1gbit.")] = None,
     latency_ms: Annotated[float, typer.Option(min=0.0, help="With --rate: of one message, in milliseconds.")] = 0.2,
     memory_gb: Annotated[
-        float | None, typer.Option(min=0.0, help="Of one rank, in 10^9 bytes; its part of this machine if not given.")
+        float | None,
+        typer.Option(min=0.0, help="Memory per rank in GB. Default: this machine's memory / ranks."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the recommended plan here, as JSON.", dir_okay=False)] = None,
     as_json: Json = False,

@@ -28,13 +28,14 @@ def check(history: History) -> Finding | None:
         smaller = replace(accumulate, micro_batches=2, source="split", on_oom="split", fetch="window")
         cure = (
             "cut each batch into two micro-batches, and into more where that is not enough: "
-            'Accumulate(2, source="split", on_oom="split"), with pipe.run(window, loss). The gradient stays the same.'
+            'Accumulate(2, source="split", on_oom="split"), with pipe.run(window, loss). The gradient '
+            "stays the same, if the loss is a weighted mean of per-sample terms."
         )
     else:
         smaller = replace(accumulate, on_oom="split", fetch="window")
         cure = (
             'let windows that do not fit run again with smaller micro-batches: on_oom="split", with pipe.run(window, '
-            "loss). The gradient stays the same."
+            "loss). The gradient stays the same, if the loss is a weighted mean of per-sample terms."
         )
     if accumulate.fetch == "batch":
         cure += ' A window that may run again needs all its batches, so fetch="window".'
