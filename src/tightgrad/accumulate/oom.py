@@ -18,6 +18,7 @@ from tightgrad.core.memory import is_out_of_memory
 from tightgrad.core.protocols import Collective
 
 Weights = Mapping[str, float]
+BeforeSplit = Callable[[int, Callable[[Any], Weights]], None]
 
 
 class _CannotBeCutError(Exception):
@@ -48,9 +49,7 @@ class SmallerMicroBatches:
         self._weigh = weigh
         self._discard = discard
 
-    def run(
-        self, window: Window[Any], backward: Callable[[Any, Weights], None], before_split: Callable[[int], None]
-    ) -> int:
+    def run(self, window: Window[Any], backward: Callable[[Any, Weights], None], before_split: BeforeSplit) -> int:
         """Call `backward(piece, weights)` for all pieces of all micro-batches; return the number of retries.
 
         Collective: every rank must call it.
@@ -58,7 +57,8 @@ class SmallerMicroBatches:
         Args:
             window: not iterated.
             backward: of one piece.
-            before_split: called with the number of pieces before micro-batches are cut for the first time; collective.
+            before_split: called before micro-batches are cut for the first time, with the number of pieces and what
+                weighs one; collective.
 
         Raises:
             OutOfMemoryError: on every rank, when micro-batches of one sample are too large on any.
@@ -91,7 +91,7 @@ class SmallerMicroBatches:
                     "activations, or shard the model."
                 )
             if self.pieces == 1:
-                before_split(2)
+                before_split(2, self._weigh)
             self.pieces *= 2
             retries += 1
 

@@ -62,12 +62,9 @@ class GradientPipeline:
         records: Sequence[RecordWriter] = (),
         scaling: LossScaling | None = None,
     ) -> None:
-        self.adapter = adapter
-        self.optimizer = optimizer
-        self.plan = plan
+        self.adapter, self.optimizer, self.plan = adapter, optimizer, plan
         self._step_scheduler: Callable[[], Any] = scheduler.step if scheduler is not None else lambda: None
-        self._premises = premises
-        self._scaling = scaling
+        self._scaling, self._premises = scaling, premises
         self._loss_scale: float | None = None
         self.state = PipelineState(adapter.remembered_shapes)
         self._accumulate = plan.accumulate or Accumulate()
@@ -231,9 +228,7 @@ class GradientPipeline:
                 self._absorb()
 
         self._total_weights(window)
-        self._retries = self._smaller.run(
-            window, backward, self._premises.on_split(window, loss_of, self._cutter.weigh)
-        )
+        self._retries = self._smaller.run(window, backward, self._premises.on_split(window, loss_of))
         window.backwards = len(window)
         return self.step()
 

@@ -56,17 +56,20 @@ class Premises:
         check_no_strangers(self._optimizer, self._adapter.parameters)
         self._batch_norm.look(stacklevel=3)
 
-    def on_split(self, window: Window[Any], loss_of: LossOf, weigh: Weigh) -> Callable[[int], None]:
-        """Return what looks at the loss before the batches of `window` are cut into a number of pieces. Collective:
-        every rank must call that.
+    def on_split(self, window: Window[Any], loss_of: LossOf) -> Callable[[int, Weigh], None]:
+        """Return what looks at the loss before the batches of `window` are cut into a number of pieces, given how these
+        are weighed. Collective: every rank must call that.
         """
 
         def losses_of(piece: Any) -> Mapping[str, Tensor]:
             with self._adapter.micro_batch(0, 1):
                 return checked_losses(loss_of(piece), self._accumulate.losses)
 
-        forward = Forward(losses_of, weigh, self._model, self._accumulate.loss_reduction == "mean")
-        return lambda pieces: check_additive(list(window.batches), pieces, forward, self._adapter.collective)
+        def check(pieces: int, weigh: Weigh) -> None:
+            forward = Forward(losses_of, weigh, self._model, self._accumulate.loss_reduction == "mean")
+            check_additive(list(window.batches), pieces, forward, self._adapter.collective)
+
+        return check
 
 
 class BatchNormNotice:
