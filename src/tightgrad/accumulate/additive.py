@@ -19,8 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tightgrad.accumulate.buffer import LOW_PRECISION
-from tightgrad.accumulate.split import split_batch
-from tightgrad.accumulate.weights import num_samples
+from tightgrad.accumulate.split import batch_size, split_batch
 from tightgrad.core.errors import ConfigError, UnsupportedError
 from tightgrad.core.memory import is_out_of_memory
 from tightgrad.core.notices import warn
@@ -83,14 +82,17 @@ def check_additive(batches: Sequence[Any], pieces: int, forward: Forward, collec
 
 def _verdict(batches: Sequence[Any], pieces: int, forward: Forward) -> "Verdict | str":
     """What differs on this rank, in words; or why nothing can be said to differ."""
-    whole = max(batches, key=num_samples, default=None)
-    size = 0 if whole is None else num_samples(whole)
+    try:
+        whole = max(batches, key=batch_size, default=None)
+        size = 0 if whole is None else batch_size(whole)
+    except ConfigError:  # cannot be cut, which is told where it is cut to be run
+        return "unknown"
     count = pieces
     while size >= 2:
         count = min(count, size // 2)  # a piece has halves
         try:
             piece = next((p for p in split_batch(whole, count) if all(forward.weigh(p).values())), None)
-        except ConfigError:  # cannot be cut, which is told where it is cut to be run
+        except ConfigError:
             return "unknown"
         if piece is None:
             return "unknown"
@@ -120,7 +122,7 @@ def _compared(piece: Any, forward: Forward) -> "Verdict | str":
         scale = max(abs(loss), sum(map(abs, halves)))
         if abs(loss - sum(halves)) > max(tolerance, ROUNDINGS * rounding) * scale + 1e-6:
             return (
-                f"the {'mean' if forward.is_mean else 'sum'} {name} of {num_samples(piece)} samples is "
+                f"the {'mean' if forward.is_mean else 'sum'} {name} of {batch_size(piece)} samples is "
                 f"{loss / weight:.4g}, and {sum(halves) / weight:.4g} from its two halves"
             )
     return "additive"
