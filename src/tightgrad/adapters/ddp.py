@@ -13,10 +13,13 @@ from torch.nn.parallel import DistributedDataParallel
 from tightgrad.adapters.forward import forget_forward, has_synced_layers, sends_buffers, will_rebuild_buckets
 from tightgrad.adapters.grads import copy_grads, put_grads, scale_grads_
 from tightgrad.adapters.names import trainable_parameters
+from tightgrad.adapters.ready_once import ready_once
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.traffic import all_reduce_nbytes
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
+
+LOOKS = 2  # synchronised backwards in which gradients are watched; what makes them ready twice is there from the first
 
 
 class DDPAdapter:
@@ -40,6 +43,7 @@ class DDPAdapter:
         self.divisor = self.collective.world_size
         self._talks_in_forward = has_synced_layers(model) or sends_buffers(model)
         self._synced = 0
+        self._synced_looked_at = 0
 
     @property
     def waits_in_forward(self) -> bool:
@@ -53,10 +57,17 @@ class DDPAdapter:
         """Nothing to do."""
 
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
-        """`no_sync`, but for the last micro-batch."""
+        """`no_sync`, but for the last micro-batch.
+
+        Raises:
+            UsageError: at its end, if gradients went on growing after DDP had reduced them.
+        """
         if self.sync == "last" and index < count - 1:
             return self.model.no_sync()
         self._synced += 1
+        if self._synced_looked_at < LOOKS and self.collective.world_size > 1:
+            self._synced_looked_at += 1
+            return ready_once(self.parameters)
         return nullcontext()
 
     def leaves(self) -> Iterable[Tensor]:

@@ -5,13 +5,17 @@ local gradients afterwards, as in the explicit mode. Which bucket a parameter is
 anew after the first backward), so gradients are known by name.
 """
 
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.futures import Future
@@ -20,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tightgrad.adapters.ddp_explicit import DDPExplicitAdapter
 from tightgrad.adapters.forward import forget_forward, will_rebuild_buckets
 from tightgrad.adapters.names import trainable_parameters
+from tightgrad.adapters.ready_once import grew_late
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
@@ -53,6 +58,9 @@ class BucketHook:
     A receiver gets each bucket, in the same order on every rank, and gives what DDP writes to `parameter.grad`. With
     nobody to serve, DDP averages as it does without a hook. A receiver that is gone is an error: when Python collects
     it is not the same on every rank.
+
+    Attributes:
+        late: names of gradients that went on growing after they had been handed over.
     """
 
     def __init__(self, model: DistributedDataParallel) -> None:
@@ -62,12 +70,35 @@ class BucketHook:
         self._names = {id(parameter): name for name, parameter in self.parameters.items()}
         self._used: set[str] = set()
         self._tracks_use = bool(model.find_unused_parameters)
-        if self._tracks_use:
-            for parameter in self.parameters.values():
-                parameter.register_post_accumulate_grad_hook(self._note_use)
+        self._handed: dict[str, int] = {}
+        self.late: set[str] = set()
+        self.is_over = False
+        for parameter in self.parameters.values():
+            parameter.register_post_accumulate_grad_hook(self._note_growth)
 
-    def _note_use(self, parameter: Tensor) -> None:
-        self._used.add(self._names[id(parameter)])
+    def _note_growth(self, parameter: Tensor) -> None:
+        """Called whenever a backward has added to `parameter.grad`.
+
+        Once its bucket is on its way, this must not happen any more in the same backward; in a later one, after the
+        optimizer has changed the parameter, it may.
+        """
+        name = self._names[id(parameter)]
+        self._used.add(name)
+        if self._handed.get(name) == parameter._version:
+            self.late.add(name)
+            if self.is_over:
+                raise UsageError(grew_late([name]))
+
+    def begin(self) -> None:
+        """Forget which gradients were handed over; to be called before the forward of a backward that reduces."""
+        self._handed.clear()
+        self.late.clear()
+        self.is_over = False
+
+    def end(self) -> list[str]:
+        """Return the names of gradients that grew late; from now on one that does is an error at once."""
+        self.is_over = True
+        return sorted(self.late)
 
     def serve(self, receive: Receiver) -> None:
         """Hand over to a method from now on, as long as its object lives: torch never lets go of a hook."""
@@ -106,6 +137,7 @@ class BucketHook:
             self._names[id(parameter)]: grad
             for parameter, grad in zip(bucket.parameters(), bucket.gradients(), strict=True)
         }
+        self._handed.update((name, self.parameters[name]._version) for name in grads)
         used = frozenset(self._used & grads.keys() if self._tracks_use else grads)
         self._used -= used
         return Bucket(grads, used, bucket.buffer(), bucket.is_last())
@@ -144,7 +176,43 @@ def bucket_hook(model: DistributedDataParallel) -> BucketHook:
             'anew without the other hook, or take Compress(overlap="none").'
         ) from None
     setattr(model, _ATTRIBUTE, hook)
+    _refuse_join(model, hook)
     return hook
+
+
+_INNER: CodeType = BackwardCFunction.apply.__code__  # what torch calls a Python function's backward by (2.9 to 2.13)
+
+
+def in_inner_backward() -> bool:
+    """Whether this is called by a backward that runs inside another one, as reentrant checkpointing does.
+
+    A Python function's own backward is on the stack then: the engine runs inner backwards in the thread of the outer.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is _INNER:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _refuse_join(model: DistributedDataParallel, hook: BucketHook) -> None:
+    """Let `model.join()` raise while somebody is served: a rank without batches would have to take part in rounds of
+    which it knows nothing.
+    """
+    joins: Callable[..., Any] = model.join_hook
+
+    def join_hook(**arguments: Any) -> Any:
+        if hook.receive is not None:
+            raise UsageError(
+                "DistributedDataParallel.join() cannot be had while gradients are compressed in its communication "
+                "hook: a rank without batches answers for the others' buckets outside of any backward. Give every rank "
+                "as many batches (DistributedSampler does), or use attach(), whose windows take loaders of unequal "
+                "length."
+            )
+        return joins(**arguments)
+
+    setattr(model, "join_hook", join_hook)  # noqa: B010, a method of the class
 
 
 def held_hook(model: DistributedDataParallel) -> BucketHook | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tightgrad.accumulate.buffer import LOW_PRECISION
+from tightgrad.adapters.ready_once import grew_late
 from tightgrad.clip.norm import total_norm
 from tightgrad.clip.placed import zero_nonfinite_
 from tightgrad.core.clock import StageClock
@@ -106,7 +107,8 @@ class BucketReduction:
             raise UsageError(
                 f"gradients of {shown(tuple(grads))} came a second time before the step: a synchronised backward ran "
                 "on gradients that were delivered already. Hold no_sync() around forward and backward of all but the "
-                "last micro-batch, and clear gradients after each step."
+                "last micro-batch, clear gradients after each step, and freeze this network (requires_grad_(False)) "
+                "while the backward of another one passes through it."
             )
         self.finite = self.finite and not seen & Notice.NONFINITE
         if not self.finite:
@@ -125,20 +127,25 @@ class BucketReduction:
         self.totals.update(reduced.total)
         return reduced.total
 
-    def end(self, names: Sequence[str], missing: Sequence[str]) -> None:
+    def end(self, names: Sequence[str], missing: Sequence[str], late: list[str]) -> None:
         """End the step.
 
         Args:
             names: all parameters.
             missing: those whose gradients did not come on this rank.
+            late: those whose gradients grew on this rank after they had been reduced.
 
         Raises:
-            UsageError: on every rank, when gradients are missing on any.
+            UsageError: on every rank, when gradients are missing, or grew late, on any.
             RankMismatchError: on every rank, when another one goes on.
         """
         whole = total_norm(self._norms) if self._norms else torch.zeros(())
         notice = Notice.NOTHING if bool(torch.isfinite(whole)) else Notice.NONFINITE
-        seen = agree(Round.END, names, notice | (Notice.MISSING if missing else Notice.NOTHING), self._collective)
+        notice |= Notice.MISSING if missing else Notice.NOTHING
+        notice |= Notice.LATE if late else Notice.NOTHING
+        seen = agree(Round.END, names, notice, self._collective)
+        if seen & Notice.LATE:
+            raise UsageError(grew_late(late) if late else f"on another rank, {grew_late(['some parameters'])}")
         if seen & Notice.MISSING:
             here = f"here those of {shown(missing)}" if missing else "here none"
             raise UsageError(

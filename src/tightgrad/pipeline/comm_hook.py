@@ -11,7 +11,7 @@ from torch.autograd import Variable
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from tightgrad.adapters.ddp_hook import Bucket, BucketHook, bucket_hook, pending
+from tightgrad.adapters.ddp_hook import Bucket, BucketHook, bucket_hook, in_inner_backward, pending
 from tightgrad.adapters.ddp_ignored import check_reduces_all
 from tightgrad.adapters.ddp_torch import check_ddp_internals
 from tightgrad.adapters.fifo import FifoWorker
@@ -27,6 +27,7 @@ from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.bucket_reduction import BucketReduction
 from tightgrad.pipeline.checkpoint import load_on_every_rank, save_state
 from tightgrad.pipeline.complex_parameters import check_no_complex
+from tightgrad.pipeline.discarded import DiscardedSteps
 from tightgrad.pipeline.handshake import check_ranks_agree
 from tightgrad.pipeline.lockstep import Notice
 from tightgrad.pipeline.plan import Compress, Plan
@@ -88,6 +89,7 @@ def ddp_comm_hook(
     comm_hook = CommHook(hook, collective, compress, seed, scaler, votes_on_use=inner.find_unused_parameters)
     hook.serve_always(comm_hook.receive)
     inner.register_forward_pre_hook(torch.compiler.disable(comm_hook.before_forward))
+    inner.module.register_forward_pre_hook(torch.compiler.disable(comm_hook.before_inner_forward))
     return comm_hook
 
 
@@ -125,6 +127,9 @@ class CommHook:
         self._watched = min(hook.parameters.values(), key=torch.numel)
         self._delivered: tuple[Tensor, int] | None = None
         self._not_cleared = False
+        self._hook = hook
+        self._will_end = False
+        self._discarded = DiscardedSteps(hook.parameters) if compress.feedback is not None else None
 
     @property
     def num_backwards(self) -> int:
@@ -176,10 +181,23 @@ class CommHook:
         self.load_state_dict(load_on_every_rank(Path(folder), self._slots, self._collective, check))
 
     def before_forward(self, module: nn.Module, args: object) -> None:
-        """Look whether gradients that were delivered are still there, as after a forgotten `no_sync`."""
-        if torch.is_grad_enabled() and self._delivered is not None:
+        """Look whether gradients that were delivered are still there, as after a forgotten `no_sync`, or were cleared
+        before any step, and whether a backward before has not come to its end.
+        """
+        if not torch.is_grad_enabled():
+            return
+        if self._seen and not in_inner_backward():
+            self._end()
+        if self._delivered is not None:
             grad, version = self._delivered
             self._not_cleared = self._watched.grad is grad and grad._version == version
+            if self._discarded is not None and not self._not_cleared:
+                self._discarded.cleared(self._watched)
+
+    def before_inner_forward(self, module: nn.Module, args: object) -> None:
+        """Expect gradients of another backward, also where the module inside is called without its wrapper."""
+        if torch.is_grad_enabled() and not self._seen:
+            self._hook.begin()
 
     def receive(self, bucket: Bucket) -> "Future[Tensor]":
         """Take a bucket from DDP, on the thread of its backward."""
@@ -188,6 +206,12 @@ class CommHook:
             self._begin()
             notice = Notice.REPEATED if self._not_cleared else notice
         self._seen.update(bucket.grads)
+        # A callback runs when the backward that asked for it ends. One inside another ends too early, unless it brings
+        # the last bucket: DDP itself finishes then.
+        if not self._will_end and (bucket.is_last or not in_inner_backward()):
+            self._will_end = True
+            # DDP waits for the buckets in a callback that it asks for later; so this one asks for another, after DDP's.
+            Variable._execution_engine.queue_callback(self._ask_to_end)
         future = pending(bucket.buffer.device)
         self._submit(partial(self._reduce, bucket, notice), then=lambda: future.set_result(bucket.buffer))
         return future
@@ -197,8 +221,6 @@ class CommHook:
         factor = 1.0 / (self._scale * self._collective.world_size)
         self._reduction.open(self._state.slots, self._state.step, factor)
         self._error = None
-        # DDP waits for the buckets in a callback that it asks for later; so this one asks for another, after DDP's.
-        Variable._execution_engine.queue_callback(self._ask_to_end)
 
     def _ask_to_end(self) -> None:
         Variable._execution_engine.queue_callback(self._end)
@@ -232,14 +254,17 @@ class CommHook:
         names = tuple(self._parameters)
         missing = [name for name in names if name not in self._seen]
         self._seen.clear()
-        self._submit(partial(self._commit, names, missing), then=lambda: None)
+        self._will_end = False
+        self._submit(partial(self._commit, names, missing, self._hook.end()), then=lambda: None)
         self._worker.join()
         if self._error is not None:
             raise self._error
         grad = self._watched.grad
         self._delivered = None if grad is None else (grad, grad._version)
+        if self._discarded is not None and self._reduction.finite:
+            self._discarded.delivered(self._watched)
 
-    def _commit(self, names: tuple[str, ...], missing: list[str]) -> None:
-        self._reduction.end(names, missing)
+    def _commit(self, names: tuple[str, ...], missing: list[str], late: list[str]) -> None:
+        self._reduction.end(names, missing, late)
         if self._reduction.finite:
             self._state.applied(self._reduction.slots)

@@ -31,6 +31,7 @@ class Notice(IntFlag):
     NONFINITE = 1
     REPEATED = 2
     MISSING = 4
+    LATE = 8
 
 
 _DOING = {

@@ -54,6 +54,7 @@ class OverlappedReduction:
         """
         self._worker.join()
         self._reduction.open(slots, step, factor, observe)
+        self._adapter.hook.begin()
         self._seen.clear()
         self._error = None
         self._idle = idle
@@ -87,14 +88,14 @@ class OverlappedReduction:
         """Wait for the last bucket. Collective: every rank must call it.
 
         Raises:
-            UsageError: on every rank, when gradients came twice or not at all on any.
+            UsageError: on every rank, when gradients came twice or not at all on any, or grew after they had come.
             RankMismatchError: on every rank, when they were not at the same place.
         """
         names = tuple(self._adapter.parameters)
         missing = [name for name in names if name not in self._seen]
         if missing:  # one without a gradient holds up the buckets after its own
             missing = [name for name in missing if self._adapter.parameters[name].grad is None] or missing
-        self._submit(partial(self._reduction.end, names, missing))
+        self._submit(partial(self._reduction.end, names, missing, sorted(self._adapter.hook.late)))
         self._worker.join()
         self._receives = False
         if self._error is not None:
