@@ -30,7 +30,8 @@ MOST_FAILURES = 5
 
 def run(module: str, count: int, seed: int, timeout_seconds: float) -> dict[str, Any]:
     """Try `count` damaged inputs in a child process; its report."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])  # the code that this process tests
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "faults.guarded", module, str(count), str(seed)],
         env=environment,

@@ -16,7 +16,7 @@ FEW, MANY = 12, 200
 
 def survive(folder, count, seed, sent):
     tests = Path(__file__).parent.parent
-    path = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(tests), *sys.path])  # the code that this process tests
     done = subprocess.run(
         [sys.executable, "-m", "faults.kill_saves", str(folder / "run"), str(count), str(seed), sent],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},

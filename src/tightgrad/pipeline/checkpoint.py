@@ -32,6 +32,7 @@ from tightgrad.pipeline.save_folder import (
     sync_folder,
     write_file,
 )
+from tightgrad.pipeline.state import check_count
 
 _ID_BITS = 63  # of a save, so that it fits an int64
 _MOST = 2**62  # of a number that ranks compare; an edited file may hold any
@@ -241,8 +242,9 @@ def load_on_every_rank(
 
 def _compared(state: Mapping[str, Any]) -> list[int]:
     """What the files of one save have in common: the id, which those of earlier versions lack, and counters."""
-    skips, is_open = state["consecutive_skips"], state["open_window"] is not None
-    return [int(state["step"]), int(state["save"] or "0", 16), min(int(skips), _MOST), int(is_open)]
+    check_count("consecutive_skips", state.get("consecutive_skips"))
+    is_open = state["open_window"] is not None
+    return [int(state["step"]), int(state["save"] or "0", 16), min(state["consecutive_skips"], _MOST), int(is_open)]
 
 
 def _check_one_save(rows: list[list[int]], target: Path) -> None:

@@ -69,7 +69,7 @@ class PipelineState:
         if missing:
             raise StateMismatchError(f"pipeline state has no {', '.join(sorted(missing))}; was it cut short?")
         for key in ("step", "consecutive_skips", "num_consumed"):
-            _check_count(key, state[key])
+            check_count(key, state[key])
         saved = state["slots"]
         if not isinstance(saved, Mapping):
             raise StateMismatchError(f"slots of a pipeline state is a {type(saved).__name__}, not a mapping.")
@@ -82,7 +82,8 @@ class PipelineState:
         self.open_window = open_window
 
 
-def _check_count(key: str, value: object) -> None:
+def check_count(key: str, value: object) -> None:
+    """Raise `StateMismatchError` unless a value of a state is a number of 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise StateMismatchError(f"{key} of a pipeline state is {value!r}, not a number of 0 or more; was it edited?")
 

@@ -11,7 +11,7 @@ import torch.distributed.checkpoint as torch_dcp
 
 import tightgrad as tg
 from support.training import batches, linear, loss_of, on_ranks
-from tightgrad.pipeline import checkpoint, save_folder
+from tightgrad.pipeline import checkpoint, rank_file, save_folder
 
 PLAN = tg.Plan(tg.Accumulate(2), tg.Compress(tg.codecs.TopK(0.3), feedback=tg.ErrorFeedback()), guard=tg.Guard("skip"))
 STEP = 1
@@ -176,6 +176,17 @@ def go_on(collective, folder, stop):
 @pytest.mark.parametrize(("name", "stop"), [("between_windows", 4), ("in_a_window", 5)])
 def test_checkpoints_of_the_version_before_are_taken_up(name, stop):
     assert on_ranks(2, lambda collective: go_on(collective, FROZEN / name, stop)) == [True, True]
+
+
+@pytest.mark.parametrize("skips", [float("nan"), None, "x", -1, 10**30, True])
+def test_counters_that_are_none_are_refused_by_other_ranks_too(tmp_path, skips):
+    (_, other), _ = on_ranks(2, lambda collective: save_twice(collective, "nothing happened", tmp_path)[:2])
+    file = other / "rank-00001-of-00002.safetensors"
+    state = rank_file.deserialized(file, 1, 2)
+    save_id = state.pop("save")
+    file.write_bytes(rank_file.serialized({**state, "consecutive_skips": skips}, 1, 2, save_id))
+    for error in on_ranks(3, lambda collective: load(collective, tmp_path)):
+        assert isinstance(error, tg.CheckpointError | tg.StateMismatchError), error
 
 
 def test_a_checkpoint_of_the_version_before_is_taken_up_by_other_ranks():
