@@ -62,9 +62,10 @@ def attach(
             ranks it gets a `Guard`, since there the pipeline has to sum gradients over ranks.
         weight: what a batch counts: the number that its loss is averaged over, such as its number of tokens (without
             the first of each sequence, where the model shifts its labels itself); called when the batch is fetched.
-            None counts samples if the plan accumulates, and asks where a batch leaves that in doubt; class weights in
-            the loss cannot be seen. If the plan does not accumulate, every rank's loss counts the same, as under plain
-            DDP.
+            None counts samples if the plan accumulates, and asks where a batch leaves that in doubt. Class weights in
+            the loss do not show in a batch: torch's cross entropy is compared with the weights of the first windows,
+            and a warning says what differs; other losses are not seen. If the plan does not accumulate, every rank's
+            loss counts the same, as under plain DDP.
         seed: of all random numbers that methods draw.
         collective: the data-parallel ranks; None takes DDP's process group, or one process for a plain module.
         scheduler: of this optimizer; steps after each applied step, and only then; None leaves schedules to the caller,

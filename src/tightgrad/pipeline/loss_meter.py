@@ -6,6 +6,8 @@ from operator import mul
 import torch
 from torch import Tensor
 
+from tightgrad.accumulate.denominator import DenominatorCheck
+
 
 class LossMeter:
     """This rank's mean loss over the weight of its micro-batches; of several losses, the first.
@@ -18,10 +20,12 @@ class LossMeter:
     def __init__(self, name: str, *, is_mean: bool) -> None:
         self._name = name
         self._is_mean = is_mean
+        self._check = DenominatorCheck()
         self.clear()
 
     def clear(self) -> None:
         """Forget the window."""
+        self._check.clear()
         self._losses: list[float | Tensor] = []
         self._weights: list[float] = []
 
@@ -31,6 +35,8 @@ class LossMeter:
         if weight == 0:
             return
         loss = losses[self._name]
+        if self._is_mean:
+            self._check.saw(loss, weight)
         self._losses.append(loss.item() if loss.is_cpu else loss.detach().reshape(()).clone())
         self._weights.append(weight)
 

@@ -1,0 +1,74 @@
+"""Compares the weight of a micro-batch with what its loss was divided by, where autograd knows that.
+
+Torch's cross entropy keeps the sum of the weights of the labels that it has averaged over: without those that it
+ignores, and with class weights, which no batch shows. Weights have to be in proportion to it.
+"""
+
+import torch
+from torch import Tensor
+
+from tightgrad.core.notices import warn
+
+LOOKS = 16  # micro-batches that are looked at: each look waits for the device
+TOLERANCE = 1e-3
+_MEAN = 1  # torch's number for reduction="mean"
+_STACK = 5  # the user's line, above backward() and what it calls
+
+
+class DenominatorCheck:
+    """Looks at the first micro-batches after `attach`, compares those of one window, and warns once."""
+
+    def __init__(self) -> None:
+        self._looks = LOOKS
+        self._first: tuple[float, float] | None = None
+
+    def clear(self) -> None:
+        """Forget the window."""
+        self._first = None
+
+    def saw(self, loss: Tensor, weight: float) -> None:
+        """Take in one micro-batch's mean loss and its weight, above 0."""
+        if not self._looks:
+            return
+        divisor = mean_divisor(loss)
+        if divisor is None:
+            return
+        self._looks -= 1
+        number = float(divisor)
+        if self._first is None:
+            self._first = (number, weight)
+            return
+        first_number, first_weight = self._first
+        here, there = number * first_weight, first_number * weight
+        tolerance = max(TOLERANCE, 4 * torch.finfo(divisor.dtype).eps)
+        if abs(here - there) > tolerance * max(here, there):
+            self._looks = 0
+            warn(
+                f"the loss of one micro-batch was averaged over {first_number:.6g} and its weight is "
+                f"{first_weight:.6g}; that of another over {number:.6g}, and its weight is {weight:.6g}. Weights have "
+                "to be in proportion to what losses are averaged over, or the gradient is not that of one big batch. "
+                'Pass attach(..., weight=...): `lambda batch: (batch["labels"] != -100).sum()` for cross entropy, '
+                '`(batch["labels"][:, 1:] != -100).sum()` where the model shifts its labels, '
+                '`class_weights[batch["labels"]].sum()` with class weights.',
+                _STACK,
+            )
+
+
+def mean_divisor(loss: Tensor) -> Tensor | None:
+    """What torch's cross entropy has divided by to get this loss; None for other losses, and for sums."""
+    function = loss.grad_fn
+    # NllLossBackward0 and NllLoss2DBackward0, which cross_entropy without label smoothing ends with. Their saved values
+    # have had these names since torch 1.9; a torch without them is not looked at.
+    if getattr(function, "_saved_reduction", None) != _MEAN or not hasattr(function, "_raw_saved_total_weight"):
+        return None
+    try:
+        # Refused where hooks are set already: a look would run a checkpointed forward again.
+        function._raw_saved_total_weight.register_hooks(_as_it_is, _as_it_is)
+        divisor = function._saved_total_weight
+    except RuntimeError:
+        return None
+    return divisor.detach() if isinstance(divisor, Tensor) else None
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
