@@ -4,6 +4,8 @@ Torch's cross entropy keeps the sum of the weights of the labels that it has ave
 ignores, and with class weights, which no batch shows. Weights have to be in proportion to it.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -56,7 +58,7 @@ class DenominatorCheck:
 
 def mean_divisor(loss: Tensor) -> Tensor | None:
     """What torch's cross entropy has divided by to get this loss; None for other losses, and for sums."""
-    function = loss.grad_fn
+    function: Any = loss.grad_fn
     # NllLossBackward0 and NllLoss2DBackward0, which cross_entropy without label smoothing ends with. Their saved values
     # have had these names since torch 1.9; a torch without them is not looked at.
     if getattr(function, "_saved_reduction", None) != _MEAN or not hasattr(function, "_raw_saved_total_weight"):

@@ -4,9 +4,9 @@ A window that is fetched before its first backward needs all its batches at once
 again and again, which is right in a loop that uses each batch before it fetches the next (NVIDIA/DALI issue 1375).
 
 Memory that several batches share is no fault as long as nobody writes to it: a batch that is repeated, overlapping
-slices of one tensor. So a sample of each tensor is copied when it is fetched, and compared where a later batch of the
-window lies in the same memory. Torch's version counters alone would not do: writes through NumPy, other libraries and
-`.data` leave them as they are.
+slices of one tensor. So a digest of each tensor is taken when it is fetched, of a sample of its entries where there are
+many, and compared where a later batch of the window lies in the same memory. Torch's version counters alone would not
+do: writes through NumPy, other libraries and `.data` leave them as they are.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ _WAY_OUT = (
 
 @dataclass(frozen=True)
 class _Seen:
-    """A tensor as it was when it was fetched: where it lies, its version and a copy of some of its entries."""
+    """A tensor as it was when it was fetched: where it lies, its version and what it held."""
 
     batch: int
     path: str
@@ -42,12 +42,14 @@ class _Seen:
     start: int
     stop: int
     version: int | None
-    sample: Array
+    digest: int | Tensor
 
     @property
     def was_written(self) -> bool:
         """Whether its entries are others now."""
-        if not _same(self.sample, _sample(self.array)):
+        before, now = self.digest, digest(self.array)
+        same = torch.equal(before, now) if isinstance(before, Tensor) and isinstance(now, Tensor) else before == now
+        if not same:
             return True
         is_whole = _numel(self.array) <= WHOLE
         return not is_whole and _version(self.array) != self.version
@@ -65,7 +67,7 @@ class WaitingBatches:
         for path, array in _arrays(batch, "batch", _DEPTH):
             span = _span(array)
             if span is not None:
-                seen = _Seen(self._num_batches, path, array, *span, _version(array), _sample(array))
+                seen = _Seen(self._num_batches, path, array, *span, _version(array), digest(array))
                 self._seen.append(seen)
         self._num_batches += 1
 
@@ -161,16 +163,26 @@ def _numel(array: Array) -> int:
     return array.size if isinstance(array, np.ndarray) else array.numel()
 
 
+def digest(array: Array) -> int | Tensor:
+    """What tells the content from another: on the host a number that needs no memory, on an accelerator the sample
+    itself, so that nothing waits for it.
+    """
+    sample = _sample(array)
+    if isinstance(sample, np.ndarray):
+        return hash(sample.tobytes())
+    return hash(_bytes(sample).numpy().tobytes()) if sample.is_cpu else _bytes(sample)
+
+
 def _sample(array: Array) -> Array:
-    """A copy of some entries, spread over the whole; of all where they are few."""
+    """Some entries, spread over the whole; on the host all where they are few, else a copy."""
     if isinstance(array, np.ndarray):
         if array.size <= WHOLE:
-            return array.copy()
+            return array
         picked: Array = array[np.unravel_index(np.arange(SAMPLE) * _step(array.size) % array.size, array.shape)]
         return picked
     tensor = array.detach()
     if tensor.numel() <= WHOLE:
-        return tensor.clone()
+        return tensor if tensor.is_cpu else tensor.clone()
     places = torch.arange(SAMPLE, device=tensor.device) * _step(tensor.numel()) % tensor.numel()
     return tensor.view(-1)[places] if tensor.is_contiguous() else tensor[torch.unravel_index(places, tensor.shape)]
 
@@ -180,12 +192,5 @@ def _step(numel: int) -> int:
     return next(step for step in count(int(numel * _GOLDEN)) if gcd(step, numel) == 1)
 
 
-def _same(before: Array, now: Array) -> bool:
-    """Whether two copies are equal to the bit, NaN included."""
-    if isinstance(before, np.ndarray) or isinstance(now, np.ndarray):
-        return np.asarray(before).tobytes() == np.asarray(now).tobytes()
-    return torch.equal(_bytes(before), _bytes(now))
-
-
 def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(-1).view(torch.uint8)
+    return tensor.resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)

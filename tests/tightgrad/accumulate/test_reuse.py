@@ -9,7 +9,7 @@ import torch
 
 import tightgrad as tg
 from support.training import linear, on_ranks
-from tightgrad.accumulate.reuse import SAMPLE, WHOLE, WaitingBatches
+from tightgrad.accumulate.reuse import SAMPLE, WHOLE, WaitingBatches, _sample, digest
 
 X, Y = torch.randn(16, 3), torch.randn(16, 2)
 
@@ -205,7 +205,16 @@ def test_large_batches_are_compared_by_a_sample(make, numel):
         waiting.fetched({"x": buffer})
     with pytest.raises(tg.UsageError, match=r'batch\["x"\]'):
         waiting.check()
-    assert all(len(seen.sample) == (numel if numel <= WHOLE else SAMPLE) for seen in waiting._seen)
+    assert len(_sample(buffer)) == (numel if numel <= WHOLE else SAMPLE)
+
+
+def test_numbers_of_any_kind_have_a_digest():
+    values = torch.arange(6.0).view(2, 3)
+    complexes = torch.complex(values, -values)
+    kinds = [values.bfloat16(), values.to(torch.int16), complexes, complexes.conj(), complexes.imag]
+    for value in [*kinds, values.T, values[0, 0], values.numpy(), values.numpy()[::-1]]:
+        assert digest(value) == digest(value)
+        assert digest(value) != digest(value + value + 1)
 
 
 @pytest.mark.parametrize("is_transposed", [False, True])
