@@ -106,7 +106,8 @@ def placement_rank() -> dict[str, Any]:
         weight = nn.Parameter(distribute_tensor(torch.ones(5, 6), mesh, [placement]))
         tg.clip.AGC(clip_factor=0.1).clip_({"w": tensor}, {"w": weight}, total_norm, {})
         found[f"agc {name}"] = tensor.full_tensor()
-    partial = DTensor.from_local(value, mesh, [Partial()])
+    found["summed"] = float(total_norm([DTensor.from_local(value, mesh, [Partial()])]))
+    partial = DTensor.from_local(value, mesh, [Partial("avg")])
     try:
         total_norm([partial])
     except tg.UnsupportedError as error:
@@ -126,5 +127,7 @@ def test_placements() -> None:
         for name in ("rows", "columns", "replicated"):
             assert found[name] == pytest.approx(float(value.double().norm()), rel=1e-6), name
             torch.testing.assert_close(found[f"agc {name}"], plain["w"], rtol=1e-6, atol=0)
+        assert found["summed"] == pytest.approx(float(2 * value.double().norm()), rel=1e-6)
         assert "redistribute" in found["partial"]
+        assert "Partial(avg)" in found["partial"]
         assert all(math.isnan(norm) for norm in found["nan"])

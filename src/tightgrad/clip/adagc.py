@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from tightgrad.clip.norm import tensor_norms
+from tightgrad.clip.norm import exact_norms
 from tightgrad.clip.one_factor import clip_coefficient
 from tightgrad.clip.per_tensor_norm import scale_tensors_
 from tightgrad.core.card import MethodCard
@@ -26,7 +26,8 @@ from tightgrad.core.check import check_integer, check_number
 from tightgrad.core.protocols import Clipper, GradNorm
 from tightgrad.core.types import MODEL, Clipped, Grads, Slot, State
 
-GAMMA = Slot("adagc_gamma", across_ranks="equal", shape=(), dtype=torch.float32)
+# In the norms' own dtype, float64. An earlier version's float32 is read as well.
+GAMMA = Slot("adagc_gamma", across_ranks="equal", shape=())
 COUNT = Slot("adagc_count", across_ranks="equal", of_model=True, shape=(), dtype=torch.int64)
 
 
@@ -71,7 +72,7 @@ class AdaGC(Clipper):
         before = norm(values)
         if not values:
             return Clipped(before, torch.ones_like(before))
-        norms = tensor_norms(values)
+        norms = exact_norms(values)
         count = state.get(COUNT.name, {}).get(MODEL)
         if count is None:
             count = torch.zeros((), dtype=torch.int64, device=norms.device)
@@ -96,4 +97,4 @@ class AdaGC(Clipper):
     def _gammas(grads: Grads, norms: Tensor, state: State) -> Tensor:
         known = state.get(GAMMA.name, {})
         unknown = norms.new_full((), math.inf)
-        return torch.stack([known.get(name, unknown) for name in grads])
+        return torch.stack([known.get(name, unknown).to(norms.dtype) for name in grads])

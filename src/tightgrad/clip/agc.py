@@ -6,7 +6,8 @@
     arXiv:2102.06171.
 
 A unit is one index of `unit_axis` (a row of a linear weight, a filter of a convolution); vectors and scalars are one
-unit. eps lets zero-initialised weights learn. The paper leaves out the last linear layer: name it in `exclude`.
+unit. eps lets zero-initialised weights learn. The paper leaves out the last linear layer: name it in `exclude`. The
+norm of complex numbers is that of their moduli.
 """
 
 from collections.abc import Mapping
@@ -17,8 +18,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from tightgrad.clip.norm import tensor_norms, unit_norms
-from tightgrad.clip.placed import shard_axes, stored, touched
+from tightgrad.clip.local_norm import WIDE
+from tightgrad.clip.norm import exact_norm, exact_norms, unit_norms
+from tightgrad.clip.placed import placed_as, shard_axes, stored, touched
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_integer, check_number
 from tightgrad.core.errors import ConfigError, UnsupportedError
@@ -68,7 +70,7 @@ class AGC(Clipper):
         if any(shard_axes(grad) for grad in values):
             after = norm(values)
         else:
-            after = torch.linalg.vector_norm(torch.stack(clipped)).float() if clipped else before
+            after = exact_norm(clipped).to(before.dtype) if clipped else before
         return Clipped(before, torch.where(before == 0, 1.0, after / before))
 
     def _is_excluded(self, name: str) -> bool:
@@ -77,18 +79,18 @@ class AGC(Clipper):
     def _clip_units_(self, name: str, grad: Tensor, weight: nn.Parameter) -> Tensor:
         """Return the gradient's norm afterwards (of this rank's part): float64."""
         if self._is_excluded(name):
-            return tensor_norms([grad])[0].double()
+            return exact_norms([grad])[0]
         if grad.is_sparse:
             raise UnsupportedError(f"the gradient of {name!r} is sparse; exclude it from AGC.")
         dims = tuple(range(grad.dim()))
         if grad.dim() > 1:
             dims = tuple(dim for dim in dims if dim != min(self.unit_axis, grad.dim() - 1))
         grad_norms = unit_norms(grad, dims)
-        bounds = self.clip_factor * unit_norms(weight.detach(), dims).clamp(min=self.eps)
+        weight_norms = unit_norms(placed_as(weight.detach(), grad), dims)
+        bounds = self.clip_factor * weight_norms.clamp(min=self.eps)
         factors = torch.where(grad_norms <= bounds, 1.0, bounds / grad_norms)
         if factors.device.type != "cpu" or not bool((factors == 1).all()):
-            stored(grad).mul_(factors)
+            stored(grad).mul_(factors if grad.dtype in WIDE else factors.float())
             touched([grad])
         after = torch.where(grad_norms == 0, grad_norms, grad_norms * factors)
-        clipped_norm: Tensor = torch.linalg.vector_norm(after, dtype=torch.float64)
-        return clipped_norm
+        return exact_norm([after])

@@ -19,7 +19,8 @@ from tightgrad.core.check import check_choice, check_integer, check_number
 from tightgrad.core.protocols import GradNorm
 from tightgrad.core.types import MODEL, Clipped, Grads, Slot, State
 
-NORMS = Slot("autoclip_norms", across_ranks="equal", of_model=True, dtype=torch.float32)
+# In the norm's own dtype, float64. An earlier version's float32 is read as well.
+NORMS = Slot("autoclip_norms", across_ranks="equal", of_model=True)
 COUNT = Slot("autoclip_count", across_ranks="equal", of_model=True, shape=(), dtype=torch.int64)
 
 
@@ -72,8 +73,8 @@ class AutoClip(OneFactorClipper):
         norms = state.get(NORMS.name, {}).get(MODEL)
         count = state.get(COUNT.name, {}).get(MODEL)
         if norms is None or count is None:
-            norms = torch.full((self.history,), torch.nan, device=norm.device)
+            norms = torch.full((self.history,), torch.nan, dtype=norm.dtype, device=norm.device)
             count = torch.zeros((), dtype=torch.int64, device=norm.device)
         place = torch.arange(self.history, device=norm.device) == count % self.history
         finite = norm.isfinite()
-        return torch.where(place & finite, norm, norms), count + finite
+        return torch.where(place & finite, norm, norms.to(norm.dtype)), count + finite

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from tightgrad.clip.norm import tensor_norms
+from tightgrad.clip.norm import exact_norms
 from tightgrad.clip.per_tensor_norm import scale_tensors_
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_number
@@ -23,7 +23,7 @@ from tightgrad.core.types import Clipped, Grads, State
 
 @dataclass(frozen=True)
 class BlockRMS(Clipper):
-    """A limit on the root mean square of each parameter's gradient.
+    """A limit on the root mean square of each parameter's gradient; a complex entry counts by its modulus.
 
     Args:
         max_rms: the largest root mean square that passes, above 0.
@@ -50,8 +50,8 @@ class BlockRMS(Clipper):
         before = norm(values)
         if not values:
             return Clipped(before, torch.ones_like(before))
-        norms = tensor_norms(values)
-        bounds = torch.tensor([self.max_rms * math.sqrt(max(value.numel(), 1)) for value in values])
+        norms = exact_norms(values)
+        bounds = torch.tensor([self.max_rms * math.sqrt(max(value.numel(), 1)) for value in values], dtype=norms.dtype)
         bounds = bounds.to(norms.device, non_blocking=True)
         coefficients = torch.where(norms <= bounds, 1.0, bounds / norms)
         return Clipped(before, scale_tensors_(values, norms, coefficients))

@@ -1,17 +1,19 @@
 """Drop-ins for `torch.nn.utils.clip_grad_norm_`, `clip_grad_value_` and `get_total_norm`.
 
-The same signatures, and right where those are wrong: norms are float32 and cannot overflow, a parameter listed twice
-counts once, DTensors of several meshes and plain tensors go together, sparse gradients work, `max_norm=inf` only
-measures, and every rank gets the same plain norm.
+The same signatures, and right where those are wrong: norms are float32 (of float64 gradients float64) and cannot
+overflow on their way, a parameter listed twice counts once, DTensors of several meshes (tensor-parallel ones too) and
+plain tensors go together, sparse and complex gradients work, `max_norm=inf` only measures, and every rank gets the same
+plain norm.
 """
 
+import math
 import types
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from tightgrad.clip.norm import plain_norm, total_norm
+from tightgrad.clip.norm import as_scalar, exact_norm, narrowed, plain_norm
 from tightgrad.clip.one_factor import clip_coefficient, plain_coefficient
 from tightgrad.clip.placed import (
     are_distinct_and_plain_on_cpu,
@@ -38,11 +40,12 @@ def clip_grad_norm_(
 ) -> Tensor:
     """Scale gradients so that their norm is at most `max_norm`.
 
-    Collective when gradients are sharded: every rank must call it. On the CPU gradients below the bound are not
+    Collective when gradients are DTensors: every rank must call it. On the CPU gradients below the bound are not
     touched.
 
     Args:
-        parameters: one parameter or several; those without a gradient are left out.
+        parameters: one parameter or several; those without a gradient are left out. A complex entry counts by its
+            modulus.
         max_norm: the bound, at least 0; inf measures only.
         norm_type: p of the norm, at least 0.
         error_if_nonfinite: raise if the norm is inf or NaN, before anything is changed (waits for the device).
@@ -50,31 +53,46 @@ def clip_grad_norm_(
         compat: "exact", or "torch" for max_norm / (norm + 1e-6).
 
     Returns:
-        The norm before clipping: a plain float32 scalar, the same on every rank.
+        The norm before clipping, the same on every rank: a plain scalar, float64 if any gradient is float64 or
+        complex128, else float32. Of float32 gradients it may be inf although they are finite (it is above 3.4e38);
+        they are clipped right all the same.
 
     Raises:
         RuntimeError: the norm is not finite and `error_if_nonfinite` is set.
         ConfigError: a setting is out of its bounds.
+        UnsupportedError: a DTensor whose placement is not Replicate, Shard, _StridedShard or `Partial("sum")`.
     """
     check_number("max_norm", max_norm, low=0.0)
     check_choice("compat", compat, ("exact", "torch"))
     grads = [grad for parameter in _listed(parameters) if (grad := parameter.grad) is not None]
-    is_plain = bool(grads) and are_distinct_and_plain_on_cpu(grads)
-    if not is_plain:
-        grads = distinct(grads)
-    norm = plain_norm(grads, float(norm_type)) if is_plain else total_norm(grads, float(norm_type))
+    if grads and are_distinct_and_plain_on_cpu(grads):
+        return _clip_plain_(grads, float(max_norm), float(norm_type), error_if_nonfinite, compat)
+    grads = distinct(grads)
+    norm = exact_norm(grads, float(norm_type))
     if error_if_nonfinite:
         _check_finite(norm, norm_type)
-    if not is_plain:
-        scale_distinct_(grads, clip_coefficient(norm, float(max_norm), compat))
-    elif (coefficient := plain_coefficient(float(norm), float(max_norm), compat)) != 1.0:
-        scale_plain_(grads, torch.tensor(coefficient))
-    return norm
+    scale_distinct_(grads, clip_coefficient(norm, float(max_norm), compat))
+    return narrowed(norm, grads)
+
+
+def _clip_plain_(
+    grads: list[Tensor], max_norm: float, norm_type: float, error_if_nonfinite: bool, compat: str
+) -> Tensor:
+    """Without operators but for the norm's and the multiplication, which are slow right after a backward."""
+    norm = plain_norm(grads, norm_type)
+    if error_if_nonfinite:
+        _check_finite(norm, norm_type)
+    if (coefficient := plain_coefficient(norm, max_norm, compat)) != 1.0:
+        scale_plain_(grads, torch.full((), coefficient, dtype=torch.float64, device="cpu"))
+    return as_scalar(norm, grads)
 
 
 @torch.no_grad()
 def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | None = None) -> None:
     """Limit every entry of the gradients to [-clip_value, clip_value]. NaN stays NaN.
+
+    Of a complex entry, which torch's function refuses, the real and the imaginary part are limited each, as if the
+    parameter were `torch.view_as_real` of itself. Collective where a gradient is a DTensor that is `Partial("sum")`.
 
     Args:
         parameters: one parameter or several; those without a gradient are left out.
@@ -83,6 +101,7 @@ def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | Non
 
     Raises:
         ConfigError: `clip_value` is out of its bounds.
+        UnsupportedError: a DTensor whose placement is not Replicate, Shard, _StridedShard or `Partial("sum")`.
     """
     check_number("clip_value", clip_value, low=0.0)
     clamp_([grad for parameter in _listed(parameters) if (grad := parameter.grad) is not None], float(clip_value))
@@ -92,31 +111,34 @@ def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | Non
 def get_total_norm(
     tensors: Tensors, norm_type: float = 2.0, error_if_nonfinite: bool = False, foreach: bool | None = None
 ) -> Tensor:
-    """The norm over all elements of all tensors. Collective when they are sharded: every rank must call it.
+    """The norm over all elements of all tensors. Collective when they are DTensors: every rank must call it.
 
     Args:
-        tensors: one tensor or several, plain, sparse or DTensor; each storage counts once.
+        tensors: one tensor or several, plain, sparse or DTensor; each storage counts once, and a complex entry by its
+            modulus.
         norm_type: p of the norm, at least 0.
         error_if_nonfinite: raise if the norm is inf or NaN (waits for the device).
         foreach: taken for torch's sake; the result does not depend on it.
 
     Returns:
-        A plain float32 scalar, the same on every rank.
+        A plain scalar, the same on every rank: float64 if any tensor is float64 or complex128, else float32.
 
     Raises:
         RuntimeError: the norm is not finite and `error_if_nonfinite` is set.
         ConfigError: `norm_type` is out of its bounds.
+        UnsupportedError: a DTensor whose placement is not Replicate, Shard, _StridedShard or `Partial("sum")`.
     """
-    norm = total_norm([tensors] if isinstance(tensors, Tensor) else list(tensors), float(norm_type))
+    listed = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    norm = exact_norm(listed, float(norm_type))
     if error_if_nonfinite:
         _check_finite(norm, norm_type)
-    return norm
+    return narrowed(norm, listed)
 
 
-def _check_finite(norm: Tensor, norm_type: float) -> None:
-    if not bool(torch.isfinite(norm)):
+def _check_finite(norm: float | Tensor, norm_type: float) -> None:
+    if not math.isfinite(norm):
         raise RuntimeError(
-            f"the gradients' norm of order {norm_type} is {norm.item()}, so they cannot be clipped; nothing was "
+            f"the gradients' norm of order {norm_type} is {float(norm)}, so they cannot be clipped; nothing was "
             "changed. Skip the step, or set error_if_nonfinite=False to scale by the non-finite norm."
         )
 

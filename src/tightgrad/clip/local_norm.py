@@ -5,9 +5,13 @@ is as fast as `torch._foreach_norm`, and the rows are added up in float64. (One 
 is not right: the norm of 2.5 million equal numbers is off by 0.2 %.) Then, only if the result says that squares
 may have overflowed or lost digits, all is done again in float64, where they cannot. On other devices a look at the
 result would wait for the device, so sums are in float64 from the start.
+
+Squares of float64 numbers may leave float64's range. They, and powers above the fourth, are taken of numbers that have
+been divided by the largest of them. A complex number counts by its modulus.
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -25,13 +29,26 @@ CHUNK_NUMEL = 2**18
 # loss is below 1e-8 of the sum.
 SMALLEST_MEAN_SQUARE = 2.0**-126 * 1e8
 LARGEST_PLAIN_POWER = 4.0  # |x|^4 of any float32 number fits into float64
+WIDE = (torch.float64, torch.complex128)
+"""Of these the powers may not fit into float64."""
 
 
 def local_norm(tensors: list[Tensor], norm_type: float) -> Tensor:
     """The norm over plain tensors, at least one, of one device: a float64 scalar there."""
     if norm_type in (1.0, 2.0) and tensors[0].is_cpu:
         return torch.tensor(host_norm(tensors, norm_type), dtype=torch.float64, device="cpu")
-    return combined(_norms_in_float64(tensors, norm_type), norm_type)
+    return combined(_norms_in_float64(tensors, norm_type), norm_type, widest(tensors))
+
+
+def widest(tensors: Iterable[Tensor]) -> torch.dtype:
+    """float64 if any tensor has float64's range, else float32."""
+    dtypes = {tensor.dtype for tensor in tensors}
+    return torch.float32 if dtypes.isdisjoint(WIDE) else torch.float64
+
+
+def powers_fit(norm_type: float, dtype: torch.dtype) -> bool:
+    """Whether |x|^p of any numbers of `dtype`, and sums of them, fit into float64."""
+    return norm_type in (0.0, 1.0) or (norm_type <= LARGEST_PLAIN_POWER and dtype not in WIDE)
 
 
 def host_norm(tensors: list[Tensor], norm_type: float) -> float:
@@ -41,7 +58,7 @@ def host_norm(tensors: list[Tensor], norm_type: float) -> float:
         norm = _norm_from_float32_sums(tensors, norm_type)
         if _is_trusted(norm, numel, norm_type):
             return norm
-    return float(combined(_norms_in_float64(tensors, norm_type), norm_type))
+    return float(combined(_norms_in_float64(tensors, norm_type), norm_type, widest(tensors)))
 
 
 def local_norms(tensors: list[Tensor], norm_type: float) -> Tensor:
@@ -62,8 +79,8 @@ def local_norms(tensors: list[Tensor], norm_type: float) -> Tensor:
 
 
 def _norms_in_float64(tensors: list[Tensor], norm_type: float) -> Tensor:
-    is_real = not any(tensor.is_complex() for tensor in tensors)
-    if tensors[0].device.type != "cpu" and norm_type in (1.0, 2.0) and is_real:
+    are_narrow = not any(tensor.is_complex() for tensor in tensors) and powers_fit(norm_type, widest(tensors))
+    if tensors[0].device.type != "cpu" and norm_type in (1.0, 2.0) and are_narrow:
         filled = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
         return torch.stack(torch._foreach_norm(filled, norm_type, dtype=torch.float64))
     return torch.stack([_norm_in_float64(tensor, norm_type) for tensor in tensors])
@@ -130,21 +147,42 @@ def _row_norms(tensors: list[Tensor]) -> list[Tensor]:
     return norms
 
 
-def combined(norms: Tensor, norm_type: float) -> Tensor:
-    """The norm of the norms (float64, 1-D)."""
-    return norms.sum() if norm_type == 0 else _norm_in_float64(norms, norm_type)
+def combined(norms: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
+    """The norm of the norms (float64, 1-D) of tensors of `dtype`."""
+    if norm_type == 0:
+        return norms.sum()
+    if math.isinf(norm_type) or powers_fit(norm_type, dtype):
+        norm: Tensor = vector_norm(norms, norm_type)
+        return norm
+    return _scaled_norm(norms, norm_type)
 
 
 def _norm_in_float64(values: Tensor, norm_type: float) -> Tensor:
+    if values.is_complex():
+        values = _reals(values, norm_type)
     if norm_type == 0:
         return torch.count_nonzero(values).double()
+    if not values.numel():
+        return values.new_zeros((), dtype=torch.float64)
     if math.isinf(norm_type):
-        return vector_norm(values, norm_type).double() if values.numel() else values.new_zeros((), dtype=torch.float64)
-    dtype = torch.complex128 if values.is_complex() else torch.float64
-    if norm_type <= LARGEST_PLAIN_POWER or not values.numel():
-        norm: Tensor = vector_norm(values, norm_type, dtype=dtype)
-        return norm
+        largest: Tensor = vector_norm(values, norm_type).double()
+        return largest
+    if not powers_fit(norm_type, values.dtype):
+        return _scaled_norm(values, norm_type)
+    norm: Tensor = vector_norm(values, norm_type, dtype=torch.float64)
+    return norm
+
+
+def _reals(values: Tensor, norm_type: float) -> Tensor:
+    """Real numbers of the same norm: real and imaginary parts for p = 2, else the moduli."""
+    values = values.conj() if values.is_conj() else values
+    reals: Tensor = torch.view_as_real(values) if norm_type == 2.0 else values.to(torch.complex128).abs()
+    return reals
+
+
+def _scaled_norm(values: Tensor, norm_type: float) -> Tensor:
+    """Of values divided by their largest, so that no power leaves float64's range."""
     largest = vector_norm(values, math.inf).double()
     scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
-    scaled = scale * vector_norm(values.to(dtype) / scale, norm_type)
+    scaled: Tensor = scale * vector_norm(values.double() / scale, norm_type)
     return torch.where(largest.isfinite(), scaled, largest)

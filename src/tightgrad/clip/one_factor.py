@@ -16,7 +16,7 @@ FOLDS = ("auto", "on", "off")
 
 
 def clip_coefficient(norm: Tensor, max_norm: float | Tensor, compat: str = "exact") -> Tensor:
-    """min(1, max_norm / norm) as a float32 scalar, with 0 / 0 = 1; NaN if the norm is NaN."""
+    """min(1, max_norm / norm) as a scalar of the norm's dtype, with 0 / 0 = 1; NaN if the norm is NaN."""
     if isinstance(max_norm, float | int) and math.isinf(max_norm):
         return torch.ones_like(norm)
     if compat == "torch":

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from tightgrad.clip.norm import tensor_norms
+from tightgrad.clip.norm import exact_norms
 from tightgrad.clip.placed import scale_each_
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_number
@@ -25,15 +25,17 @@ def scale_tensors_(tensors: Sequence[Tensor], norms: Tensor, coefficients: Tenso
 
     Args:
         tensors: gradients, each storage once.
-        norms: their 2-norms, shape (len(tensors),), float32.
+        norms: their 2-norms, shape (len(tensors),), float64.
         coefficients: their factors, of the same shape.
 
     Returns:
         The norm over all tensors afterwards divided by the norm before, with 0 / 0 = 1: float32 scalar.
     """
     scale_each_(tensors, coefficients)
-    before = torch.linalg.vector_norm(norms, dtype=torch.float64)
-    after = torch.linalg.vector_norm(torch.where(norms == 0, norms, norms * coefficients), dtype=torch.float64)
+    largest = norms.max()  # squares of float64 norms may leave float64's range
+    shares = torch.where(norms == 0, norms, norms / largest)
+    before = torch.linalg.vector_norm(shares)
+    after = torch.linalg.vector_norm(torch.where(norms == 0, norms, shares * coefficients))
     return torch.where(before == 0, 1.0, after / before).float()
 
 
@@ -66,6 +68,6 @@ class PerTensorNorm(Clipper):
         before = norm(values)
         if not values:
             return Clipped(before, torch.ones_like(before))
-        norms = tensor_norms(values)
+        norms = exact_norms(values)
         coefficients = torch.where(norms <= self.max_norm, 1.0, self.max_norm / norms)
         return Clipped(before, scale_tensors_(values, norms, coefficients))

@@ -4,22 +4,20 @@ knows, and the only one that talks to a mesh.
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.graph import increment_version
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
 
+from tightgrad.clip.local_norm import WIDE
 from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.placement import Axes, is_dtensor, lie_alike, pending_axes
+from tightgrad.core.placement import shard_axes as shard_axes
 
 CACHED_NUMEL = 2**22
 """Float32 numbers that a CPU's last cache surely holds: 16 MiB."""
-
-Axes: TypeAlias = tuple[tuple[DeviceMesh, int], ...]
-"""The mesh axes that a tensor is cut along; none if every rank holds all of it."""
 
 
 def distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -63,22 +61,68 @@ def are_plain_on_cpu(tensors: Iterable[Tensor]) -> bool:
 
 
 def stored(tensor: Tensor) -> Tensor:
-    """The numbers that this rank holds, sharing memory: a DTensor's local part, a sparse tensor's values.
+    """The numbers that this rank holds, sharing memory, but for their signs: a DTensor's local part, a sparse tensor's
+    values, of `Partial("sum")` this rank's summand.
 
     Raises:
-        UnsupportedError: a DTensor that still has to be summed over ranks.
+        UnsupportedError: a DTensor whose placement is not known.
     """
     if isinstance(tensor, DTensor):
         shard_axes(tensor)
-    return _numbers(tensor)
+    return _as_in_memory(_numbers(tensor))
 
 
 def counted(tensor: Tensor) -> Tensor:
-    """The numbers that make this rank's part of the norm: as `stored`, with duplicate sparse indices added up.
-
-    Unlike `stored` it does not look whether a DTensor still has to be summed; `shard_axes` does.
+    """The numbers that make this rank's part of the norm: as `stored`, with duplicate sparse indices added up, and
+    `Partial("sum")` summed over ranks. Collective if it is that.
     """
-    return tensor.coalesce()._values() if tensor.is_sparse else _numbers(tensor)
+    if tensor.is_sparse:
+        return tensor.coalesce()._values()
+    values = _numbers(tensor)
+    if isinstance(tensor, DTensor) and (pending := pending_axes(tensor)):
+        return _summed(values, pending)
+    return values
+
+
+def _summed(values: Tensor, axes: Axes) -> Tensor:
+    """A copy, summed over mesh axes. Collective."""
+    total = values.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+    reduce_over_(torch.view_as_real(total) if total.is_complex() else total, axes)
+    return total
+
+
+def gather_summands_(tensors: Iterable[Tensor]) -> None:
+    """Let the first rank of each axis of `Partial("sum")` hold the whole sum and the others zeros, in place, so that
+    what leaves zero at zero can be done entry by entry. Collective if there is one.
+    """
+    for tensor in tensors:
+        if isinstance(tensor, DTensor) and (pending := pending_axes(tensor)):
+            values = _numbers(tensor)
+            total = _summed(values, pending)
+            is_first = all(mesh.get_local_rank(axis) == 0 for mesh, axis in pending)
+            values.copy_(total) if is_first else values.zero_()
+
+
+def placed_as(tensor: Tensor, like: Tensor) -> Tensor:
+    """`tensor`, cut as `like` is, or as that would be once summed. Collective if they are not cut alike already.
+
+    Raises:
+        UnsupportedError: they are on different meshes, or only one is a DTensor.
+    """
+    if not isinstance(tensor, DTensor) or not isinstance(like, DTensor) or tensor.device_mesh != like.device_mesh:
+        if lie_alike(tensor, like):
+            return tensor
+        raise UnsupportedError(
+            f"a gradient of shape {tuple(like.shape)} is {_described(like)}, its parameter {_described(tensor)}; "
+            "redistribute the gradient to the parameter's mesh and placements first."
+        )
+    pending = {axis for _, axis in pending_axes(like)}
+    wanted = [Replicate() if axis in pending else placement for axis, placement in enumerate(like.placements)]
+    return tensor if list(tensor.placements) == wanted else tensor.redistribute(placements=wanted)
+
+
+def _described(tensor: Tensor) -> str:
+    return f"placed as {tensor.placements} on {tensor.device_mesh}" if isinstance(tensor, DTensor) else "a plain tensor"
 
 
 def _numbers(tensor: Tensor) -> Tensor:
@@ -88,57 +132,51 @@ def _numbers(tensor: Tensor) -> Tensor:
     return tensor._values() if tensor.is_sparse else tensor
 
 
+def _as_in_memory(values: Tensor) -> Tensor:
+    """A view of the same memory without lazy conjugation and negation, which operators on lists refuse to change."""
+    if values.is_conj():
+        values = values.conj()
+    return torch._neg_view(values) if values.is_neg() else values  # torch has no public name for the inverse
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether it is no DTensor."""
-    return not isinstance(tensor, DTensor)
-
-
-def shard_axes(tensor: Tensor) -> Axes:
-    """The mesh axes that hold different parts of the tensor, to sum over; axes of replicas are left out.
-
-    Raises:
-        UnsupportedError: the tensor is a partial sum along some axis.
-    """
-    if not isinstance(tensor, DTensor):
-        return ()
-    mesh = tensor.device_mesh
-    if any(placement.is_partial() for placement in tensor.placements):
-        raise UnsupportedError(
-            f"a gradient placed as {tensor.placements} is not summed over ranks yet; redistribute it to Shard or "
-            "Replicate first."
-        )
-    return tuple((mesh, axis) for axis, placement in enumerate(tensor.placements) if placement.is_shard())
+    return not is_dtensor(tensor)
 
 
 def counted_by_axes(tensors: Iterable[Tensor]) -> dict[Axes, list[Tensor]]:
-    """What `counted` gives of `distinct` tensors, by their `shard_axes`, in one look.
+    """What `counted` gives of `distinct` tensors, by their `shard_axes`, in one look. Collective if any is
+    `Partial("sum")`.
 
     Raises:
-        UnsupportedError: a DTensor that still has to be summed over ranks.
+        UnsupportedError: a DTensor whose placement is not known.
     """
     groups: dict[Axes, list[Tensor]] = {}
     unsharded: list[Tensor] = []
     mesh, placements, sharded = None, None, unsharded
+    pending: Axes = ()
     seen: set[tuple[int, int]] = set()
     for tensor in tensors:
         members = unsharded
         if isinstance(tensor, DTensor):
             if tensor.device_mesh is not mesh or tensor.placements != placements:
                 mesh, placements = tensor.device_mesh, tensor.placements
-                axes = shard_axes(tensor)
+                axes, pending = shard_axes(tensor), pending_axes(tensor)
                 sharded = groups.setdefault(axes, []) if axes else unsharded
             members = sharded
         values = _numbers(tensor)
         key = _place(tensor, values)
         if key not in seen:
             seen.add(key)
+            if pending and isinstance(tensor, DTensor):
+                values = _summed(values, pending)
             members.append(tensor.coalesce()._values() if tensor.is_sparse else values)
     groups[()] = unsharded
     return {axes: members for axes, members in groups.items() if members}
 
 
 def reduce_over_(values: Tensor, axes: Axes, op: str = "sum") -> Tensor:
-    """Sum (or take the maximum of) small plain tensors over mesh axes. Collective on these axes' ranks.
+    """Sum (or take the maximum of) a plain real tensor over mesh axes, in place. Collective on these axes' ranks.
 
     The groups' own methods are called: `torch.distributed`'s Python around them takes as long as the collective.
     """
@@ -170,11 +208,7 @@ def scale_distinct_(kept: list[Tensor], coefficient: Tensor) -> None:
         if kept:
             scale_plain_(kept, coefficient)
         return
-    by_device: dict[torch.device, list[Tensor]] = {}
-    for tensor in kept:
-        by_device.setdefault(tensor.device, []).append(stored(tensor))
-    for device, values in by_device.items():
-        torch._foreach_mul_(values, coefficient.to(device, non_blocking=True))
+    _multiply_(kept, coefficient)
     touched(kept)
 
 
@@ -187,7 +221,17 @@ def scale_plain_(kept: list[Tensor], coefficient: Tensor) -> None:
     while first and numel < CACHED_NUMEL:
         first -= 1
         numel += kept[first].numel()
-    torch._foreach_mul_(kept[first:] + kept[:first], coefficient)
+    _multiply_(kept[first:] + kept[:first], coefficient)
+
+
+def _multiply_(kept: list[Tensor], coefficient: Tensor) -> None:
+    """In one call for tensors of the same device and range: a factor of another dtype would take torch's slow way."""
+    groups: dict[tuple[torch.device, bool], list[Tensor]] = {}
+    for tensor in kept:
+        groups.setdefault((tensor.device, tensor.dtype in WIDE), []).append(stored(tensor))
+    for (device, is_wide), values in groups.items():
+        factor = coefficient.double() if is_wide else coefficient.float()
+        torch._foreach_mul_(values, factor.to(device, non_blocking=True))
 
 
 def scale_each_(tensors: Sequence[Tensor], coefficients: Tensor) -> None:
@@ -199,7 +243,9 @@ def scale_each_(tensors: Sequence[Tensor], coefficients: Tensor) -> None:
         chosen = [index for index, factor in enumerate(coefficients.tolist()) if factor != 1.0]
     else:
         chosen = list(range(len(tensors)))
-    factors = coefficients.unbind()
+    narrow = coefficients.float().unbind()
+    wide = coefficients.double().unbind() if any(tensor.dtype in WIDE for tensor in tensors) else narrow
+    factors = [(wide if tensor.dtype in WIDE else narrow)[index] for index, tensor in enumerate(tensors)]
     if chosen:
         kept = [tensors[index] for index in chosen]
         torch._foreach_mul_([stored(tensor) for tensor in kept], [factors[index] for index in chosen])
@@ -221,20 +267,29 @@ def coalesce_(tensors: Iterable[Tensor]) -> None:
 
 
 def zero_nonfinite_(tensors: Iterable[Tensor]) -> None:
-    """Set every inf and NaN to 0, in place."""
+    """Set every inf and NaN to 0, in place; a complex entry as a whole. Collective if any is `Partial("sum")`."""
     kept = distinct(tensors)
     coalesce_(kept)
+    gather_summands_(kept)
     for tensor in kept:
-        stored(tensor).nan_to_num_(0.0, 0.0, 0.0)
+        values = stored(tensor)
+        if values.is_complex():
+            values.masked_fill_(~torch.view_as_real(values).isfinite().all(-1), 0.0)
+        else:
+            values.nan_to_num_(0.0, 0.0, 0.0)
     touched(kept)
 
 
 def clamp_(tensors: Iterable[Tensor], max_value: float) -> None:
-    """Limit every entry to [-max_value, max_value], in place; NaN stays NaN."""
+    """Limit every entry to [-max_value, max_value], in place; NaN stays NaN. Of a complex entry the real and the
+    imaginary part are limited each. Collective if any is `Partial("sum")`.
+    """
     kept = distinct(tensors)
     if kept and max_value != float("inf"):
         coalesce_(kept)
+        gather_summands_(kept)
         values = [stored(tensor) for tensor in kept]
+        values = [torch.view_as_real(value) if value.is_complex() else value for value in values]
         torch._foreach_clamp_min_(values, -max_value)
         torch._foreach_clamp_max_(values, max_value)
         touched(kept)

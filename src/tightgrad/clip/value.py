@@ -2,7 +2,8 @@
 
     Mikolov 2012, Statistical language models based on neural networks (thesis).
 
-Changes the direction of the gradient.
+Changes the direction of the gradient. Of a complex entry the real and the imaginary part are limited each, as if the
+parameter were `torch.view_as_real` of itself.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from tightgrad.core.types import Clipped, Grads, State
 
 @dataclass(frozen=True)
 class Value(Clipper):
-    """A limit on every entry.
+    """A limit on every entry; of a complex one on its real and its imaginary part.
 
     Args:
         max_value: the largest absolute value that passes, above 0; inf measures without changing anything.

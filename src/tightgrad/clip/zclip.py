@@ -26,8 +26,10 @@ from tightgrad.core.protocols import GradNorm
 from tightgrad.core.types import MODEL, Clipped, Grads, Slot, State
 
 RULES = ("reciprocal", "threshold", "mean")
-STATISTICS = Slot("zclip_statistics", across_ranks="equal", of_model=True, shape=(3,), dtype=torch.float32)
-"""Number of norms (up to the warm-up's), mean, variance."""
+STATISTICS = Slot("zclip_statistics", across_ranks="equal", of_model=True, shape=(3,))
+"""In float64: number of norms (up to the warm-up's), mean, standard deviation. An earlier version's float32 hold the
+variance in its place, whose range a large norm leaves.
+"""
 EPS = 1e-6
 
 
@@ -78,7 +80,9 @@ class ZClip(OneFactorClipper):
         before = norm(list(grads.values()))
         statistics = state.get(STATISTICS.name, {}).get(MODEL)
         if statistics is None:
-            statistics = torch.zeros(3, device=before.device)
+            statistics = torch.zeros(3, dtype=torch.float64, device=before.device)
+        if statistics.dtype is torch.float32:
+            statistics = torch.cat([statistics[:2], statistics[2:].sqrt()]).double()
         bound = self._bound(before, statistics)
         learned = self._learned(torch.minimum(before, bound), statistics)
         statistics = torch.where(before.isfinite(), learned, statistics)
@@ -86,8 +90,7 @@ class ZClip(OneFactorClipper):
         return Clipped(before, clip_coefficient(before, capped), {STATISTICS.name: {MODEL: statistics}})
 
     def _bound(self, norm: Tensor, statistics: Tensor) -> Tensor:
-        count, mean, variance = statistics.unbind()
-        std = variance.sqrt()
+        count, mean, std = statistics.unbind()
         z = (norm - mean) / (std + EPS)
         if self.rule == "reciprocal":
             bound = mean + std * self.z_threshold**2 / z
@@ -98,11 +101,15 @@ class ZClip(OneFactorClipper):
         return torch.where((count >= self.warmup_steps) & (z > self.z_threshold), bound, torch.inf)
 
     def _learned(self, norm: Tensor, statistics: Tensor) -> Tensor:
-        count, mean, variance = statistics.unbind()
+        count, mean, std = statistics.unbind()
         number = torch.clamp(count + 1, max=float(self.warmup_steps))
         warm = count >= self.warmup_steps
         share = torch.where(warm, 1 - self.alpha, 1 / number)
         new_mean = mean + share * (norm - mean)
-        # In the warm-up this is the variance of all norms so far, afterwards the paper's moving average.
-        deviation = torch.where(warm, (norm - new_mean).square(), (norm - mean) * (norm - new_mean))
-        return torch.stack([number, new_mean, variance + share * (deviation - variance)])
+        # In the warm-up this is the deviation of all norms so far, afterwards the paper's moving average. Squares are
+        # taken of numbers of at most 1: those of float64 norms may leave float64's range.
+        unit = torch.maximum(std, (norm - mean).abs())
+        unit = torch.where(unit > 0, unit, 1.0)
+        variance, first, last = (std / unit).square(), (norm - mean) / unit, (norm - new_mean) / unit
+        square = torch.where(warm, last.square(), first * last)
+        return torch.stack([number, new_mean, unit * (variance + share * (square - variance)).clamp(min=0.0).sqrt()])

@@ -283,7 +283,7 @@ class GradNorm(Protocol):
     """The only code that knows how a gradient is placed."""
 
     def __call__(self, tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
-        """The norm over all elements of all tensors: a float32 scalar, the same on every rank."""
+        """The norm over all elements of all tensors: a scalar, the same on every rank; in the pipeline float64."""
 
 
 class Clipper(ABC):

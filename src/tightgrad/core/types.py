@@ -178,8 +178,8 @@ class Clipped:
     """What a clipper did.
 
     Args:
-        total_norm: float32 scalar, the norm before clipping.
-        clip_coef: float32 scalar, norm after clipping over norm before; 1 when nothing was clipped.
+        total_norm: scalar, the norm before clipping.
+        clip_coef: scalar, norm after clipping over norm before; 1 when nothing was clipped.
         state: what the method remembers, to be stored if the step is applied.
     """
 

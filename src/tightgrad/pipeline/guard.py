@@ -78,7 +78,7 @@ def nonfinite_error(here: Mapping[str, int], names: Sequence[str], collective: C
     ]
     if not named:
         return NonFiniteGradientError(
-            "all gradients are finite but their norm is above the largest float32 number, 3.4e38. Lower the learning "
+            "all gradients are finite but their norm is above the largest float64 number, 1.8e308. Lower the learning "
             'rate or the loss; Guard(on_nonfinite="skip") leaves such steps out.'
         )
     affected = int(table.any(dim=0).sum())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tightgrad.adapters.replica import ReplicaAdapter
-from tightgrad.clip.norm import total_norm
+from tightgrad.clip.norm import exact_norm
 from tightgrad.core.check import check_integer
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import ConfigError, StateMismatchError
@@ -55,7 +55,7 @@ class OuterPipeline:
         self._plan = plan
         self._slots = {**plan.slots, ANCHOR.name: ANCHOR, VELOCITY.name: VELOCITY}
         self._clock = StageClock()
-        self._norm = CachedNorm(total_norm)
+        self._norm = CachedNorm(exact_norm)
         self._path = GradientPath(adapter, plan, seed, self._clock, self._norm)
         self._sent = TrafficMeter(adapter.collective.traffic)
 

@@ -16,7 +16,7 @@ from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.uncounted import NO_WINDOW, one, one_batch
 from tightgrad.accumulate.weights import Weight
 from tightgrad.clip.fold import folded, folding
-from tightgrad.clip.norm import tensor_norms, total_norm
+from tightgrad.clip.norm import exact_norm, tensor_norms
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Adapter
@@ -82,7 +82,7 @@ class GradientPipeline:
         self._buffer = GradientBuffer(adapter.parameters)
         self._normalisation = Normalisation(self._accumulate, adapter, self._buffer)
         self._clock = StageClock()
-        self._norm = CachedNorm(total_norm)
+        self._norm = CachedNorm(exact_norm)
         self._path = GradientPath(
             adapter, plan, seed, self._clock, self._norm, fold=folding(plan.clip, optimizer), scaling=scaling
         )

@@ -7,7 +7,7 @@ import torch
 
 from tightgrad.accumulate import Window
 from tightgrad.adapters.memory import used_nbytes
-from tightgrad.clip.norm import total_norm
+from tightgrad.clip.norm import exact_norm
 from tightgrad.core.clock import StageClock
 from tightgrad.core.protocols import Adapter, TrafficMeter
 from tightgrad.core.types import Clipped
@@ -106,4 +106,4 @@ class Recorder:
 
     @torch.no_grad()
     def _parameter_norm(self) -> float:
-        return float(total_norm([parameter.detach() for parameter in self._adapter.parameters.values()]))
+        return float(exact_norm([parameter.detach() for parameter in self._adapter.parameters.values()]))

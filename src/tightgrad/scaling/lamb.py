@@ -19,7 +19,7 @@ from torch.optim.optimizer import ParamsT
 
 from tightgrad.core.check import check_number
 from tightgrad.core.errors import ConfigError
-from tightgrad.scaling.layerwise import Group, LayerwiseOptimizer, local_part, placed_like, tensor_norms, trust_ratio
+from tightgrad.scaling.layerwise import Group, LayerwiseOptimizer, local_part, tensor_norms, trust_ratio
 
 
 class LAMB(LayerwiseOptimizer):
@@ -126,7 +126,6 @@ class LAMB(LayerwiseOptimizer):
 
 
 def _ratios(params: list[Tensor], updates: list[Tensor]) -> list[Tensor]:
-    whole = [placed_like(update, param) for update, param in zip(updates, params, strict=True)]
-    norms = tensor_norms([*params, *whole])
+    norms = tensor_norms([*params, *updates], placed_like=[*params, *params])
     weight_norms, update_norms = torch.stack(norms[: len(params)]), torch.stack(norms[len(params) :])
     return list(trust_ratio(weight_norms, update_norms, weight_norms / update_norms).unbind())

@@ -1,8 +1,9 @@
 """What LARS and LAMB share: one trust ratio for each parameter tensor, whole or sharded.
 
-A sharded parameter (a DTensor, as under FSDP2) has one ratio, from norms over all its shards: elementwise work is done
-on each rank's shard, and one small all-reduce of norms for all tensors of a group and mesh joins them. So with sharded
-parameters `step` is collective: every rank must call it, with gradients for the same parameters.
+A sharded parameter (a DTensor, as under FSDP2, tensor parallelism or both) has one ratio, from norms over all its
+shards: elementwise work is done on each rank's shard, and one small all-reduce of norms for all tensors of a group and
+mesh joins them. So with sharded parameters `step` is collective: every rank must call it, with gradients for the same
+parameters.
 """
 
 from abc import ABC, abstractmethod
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 
 from tightgrad.core.check import check_choice
 from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.placement import Axes, is_dtensor, pending_axes, shard_axes
 
 ADAPTATIONS = ("trust_ratio", "none")
 IMPLEMENTATIONS = ("foreach", "single_tensor")
@@ -22,44 +24,69 @@ IMPLEMENTATIONS = ("foreach", "single_tensor")
 Group = dict[str, Any]
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether this is a DTensor, which scaling must tell without importing torch.distributed."""
-    return hasattr(tensor, "to_local")
-
-
 def local_part(tensor: Tensor) -> Tensor:
     """This rank's piece, sharing memory with `tensor`; of an ordinary tensor, itself."""
-    piece: Tensor = _as_dtensor(tensor).to_local() if is_sharded(tensor) else tensor
+    piece: Tensor = _as_dtensor(tensor).to_local() if is_dtensor(tensor) else tensor
     return piece
 
 
-def placed_like(local: Tensor, whole: Tensor) -> Tensor:
-    """Take `local` as this rank's piece of a tensor that lies as `whole` does."""
-    if not is_sharded(whole):
-        return local
-    like = _as_dtensor(whole)
-    shape, stride = whole.size(), whole.stride()
-    placed: Tensor = like.from_local(local, like.device_mesh, like.placements, shape=shape, stride=stride)
-    return placed
-
-
-def tensor_norms(tensors: list[Tensor]) -> list[Tensor]:
+def tensor_norms(tensors: list[Tensor], placed_like: list[Tensor] | None = None) -> list[Tensor]:
     """The 2-norm of each tensor over all its shards: float64 scalars, the same on every rank, without a host sync.
 
-    Collective if any tensor is sharded: one all-reduce for all tensors of the same mesh and placement.
+    Collective if any tensor is sharded: one all-reduce for all tensors that are cut along the same mesh axes, and one
+    more if any of them is float64.
+
+    Args:
+        tensors: whole tensors, or this rank's pieces of them.
+        placed_like: of each tensor one that lies as it does; None where `tensors` say themselves how they lie.
     """
+    pieces = [local_part(tensor) for tensor in tensors]
     # Squares of float32 numbers fit into float64, so they neither overflow nor underflow.
-    norms = list(torch._foreach_norm(tensors, 2.0, torch.float64))
-    lots: dict[tuple[Any, ...], list[int]] = {}
-    for index, norm in enumerate(norms):
-        if is_sharded(norm):
-            lots.setdefault((_as_dtensor(norm).device_mesh, _as_dtensor(norm).placements), []).append(index)
-    for (mesh, placements), indices in lots.items():
-        pieces = torch.stack([local_part(norms[index]) for index in indices])
-        joined = _as_dtensor(norms[indices[0]]).from_local(pieces, mesh, placements)
-        for index, norm in zip(indices, joined.full_tensor().unbind(), strict=True):
+    norms = list(torch._foreach_norm(pieces, 2.0, torch.float64))
+    for index, piece in enumerate(pieces):
+        if piece.dtype is torch.float64:
+            norms[index] = _scaled_norm(piece)
+    lots: dict[Axes, list[int]] = {}
+    for index, like in enumerate(placed_like or tensors):
+        if axes := shard_axes(like):
+            lots.setdefault(axes, []).append(index)
+    for axes, indices in lots.items():
+        is_wide = any(pieces[index].dtype is torch.float64 for index in indices)
+        join = _joined_scaled if is_wide else _joined
+        for index, norm in zip(indices, join(torch.stack([norms[i] for i in indices]), axes).unbind(), strict=True):
             norms[index] = norm
     return norms
+
+
+def _scaled_norm(values: Tensor) -> Tensor:
+    """Of float64 numbers divided by their largest, since their squares may not fit into float64."""
+    if not values.numel():
+        return values.new_zeros(())
+    largest = values.abs().max()
+    scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+    norm: Tensor = scale * torch.linalg.vector_norm(values / scale)
+    return norm
+
+
+def _joined(norms: Tensor, axes: Axes) -> Tensor:
+    squares = norms.square()
+    for mesh, axis in axes:
+        mesh.get_group(axis).allreduce([squares]).wait()
+    return squares.sqrt()
+
+
+def _joined_scaled(norms: Tensor, axes: Axes) -> Tensor:
+    """As `_joined`, of norms whose squares may not fit into float64."""
+    # Rather the sum than the maximum, which may drop NaN; it is finite wherever the norm is, but for a factor of the
+    # number of ranks.
+    parts = 1
+    for mesh, axis in axes:
+        parts *= mesh.size(axis)
+    scale = norms / parts
+    for mesh, axis in axes:
+        mesh.get_group(axis).allreduce([scale]).wait()
+    shares = torch.where(scale > 0, norms / scale, norms)
+    return torch.where(scale.isfinite() & (scale > 0), scale * _joined(shares, axes), scale)
 
 
 def _as_dtensor(tensor: Tensor) -> Any:
@@ -79,12 +106,20 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
         Raises:
             ConfigError: a value is out of its bounds.
+            UnsupportedError: a parameter is complex, or a DTensor whose placement is not Replicate, Shard or
+                _StridedShard.
         """
         settings = {**self.defaults, **param_group}
         check_choice("layer_adaptation", settings["layer_adaptation"], ADAPTATIONS)
         check_choice("implementation", settings["implementation"], IMPLEMENTATIONS)
         self._check_settings(settings)
         super().add_param_group(param_group)
+        try:
+            for param in self.param_groups[-1]["params"]:
+                _check_placed(param)
+        except UnsupportedError:
+            self.param_groups.pop()
+            raise
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -94,16 +129,20 @@ class LayerwiseOptimizer(Optimizer, ABC):
             closure: computes the loss anew; as in torch.
 
         Raises:
-            UnsupportedError: a gradient is sparse or complex.
+            UnsupportedError: a gradient is sparse or complex, or a DTensor whose placement is not Replicate, Shard,
+                _StridedShard or `Partial("sum")`; nothing was changed.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    _check_dense(param.grad)
+                    pending_axes(param.grad)
+        for group in self.param_groups:
             params = [param for param in group["params"] if param.grad is not None]
-            for param in params:
-                _check_dense(param.grad)
             if group["implementation"] == "foreach":
                 for lot in _same_kind(params):
                     self._foreach_(lot, [_grad(param) for param in lot], group)
@@ -125,6 +164,19 @@ class LayerwiseOptimizer(Optimizer, ABC):
         """Update parameters of one device and dtype together; equal to the reference."""
 
 
+def _check_placed(param: Tensor) -> None:
+    if param.is_complex():
+        raise UnsupportedError(
+            f"a parameter of shape {tuple(param.shape)} is complex; hold its real and imaginary parts as one real "
+            "parameter, and let the layer use torch.view_as_complex of it."
+        )
+    if pending_axes(param):
+        raise UnsupportedError(
+            f"a parameter of shape {tuple(param.shape)} is placed as {_as_dtensor(param).placements}, so that each "
+            "rank holds a summand only; redistribute it to Shard or Replicate."
+        )
+
+
 def _check_dense(grad: Tensor) -> None:
     if grad.is_sparse:
         raise UnsupportedError("a gradient is sparse; build its layer with sparse=False.")
@@ -135,7 +187,7 @@ def _check_dense(grad: Tensor) -> None:
 def _grad(param: Tensor) -> Tensor:
     grad = param.grad
     assert grad is not None
-    if is_sharded(param):
+    if is_dtensor(param):
         like = _as_dtensor(param)
         grad = _as_dtensor(grad).redistribute(like.device_mesh, like.placements)  # no-op if it lies as `param` does
     return grad
@@ -144,6 +196,6 @@ def _grad(param: Tensor) -> Tensor:
 def _same_kind(params: Iterable[Tensor]) -> Iterator[list[Tensor]]:
     lots: dict[tuple[Any, ...], list[Tensor]] = {}
     for param in params:
-        mesh = _as_dtensor(param).device_mesh if is_sharded(param) else None
+        mesh = _as_dtensor(param).device_mesh if is_dtensor(param) else None
         lots.setdefault((param.device, param.dtype, mesh), []).append(param)
     yield from lots.values()
