@@ -46,7 +46,7 @@ def test_norms(norm_type: float, scale: float, dtype: torch.dtype) -> None:
         norm = total_norm(values, norm_type)
         each = tensor_norms(values, norm_type)
     assert norm.device.type == DEVICE.type
-    assert norm.dtype == each.dtype == torch.float32
+    assert norm.dtype == each.dtype == (torch.float64 if dtype is torch.float64 else torch.float32)
     expected = total_norm(list(here.values()), norm_type)
     torch.testing.assert_close(norm.cpu(), expected, rtol=ROUNDING, atol=0.0)
     torch.testing.assert_close(

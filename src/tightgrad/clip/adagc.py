@@ -91,7 +91,7 @@ class AdaGC(Clipper):
             GAMMA.name: {name: gamma.clone() for name, gamma in zip(grads, new_gammas, strict=True)},
             COUNT.name: {MODEL: count + before.isfinite()},
         }
-        return Clipped(before, scale_tensors_(values, norms, coefficients), update)
+        return Clipped(before, scale_tensors_(values, norms, coefficients).to(before.dtype), update)
 
     @staticmethod
     def _gammas(grads: Grads, norms: Tensor, state: State) -> Tensor:

@@ -54,4 +54,4 @@ class BlockRMS(Clipper):
         bounds = torch.tensor([self.max_rms * math.sqrt(max(value.numel(), 1)) for value in values], dtype=norms.dtype)
         bounds = bounds.to(norms.device, non_blocking=True)
         coefficients = torch.where(norms <= bounds, 1.0, bounds / norms)
-        return Clipped(before, scale_tensors_(values, norms, coefficients))
+        return Clipped(before, scale_tensors_(values, norms, coefficients).to(before.dtype))

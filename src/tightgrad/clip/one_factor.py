@@ -21,7 +21,7 @@ def clip_coefficient(norm: Tensor, max_norm: float | Tensor, compat: str = "exac
         return torch.ones_like(norm)
     if compat == "torch":
         return torch.clamp(max_norm / (norm + TORCH_EPS), max=1.0)
-    return torch.where(norm <= max_norm, 1.0, max_norm / norm)
+    return torch.where(norm <= max_norm, 1.0, max_norm / norm).to(norm.dtype)
 
 
 def plain_coefficient(norm: float, max_norm: float, compat: str = "exact") -> float:

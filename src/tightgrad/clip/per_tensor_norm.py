@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from tightgrad.clip.norm import exact_norms
+from tightgrad.clip.norm import exact_norm, exact_norms
 from tightgrad.clip.placed import scale_each_
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_number
@@ -29,14 +29,12 @@ def scale_tensors_(tensors: Sequence[Tensor], norms: Tensor, coefficients: Tenso
         coefficients: their factors, of the same shape.
 
     Returns:
-        The norm over all tensors afterwards divided by the norm before, with 0 / 0 = 1: float32 scalar.
+        The norm over all tensors afterwards divided by the norm before, with 0 / 0 = 1: a scalar of the norms' dtype.
     """
     scale_each_(tensors, coefficients)
-    largest = norms.max()  # squares of float64 norms may leave float64's range
-    shares = torch.where(norms == 0, norms, norms / largest)
-    before = torch.linalg.vector_norm(shares)
-    after = torch.linalg.vector_norm(torch.where(norms == 0, norms, shares * coefficients))
-    return torch.where(before == 0, 1.0, after / before).float()
+    before = exact_norm([norms])
+    after = exact_norm([torch.where(norms == 0, norms, norms * coefficients)])
+    return torch.where(before == 0, 1.0, after / before)
 
 
 @dataclass(frozen=True)
@@ -70,4 +68,4 @@ class PerTensorNorm(Clipper):
             return Clipped(before, torch.ones_like(before))
         norms = exact_norms(values)
         coefficients = torch.where(norms <= self.max_norm, 1.0, self.max_norm / norms)
-        return Clipped(before, scale_tensors_(values, norms, coefficients))
+        return Clipped(before, scale_tensors_(values, norms, coefficients).to(before.dtype))
