@@ -115,12 +115,19 @@ def test_an_overflow_on_the_wire_is_seen():
 
 
 def test_finite_gradients_whose_norm_is_not_say_so():
+    """Of float32 gradients every norm is a float64 number."""
     model = nn.Linear(1, 4, bias=False)
     pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(clip=tg.clip.GlobalNorm(1.0)))
     for window in pipe.windows([torch.full((1, 1), 3e38)]):
         for batch in window:
             pipe.backward(model(batch).sum())
-        with pytest.raises(tg.NonFiniteGradientError, match=r"finite but their norm is above .* 3\.4e38"):
+        assert pipe.step().grad_norm == pytest.approx(6e38)
+    model = model.double()
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(clip=tg.clip.GlobalNorm(1.0)))
+    for window in pipe.windows([torch.full((1, 1), 1.7e308, dtype=torch.float64)]):
+        for batch in window:
+            pipe.backward(model(batch).sum())
+        with pytest.raises(tg.NonFiniteGradientError, match=r"finite but their norm is above .* 1\.8e308"):
             pipe.step()
 
 
