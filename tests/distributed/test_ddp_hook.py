@@ -239,7 +239,7 @@ def errors_of_all():
 def test_what_would_hang_is_an_error_on_every_rank():
     ranks = run_ranks(2, errors_of_all)
     words = {
-        "twice": ("UsageError", "came a second time before the step.*no_sync"),
+        "twice": ("UsageError", "changed from outside in the middle.*a backward other than pipe.backward"),
         "outside": ("UsageError", "outside of a window"),
         "gone": ("UsageError", r"pipeline .* is gone; keep what attach\(\) gave"),
         "unused": ("UsageError", r"did not come on every rank.*never\.weight.*find_unused_parameters=True"),

@@ -35,21 +35,23 @@ class SmallerMicroBatches:
     Args:
         collective: the data-parallel ranks.
         weigh: what a piece counts.
-        discard: forgets the gradients of an attempt.
 
     Attributes:
         pieces: what each micro-batch is cut into; doubled at each retry, and kept for later windows.
     """
 
-    def __init__(
-        self, collective: Collective, weigh: Callable[[Any], dict[str, float]], discard: Callable[[], None]
-    ) -> None:
+    def __init__(self, collective: Collective, weigh: Callable[[Any], dict[str, float]]) -> None:
         self.pieces = 1
         self._collective = collective
         self._weigh = weigh
-        self._discard = discard
 
-    def run(self, window: Window[Any], backward: Callable[[Any, Weights], None], before_split: BeforeSplit) -> int:
+    def run(
+        self,
+        window: Window[Any],
+        backward: Callable[[Any, Weights], None],
+        discard: Callable[[], None],
+        before_split: BeforeSplit,
+    ) -> int:
         """Call `backward(piece, weights)` for all pieces of all micro-batches; return the number of retries.
 
         Collective: every rank must call it.
@@ -57,6 +59,7 @@ class SmallerMicroBatches:
         Args:
             window: not iterated.
             backward: of one piece.
+            discard: forgets the gradients of an attempt.
             before_split: called before micro-batches are cut for the first time, with the number of pieces and what
                 weighs one; collective.
 
@@ -77,11 +80,11 @@ class SmallerMicroBatches:
             flags = torch.tensor(states, dtype=torch.int32).to(self._collective.control_device)
             any_failed, any_hopeless, any_refused = self._collective.all_reduce_(flags, "max").tolist()
             if any_refused:
-                self._discard()
+                discard()
                 raise refusal or ConfigError("another rank's batches cannot be cut into pieces; see the error there.")
             if not any_failed:
                 return retries
-            self._discard()
+            discard()
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.adapters.forward import forget_forward, has_synced_layers, sends_buffers, will_rebuild_buckets
-from tightgrad.adapters.grads import copy_grads, put_grads, scale_grads_
+from tightgrad.adapters.grads import copy_grads, each_grad, put_grads, scale_grads_
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.adapters.ready_once import ready_once
 from tightgrad.collectives import TorchCollective
@@ -33,6 +33,7 @@ class DDPAdapter:
 
     reduces = True
     every_rank_runs = True
+    counts_writes = True
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
 
     def __init__(self, model: DistributedDataParallel, sync: str, collective: Collective | None = None) -> None:
@@ -49,6 +50,11 @@ class DDPAdapter:
     def waits_in_forward(self) -> bool:
         """Where DDP sends buffers, and until it has built its buckets anew."""
         return self._talks_in_forward or will_rebuild_buckets(self.model)
+
+    @property
+    def moves_gradients(self) -> bool:
+        """Where gradients are views of buckets, as long as these may be built anew."""
+        return self.model.gradient_as_bucket_view and will_rebuild_buckets(self.model)
 
     def connect(self) -> None:
         """Nothing to do."""
@@ -74,6 +80,10 @@ class DDPAdapter:
         """The parameters."""
         return self.parameters.values()
 
+    def gradients(self) -> Iterable[tuple[str, Tensor | None]]:
+        """`parameter.grad`."""
+        return each_grad(self.parameters)
+
     def accumulated(self) -> Grads:
         """Copies of `parameter.grad`."""
         return copy_grads(self.parameters)
@@ -89,6 +99,9 @@ class DDPAdapter:
     def leave_window(self) -> None:
         """Let DDP forget it."""
         forget_forward(self.model)
+
+    def release(self) -> None:
+        """Nothing was changed."""
 
     def sent_nbytes(self) -> int:
         """One all-reduce of all parameters' gradients for each synchronised backward."""

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.adapters.buffers import broadcast_tensors
 from tightgrad.adapters.forward import has_synced_layers, sends_buffers
-from tightgrad.adapters.grads import copy_grads, put_grads, scale_grads_
+from tightgrad.adapters.grads import copy_grads, each_grad, put_grads, scale_grads_
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
 from tightgrad.core.protocols import Collective
@@ -29,6 +29,7 @@ class DDPExplicitAdapter:
 
     reduces = False
     every_rank_runs = False
+    counts_writes = True
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
     divisor = 1
 
@@ -44,6 +45,11 @@ class DDPExplicitAdapter:
     def waits_in_forward(self) -> bool:
         """Where there are buffers to send."""
         return self._talks_in_forward
+
+    @property
+    def moves_gradients(self) -> bool:
+        """Not without a synchronised backward."""
+        return False
 
     def connect(self) -> None:
         """Nothing to do."""
@@ -62,6 +68,10 @@ class DDPExplicitAdapter:
         """The parameters."""
         return self.parameters.values()
 
+    def gradients(self) -> Iterable[tuple[str, Tensor | None]]:
+        """`parameter.grad`."""
+        return each_grad(self.parameters)
+
     def accumulated(self) -> Grads:
         """Copies of `parameter.grad`."""
         return copy_grads(self.parameters)
@@ -76,6 +86,10 @@ class DDPExplicitAdapter:
 
     def leave_window(self) -> None:
         """Nothing is left of a forward under `no_sync`."""
+
+    def release(self) -> None:
+        """Let DDP send buffers again before its next forward."""
+        self.model.require_forward_param_sync = True
 
     def sent_nbytes(self) -> int:
         """DDP itself sends nothing under `no_sync`."""

@@ -298,6 +298,16 @@ class DDPHookAdapter(DDPExplicitAdapter):
         """Let DDP forget it."""
         forget_forward(self.model)
 
+    @property
+    def moves_gradients(self) -> bool:
+        """Where gradients are views of buckets, as long as these may be built anew."""
+        return self.model.gradient_as_bucket_view and will_rebuild_buckets(self.model)
+
+    def release(self) -> None:
+        """Let DDP average, and send buffers."""
+        super().release()
+        self.hook.serve_nobody()
+
     @contextmanager
     def _synced(self) -> Iterator[None]:
         try:

@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from tightgrad.adapters.fsdp2_grads import HeldGrad, make_dtypes_equal, unsharded_grad, unsharded_param
 from tightgrad.adapters.fsdp2_torch import fsdp_modules, is_fsdp2
 from tightgrad.adapters.fsdp2_torch import param_groups as param_groups
-from tightgrad.adapters.fsdp2_use import look_before_post_backward
+from tightgrad.adapters.fsdp2_use import look_before_post_backward, stop_looking
 from tightgrad.adapters.grads import copy_grads, put_grads, scale_grads_
 from tightgrad.adapters.memory import free_nbytes
 from tightgrad.adapters.names import trainable_parameters
@@ -62,6 +62,7 @@ class FSDP2Adapter:
 
     reduces = True
     every_rank_runs = True
+    moves_gradients = False
     waits_in_forward = True
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
 
@@ -228,6 +229,22 @@ class FSDP2Adapter:
         unsharded = (unsharded_param(fsdp_param) for fsdp_param in self._fsdp_params.values())
         return [leaf for leaf in unsharded if leaf is not None]
 
+    @property
+    def counts_writes(self) -> bool:
+        """Not on the CPU, where `torch._foreach_*` writes into a DTensor, or into its local part, uncounted."""
+        return next(iter(self.parameters.values())).device.type != "cpu"
+
+    def gradients(self) -> Iterable[tuple[str, Tensor | None]]:
+        """The shards' gradients, their local parts, and the two places of unsharded gradients."""
+        for name, parameter in self.parameters.items():
+            grad = parameter.grad
+            yield name, grad
+            yield name, None if grad is None else local_part(grad)  # a write into it is not counted in the other
+        for name, fsdp_param in self._fsdp_params.items():
+            leaf = unsharded_param(fsdp_param)
+            yield name, self._held[name].get()
+            yield name, None if leaf is None else leaf.grad
+
     def accumulated(self) -> Grads:
         """Copies of the shards' gradients ("every") or of the unsharded ones ("last").
 
@@ -281,6 +298,15 @@ class FSDP2Adapter:
 
     def leave_window(self) -> None:
         """Nothing to do: `restore_accumulated` clears what is left."""
+
+    def release(self) -> None:
+        """Let FSDP2 average at every backward, as after `fully_shard`."""
+        for module in self._modules:
+            module.set_requires_gradient_sync(True, recurse=False)
+            for group in param_groups(module):
+                stop_looking(group)
+        if self._reduces_unused:
+            self.model.set_reduce_scatter_unused_params(False)
 
     def sent_nbytes(self) -> int:
         """A reduce-scatter of all gradients (and under HSDP an all-reduce of the shards) for each synchronised

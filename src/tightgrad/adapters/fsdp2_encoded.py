@@ -7,7 +7,7 @@ is remembered has the parameters' own shapes, on any number of ranks and under a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -193,6 +193,11 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
         parameter = self.parameters[name]
         return like_sharded(parameter, shard.view(local_part(parameter).shape).to(parameter.dtype))
 
+    def release(self) -> None:
+        """Let FSDP2 reduce."""
+        _restore(self._modules)
+        super().release()
+
     def sent_nbytes(self) -> int:
         """What is sent is counted where it is sent."""
         return 0
@@ -205,7 +210,11 @@ def unit_params(module: FSDPModule) -> list[FSDPParam]:
 
 def restore_reduce_scatter(model: nn.Module) -> None:
     """Undo what `FSDP2EncodedAdapter` did to a module."""
-    for module in fsdp_modules(model):
+    _restore(fsdp_modules(model))
+
+
+def _restore(modules: Iterable[FSDPModule]) -> None:
+    for module in modules:
         groups = param_groups(module)
         is_encoded = any(isinstance(getattr(group, "_reduce_scatter_comm", None), HandedOver) for group in groups)
         is_between_nodes = any(isinstance(getattr(group, "_all_reduce_hook", None), BetweenNodes) for group in groups)

@@ -43,3 +43,9 @@ def look_before_post_backward(group: FSDPParamGroup, look: Callable[[], None]) -
         group.post_backward = BeforePostBackward(own, look)  # type: ignore[method-assign]
     except AttributeError:
         raise unknown_torch(f"{type(group).__name__}.post_backward cannot be replaced", WHAT) from None
+
+
+def stop_looking(group: FSDPParamGroup) -> None:
+    """Take back what `look_before_post_backward` did."""
+    if isinstance(group.post_backward, BeforePostBackward):
+        del group.post_backward  # the class's own method comes to light again

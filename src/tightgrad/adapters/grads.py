@@ -14,6 +14,12 @@ def copy_grads(parameters: Mapping[str, nn.Parameter]) -> Grads:
     return {name: p.grad.detach().clone() for name, p in parameters.items() if p.grad is not None}
 
 
+def each_grad(parameters: Mapping[str, nn.Parameter]) -> Iterator[tuple[str, Tensor | None]]:
+    """Name and gradient of each parameter."""
+    for name, parameter in parameters.items():
+        yield name, parameter.grad
+
+
 def put_grads(parameters: Mapping[str, nn.Parameter], grads: Grads) -> None:
     """Make `grads` the parameters' gradients; the other parameters have none."""
     for name, parameter in parameters.items():

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from torch import Tensor, nn
 
 from tightgrad.adapters.forward import has_synced_layers
-from tightgrad.adapters.grads import copy_grads, put_grads, scale_grads_
+from tightgrad.adapters.grads import copy_grads, each_grad, put_grads, scale_grads_
 from tightgrad.adapters.names import trainable_parameters
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
@@ -23,6 +23,8 @@ class SingleAdapter:
 
     reduces = False
     every_rank_runs = False
+    moves_gradients = False
+    counts_writes = True
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
     divisor = 1
 
@@ -45,6 +47,10 @@ class SingleAdapter:
         """The parameters."""
         return self.parameters.values()
 
+    def gradients(self) -> Iterable[tuple[str, Tensor | None]]:
+        """`parameter.grad`."""
+        return each_grad(self.parameters)
+
     def accumulated(self) -> Grads:
         """Copies of `parameter.grad`."""
         return copy_grads(self.parameters)
@@ -59,6 +65,9 @@ class SingleAdapter:
 
     def leave_window(self) -> None:
         """Nothing is left of a forward."""
+
+    def release(self) -> None:
+        """Nothing was changed."""
 
     def sent_nbytes(self) -> int:
         """A plain module sends nothing."""

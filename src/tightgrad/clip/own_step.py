@@ -34,7 +34,8 @@ _HARMLESS = {"__init__", "__module__", "__doc__", "__dict__", "__weakref__", "__
 def reader_of_gradients(optimizer: torch.optim.Optimizer) -> str | None:
     """Name what may look at `.grad` before torch's own fused kernel, as it is now; None if nothing does.
 
-    Hooks are found wherever and whenever they were registered, so this is to be asked at each step.
+    Hooks are found wherever and whenever they were registered, so this is to be asked at each step. One that says
+    `reads_gradients = False` of itself, as `StepGuard` does, is let pass.
     """
     kind = next((cls for cls in type(optimizer).__mro__ if cls in FUSED), None)
     if kind is None:
@@ -48,7 +49,8 @@ def reader_of_gradients(optimizer: torch.optim.Optimizer) -> str | None:
     global_hooks = getattr(torch_optimizer, "_global_optimizer_pre_hooks", None)
     if hooks is None or global_hooks is None:
         return "this torch does not show its step pre-hooks"
-    return "a step pre-hook is registered" if hooks or global_hooks else None
+    reads = any(getattr(hook, "reads_gradients", True) for hook in (*hooks.values(), *global_hooks.values()))
+    return "a step pre-hook is registered" if reads else None
 
 
 def _is_torchs_step(step: Any, optimizer: torch.optim.Optimizer) -> bool:

@@ -349,6 +349,19 @@ class Adapter(Protocol):
         rank's micro-batch, before it is added to others or reduced.
         """
 
+    def gradients(self) -> Iterable[tuple[str, Tensor | None]]:
+        """The places where gradients of a window are kept, by the name of their parameter, in the same order each time;
+        a parameter may have several. To be read only.
+        """
+
+    @property
+    def moves_gradients(self) -> bool:
+        """Whether the wrapper's next forward may itself put gradients elsewhere."""
+
+    @property
+    def counts_writes(self) -> bool:
+        """Whether torch's counters tell of the usual writes into gradients."""
+
     def accumulated(self) -> Grads:
         """This rank's gradients in mid-window, by name: copies."""
 
@@ -364,6 +377,9 @@ class Adapter(Protocol):
         """Called in the middle of a window that is dropped: a forward may have run whose backward will not. Collective:
         every rank must call it.
         """
+
+    def release(self) -> None:
+        """Leave the model as a loop without a pipeline expects it; called between windows, once."""
 
     def sent_nbytes(self) -> int:
         """Bytes of gradient that the wrapper itself sent from this rank since the last call."""

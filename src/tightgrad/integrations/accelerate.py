@@ -116,7 +116,9 @@ class TightAccelerator(Accelerator):
             self.pipe.load(self._restored)
 
     def free_memory(self, *objects: Any) -> Any:
-        """As Accelerate's; forgets the pipeline."""
+        """As Accelerate's; closes the pipeline and forgets it."""
+        if self.loop is not None:
+            self.loop.close()
         self._trained, self.loop = [], None
         return super().free_memory(*objects)
 

@@ -34,7 +34,8 @@ class TightOptimizer(AcceleratedOptimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> None:
         """Finish the window if the current micro-batch is its last; outside of windows as Accelerate's."""
         if self.loop is None or not self.loop.is_open:
-            super().step(closure)
+            with self.loop.pipe.ownership.stepping() if self.loop is not None else _nothing():
+                super().step(closure)
             return
         if closure is not None:
             raise UnsupportedError("optimizer.step(closure) cannot run in a window; call backward() and step().")

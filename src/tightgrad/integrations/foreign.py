@@ -113,6 +113,11 @@ class ForeignLoop:
             self.pipe.abandon()
             self._window, self._norms = None, []
 
+    def close(self) -> None:
+        """Drop the open window, and give model and optimizer back to other loops."""
+        self.abandon()
+        self.pipe.close()
+
     def later_norm(self) -> Tensor:
         """A float32 scalar that is nan until the step, which fills in the norm before clipping: gradients are summed
         over ranks and clipped there.

@@ -168,6 +168,8 @@ class TightGrad(Callback):
         self._close()
         if self._hooks is not None:
             self._hooks.remove()
+        if self.loop is not None:
+            self.pipe.close()
         for name in ("backward", "optimizer_step", "process_dataloader"):
             trainer.strategy.__dict__.pop(name, None)
 

@@ -128,6 +128,8 @@ class StepHooks:
                 f"the plan this is one rank's own part of it, before compression. Change it in {LATE}, which sees "
                 "gradients summed over ranks, once a step."
             )
+        if self._early:
+            self._pipe.ownership.leave_grads()  # as the hook has changed them
 
     def _versions(self) -> dict[str, tuple[int, int]]:
         """Of the gradients that hooks may not change yet."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from tightgrad.core.check import check_choice, check_integer
-from tightgrad.core.errors import NonFiniteGradientError
+from tightgrad.core.errors import NonFiniteGradientError, UsageError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
@@ -45,13 +45,37 @@ class Vote:
     used: frozenset[str]
 
 
+_FAILED = 2
+
+
 def vote(grads: Grads, names: Sequence[str], finite: bool, collective: Collective) -> Vote:
-    """Agree over ranks. Collective: every rank must call it."""
+    """Agree over ranks. Collective: every rank must call it, or `vote_failure`.
+
+    Raises:
+        UsageError: another rank has called `vote_failure`.
+    """
     if collective.world_size == 1:  # without operators, which are slow right after a backward
         return Vote(finite, frozenset(grads))
     flags = torch.tensor([not finite, *(name in grads for name in names)], dtype=torch.int32)
     not_finite, *used = collective.all_reduce_(flags.to(collective.control_device), "max").tolist()
+    if not_finite == _FAILED:
+        raise UsageError(
+            f"another rank has failed before this step and says why; rank {collective.rank} stops as well. No weight "
+            "was changed. Call pipe.abandon() on every rank to go on with the next window."
+        )
     return Vote(not not_finite, frozenset(name for name, flag in zip(names, used, strict=True) if flag))
+
+
+def vote_failure(names: Sequence[str], collective: Collective) -> None:
+    """Take part in a vote only to make it an error on the other ranks. Collective: every rank must call it, or `vote`.
+
+    Args:
+        names: as in `vote`.
+        collective: the ranks.
+    """
+    if collective.world_size > 1:
+        flags = torch.tensor([_FAILED, *(0 for _ in names)], dtype=torch.int32)
+        collective.all_reduce_(flags.to(collective.control_device), "max")
 
 
 def nonfinite_counts(grads: Grads) -> dict[str, int]:

@@ -27,7 +27,7 @@ from tightgrad.pipeline.drift import check_no_drift
 from tightgrad.pipeline.fallback import ErrorMeter, sending, sending_densely
 from tightgrad.pipeline.fidelity import MEASURED_STEPS, Fidelity
 from tightgrad.pipeline.flush import residual_slot, summed_residuals, without_residuals
-from tightgrad.pipeline.guard import nonfinite_counts, nonfinite_error, vote
+from tightgrad.pipeline.guard import nonfinite_counts, nonfinite_error, vote, vote_failure
 from tightgrad.pipeline.loss_scaling import LossScaling
 from tightgrad.pipeline.node_reduction import NodeReduction
 from tightgrad.pipeline.outcome import InBackward
@@ -142,6 +142,15 @@ class GradientPath:
             return reduced
         self._compare(reduced[0], state.step)
         return self._finished(*reduced, state)
+
+    def fail(self) -> None:
+        """Take part in what `walk` does, only to tell the other ranks that this one has failed. Collective: every rank
+        must call it, or `walk`. Where the wrapper has reduced, the others do not wait, and learn of it later.
+        """
+        if self._in_backward is not None:
+            self._in_backward.abandon()
+        elif not self._adapter.reduces:
+            vote_failure(list(self._adapter.parameters), self._adapter.collective)
 
     def _compare(self, grads: Grads, step: int) -> None:
         """Look now and then whether ranks have drifted apart. Collective."""

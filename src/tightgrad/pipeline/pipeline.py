@@ -15,29 +15,31 @@ from tightgrad.accumulate.cutter import WindowCutter
 from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.uncounted import NO_WINDOW, one, one_batch
 from tightgrad.accumulate.weights import Weight
-from tightgrad.clip.fold import folded, folding
-from tightgrad.clip.norm import exact_norm, tensor_norms
+from tightgrad.clip.fold import folding
+from tightgrad.clip.norm import exact_norm
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Adapter
 from tightgrad.core.types import Clipped, State
 from tightgrad.pipeline.backward import run_backward
 from tightgrad.pipeline.cached_norm import CachedNorm
-from tightgrad.pipeline.checkpoint import check_same_ranks, load_on_every_rank, save_state
-from tightgrad.pipeline.collaborators import without_closure
+from tightgrad.pipeline.checkpoint import save_state
+from tightgrad.pipeline.loading import load_matching
 from tightgrad.pipeline.loss_meter import LossMeter
 from tightgrad.pipeline.loss_scaling import LossScaling
 from tightgrad.pipeline.losses import checked_losses
 from tightgrad.pipeline.noise_meter import NoiseMeter
 from tightgrad.pipeline.normalisation import Normalisation
 from tightgrad.pipeline.open_window import OpenWindow
+from tightgrad.pipeline.optimizer_step import OptimizerStep
+from tightgrad.pipeline.ownership import Ownership
 from tightgrad.pipeline.path import NOTHING_CLIPPED, GradientPath, SkipReason, Update
 from tightgrad.pipeline.plan import Plan
 from tightgrad.pipeline.premises import Premises
 from tightgrad.pipeline.record import StepRecord
 from tightgrad.pipeline.recorder import Recorder
-from tightgrad.pipeline.reduction import merge
 from tightgrad.pipeline.state import PipelineState
+from tightgrad.pipeline.worst import worst
 from tightgrad.records import RecordWriter
 
 Batch = TypeVar("Batch")
@@ -46,7 +48,8 @@ Batch = TypeVar("Batch")
 class GradientPipeline:
     """Runs a plan on an adapter; made by `tightgrad.attach`.
 
-    Every rank must call `windows`, `backward` and `step` in the same order.
+    Every rank must call `windows`, `backward` and `step` in the same order. Until a window's `step` nobody else may
+    change `parameter.grad`, and until `close` nobody else may step the optimizer, except under an empty plan.
     """
 
     def __init__(
@@ -63,7 +66,6 @@ class GradientPipeline:
         scaling: LossScaling | None = None,
     ) -> None:
         self.adapter, self.optimizer, self.plan = adapter, optimizer, plan
-        self._step_scheduler: Callable[[], Any] = scheduler.step if scheduler is not None else lambda: None
         self._scaling, self._premises = scaling, premises
         self._loss_scale: float | None = None
         self.state = PipelineState(adapter.remembered_shapes)
@@ -78,7 +80,7 @@ class GradientPipeline:
         )
         self._window: Window[Any] | None = None
         self._retries = 0
-        self._smaller = SmallerMicroBatches(adapter.collective, self._cutter.weigh, self._discard)
+        self._smaller = SmallerMicroBatches(adapter.collective, self._cutter.weigh)
         self._buffer = GradientBuffer(adapter.parameters)
         self._normalisation = Normalisation(self._accumulate, adapter, self._buffer)
         self._clock = StageClock()
@@ -87,6 +89,8 @@ class GradientPipeline:
             adapter, plan, seed, self._clock, self._norm, fold=folding(plan.clip, optimizer), scaling=scaling
         )
         self._noise = NoiseMeter(plan.noise_scale, adapter.collective) if plan.noise_scale else None
+        self.ownership = Ownership(adapter, optimizer, watches=not plan.is_empty)
+        self._optimizer_step = OptimizerStep(optimizer, scheduler, self._buffer, self._clock, self.ownership, scaling)
         self._recorder = Recorder(adapter, plan, self._path, self._clock, records)
         self._losses = LossMeter(self._accumulate.losses[0], is_mean=self._accumulate.loss_reduction == "mean")
 
@@ -112,14 +116,22 @@ class GradientPipeline:
             if self.state.open_window is not None:
                 self._reopen(window, self.state.open_window)
             elif not self.plan.is_empty:
-                self._premises.before_window()
+                self._premises.look_again()
                 self._discard()
                 self.adapter.begin_window()
             self._path.open(self.state, self._loss_scale, idle=window.counts_for_nothing)
             self._window = window
+            self.ownership.leave_grads()
             yield window
 
+    def _open_window(self, method: str) -> Window[Any]:
+        self.ownership.check()
+        if self._window is None:
+            raise UsageError(f"{method}() needs a window; call it inside `for window in pipe.windows(loader):`.")
+        return self._window
+
     def _check_no_open_window(self) -> None:
+        self.ownership.check()
         if self._window is not None:
             raise UsageError(
                 "the previous window has no step(); call pipe.step() once after `for batch in window:`, or "
@@ -132,13 +144,15 @@ class GradientPipeline:
         Collective: every rank must call it, also one whose `backward` or `step` has raised. The batches that were
         fetched are gone, with `fetch="batch"` perhaps not as many on each rank.
         """
+        if not self.ownership.is_held:
+            self._window = None  # gradients and wrapper are another pipeline's by now
+            return
         self.adapter.leave_window()
         if self._window is not None and not self._window.close():
             self._take_back()
             return
         self._path.abandon()
         self._discard()
-        self._window = None
 
     def _total_weights(self, window: Window[Any]) -> Mapping[str, float]:
         """N for each loss. If a rank failed while fetching, no rank has this window."""
@@ -155,7 +169,6 @@ class GradientPipeline:
     def _take_back(self) -> None:
         self._cutter.take_back()
         self._discard()
-        self._window = None
 
     def _reopen(self, window: Window[Any], saved: OpenWindow) -> None:
         """Go on in the middle of the window that a checkpoint was taken in."""
@@ -174,19 +187,20 @@ class GradientPipeline:
                 of one scalar for each.
 
         Raises:
-            UsageError: there is no current micro-batch, a loss is not a scalar, or one is missing; or another rank
-                failed while fetching this window, which the other ranks then do not have either.
+            UsageError: there is no current micro-batch, a loss is not a scalar, or one is missing; gradients were
+                changed from outside since the window began; or another rank failed while fetching this window, which
+                the other ranks then do not have either.
             Exception: with `fetch="batch"`, what this rank's loader raised since the window began, once all know.
         """
-        if self._window is None:
-            raise UsageError("backward() needs a window; call it inside `for window in pipe.windows(loader):`.")
+        window = self._open_window("backward")
         losses = checked_losses(loss, self._accumulate.losses)
-        weights = self._window.take_weights()
+        self.ownership.take_grads()
+        weights = window.take_weights()
         with self._clock("backward"):
             if self.plan.is_empty:
                 run_backward(next(iter(losses.values())), weights, self.adapter, None)
                 return
-            scaled = self._scaled(losses, weights, self._window)
+            scaled = self._scaled(losses, weights, window)
             del loss, losses  # a loop by hand does not hold them during their backward either
             run_backward(scaled, weights, self.adapter, self._noise)
         self._absorb()
@@ -199,6 +213,7 @@ class GradientPipeline:
         if self._buffer.absorbs:
             with self._clock("accumulate"):
                 self._buffer.absorb()
+        self.ownership.leave_grads()
 
     def run(self, window: Window[Batch], loss_of: Callable[[Batch], Tensor | Mapping[str, Tensor]]) -> StepRecord:
         """Forward, backward and step of a whole window; with `on_oom="split"`, again with smaller micro-batches when
@@ -223,16 +238,21 @@ class GradientPipeline:
         def backward(piece: Batch, weights: Mapping[str, float]) -> None:
             with self.adapter.micro_batch(0, 1):
                 losses = checked_losses(loss_of(piece), self._accumulate.losses)
+                self.ownership.take_grads()
                 with self._clock("backward"):
                     run_backward(self._scaled(losses, weights, window), weights, self.adapter, self._noise)
                 self._absorb()
 
         self._total_weights(window)
-        self._retries = self._smaller.run(window, backward, self._premises.on_split(window, loss_of))
+        self._retries = self._smaller.run(
+            window, backward, lambda: self._discard(window), self._premises.on_split(window, loss_of)
+        )
         window.backwards = len(window)
         return self.step()
 
-    def _discard(self) -> None:
+    def _discard(self, still_open: Window[Any] | None = None) -> None:
+        self._window = still_open
+        self.ownership.forget_grads()
         self._path.drop()
         self.adapter.restore_accumulated({})
         self._buffer.clear()
@@ -248,14 +268,14 @@ class GradientPipeline:
         Collective: every rank must call it.
 
         Raises:
-            UsageError: there is no window, or a micro-batch's backward is missing.
+            UsageError: there is no window, a micro-batch's backward is missing, or gradients were changed from outside.
             NonFiniteGradientError: inf or NaN, under the policy "raise" or after too many skips in a row.
         """
-        if self._window is None:
-            raise UsageError("step() needs a window; call it inside `for window in pipe.windows(loader):`.")
-        window = self._window
+        window = self._open_window("step")
         window.check_complete()
+        self.ownership.take_grads(None if window.counts_for_nothing else self._path.fail)
         if not self.plan.is_empty:
+            self._premises.look_again()
             self._normalisation.follow(self._total_weights(window))
         loss = self._losses.take()
         retries, self._retries = self._retries, 0
@@ -266,7 +286,6 @@ class GradientPipeline:
             raise
         finally:
             self._discard()
-            self._window = None
         noise = self._noise.value(self.state.slots) if self._noise else None
         return self._recorder.record(
             window, outcome, self.state, loss=loss, loss_scale=self._loss_scale, retries=retries, noise_scale=noise
@@ -284,46 +303,40 @@ class GradientPipeline:
         """
         self._check_no_open_window()
         try:
-            update = self._path.flush(self.state)
-            outcome = update if isinstance(update, str) else self._take(update)
+            outcome = self._take(self._path.flush(self.state))
         finally:
             self._discard()
         return self._recorder.record(NO_WINDOW, outcome, self.state)
 
-    def _take(self, update: Update, learned: State | None = None) -> Clipped:
-        """Give gradients to the optimizer, and remember the step."""
-        with self._clock("optimizer"):
-            self._buffer.deliver(update.grads)
-            with folded(self.optimizer, update.fold), without_closure(self.optimizer):
-                self.optimizer.step()
-        slots = merge(update.slots, learned or {})
-        if self._scaling is not None:
-            slots = merge(slots, self._scaling.after_applied(self.state.slots))
-        self.state.applied(slots)
-        self._step_scheduler()
+    def _take(self, update: Update | SkipReason, window: Window[Any] | None = None) -> Clipped | SkipReason:
+        if isinstance(update, str):
+            return update
+        learned: State = {}
+        if self._noise is not None and window is not None:
+            factor = self.adapter.divisor * (self._loss_scale or 1.0)
+            learned = self._noise.learned(window, update.clipped.total_norm, factor, update.slots)
+        self._optimizer_step.take(update, self.state, learned)
         return update.clipped
 
     def _apply(self, window: Window[Any]) -> Clipped | SkipReason:
         if self.plan.is_empty:
-            with self._clock("optimizer"), without_closure(self.optimizer):
-                self.optimizer.step()
-            self.state.applied()
-            self._step_scheduler()
+            self._optimizer_step.take_as_they_are(self.state)
             return NOTHING_CLIPPED
         if window.counts_for_nothing:
             return "zero_weight"
         with self._clock("accumulate"):
             grads = self._buffer.grads()
-        update = self._path.walk(grads, self.state, window.local_share)
-        if isinstance(update, str):
-            return update
-        factor = self.adapter.divisor * (self._loss_scale or 1.0)
-        norm = update.clipped.total_norm
-        return self._take(update, self._noise.learned(window, norm, factor, update.slots) if self._noise else None)
+        return self._take(self._path.walk(grads, self.state, window.local_share), window)
 
     def close(self) -> None:
-        """Close the writers of records: what they hold back is written."""
+        """Give model and optimizer back to loops without this pipeline, and close the writers of records. Afterwards
+        the pipeline can still be saved, and no longer be trained with. With a window open, call `abandon` first.
+        """
         self._recorder.close()
+        if self._window is not None and self.ownership.is_held:
+            self._discard()
+        self._window = None
+        self.ownership.release()
 
     def worst(self, count: int = 5) -> list[tuple[str, float]]:
         """The parameters with the largest gradients so far in this window, those with inf or NaN first.
@@ -333,9 +346,7 @@ class GradientPipeline:
         Returns:
             Names and 2-norms of this rank's gradients, scaled as their losses were.
         """
-        grads = self._buffer.grads()
-        norms = tensor_norms(list(grads.values())).nan_to_num(nan=torch.inf).tolist()
-        return sorted(zip(grads, norms, strict=True), key=lambda pair: -pair[1])[:count]
+        return worst(self._buffer.grads(), count)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything this rank remembers, also in the middle of a window: plain tensors and numbers. Differs by rank.
@@ -344,14 +355,12 @@ class GradientPipeline:
         """
         open_window = None
         if self._window is not None:
+            self.ownership.check_grads()
             totals = self._normalisation.totals or self._window.expected_weights
             grads, sums = self.adapter.accumulated(), self._buffer.sums()
             open_window = OpenWindow.of(self._window, totals, grads, sums, self._loss_scale)
-        return self.state.state_dict(open_window, self._num_consumed())
-
-    def _num_consumed(self) -> int:
-        """Batches of the loader in windows that are complete."""
-        return self._cutter.num_consumed_before if self._window is not None else self._cutter.num_consumed
+        consumed = self._cutter.num_consumed if self._window is None else self._cutter.num_consumed_before
+        return self.state.state_dict(open_window, consumed)
 
     def save(self, folder: str | Path) -> Path:
         """Write every rank's state below `folder`, which all ranks share. Collective: every rank must call it.
@@ -374,14 +383,7 @@ class GradientPipeline:
             CheckpointError: on every rank, if any rank's file is missing or damaged, or there is none; nothing changed.
             StateMismatchError: the same, where the state does not fit this rank's plan and model.
         """
-
-        def check(state: Mapping[str, Any], saved_size: int) -> None:
-            shapes = self.adapter.remembered_shapes
-            if shapes is not None:
-                check_same_ranks(Path(folder), saved_size, self.adapter.collective.world_size)
-            PipelineState(shapes).load_state_dict(state, self.adapter.parameters, self.plan.slots)
-
-        state = load_on_every_rank(Path(folder), self.plan.slots, self.adapter.collective, check)
+        state = load_matching(Path(folder), self.plan.slots, self.adapter)
         self.load_state_dict(state)
         return int(state["num_consumed"])
 
@@ -391,8 +393,8 @@ class GradientPipeline:
         Raises:
             StateMismatchError: the state is of another version, or does not fit this plan and model.
         """
+        self.ownership.check()
         self.state.load_state_dict(state, self.adapter.parameters, self.plan.slots)
         self.adapter.leave_window()
         self._cutter.num_consumed = int(state["num_consumed"])
         self._discard()
-        self._window = None

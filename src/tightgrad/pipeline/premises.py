@@ -44,16 +44,17 @@ class Premises:
         self._model, self._optimizer, self._adapter, self._accumulate = model, optimizer, adapter, accumulate
         trainable = trainable_parameters(unwrap(model))
         check_holds_some(optimizer, trainable)
-        check_no_strangers(optimizer, trainable)
+        self._named = dict(unwrap(model).named_parameters())
+        check_no_strangers(optimizer, trainable, self._named)
         speaks = adapter.collective.rank == 0
         if speaks:
             warn_of_unheld(optimizer, trainable, adapter.parameters, stacklevel + 1)
         self._batch_norm = BatchNormNotice(model, several=accumulate.several_backwards, speaks=speaks)
         self._batch_norm.look(stacklevel + 1)
 
-    def before_window(self) -> None:
-        """Look at what may have changed since."""
-        check_no_strangers(self._optimizer, self._adapter.parameters)
+    def look_again(self) -> None:
+        """Look at what may have changed since, before a window and at its step."""
+        check_no_strangers(self._optimizer, self._adapter.parameters, self._named)
         self._batch_norm.look(stacklevel=3)
 
     def on_split(self, window: Window[Any], loss_of: LossOf) -> Callable[[int, Weigh], None]:
@@ -110,7 +111,9 @@ def check_holds_some(optimizer: optim.Optimizer, trainable: Mapping[str, nn.Para
         raise UsageError(
             f"the optimizer holds none of the model's {len(trainable)} trainable parameters, such as "
             f"{next(iter(trainable))!r}: no step would change them. Make it with model.parameters() of this model, "
-            "after fully_shard, a copy or a move has replaced them."
+            "after fully_shard, a copy or a move has replaced them. If it holds float32 copies of them: gradients of "
+            "bfloat16 are accumulated and clipped in float32 here, or keep the model in float32 and train it under "
+            "torch.autocast."
         )
 
 

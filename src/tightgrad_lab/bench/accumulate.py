@@ -4,8 +4,8 @@ In each round every loop takes three optimizer steps in a row, of which two coun
 a ratio is the median over rounds of its seconds, those of the slowest rank, over the hand-written loop's in the same
 round. The first step does not count: after others' steps, what only this loop runs is in no cache, whereas in training
 a step follows its own kind. Where a model's tensors come to lie makes its steps faster or slower by percents, so the
-loop by hand and TightGrad take turns at one model and one optimizer; peers that wrap the model in their own way have
-their own. All is done again in fresh processes, and the ratio is the median over them. The loop by hand takes part
+loop by hand and TightGrad take turns at one model and one optimizer state; peers that wrap the model in their own way
+have their own. All is done again in fresh processes, and the ratio is the median over them. The loop by hand takes part
 twice: what the second is off by is what this cannot tell, and the mean of the two is a base with less noise than
 either. TightGrad fetches a window's batches before its first backward; with `fetch="batch"`, one at a time as the loop
 by hand does, it is measured in processes of its own, since a model under FSDP2 serves one pipeline. Before that, each
@@ -129,7 +129,7 @@ def _measure(rank: Rank, send: Send, work: Work, rounds: int, repeat: int) -> No
     loops = named[first:] + named[:first]
     differences = _differences({loop.name: loop.steps(work) for loop in loops})
     made = work.made()
-    running = {loop.name: loop.on(work, made) if loop.on is not None else loop.steps(work) for loop in loops}
+    running = {loop.name: loop.on(work, work.twin(made)) if loop.on is not None else loop.steps(work) for loop in loops}
     for steps in running.values():
         _advanced(steps)
     seconds, cpu_seconds = _time(running, rounds)

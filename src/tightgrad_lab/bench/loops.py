@@ -86,6 +86,13 @@ class Work:
         model = self.model()
         return model, self.optimizer(model)
 
+    def twin(self, made: Made) -> Made:
+        """The same model, and another optimizer over the same state: nobody may step the one that TightGrad steps."""
+        model, optimizer = made
+        other = self.optimizer(model)
+        other.state = optimizer.state
+        return model, other
+
     def batches(self) -> Iterator[Batch]:
         """This rank's micro-batches, without end."""
         for index in count():

@@ -1,0 +1,196 @@
+"""Which pipeline may use a model's gradients and step its optimizer: one at a time."""
+
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from tightgrad.core.errors import UsageError
+from tightgrad.core.protocols import Adapter
+from tightgrad.pipeline.gradient_watch import GradientWatch, foreign_change
+
+_CLOSED = "this pipeline is closed; call attach() again to go on training with a plan."
+_ATTACHED_AGAIN = (
+    "this pipeline no longer owns the gradients of its model, because attach() was called again on the model; use the "
+    "pipeline that the last attach() gave."
+)
+
+
+class StepGuard:
+    """The hook that `attach` puts on an optimizer: `optimizer.step()` from outside of the pipeline is an error.
+
+    It neither reads nor writes gradients or weights, so a clip factor may still be folded into the step. Copied or
+    pickled, it guards nothing.
+
+    Args:
+        ownership: of the pipeline that steps the optimizer; held weakly. None guards nothing.
+    """
+
+    reads_gradients = False
+
+    def __init__(self, ownership: "Ownership | None" = None) -> None:
+        self._ownership = (lambda: None) if ownership is None else weakref.ref(ownership)
+
+    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Raise `UsageError` unless the pipeline itself steps, is closed, or is gone."""
+        ownership = self._ownership()
+        if ownership is not None and not ownership.is_stepping:
+            raise UsageError(
+                f"{type(optimizer).__name__}.step() was called from outside, but a TightGrad pipeline steps this "
+                "optimizer; the plan would be left out. Nothing has been changed. Write pipe.backward(loss) for "
+                "loss.backward() and pipe.step() for optimizer.step(), inside `for window in pipe.windows(loader):`, "
+                "or call pipe.close() first to take the optimizer back."
+            )
+
+    def __reduce__(self) -> tuple[type["StepGuard"], tuple[()]]:
+        return StepGuard, ()
+
+
+class Ownership:
+    """A pipeline's claim on the gradients of its parameters, and on its optimizer.
+
+    Ends with `release`, with the pipeline's life, or when `attach` is called again on the same model.
+
+    Args:
+        adapter: of the model.
+        optimizer: that the pipeline steps.
+        watches: whether gradients changed by others and `optimizer.step()` from outside are errors; not so under an
+            empty plan, which is plain PyTorch.
+
+    Raises:
+        UsageError: another living pipeline owns some of the parameters, and others of its own as well.
+
+    Attributes:
+        is_stepping: whether the pipeline is stepping the optimizer right now.
+    """
+
+    def __init__(self, adapter: Adapter, optimizer: Optimizer, *, watches: bool) -> None:
+        self.is_stepping = False
+        self._adapter = adapter
+        self._watches = watches
+        self._watch = GradientWatch(adapter)
+        self._names = {id(parameter): name for name, parameter in adapter.parameters.items()}
+        self._lost: str | None = None
+        self._last_backward = (0, 0)
+        with _LOCK:
+            others = _sharing(self)
+            for other in others:
+                other._lose(_ATTACHED_AGAIN)
+            _LIVING.add(self)
+        self._guard = _registered(optimizer, StepGuard(self)) if watches else None
+        if self._guard is not None:
+            weakref.finalize(self, self._guard.remove).atexit = False
+
+    def check(self) -> None:
+        """Raise `UsageError` if the pipeline was closed, or `attach` was called again."""
+        if self._lost is not None:
+            raise UsageError(self._lost)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the pipeline still owns its gradients."""
+        return self._lost is None
+
+    def release(self) -> None:
+        """Give model and optimizer back, if they have not been taken over."""
+        if self.is_held:
+            self._adapter.release()
+        self._lose(_CLOSED)
+
+    def _lose(self, reason: str) -> None:
+        self._lost = self._lost or reason
+        _LIVING.discard(self)
+        if self._guard is not None:
+            self._guard.remove()
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Within, the optimizer may be stepped."""
+        before, self.is_stepping = self.is_stepping, True
+        try:
+            yield
+        finally:
+            self.is_stepping = before
+
+    def leave_grads(self) -> None:
+        """Take gradients as they are now for the pipeline's own; nobody else may change them from here on."""
+        if self._watches:
+            self._last_backward = (threading.get_ident(), next(_BACKWARDS))
+            self._watch.remember()
+
+    def check_grads(self) -> None:
+        """Raise `UsageError` if gradients were changed by others since `leave_grads`."""
+        found = self._watch.changes()
+        if found:
+            raise foreign_change(found, self._another_ran_since)
+
+    def take_grads(self, on_change: Callable[[], None] | None = None) -> None:
+        """Let the pipeline change them. Raises as `check` and `check_grads` do.
+
+        Args:
+            on_change: called before it is raised that gradients were changed.
+        """
+        self.check()
+        try:
+            self.check_grads()
+        except UsageError:
+            if on_change is not None:
+                on_change()
+            raise
+        self._watch.forget()
+
+    def forget_grads(self) -> None:
+        """The window is over."""
+        self._watch.end_window()
+
+    def _another_ran_since(self) -> bool:
+        """Whether another pipeline's backward ran in this thread after this one's last."""
+        _thread, mine = self._last_backward
+        here = threading.get_ident()
+        with _LOCK:
+            last = [other._last_backward for other in _LIVING if other is not self]
+        return any(number > mine for other_thread, number in last if other_thread == here)
+
+
+_LIVING: "weakref.WeakSet[Ownership]" = weakref.WeakSet()
+_LOCK = threading.RLock()
+_BACKWARDS = itertools.count(1)
+
+
+def _sharing(claim: Ownership) -> list[Ownership]:
+    """Living pipelines over the same parameters, or over some or more of them.
+
+    Raises:
+        UsageError: one has some of the parameters, and others that `claim` has not.
+    """
+    others = []
+    for other in _LIVING:
+        shared = claim._names.keys() & other._names.keys()
+        if not shared:
+            continue
+        if len(shared) < min(len(claim._names), len(other._names)):
+            names = [claim._names[key] for key in claim._names if key in shared]
+            raise UsageError(
+                f"another pipeline already owns the gradients of {', '.join(map(repr, names[:3]))}"
+                f"{f' and {len(names) - 3} more' if len(names) > 3 else ''}, which both models share: each would add "
+                "to what the other has accumulated. Attach one module that holds both models, with one optimizer, or "
+                "call close() on the other pipeline first."
+            )
+        others.append(other)
+    return others
+
+
+def _registered(optimizer: Optimizer, guard: StepGuard) -> RemovableHandle | None:
+    """Put the guard on what is stepped in the end; None if that takes no hooks."""
+    inner = getattr(optimizer, "optimizer", None)  # Accelerate's wrapper
+    stepped = inner if isinstance(inner, Optimizer) else optimizer
+    try:
+        handle: RemovableHandle = stepped.register_step_pre_hook(guard)
+    except AttributeError:  # an object of one's own, or one that has skipped Optimizer.__init__
+        return None
+    return handle
