@@ -129,7 +129,8 @@ class CommHook:
         self._not_cleared = False
         self._hook = hook
         self._will_end = False
-        self._discarded = DiscardedSteps(hook.parameters) if compress.feedback is not None else None
+        looks = compress.feedback is not None and collective.rank == 0  # one rank's warning is enough
+        self._discarded = DiscardedSteps(hook.parameters) if looks else None
 
     @property
     def num_backwards(self) -> int:
