@@ -309,11 +309,8 @@ def test_all_ranks_load_what_rank_0_reads(tmp_path):
     names = ("new", "old")
     loaded = on_ranks(2, lambda collective: load(collective, tmp_path / names[collective.rank]))
     expected = on_ranks(2, lambda collective: load(collective, tmp_path / "new"))
-    assert all(
-        torch.equal(one[2][name], value)
-        for one, other in zip(loaded, expected, strict=True)
-        for name, value in other[2].items()
-    )
+    for one, other in zip(loaded, expected, strict=True):
+        assert all(torch.equal(one[2][name], value) for name, value in other[2].items())
 
 
 def test_a_folder_that_the_listing_does_not_show_yet_is_not_taken(tmp_path, monkeypatch):
