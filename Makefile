@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup lab test test-full check format bench docs clean
+VERSION ?=
+OTHER := .venv-torch-$(VERSION)
+
+.PHONY: help setup lab test test-full test-torch check format bench docs clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -26,6 +29,14 @@ test: $(READY)   ## the tests that take seconds each (under 15 minutes on two co
 test-full: $(READY)  ## every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-torch:      ## smoke, parity and unit tests on another torch, as in make test-torch VERSION=2.9.1
+	test -n "$(VERSION)" || { echo "name a torch, as in make test-torch VERSION=2.9.1"; exit 2; }
+	test -x $(OTHER)/bin/python || $(PYTHON) -m venv $(OTHER)
+	grep -v '^torch==' constraints.txt > $(OTHER)/constraints.txt
+	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OTHER)/constraints.txt 'torch==$(VERSION)' -e '.[dev]'
+	OMP_NUM_THREADS=1 $(OTHER)/bin/python -m pytest -p no:cacheprovider -m 'not slow' -n 2 --dist loadfile \
+		tests/smoke tests/parity tests/tightgrad --ignore=tests/tightgrad/integrations
+
 check: $(READY)  ## ruff, mypy (strict on src), import contracts
 	$(BIN)/ruff check src tests
 	$(BIN)/ruff format --check src tests
@@ -42,4 +53,4 @@ docs: $(READY)   ## build the documentation site in site/
 	@echo site/index.html
 
 clean:           ## remove what the targets made
-	rm -rf $(VENV) runs report site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-torch-* runs report site .pytest_cache .mypy_cache .ruff_cache .hypothesis
