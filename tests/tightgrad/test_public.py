@@ -40,7 +40,12 @@ def test_families_name_their_methods_once(name):
 
 @pytest.mark.parametrize("name", ["tightgrad", *MODULES])
 def test_doctests(name):
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if name.startswith("tightgrad.integrations.") and not str(error.name).startswith("tightgrad"):
+            pytest.skip(f"{error.name} is not installed")
+        raise
     assert module.__doc__, f"{name} does not say what it is"
     assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
 

@@ -34,6 +34,7 @@ class DDPAdapter:
     reduces = True
     every_rank_runs = True
     counts_writes = True
+    holds_back = False
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
 
     def __init__(self, model: DistributedDataParallel, sync: str, collective: Collective | None = None) -> None:

@@ -30,6 +30,7 @@ class DDPExplicitAdapter:
     reduces = False
     every_rank_runs = False
     counts_writes = True
+    holds_back = False
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
     divisor = 1
 

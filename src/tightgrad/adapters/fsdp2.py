@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from tightgrad.adapters.fsdp2_grads import HeldGrad, make_dtypes_equal, unsharded_grad, unsharded_param
+from tightgrad.adapters.fsdp2_grads import HeldGrad, make_dtypes_equal, moves_itself, unsharded_grad, unsharded_param
 from tightgrad.adapters.fsdp2_torch import fsdp_modules, is_fsdp2
 from tightgrad.adapters.fsdp2_torch import param_groups as param_groups
 from tightgrad.adapters.fsdp2_use import look_before_post_backward, stop_looking
@@ -62,7 +62,6 @@ class FSDP2Adapter:
 
     reduces = True
     every_rank_runs = True
-    moves_gradients = False
     waits_in_forward = True
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
 
@@ -87,6 +86,7 @@ class FSDP2Adapter:
         )
         self._modules = fsdp_modules(model)
         self._fsdp_params = self._find_fsdp_params()
+        self.moves_gradients = moves_itself(self._fsdp_params.values())
         self._held = {name: HeldGrad(param) for name, param in self._fsdp_params.items()}
         self._restored: Set[str] = frozenset()
         self._reduces_unused = hasattr(model, "set_reduce_scatter_unused_params")  # torch 2.13
@@ -96,6 +96,11 @@ class FSDP2Adapter:
             for group in param_groups(module):
                 params = [(self._names[id(p.sharded_param)], p) for p in group.fsdp_params if self._is_trained(p)]
                 look_before_post_backward(group, partial(self._before_reduction, params))
+
+    @property
+    def holds_back(self) -> bool:
+        """Under "last", until the last backward: torch 2.15 shows such gradients in `parameter.grad` already."""
+        return self._gradient_sync is False
 
     def connect(self) -> None:
         """Choose between "last" and "every"."""
@@ -237,11 +242,12 @@ class FSDP2Adapter:
     def gradients(self) -> Iterable[tuple[str, Tensor | None]]:
         """The shards' gradients, their local parts, and the two places of unsharded gradients."""
         for name, parameter in self.parameters.items():
-            grad = parameter.grad
+            # torch 2.15 puts there a tensor of a class of its own for what is not reduced yet, which is held below.
+            grad = parameter.grad if type(parameter.grad) is DTensor else None
             yield name, grad
             yield name, None if grad is None else local_part(grad)  # a write into it is not counted in the other
         for name, fsdp_param in self._fsdp_params.items():
-            leaf = unsharded_param(fsdp_param)
+            leaf = None if self.moves_gradients else unsharded_param(fsdp_param)
             yield name, self._held[name].get()
             yield name, None if leaf is None else leaf.grad
 

@@ -8,7 +8,7 @@ sharded parameter's `.grad`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +28,11 @@ def unsharded_grad(param: FSDPParam) -> Tensor | None:
     grad: Tensor | None = param.unsharded_accumulated_grad
     leaf = unsharded_param(param)
     return leaf.grad if grad is None and leaf is not None else grad
+
+
+def moves_itself(params: Iterable[FSDPParam]) -> bool:
+    """Return whether torch moves gradients from one `.grad` to another between backward and forward (2.15)."""
+    return any(not can_set(param, _ATTRIBUTE) for param in params)
 
 
 def unsharded_param(param: FSDPParam) -> Tensor | None:

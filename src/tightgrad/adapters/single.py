@@ -25,6 +25,7 @@ class SingleAdapter:
     every_rank_runs = False
     moves_gradients = False
     counts_writes = True
+    holds_back = False
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
     divisor = 1
 

@@ -321,6 +321,10 @@ class Adapter(Protocol):
         """Whether `begin_window` or a forward of the next window may wait for the other ranks."""
 
     @property
+    def holds_back(self) -> bool:
+        """Whether gradients of this window so far have not been reduced and are not to be taken yet."""
+
+    @property
     def remembered_shapes(self) -> Mapping[str, tuple[int, ...]] | None:
         """Shapes of what is remembered of each parameter; None where they are the parameters' own, the same on any
         number of ranks.

@@ -210,7 +210,7 @@ class GradientPipeline:
         return self._normalisation.loss(losses, weights, lambda: self._total_weights(window), self._loss_scale)
 
     def _absorb(self) -> None:
-        if self._buffer.absorbs:
+        if self._buffer.absorbs and not self.adapter.holds_back:
             with self._clock("accumulate"):
                 self._buffer.absorb()
         self.ownership.leave_grads()
