@@ -89,4 +89,13 @@ def _chunk(value: Tensor, dim: int, mesh: DeviceMesh) -> Tensor:
 
 def whole(tensor: Tensor) -> Tensor:
     """All numbers. Collective if it is a DTensor."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    first, *others = tensor.placements
+    if not isinstance(first, _StridedShard) or not others:
+        return tensor.full_tensor()
+    # By hand: torch 2.9 puts pieces of unequal length together in another order.
+    pieces: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(pieces, tensor.to_local().detach().resolve_conj())
+    columns = [torch.cat([pieces[rank] for rank in ranks], first.dim) for ranks in tensor.device_mesh.mesh.t().tolist()]
+    return torch.cat(columns, first.dim)
