@@ -26,7 +26,7 @@ LONGEST_UNIT_ROW = 4096
 LARGEST = torch.finfo(torch.float32).max
 
 
-def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
+def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0, *, is_void: bool = False) -> Tensor:
     """(sum |x|^p)^(1/p) over all elements of all tensors; p = inf is the largest |x|, p = 0 the count of non-zeros.
 
     Collective for DTensors: every rank of their meshes must call it with the same tensors in the same order.
@@ -35,6 +35,7 @@ def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
         tensors: plain, sparse or DTensor, of any floating or complex dtype; each storage counts once, a complex number
             by its modulus, and a `Partial("sum")` by the sum over ranks.
         norm_type: p, at least 0.
+        is_void: this rank's part is not to be relied on: the norm is NaN here and on every rank that it is summed over.
 
     Returns:
         A scalar, plain and the same on every rank, on the tensors' device (the CPU when there are none), without a host
@@ -44,17 +45,11 @@ def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
         ConfigError: `norm_type` is negative or NaN.
         UnsupportedError: a DTensor whose placement is not Replicate, Shard, _StridedShard or `Partial("sum")`.
     """
-    return narrowed(exact_norm(tensors, norm_type), tensors)
+    return narrowed(exact_norm(tensors, norm_type, is_void=is_void), tensors)
 
 
 def exact_norm(tensors: Sequence[Tensor], norm_type: float = 2.0, *, is_void: bool = False) -> Tensor:
-    """`total_norm` in float64, so that it is finite wherever all elements are float32 numbers.
-
-    Args:
-        tensors: as for `total_norm`.
-        norm_type: p, at least 0.
-        is_void: this rank's part is not to be relied on: the norm is NaN here and on every rank that it is summed over.
-    """
+    """`total_norm` in float64, so that it is finite wherever all elements are finite float32 numbers."""
     _check(norm_type)
     if tensors and are_distinct_and_plain_on_cpu(tensors):
         return _on_cpu(math.nan if is_void else plain_norm(list(tensors), norm_type))

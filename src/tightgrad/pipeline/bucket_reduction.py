@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tightgrad.accumulate.buffer import LOW_PRECISION
 from tightgrad.adapters.ready_once import grew_late
-from tightgrad.clip.norm import exact_norm
+from tightgrad.clip.norm import total_norm
 from tightgrad.clip.placed import zero_nonfinite_
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
@@ -139,7 +139,7 @@ class BucketReduction:
             UsageError: on every rank, when gradients are missing, or grew late, on any.
             RankMismatchError: on every rank, when another one goes on.
         """
-        whole = exact_norm(self._norms) if self._norms else torch.zeros(())
+        whole = total_norm(self._norms) if self._norms else torch.zeros(())
         notice = Notice.NOTHING if bool(torch.isfinite(whole)) else Notice.NONFINITE
         notice |= Notice.MISSING if missing else Notice.NOTHING
         notice |= Notice.LATE if late else Notice.NOTHING
@@ -164,7 +164,7 @@ class BucketReduction:
         """Whether the guard lets these gradients pass, after it may have replaced them."""
         if self._on_nonfinite == "propagate":
             return True
-        norm = exact_norm(list(values.values()))
+        norm = total_norm(list(values.values()))
         if self._on_nonfinite == "zero":
             if not bool(torch.isfinite(norm)):
                 values.update({name: value.clone() for name, value in values.items()})

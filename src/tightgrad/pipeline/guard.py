@@ -102,8 +102,9 @@ def nonfinite_error(here: Mapping[str, int], names: Sequence[str], collective: C
     ]
     if not named:
         return NonFiniteGradientError(
-            "all gradients are finite but their norm is above the largest float64 number, 1.8e308. Lower the learning "
-            'rate or the loss; Guard(on_nonfinite="skip") leaves such steps out.'
+            "all gradients are finite but their norm is above the largest that is taken: 3.4e38, the largest float32 "
+            "number, where gradients are compressed, and 1.8e308 elsewhere. Lower the learning rate or the loss; "
+            'Guard(on_nonfinite="skip") leaves such steps out.'
         )
     affected = int(table.any(dim=0).sum())
     more = f" and {affected - len(named)} more" if affected > len(named) else ""

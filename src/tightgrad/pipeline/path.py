@@ -258,7 +258,7 @@ class GradientPath:
         """Whether the guard lets these gradients pass, after it may have changed them."""
         assert self._plan.guard is not None
         policy = self._plan.guard.on_nonfinite
-        if policy == "propagate" or math.isfinite(self._norm(list(grads.values()))):
+        if policy == "propagate" or float(self._norm(list(grads.values()))) <= _largest_norm(self._plan):
             return True
         if policy == "zero":
             zero_nonfinite_(grads.values())
@@ -364,6 +364,13 @@ class GradientPath:
         if guard.on_nonfinite == "skip":
             raise NonFiniteGradientError(f"{skips} steps in a row are not finite (the limit). Now: {error}")
         raise error
+
+
+def _largest_norm(plan: Plan) -> float:
+    """What the guard lets pass: codecs add and multiply in float32."""
+    compress = plan.compress or _DENSE
+    is_dense = compress.codec is None and isinstance(compress.reducer, Dense)
+    return torch.finfo(torch.float64 if is_dense else torch.float32).max
 
 
 def _in_backward(adapter: Adapter, plan: Plan, seed: int, clock: StageClock) -> InBackward | None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter, Unit
-from tightgrad.clip.norm import exact_norm
+from tightgrad.clip.norm import total_norm
 from tightgrad.codecs import Cast
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import IncompatiblePlanError, UsageError
@@ -130,7 +130,7 @@ class ShardedReduction:
             return
         pieces = [piece for row in unit.rows.values() for piece in row]
         with self._clock("guard"):
-            is_finite = bool(torch.isfinite(exact_norm(pieces) * self._factor))
+            is_finite = bool(torch.isfinite(total_norm(pieces) * self._factor))
             if not is_finite:
                 self._nonfinite.update(_counts(unit))
             used = self._agree(unit, is_finite)

@@ -114,21 +114,26 @@ def test_an_overflow_on_the_wire_is_seen():
     assert on_ranks(2, body) == [None, None]
 
 
+def steps_of(size: float, dtype: torch.dtype, plan: tg.Plan) -> tg.StepRecord:
+    model = nn.Linear(1, 4, bias=False, dtype=dtype)
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan)
+    for window in pipe.windows([torch.full((1, 1), size, dtype=dtype)]):
+        for batch in window:
+            pipe.backward(model(batch).sum())
+        record = pipe.step()
+    return record
+
+
 def test_finite_gradients_whose_norm_is_not_say_so():
-    """Of float32 gradients every norm is a float64 number."""
-    model = nn.Linear(1, 4, bias=False)
-    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(clip=tg.clip.GlobalNorm(1.0)))
-    for window in pipe.windows([torch.full((1, 1), 3e38)]):
-        for batch in window:
-            pipe.backward(model(batch).sum())
-        assert pipe.step().grad_norm == pytest.approx(6e38)
-    model = model.double()
-    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(clip=tg.clip.GlobalNorm(1.0)))
-    for window in pipe.windows([torch.full((1, 1), 1.7e308, dtype=torch.float64)]):
-        for batch in window:
-            pipe.backward(model(batch).sum())
-        with pytest.raises(tg.NonFiniteGradientError, match=r"finite but their norm is above .* 1\.8e308"):
-            pipe.step()
+    """Of float32 gradients every norm is a float64 number, but codecs work in float32."""
+    clip = tg.clip.GlobalNorm(1.0)
+    assert steps_of(3e38, torch.float32, tg.Plan(clip=clip)).grad_norm == pytest.approx(6e38)
+    with pytest.raises(tg.NonFiniteGradientError, match=r"finite but their norm is above .* 1\.8e308"):
+        steps_of(1.7e308, torch.float64, tg.Plan(clip=clip))
+    for codec in (tg.codecs.TernGrad(), tg.codecs.TopK(0.5)):
+        plan = tg.Plan(compress=tg.Compress(codec), clip=clip)
+        with pytest.raises(tg.NonFiniteGradientError, match=r"finite but their norm is above .* 3\.4e38"):
+            steps_of(3e38, torch.float32, plan)
 
 
 def test_a_window_without_weight_is_skipped_and_is_no_error():
