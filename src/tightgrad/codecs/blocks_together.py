@@ -18,10 +18,10 @@ SCALE_NBYTES = 4
 
 
 class BlocksTogether(BlockCodec):
-    """A codec for which zeros at the end of a block change neither its scale nor its other integers."""
+    """Encodes short tensors together, for codecs that zeros at the end of a block do not change otherwise."""
 
     def payload_nbytes(self, spec: GradSpec) -> int:
-        """Those of the layout."""
+        """Return the bytes of the packed integers and of the scales."""
         return self.code_nbytes(spec.numel) + SCALE_NBYTES * self.num_blocks(spec.numel)
 
     def _can_do_together(self, specs: Sequence[GradSpec]) -> bool:
@@ -30,7 +30,7 @@ class BlocksTogether(BlockCodec):
         return bool(specs) and are_short(specs) and not self.unbiased and fills_bytes
 
     def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
-        """Short tensors as the blocks of one."""
+        """Encode short tensors as the blocks of one tensor; return None where that is not possible."""
         if not self._can_do_together(specs):
             return None
         parts: list[Tensor] = []
@@ -39,7 +39,7 @@ class BlocksTogether(BlockCodec):
         return torch.cat(parts)
 
     def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor] | None:
-        """Short tensors as the blocks of one."""
+        """Decode short tensors as the blocks of one tensor; return None where that is not possible."""
         if not self._can_do_together(specs):
             return None
         parts = _cut(self, message, specs)

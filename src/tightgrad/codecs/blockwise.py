@@ -15,7 +15,7 @@ from tightgrad.core.wire import checked_tensors
 
 
 class BlockCodec(Codec):
-    """Integers, packed, then one float32 a block. A subclass says how a block becomes integers and a scale."""
+    """Sends packed integers, then one float32 scale a block. Subclasses turn a block into integers and a scale."""
 
     block_size: int
     packed_together: ClassVar[int] = 8
@@ -24,11 +24,11 @@ class BlockCodec(Codec):
     @property
     @abstractmethod
     def code_bits(self) -> int:
-        """Bits of one integer."""
+        """Return the number of bits of one integer."""
 
     @abstractmethod
     def encode_blocks(self, blocks: Tensor, scratch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Blocks (m, b) to integers, uint8 (m, b), and scales, float32 (m,). `blocks` is left as it is.
+        """Turn blocks (m, b) into integers, uint8 (m, b), and scales, float32 (m,). `blocks` is left as it is.
 
         `scratch` (m, b) may be written to: memory that is in the cache already.
         """
@@ -38,35 +38,35 @@ class BlockCodec(Codec):
         """Fill `out` (m, b) from integers, uint8 (m, b), and scales (m,)."""
 
     def code_nbytes(self, numel: int) -> int:
-        """Bytes of `numel` packed integers."""
+        """Return the bytes of `numel` packed integers."""
         return packed_nbytes(numel, self.code_bits)
 
     def pack(self, codes: Tensor) -> Tensor:
-        """Integers to bytes."""
+        """Pack uint8 integers (n,) into bytes, uint8."""
         return pack_bits(codes, self.code_bits)
 
     def unpack(self, packed: Tensor, numel: int) -> Tensor:
-        """Bytes to integers, uint8."""
+        """Unpack `numel` integers, uint8 (numel,), from bytes."""
         return unpack_bits(packed, numel, self.code_bits).to(torch.uint8)
 
     @property
     def granularity(self) -> int:
-        """Chunks are whole blocks."""
+        """Return the block size, since chunks must be whole blocks."""
         return self.block_size
 
     def num_blocks(self, numel: int) -> int:
-        """Blocks of `numel` elements; the last may be shorter."""
+        """Return the number of blocks of `numel` elements; the last block may be shorter."""
         return -(-numel // self.block_size)
 
     def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
-        """Packed integers, then one float32 a block."""
+        """Return the layout: packed integers, then one float32 a block."""
         return (
             TensorLayout(torch.uint8, self.code_nbytes(spec.numel)),
             TensorLayout(torch.float32, self.num_blocks(spec.numel)),
         )
 
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
-        """Scale each block and round."""
+        """Scale each block and round its elements to integers."""
         packed = torch.empty(self.code_nbytes(spec.numel), dtype=torch.uint8, device=flat.device)
         scales = torch.empty(self.num_blocks(spec.numel), device=flat.device)
         scratch = self._scratch(spec.numel, flat.device)
@@ -76,7 +76,7 @@ class BlockCodec(Codec):
         return Payload((packed, scales), spec)
 
     def encode_piece(self, flat: Tensor, scales: Tensor, scratch: Tensor, generator: torch.Generator) -> Tensor:
-        """Whole blocks and then the shorter last one; fills the first of `scales`; returns uint8 integers."""
+        """Encode whole blocks and then the shorter last one; fill the first of `scales`; return uint8 integers."""
         whole = flat.numel() // self.block_size
         edge = whole * self.block_size
         parts = []
@@ -92,21 +92,21 @@ class BlockCodec(Codec):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def decode(self, payload: Payload) -> Tensor:
-        """Integers times scales."""
+        """Return the integers times their block's scale."""
         checked_tensors(self, payload)
         out = torch.empty(payload.spec.numel, dtype=torch.float32, device=payload.spec.device)
         self.decode_to_(out, payload)
         return out.to(payload.spec.dtype)
 
     def decode_to_(self, out: Tensor, payload: Payload) -> None:
-        """Integers times scales, written to `out`."""
+        """Write the integers times their block's scale to `out`."""
         packed, scales = checked_tensors(self, payload)
         for start, stop in self._pieces(payload.spec.numel, out.device):
             codes = self.unpack(packed[self.code_nbytes(start) : self.code_nbytes(stop)], stop - start)
             self.decode_piece_(out[start:stop], codes, scales[start // self.block_size :])
 
     def add_to_(self, total: Tensor, payload: Payload) -> None:
-        """Add piece by piece."""
+        """Add the decoded payload to `total`, piece by piece."""
         packed, scales = checked_tensors(self, payload)
         scratch = self._scratch(payload.spec.numel, total.device)
         for start, stop in self._pieces(payload.spec.numel, total.device):
@@ -116,7 +116,7 @@ class BlockCodec(Codec):
             total[start:stop].add_(piece)
 
     def decode_piece_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:
-        """Fill `out`, whole blocks and then the shorter last one."""
+        """Fill `out` with whole blocks and then the shorter last one."""
         whole = out.numel() // self.block_size
         edge = whole * self.block_size
         if whole:
@@ -135,22 +135,22 @@ class BlockCodec(Codec):
 
 
 def largest_sizes(blocks: Tensor, scratch: Tensor) -> Tensor:
-    """The largest |x| of each block."""
+    """Return the largest |x| of each block: (m,)."""
     return torch.abs(blocks, out=scratch).amax(dim=1)
 
 
 def per_block(blocks: Tensor, scales: Tensor, scratch: Tensor) -> Tensor:
-    """Blocks over their scales, in `scratch`; zeros where the scale is zero."""
+    """Divide blocks by their scales, in `scratch`; a block whose scale is zero gives zeros."""
     return torch.div(blocks, torch.where(scales > 0, scales, torch.inf)[:, None], out=scratch)
 
 
 def may_be_inexact(scales: Tensor) -> bool:
-    """Whether a scale may be so small that it has lost digits, and quotients by it may be too large."""
+    """Tell whether a scale is so small that it has lost digits, so that quotients by it may be too large."""
     if scales.device.type != "cpu":
         return True  # a look would wait for the device
     return bool((scales < torch.finfo(torch.float32).tiny).any())
 
 
 def small_integers(values: Tensor) -> Tensor:
-    """Float32 integers in [-127, 127] as signed bytes in uint8; torch converts to int8 five times faster."""
+    """Convert float32 integers in [-127, 127] to signed bytes in uint8; torch converts to int8 five times faster."""
     return values.to(torch.int8).view(torch.uint8)

@@ -13,10 +13,19 @@ from tightgrad.core.types import GradSpec
 
 @dataclass(frozen=True)
 class ByStep(Choice):
-    """By the number of steps applied so far.
+    """Changes the codec at given numbers of applied steps.
 
     Args:
         stages: pairs of a first step and a codec, ascending; the first one starts at step 0.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.ByStep(((0, tg.codecs.IntBlock(8)), (1000, tg.codecs.IntBlock(4))))
+        >>> x = torch.ones(1024)
+        >>> [codec.payload_nbytes(GradSpec.of("weight", x, step=step)) for step in (0, 999, 1000)]
+        [1040, 1040, 528]
     """
 
     stages: tuple[tuple[int, Codec], ...]
@@ -46,9 +55,9 @@ class ByStep(Choice):
 
     @property
     def choices(self) -> tuple[Codec, ...]:
-        """All."""
+        """Return the codecs of all stages."""
         return tuple(codec for _, codec in self.stages)
 
     def choose(self, spec: GradSpec) -> Codec:
-        """The last stage that has begun."""
+        """Return the codec of the last stage that has begun at `spec.step`."""
         return next(codec for start, codec in reversed(self.stages) if spec.step >= start)

@@ -26,10 +26,20 @@ _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torc
 
 @dataclass(frozen=True)
 class Cast(Codec):
-    """Half-precision values.
+    """Sends each element as a number of half precision.
 
     Args:
         dtype: "float16", "bfloat16", or "float32", which changes nothing.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.Cast("bfloat16")
+        >>> x = torch.tensor([1.0, 0.001, -300.7])
+        >>> payload = codec.encode(x, GradSpec.of("weight", x), torch.Generator())
+        >>> payload.nbytes, codec.decode(payload).tolist()
+        (6, [1.0, 0.00099945068359375, -300.0])
     """
 
     dtype: str = "bfloat16"
@@ -50,30 +60,32 @@ class Cast(Codec):
         check_choice("dtype", self.dtype, _DTYPES)
 
     def contraction(self, numel: int) -> float:
-        """From half a unit in the last place; float16 claims nothing, since small numbers underflow."""
+        """Return the claim that follows from half a unit in the last place; 0 for float16, whose small numbers
+        underflow.
+        """
         return {"float16": 0.0, "bfloat16": 1.0 - 2.0**-16, "float32": 1.0}[self.dtype]
 
     @property
     def linear(self) -> bool:
-        """Without rounding."""
+        """Tell whether payloads may be summed: only float32, which does not round."""
         return self.dtype == "float32"
 
     def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
-        """One number an element."""
+        """Return the layout: one number an element."""
         return (TensorLayout(_DTYPES[self.dtype], spec.numel),)
 
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
-        """Round to nearest even."""
+        """Round each element to the nearest number, ties to even."""
         return Payload((flat.to(_DTYPES[self.dtype], copy=True),), spec)
 
     def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
-        """All elements at once."""
+        """Convert the elements of all tensors at once; return None if they are long."""
         if not specs or not are_short(specs):
             return None
         return torch.cat([flat.to(_DTYPES[self.dtype]) for flat in flats]).view(torch.uint8)
 
     def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor] | None:
-        """All elements at once."""
+        """Widen the elements of all tensors at once; return None if they are long."""
         if not specs or not are_short(specs):
             return None
         numels = [spec.numel for spec in specs]
@@ -82,14 +94,14 @@ class Cast(Codec):
         return [piece.to(spec.dtype) for piece, spec in zip(values.split(numels), specs, strict=True)]
 
     def decode(self, payload: Payload) -> Tensor:
-        """Widen."""
+        """Widen each number to the dtype of the spec."""
         (values,) = checked_tensors(self, payload)
         return values.to(payload.spec.dtype, copy=True)
 
     def decode_to_(self, out: Tensor, payload: Payload) -> None:
-        """Widen, into `out`."""
+        """Widen each number and write it to `out`."""
         out.copy_(checked_tensors(self, payload)[0])
 
     def add_to_(self, total: Tensor, payload: Payload) -> None:
-        """Widen and add in one pass."""
+        """Widen and add the numbers to `total` in one pass."""
         total.add_(checked_tensors(self, payload)[0])

@@ -16,70 +16,70 @@ _SCOPES = ("element", "block", "tensor", "matrix")
 
 
 class Choice(Codec):
-    """One of several codecs. Says of itself what is true of all of them."""
+    """Hands each tensor to one of several codecs. Its properties hold for every codec that may be chosen."""
 
     @property
     @abstractmethod
     def choices(self) -> tuple[Codec, ...]:
-        """All that may be chosen."""
+        """Return every codec that may be chosen."""
 
     @abstractmethod
     def choose(self, spec: GradSpec) -> Codec:
-        """The codec of this tensor: a function of its spec, and not of `spec.numel`, which a chunk changes."""
+        """Return the codec of a tensor: a function of its spec, but not of `spec.numel`, which chunks change."""
 
     @property
     def scope(self) -> str:
-        """The widest."""
+        """Return the widest scope of all choices."""
         return max((codec.scope for codec in self.choices), key=_SCOPES.index)
 
     @property
     def granularity(self) -> int:
-        """A multiple of all."""
+        """Return the least common multiple of the granularities of all choices."""
         return common_multiple(*(codec.granularity for codec in self.choices))
 
     @property
     def unbiased(self) -> bool:
-        """If all are, or are exact."""
+        """Tell whether every choice is unbiased or exact."""
         return any(codec.unbiased for codec in self.choices) and all(
             codec.unbiased or codec.linear for codec in self.choices
         )
 
     @property
     def linear(self) -> bool:
-        """If all are."""
+        """Tell whether every choice is linear."""
         return all(codec.linear for codec in self.choices)
 
     @property
     def fixed_size(self) -> bool:
-        """If all are."""
+        """Tell whether every choice has payloads of a known size."""
         return all(codec.fixed_size for codec in self.choices)
 
     @property
     def reducer(self) -> str:
-        """The one they agree on; gather takes all codecs."""
+        """Return the reducer that the choices agree on, else gather, which takes all codecs."""
         reducers = {codec.reducer for codec in self.choices if codec.reducer != "two_shot"}
         if len(reducers) > 1 or self.scope not in ("element", "block"):
             return next(iter(reducers)) if reducers == {"linear"} and self.linear else "gather"
         return next(iter(reducers), "two_shot")
 
     def contraction(self, numel: int) -> float:
-        """The smallest."""
+        """Return the smallest contraction of all choices."""
         return min(codec.contraction(numel) for codec in self.choices)
 
     def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
-        """The chosen codec's."""
+        """Return the layout of the chosen codec's payload."""
         return self.choose(spec).layout(spec)
 
     def payload_nbytes(self, spec: GradSpec) -> int | None:
-        """The chosen codec's."""
+        """Return the bytes of the chosen codec's payload; None if they depend on the data."""
         return self.choose(spec).payload_nbytes(spec)
 
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
-        """By the chosen codec."""
+        """Encode with the chosen codec."""
         return self.choose(spec).encode(flat, spec, generator)
 
     def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
-        """The tensors of each chosen codec together."""
+        """Encode the tensors of each chosen codec together; return None where one by one is as fast."""
         parts: list[Tensor | None] = [None] * len(specs)
         for codec, places in self._places(specs).items():
             message = codec.encode_together([flats[i] for i in places], [specs[i] for i in places])
@@ -91,7 +91,7 @@ class Choice(Codec):
         return torch.cat([part for part in parts if part is not None]) if parts else None
 
     def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor] | None:
-        """The tensors of each chosen codec together."""
+        """Decode the tensors of each chosen codec together; return None where one by one is as fast."""
         places_of = self._places(specs)
         if not all(codec.fixed_size for codec in places_of):
             return None
@@ -108,7 +108,7 @@ class Choice(Codec):
         return [tensor for tensor in decoded if tensor is not None]
 
     def entries_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[tuple[Tensor, Tensor]] | None:
-        """By the chosen codec, where it is the same for all tensors."""
+        """Return the entries as the chosen codec does, where it is the same for all tensors; else None."""
         chosen = list(self._places(specs))
         return chosen[0].entries_together(message, specs) if len(chosen) == 1 else None
 
@@ -119,19 +119,19 @@ class Choice(Codec):
         return places
 
     def decode(self, payload: Payload) -> Tensor:
-        """By the chosen codec."""
+        """Decode with the chosen codec."""
         return self.choose(payload.spec).decode(payload)
 
     def decode_to_(self, out: Tensor, payload: Payload) -> None:
-        """By the chosen codec."""
+        """Decode with the chosen codec, into `out`."""
         self.choose(payload.spec).decode_to_(out, payload)
 
     def add_to_(self, total: Tensor, payload: Payload) -> None:
-        """By the chosen codec."""
+        """Add the decoded payload with the chosen codec."""
         self.choose(payload.spec).add_to_(total, payload)
 
 
 def check_codec(name: str, codec: object) -> None:
-    """Raise `ConfigError` unless `codec` is one."""
+    """Raise `ConfigError` unless `codec` is a codec."""
     if not isinstance(codec, Codec):
         raise ConfigError(f"{name}={codec!r} must be a codec, such as Cast() or TopK(0.01).")

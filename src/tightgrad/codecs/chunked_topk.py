@@ -22,12 +22,21 @@ from tightgrad.core.protocols import Codec
 
 @dataclass(frozen=True)
 class ChunkedTopK(Sparse):
-    """Packed indices and values of the largest entries of each block.
+    """Keeps the largest entries of each block, and sends their packed indices and values.
 
     Args:
         block_size: elements to select from, at least 2.
         count_per_block: kept entries of each, 1 to `block_size`.
         values: codec of the kept values, of scope "element" or "block".
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.ChunkedTopK(block_size=4, count_per_block=1)
+        >>> x = torch.tensor([9.0, 8.0, 7.0, 6.0, 0.5, 0.25, -2.0, 0.0])
+        >>> codec.decode(codec.encode(x, GradSpec.of("weight", x), torch.Generator()))
+        tensor([ 9.,  0.,  0.,  0.,  0.,  0., -2.,  0.])
     """
 
     block_size: int = 4096
@@ -52,12 +61,14 @@ class ChunkedTopK(Sparse):
         check_values(self.values)
 
     def count(self, numel: int) -> int:
-        """That many of each block; of a shorter last one too, if it has them."""
+        """Return how many entries are kept: `count_per_block` of each block, also of a shorter last one if it has as
+        many.
+        """
         whole, rest = divmod(numel, self.block_size)
         return whole * self.count_per_block + min(rest, self.count_per_block)
 
     def select(self, flat: Tensor, count: int) -> Tensor:
-        """By magnitude, block by block."""
+        """Select the largest |x| of each block: ascending int64 indices."""
         found = [torch.empty(0, dtype=torch.int64, device=flat.device)]
         for start, stop in pieces(flat.numel(), self.block_size, flat.device):
             edge = stop - (stop - start) % self.block_size

@@ -28,12 +28,22 @@ from tightgrad.core.wire import checked_tensors
 
 @dataclass(frozen=True)
 class DCTTopK(Codec):
-    """Packed indices and values of the largest coefficients of each block.
+    """Keeps the largest cosine coefficients of each block, and sends their packed indices and values.
 
     Args:
         block_size: elements that are transformed together, 2 to 4096.
         count_per_block: kept coefficients of each, 1 to `block_size`.
         values: codec of the kept coefficients, of scope "element" or "block".
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.DCTTopK(block_size=8, count_per_block=1)
+        >>> x = torch.ones(8)
+        >>> payload = codec.encode(x, GradSpec.of("weight", x), torch.Generator())
+        >>> payload.nbytes, codec.decode(payload).round(decimals=2).tolist()
+        (4, [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     """
 
     block_size: int = 64
@@ -61,24 +71,24 @@ class DCTTopK(Codec):
         return ChunkedTopK(self.block_size, self.count_per_block, self.values)
 
     def contraction(self, numel: int) -> float:
-        """The transform changes no norm; zeros that fill up the last block are not kept."""
+        """Return the contraction of the selection, since the transform changes no norm; padding zeros are not kept."""
         return self._selection().contraction(self._padded(numel))
 
     def _padded(self, numel: int) -> int:
         return -(-numel // self.block_size) * self.block_size
 
     def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
-        """Of the coefficients."""
+        """Return the layout of the selected coefficients."""
         return self._selection().layout(spec.part(self._padded(spec.numel)))
 
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
-        """Transform and select."""
+        """Transform each block and select its largest coefficients."""
         blocks = torch.nn.functional.pad(flat, (0, -spec.numel % self.block_size)).view(-1, self.block_size)
         coefficients = (blocks @ dct_matrix(self.block_size, flat.device).T).view(-1)
         return Payload(self._selection().encode(coefficients, spec.part(coefficients.numel()), generator).tensors, spec)
 
     def decode(self, payload: Payload) -> Tensor:
-        """Transform back."""
+        """Transform the kept coefficients back."""
         spec = payload.spec
         coefficients = Payload(checked_tensors(self, payload), spec.part(self._padded(spec.numel)))
         entries = self._selection().entries(coefficients)
@@ -108,7 +118,7 @@ class DCTTopK(Codec):
 
 @lru_cache(maxsize=8)
 def dct_matrix(size: int, device: torch.device) -> Tensor:
-    """The orthonormal DCT-II as a matrix (size, size), float32: row k is the k-th cosine."""
+    """Return the orthonormal DCT-II as a matrix (size, size), float32: row k is the k-th cosine."""
     position = torch.arange(size, dtype=torch.float64)
     rows = torch.cos(math.pi / size * (position[None, :] + 0.5) * position[:, None])
     rows[0] *= 0.5**0.5

@@ -19,12 +19,21 @@ from tightgrad.core.types import GradSpec
 
 @dataclass(frozen=True)
 class DensityWarmup(Choice):
-    """A sparse codec that begins with a higher density.
+    """Starts a sparse codec at a higher density, which falls exponentially to the codec's own.
 
     Args:
         codec: one with a `density`: topk, random_k, sampled_threshold or stochastic_prune.
         start: density at step 0, in (0, 1].
         steps: after how many the codec's own density is reached, at least 1.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.DensityWarmup(tg.codecs.TopK(0.01), start=0.25, steps=100)
+        >>> x = torch.ones(1000)
+        >>> [round(codec.choose(GradSpec.of("weight", x, step=step)).density, 4) for step in (0, 50, 100)]
+        [0.25, 0.05, 0.01]
     """
 
     codec: Codec
@@ -53,11 +62,11 @@ class DensityWarmup(Choice):
 
     @property
     def choices(self) -> tuple[Codec, ...]:
-        """Start and end: what is in between is of the same kind."""
+        """Return the codec at the start and at the end; those in between are of the same kind."""
         return self._at(0), self.codec
 
     def choose(self, spec: GradSpec) -> Codec:
-        """The codec with this step's density."""
+        """Return the codec with the density of `spec.step`."""
         return self._at(spec.step)
 
     def _at(self, step: int) -> Codec:

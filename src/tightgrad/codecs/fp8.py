@@ -24,11 +24,21 @@ _SMALLEST_HALF = {"e4m3": 2.0**-10, "e5m2": 2.0**-17}
 
 @dataclass(frozen=True)
 class FP8(BlocksTogether):
-    """8-bit floats with one float32 scale a block.
+    """Sends each element as an 8-bit float, with one float32 scale a block.
 
     Args:
         format: "e4m3" (4 significant bits, 2^17 from smallest to largest) or "e5m2" (3 bits, 2^32).
         block_size: elements that share a scale, at least 8.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.FP8("e4m3")
+        >>> x = torch.tensor([448.0, 3.3, -0.1])
+        >>> payload = codec.encode(x, GradSpec.of("weight", x), torch.Generator())
+        >>> payload.nbytes, codec.decode(payload).tolist()
+        (7, [448.0, 3.25, -0.1015625])
     """
 
     format: str = "e4m3"
@@ -52,23 +62,23 @@ class FP8(BlocksTogether):
 
     @property
     def code_bits(self) -> int:
-        """Eight."""
+        """Return the number of bits of one float: eight."""
         return 8
 
     def contraction(self, numel: int) -> float:
-        """From half a unit in the last place, and the absolute error below the smallest normal number."""
+        """Return the claim from half a unit in the last place and the error below the smallest normal number."""
         underflow = _SMALLEST_HALF[self.format] / torch.finfo(_DTYPES[self.format]).max
         return 1.0 - _RELATIVE_ERROR[self.format] ** 2 - min(numel, self.block_size) * underflow**2
 
     def encode_blocks(self, blocks: Tensor, scratch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Scale to the range of the format and round to nearest even."""
+        """Scale each block to the range of the format and round to nearest even."""
         largest = torch.finfo(_DTYPES[self.format]).max
         scales = largest_sizes(blocks, scratch).div_(largest)
         scaled = per_block(blocks, scales, scratch).clamp_(-largest, largest)
         return scaled.to(_DTYPES[self.format]).view(torch.uint8), scales
 
     def decode_blocks_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:
-        """Widen and multiply by the scales."""
+        """Widen the floats and multiply them by the scales."""
         if out.device.type == "cpu" and self.format == "e4m3":
             # A table of all 256 numbers: five times faster than torch's conversion.
             table = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()

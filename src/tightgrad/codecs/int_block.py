@@ -23,12 +23,22 @@ ROUNDINGS = ("nearest", "stochastic")
 
 @dataclass(frozen=True)
 class IntBlock(BlocksTogether):
-    """Signed integers with one float32 scale a block.
+    """Sends each element as a signed integer of few bits, with one float32 scale a block.
 
     Args:
         bits: 8, 4 or 2 bits an element.
         block_size: elements that share a scale, at least 8.
         rounding: "nearest" (biased, smallest error) or "stochastic" (unbiased).
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.IntBlock(bits=4, block_size=8)
+        >>> x = torch.tensor([7.0, 3.2, -1.4, 0.3])
+        >>> payload = codec.encode(x, GradSpec.of("weight", x), torch.Generator())
+        >>> payload.nbytes, codec.decode(payload).tolist()
+        (6, [7.0, 3.0, -1.0, 0.0])
     """
 
     bits: int = 8
@@ -54,26 +64,26 @@ class IntBlock(BlocksTogether):
 
     @property
     def levels(self) -> int:
-        """The largest integer used: 127, 7 or 1."""
+        """Return the largest integer used: 127, 7 or 1."""
         return int(2 ** (self.bits - 1)) - 1
 
     @property
     def unbiased(self) -> bool:
-        """Stochastic rounding is."""
+        """Tell whether rounding is stochastic, which makes it unbiased."""
         return self.rounding == "stochastic"
 
     def contraction(self, numel: int) -> float:
-        """From an error of at most half a level an element; stochastic rounding errs by up to a whole one."""
+        """Return the claim from an error of half a level an element; with stochastic rounding, of a whole level."""
         half_levels = 2 * self.levels if self.rounding == "nearest" else self.levels
         return max(0.0, 1.0 - min(numel, self.block_size) / half_levels**2)
 
     @property
     def code_bits(self) -> int:
-        """As set."""
+        """Return the number of bits of one integer, as set."""
         return self.bits
 
     def encode_blocks(self, blocks: Tensor, scratch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Scale to the integer range and round."""
+        """Scale each block to the integer range and round."""
         scales = largest_sizes(blocks, scratch).div_(self.levels)
         scaled = per_block(blocks, scales, scratch)
         if self.rounding == "stochastic":
@@ -86,7 +96,7 @@ class IntBlock(BlocksTogether):
         return codes if self.bits == 8 else codes.add_(self.levels), scales
 
     def decode_blocks_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:
-        """Multiply by the scales."""
+        """Multiply the integers by the scales."""
         if self.bits == 8:
             out.copy_(codes.view(torch.int8))
         else:

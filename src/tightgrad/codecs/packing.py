@@ -12,7 +12,7 @@ from tightgrad.core.errors import PayloadError
 
 
 def packed_nbytes(numel: int, bits: int) -> int:
-    """Bytes of `numel` numbers of `bits` bits."""
+    """Return the bytes of `numel` numbers of `bits` bits."""
     return -(-numel * bits // 8)
 
 
@@ -66,17 +66,17 @@ def unpack_base3(packed: Tensor, numel: int) -> Tensor:
 
 
 def low_bits(numel: int, count: int) -> int:
-    """How many low bits of each of `count` sorted indices below `numel` are stored as they are."""
+    """Return how many low bits of each of `count` sorted indices below `numel` are stored as they are."""
     return max(0, (numel // count).bit_length() - 1) if count else 0
 
 
 def high_numel(numel: int, count: int) -> int:
-    """Length in bits of the unary part of `pack_indices`."""
+    """Return the length in bits of the unary part of `pack_indices`."""
     return count + ((numel - 1) >> low_bits(numel, count)) + 1 if count else 0
 
 
 def index_nbytes(numel: int, count: int) -> tuple[int, int]:
-    """Bytes of the two tensors of `pack_indices`."""
+    """Return the bytes of the two tensors of `pack_indices`."""
     return packed_nbytes(count, low_bits(numel, count)), packed_nbytes(high_numel(numel, count), 1)
 
 

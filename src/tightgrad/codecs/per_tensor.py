@@ -13,11 +13,19 @@ from tightgrad.core.types import GradSpec
 
 @dataclass(frozen=True)
 class PerTensor(Choice):
-    """By parameter name.
+    """Gives each group of parameters its own codec, by name.
 
     Args:
         rules: pairs of a name pattern ("embedding.*") and a codec; the first pattern that matches a name decides.
         default: the codec of all other parameters.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.PerTensor((("embedding.*", tg.codecs.TopK(0.01)),), default=tg.codecs.IntBlock(8))
+        >>> [codec.choose(GradSpec.of(name, torch.ones(2))).card.id for name in ("embedding.weight", "head.weight")]
+        ['topk', 'int_block']
     """
 
     rules: tuple[tuple[str, Codec], ...]
@@ -46,9 +54,9 @@ class PerTensor(Choice):
 
     @property
     def choices(self) -> tuple[Codec, ...]:
-        """All."""
+        """Return the codecs of all rules and the default."""
         return (*(codec for _, codec in self.rules), self.default)
 
     def choose(self, spec: GradSpec) -> Codec:
-        """The first rule that matches."""
+        """Return the codec of the first rule that matches the name."""
         return next((codec for pattern, codec in self.rules if fnmatchcase(spec.name, pattern)), self.default)

@@ -17,7 +17,9 @@ SHORT_NUMEL = 2**17
 
 
 def pieces(numel: int, multiple: int, device: torch.device, *, numel_each: int = 1) -> Iterator[tuple[int, int]]:
-    """(start, stop) of consecutive pieces of `numel` rows of `numel_each` elements, from multiples of `multiple`."""
+    """Yield (start, stop) of consecutive pieces of `numel` rows of `numel_each` elements, starting at multiples of
+    `multiple`.
+    """
     rows = PIECE_NUMEL // numel_each
     step = max(1, rows // multiple) * multiple if device.type == "cpu" else max(1, numel)
     for start in range(0, numel, step):
@@ -25,12 +27,13 @@ def pieces(numel: int, multiple: int, device: torch.device, *, numel_each: int =
 
 
 def are_short(specs: Sequence[GradSpec]) -> bool:
-    """Whether tensors are better handled together: on average, the operations cost more than the numbers."""
+    """Tell whether tensors are better handled together: on average, operations cost more than numbers."""
     return specs[0].device.type != "cpu" or sum(spec.numel for spec in specs) <= len(specs) * SHORT_NUMEL
 
 
 def uniform(numel: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Float32 numbers above 0 and below 1, odd multiples of 2^-17: a probability drawn with them is right to 2^-17.
+    """Draw float32 numbers above 0 and below 1, odd multiples of 2^-17: a probability drawn with them is right to
+    2^-17.
 
     On the CPU four of them come from one random integer, since drawing is what takes time there.
     """
@@ -42,5 +45,5 @@ def uniform(numel: int, generator: torch.Generator, device: torch.device) -> Ten
 
 
 def common_multiple(*numbers: int) -> int:
-    """The least common multiple."""
+    """Return the least common multiple of the numbers."""
     return math.lcm(*numbers)

@@ -34,13 +34,23 @@ _DENSE = -1
 
 @dataclass(frozen=True)
 class QSGD(BlockCodec):
-    """Stochastic levels of each block's norm.
+    """Rounds each element at random to one of a few levels of its block's norm, without bias.
 
     Args:
         levels: s, 1 to 127; 1 gives -1, 0, 1, and 7 fits 4 bits.
         block_size: elements that share a norm (the paper's bucket), at least 8.
         norm: "l2" (the paper's analysis) or "max" (its experiments; a smaller error, less sparse).
         coding: "packed" or "elias".
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.QSGD(levels=4)
+        >>> x = torch.tensor([3.0, 0.0, -4.0, 0.0])
+        >>> payload = codec.encode(x, GradSpec.of("weight", x), torch.Generator().manual_seed(0))
+        >>> payload.nbytes, codec.decode(payload).tolist()
+        (6, [2.5, 0.0, -3.75, 0.0])
     """
 
     levels: int = 7
@@ -68,17 +78,17 @@ class QSGD(BlockCodec):
 
     @property
     def fixed_size(self) -> bool:
-        """Packed bits are."""
+        """Tell whether payloads have a known size; those of packed bits do."""
         return self.coding == "packed"
 
     @property
     def reducer(self) -> str:
-        """Payloads of unknown size are gathered."""
+        """Return the id of the usual reducer: gather for payloads of unknown size."""
         return "two_shot" if self.fixed_size else "gather"
 
     @property
     def code_bits(self) -> int:
-        """Bits for 2 s + 1 integers."""
+        """Return the number of bits for 2 s + 1 integers."""
         return (2 * self.levels).bit_length()
 
     def encode_blocks(self, blocks: Tensor, scratch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -93,15 +103,17 @@ class QSGD(BlockCodec):
         return small_integers(scaled.clamp_(-self.levels, self.levels)).add_(self.levels), scales
 
     def decode_blocks_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:
-        """Levels times norm over s."""
+        """Multiply levels by the norm over s."""
         out.copy_(codes).sub_(self.levels).mul_(scales.div(self.levels)[:, None])
 
     def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
-        """Packed: integers and norms. Elias: one tensor of a number of non-zeros, norms, signs and an entropy code."""
+        """Return the layout: integers and norms ("packed"), or one tensor of a number of non-zeros, norms, signs and an
+        entropy code ("elias").
+        """
         return super().layout(spec) if self.fixed_size else (TensorLayout(torch.uint8, None),)
 
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
-        """Draw levels, then pack them."""
+        """Draw the levels, then pack them."""
         if self.fixed_size:
             return super().encode(flat, spec, generator)
         scales = torch.empty(self.num_blocks(spec.numel), device=flat.device)
@@ -127,18 +139,18 @@ class QSGD(BlockCodec):
         return Payload((message,), spec)
 
     def decode(self, payload: Payload) -> Tensor:
-        """Levels times norms."""
+        """Multiply the levels by the norms."""
         return super().decode(payload) if self.fixed_size else self._decode_elias(payload)
 
     def decode_to_(self, out: Tensor, payload: Payload) -> None:
-        """Levels times norms, written to `out`."""
+        """Multiply the levels by the norms, and write to `out`."""
         if self.fixed_size:
             super().decode_to_(out, payload)
         else:
             out.copy_(self._decode_elias(payload))
 
     def add_to_(self, total: Tensor, payload: Payload) -> None:
-        """Add levels times norms."""
+        """Add levels times norms to `total`."""
         if self.fixed_size:
             super().add_to_(total, payload)
         else:

@@ -30,12 +30,22 @@ _LARGEST = torch.finfo(torch.float32).max
 
 @dataclass(frozen=True)
 class RandomK(Codec):
-    """Values at indices that all ranks draw alike.
+    """Keeps random entries, the same on every rank, so that only their values are sent.
 
     Args:
         density: kept fraction of each tensor, in (0, 1]; at least one entry is kept.
         scaling: "none" for error feedback, "unbiased" multiplies what is kept by about 1 / density for use without.
         values: codec of the kept values, of scope "element" or "block"; with Cast("float32") payloads are summed.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.RandomK(density=0.5)
+        >>> x = torch.arange(1.0, 7.0)
+        >>> payload = codec.encode(x, GradSpec.of("weight", x, seed=3), torch.Generator())
+        >>> payload.nbytes, codec.decode(payload).tolist()
+        (12, [1.0, 0.0, 3.0, 0.0, 0.0, 6.0])
     """
 
     density: float
@@ -62,25 +72,25 @@ class RandomK(Codec):
 
     @property
     def unbiased(self) -> bool:
-        """If so scaled, and the values codec is unbiased or exact."""
+        """Tell whether kept values are scaled up and their codec is unbiased or exact."""
         return self.scaling == "unbiased" and (self.values.unbiased or self.values.linear)
 
     @property
     def linear(self) -> bool:
-        """If the values codec is."""
+        """Tell whether the codec of the values is linear."""
         return self.values.linear
 
     @property
     def reducer(self) -> str:
-        """Linear payloads are summed, others gathered."""
+        """Return the id of the usual reducer: linear payloads are summed, others gathered."""
         return "linear" if self.linear else "gather"
 
     def count(self, numel: int) -> int:
-        """How many of `numel` entries are kept."""
+        """Return how many of `numel` entries are kept."""
         return min(numel, max(1, round(self.density * numel)))
 
     def indices(self, spec: GradSpec) -> tuple[Tensor, Tensor]:
-        """Distinct int64 indices, and the size of the stratum that each was drawn from."""
+        """Draw distinct int64 indices; return them and the size of the stratum that each was drawn from."""
         count = self.count(spec.numel)
         edges = torch.arange(count + 1, dtype=torch.int64).mul_(spec.numel).div_(max(1, count), rounding_mode="floor")
         sizes = edges[1:] - edges[:-1]
@@ -93,11 +103,11 @@ class RandomK(Codec):
         return indices.to(spec.device), sizes.to(spec.device)
 
     def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
-        """The values' payload."""
+        """Return the layout of the payload of the values."""
         return self.values.layout(spec.part(self.count(spec.numel)))
 
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
-        """Pick and scale."""
+        """Pick the entries, scale them and encode their values."""
         indices, sizes = self.indices(spec)
         kept = flat[indices]
         if self.scaling == "unbiased":
@@ -106,7 +116,7 @@ class RandomK(Codec):
         return Payload(payload.tensors, spec)
 
     def decode(self, payload: Payload) -> Tensor:
-        """Scatter into zeros."""
+        """Scatter the values into zeros."""
         checked_tensors(self, payload)
         total = torch.zeros(payload.spec.numel, dtype=payload.spec.dtype, device=payload.spec.device)
         self.add_to_(total, payload)

@@ -25,12 +25,21 @@ _SPREAD = 2654435761  # a prime near 2^32 over the golden ratio: its multiples l
 
 @dataclass(frozen=True)
 class SampledThreshold(VariableSparse):
-    """Entries above a quantile that is estimated from a sample of the tensor.
+    """Keeps the entries above a quantile that is estimated from a sample of the tensor.
 
     Args:
         density: wanted fraction of kept entries, in (0, 1].
         num_samples: entries of the sample, at least 16; shorter tensors are taken in full.
         values: codec of the kept values, of scope "element" or "block".
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.SampledThreshold(density=0.25)
+        >>> x = torch.tensor([4.0, -3.0, 2.0, 1.0, 0.5, 0.5, 0.25, 0.0])
+        >>> codec.decode(codec.encode(x, GradSpec.of("weight", x), torch.Generator().manual_seed(0)))
+        tensor([ 4., -3.,  0.,  0.,  0.,  0.,  0.,  0.])
     """
 
     density: float
@@ -54,7 +63,7 @@ class SampledThreshold(VariableSparse):
         check_values(self.values)
 
     def select(self, flat: Tensor, generator: torch.Generator) -> Tensor:
-        """By a size that `density` of the sample reach."""
+        """Select the entries at or above the estimated quantile."""
         numel = flat.numel()
         if not numel:
             return torch.empty(0, dtype=torch.int64, device=flat.device)

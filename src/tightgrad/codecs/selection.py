@@ -11,7 +11,7 @@ LARGEST_DENSITY = 1 / 64
 
 
 def largest(flat: Tensor, count: int) -> Tensor:
-    """Ascending int64 indices of `count` entries of largest |x|. Among equal ones any, but always the same.
+    """Return ascending int64 indices of `count` entries of largest |x|. Among equal ones any, but always the same.
 
     The `count` blocks with the largest maxima hold a valid answer: an entry elsewhere is at most its block's maximum,
     hence at most each of `count` others. Finding the maxima is one pass over the tensor; the rest is small.
@@ -36,7 +36,7 @@ def largest(flat: Tensor, count: int) -> Tensor:
 
 
 def above(flat: Tensor, threshold: Tensor) -> Tensor:
-    """Ascending int64 indices of the entries with |x| >= threshold, a scalar tensor, but for zeros."""
+    """Return ascending int64 indices of the non-zero entries with |x| >= threshold, a scalar tensor."""
     found = []
     for start, stop in pieces(flat.numel(), 1, flat.device):
         sizes = flat[start:stop].abs()

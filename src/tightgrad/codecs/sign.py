@@ -22,10 +22,20 @@ from tightgrad.core.check import check_integer
 
 @dataclass(frozen=True)
 class Sign(BlockCodec):
-    """One bit an element and one float32 scale a block.
+    """Sends the sign of each element, one bit, with one float32 scale a block: the mean of |x|.
 
     Args:
         block_size: elements that share a scale, at least 8.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.Sign(block_size=8)
+        >>> x = torch.tensor([1.0, -2.0, 3.0, -6.0])
+        >>> payload = codec.encode(x, GradSpec.of("weight", x), torch.Generator())
+        >>> payload.nbytes, codec.decode(payload).tolist()
+        (5, [3.0, -3.0, 3.0, -3.0])
     """
 
     block_size: int = 1024
@@ -47,18 +57,18 @@ class Sign(BlockCodec):
 
     @property
     def code_bits(self) -> int:
-        """One."""
+        """Return the number of bits of one sign: one."""
         return 1
 
     def contraction(self, numel: int) -> float:
-        """All of a block's squared norm may lie in one element."""
+        """Return 1 / block_size: all of a block's squared norm may lie in one element."""
         return 1.0 / max(1, min(numel, self.block_size))
 
     def encode_blocks(self, blocks: Tensor, scratch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A one for a minus."""
+        """Write a one for each negative element; scales are means of |x|."""
         scales = torch.abs(blocks, out=scratch).div_(blocks.shape[1]).sum(dim=1)
         return (blocks < 0).to(torch.uint8), scales
 
     def decode_blocks_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:
-        """Plus or minus the scale."""
+        """Write plus or minus the scale."""
         out.copy_(codes).mul_(-2).add_(1).mul_(scales[:, None])

@@ -17,12 +17,21 @@ from tightgrad.core.types import GradSpec
 
 @dataclass(frozen=True)
 class SizeAdaptive(Choice):
-    """By number of elements and of dimensions.
+    """Gives large matrices one codec, and small or one-dimensional tensors another.
 
     Args:
         large: codec of tensors of at least `threshold` elements and two dimensions.
         small: codec of all others.
         threshold: a number of elements.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.SizeAdaptive(tg.codecs.TopK(0.01), threshold=1024)
+        >>> shapes = {"weight": (64, 64), "bias": (64,)}
+        >>> {name: codec.choose(GradSpec.of(name, torch.ones(shape))).card.id for name, shape in shapes.items()}
+        {'weight': 'topk', 'bias': 'cast'}
     """
 
     large: Codec
@@ -48,10 +57,10 @@ class SizeAdaptive(Choice):
 
     @property
     def choices(self) -> tuple[Codec, ...]:
-        """Both."""
+        """Return the codecs of large and of small tensors."""
         return self.small, self.large
 
     def choose(self, spec: GradSpec) -> Codec:
-        """By the shape of the whole gradient."""
+        """Return the codec for the shape of the whole gradient."""
         is_large = len(spec.shape) > 1 and math.prod(spec.shape) >= self.threshold
         return self.large if is_large else self.small

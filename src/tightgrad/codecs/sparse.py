@@ -38,25 +38,25 @@ def check_values(values: object) -> None:
 
 
 class Sparse(Codec):
-    """A number of entries that is known before the data is."""
+    """Sends a number of entries that is known beforehand: packed indices, and values encoded by another codec."""
 
     values: Codec
 
     @abstractmethod
     def count(self, numel: int) -> int:
-        """How many of `numel` entries are kept."""
+        """Return how many of `numel` entries are kept."""
 
     @abstractmethod
     def select(self, flat: Tensor, count: int) -> Tensor:
-        """Ascending int64 indices of the kept entries."""
+        """Return ascending int64 indices of the kept entries."""
 
     def contraction(self, numel: int) -> float:
-        """The largest k of n entries hold at least k / n of the squared norm."""
+        """Return k / n: the largest k of n entries hold at least that share of the squared norm."""
         count = self.count(numel)
         return self.values.contraction(count) * count / numel if numel else 1.0
 
     def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
-        """Low index bits, high index bits, then the values' payload; or all entries in float32."""
+        """Return the layout: low index bits, high index bits, then the values' payload; or all entries in float32."""
         layout = self._sparse_layout(spec)
         nbytes = sum(part.nbytes for part in layout if part.nbytes is not None)
         return layout if nbytes <= spec.dense_nbytes else (TensorLayout(spec.dtype, spec.numel),)
@@ -67,11 +67,11 @@ class Sparse(Codec):
         return indices + self.values.layout(spec.part(count))
 
     def is_dense(self, spec: GradSpec) -> bool:
-        """Whether all entries are sent, as they are."""
+        """Tell whether all entries are sent, as they are."""
         return len(self.layout(spec)) == 1
 
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
-        """Select, and pack in index order."""
+        """Select entries, and pack them in index order."""
         if self.is_dense(spec):
             return Payload((flat.clone(),), spec)
         count = self.count(spec.numel)
@@ -80,7 +80,7 @@ class Sparse(Codec):
         return Payload((*pack_indices(indices, spec.numel), *kept.tensors), spec)
 
     def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
-        """Select in each tensor, pack all together."""
+        """Select in each tensor, and pack all entries together; return None where one by one is as fast."""
         counts = self._counts_together(specs)
         if counts is None:
             return None
@@ -90,7 +90,7 @@ class Sparse(Codec):
         return pack_message(torch.cat(indices), torch.cat(kept), self.values, layout)
 
     def entries_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[tuple[Tensor, Tensor]] | None:
-        """Unpack all together."""
+        """Unpack the entries of all tensors together; return None where one by one is as fast."""
         counts = self._counts_together(specs)
         if counts is None:
             return None
@@ -104,12 +104,12 @@ class Sparse(Codec):
         return _counts_of(self, tuple((spec.numel, spec.dtype) for spec in specs))
 
     def decode(self, payload: Payload) -> Tensor:
-        """Scatter into zeros."""
+        """Scatter the values into zeros."""
         entries = self.entries(payload)
         return payload.tensors[0].clone() if entries is None else scattered(*entries, payload.spec)
 
     def decode_to_(self, out: Tensor, payload: Payload) -> None:
-        """Scatter into zeros, in `out`."""
+        """Write zeros to `out`, and scatter the values into it."""
         self.add_to_(out.zero_(), payload)
 
     def add_to_(self, total: Tensor, payload: Payload) -> None:
@@ -121,7 +121,7 @@ class Sparse(Codec):
             total.index_add_(0, *entries)
 
     def entries(self, payload: Payload) -> tuple[Tensor, Tensor] | None:
-        """Ascending indices and values; None if all entries were sent, as they are."""
+        """Return ascending indices and values; None if all entries were sent, as they are."""
         tensors = checked_tensors(self, payload)
         if self.is_dense(payload.spec):
             return None
@@ -142,31 +142,31 @@ def _counts_of(codec: Sparse, tensors: tuple[tuple[int, torch.dtype], ...]) -> t
 
 
 class VariableSparse(Codec):
-    """A number of entries that depends on the data: one tensor of count, indices and values."""
+    """Sends a number of entries that depends on the data: one tensor of count, indices and values."""
 
     values: Codec
 
     @property
     def fixed_size(self) -> bool:
-        """It is not."""
+        """Tell whether payloads have a known size; these do not."""
         return False
 
     @abstractmethod
     def select(self, flat: Tensor, generator: torch.Generator) -> Tensor:
-        """Ascending int64 indices of the kept entries."""
+        """Return ascending int64 indices of the kept entries."""
 
     def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
-        """One tensor, whose length depends on the data."""
+        """Return the layout: one tensor, whose length depends on the data."""
         return (TensorLayout(torch.uint8, None),)
 
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
-        """Select, and pack in index order."""
+        """Select entries, and pack them in index order."""
         indices = self.select(flat, generator)
         message = pack_entries(flat, indices, self.values, spec, generator)
         return Payload((or_dense(message, flat, spec),), spec)
 
     def decode(self, payload: Payload) -> Tensor:
-        """Scatter into zeros."""
+        """Scatter the values into zeros."""
         indices, values = self.entries(payload)
         return values if indices is None else scattered(indices, values, payload.spec)
 
@@ -179,7 +179,7 @@ class VariableSparse(Codec):
             total.index_add_(0, indices, values)
 
     def entries(self, payload: Payload) -> tuple[Tensor | None, Tensor]:
-        """Ascending indices and values; None instead of indices if all entries were sent, as they are."""
+        """Return ascending indices and values; None instead of indices if all entries were sent, as they are."""
         (message,) = checked_tensors(self, payload)
         dense = dense_entries(message, payload.spec)
         if dense is not None:
@@ -191,13 +191,13 @@ class VariableSparse(Codec):
 
 
 def scattered(indices: Tensor, values: Tensor, spec: GradSpec) -> Tensor:
-    """Zeros, with `values` at `indices`. Allocated last, when the payload has been found good."""
+    """Return zeros with `values` at `indices`. Memory is allocated last, when the payload has been found good."""
     total = torch.zeros(spec.numel, dtype=spec.dtype, device=spec.device)
     return total.index_add_(0, indices, values)
 
 
 def pack_entries(flat: Tensor, indices: Tensor, values: Codec, spec: GradSpec, generator: torch.Generator) -> Tensor:
-    """Count, indices, values, in bytes."""
+    """Pack count, indices and values into bytes."""
     count = indices.numel()
     kept = values.encode(flat[indices], spec.part(count), generator)
     return torch.cat(
@@ -229,14 +229,14 @@ def unpack_entries(message: Tensor, values: Codec, spec: GradSpec) -> tuple[Tens
 
 
 def or_dense(message: Tensor, flat: Tensor, spec: GradSpec) -> Tensor:
-    """The message, or all entries as they are where that takes fewer bytes."""
+    """Return the message, or all entries as they are where that takes fewer bytes."""
     if message.numel() <= COUNT_NBYTES + spec.dense_nbytes:
         return message
     return torch.cat([count_bytes(DENSE, flat.device), flat.contiguous().view(torch.uint8)])
 
 
 def dense_entries(message: Tensor, spec: GradSpec) -> Tensor | None:
-    """What `or_dense` sent in full; None if it did not."""
+    """Return what `or_dense` sent in full; None if it did not."""
     if read_count(message) != DENSE:
         return None
     if message.numel() != COUNT_NBYTES + spec.dense_nbytes:
@@ -245,12 +245,12 @@ def dense_entries(message: Tensor, spec: GradSpec) -> Tensor | None:
 
 
 def count_bytes(count: int, device: torch.device) -> Tensor:
-    """A number in 8 bytes."""
+    """Write a number into 8 bytes."""
     return torch.tensor([count], dtype=torch.int64, device=device).view(torch.uint8)
 
 
 def read_count(message: Tensor) -> int:
-    """The number that `count_bytes` wrote at the beginning.
+    """Read the number that `count_bytes` wrote at the beginning.
 
     Raises:
         PayloadError: there are not that many bytes.

@@ -24,7 +24,7 @@ KEPT_LAYOUTS = 32
 
 @dataclass(frozen=True)
 class MessageLayout:
-    """Where what lies in the message: positions of every entry's bits and bytes, over all tensors.
+    """Says where each entry's bits and bytes are in the message, over all tensors.
 
     Args:
         counts: entries of each tensor.
@@ -58,13 +58,13 @@ class MessageLayout:
 
 
 def is_supported(values: Codec) -> bool:
-    """Whether entries' values can be handled together."""
+    """Tell whether the values of all entries can be encoded together."""
     return isinstance(values, Cast) or (isinstance(values, IntBlock) and values.rounding == "nearest")
 
 
 @lru_cache(maxsize=KEPT_LAYOUTS)
 def message_layout(values: Codec, numels: tuple[int, ...], counts: tuple[int, ...]) -> MessageLayout:
-    """The layout of tensors of `numels` elements, of which `counts` entries are kept (at least one each)."""
+    """Return the layout of tensors of `numels` elements, of which `counts` entries are kept (at least one each)."""
     low_starts, high_starts, value_starts, scale_starts = [], [], [], []
     start = 0
     for numel, kept in zip(numels, counts, strict=True):
@@ -124,7 +124,7 @@ def message_layout(values: Codec, numels: tuple[int, ...], counts: tuple[int, ..
 
 
 def pack_message(indices: Tensor, entries: Tensor, values: Codec, layout: MessageLayout) -> Tensor:
-    """Indices within their tensors, ascending, int64 (k,), and float32 entries (k,), to uint8 (layout.nbytes,)."""
+    """Pack indices within tensors, ascending, int64 (k,), and float32 entries (k,) into uint8 (layout.nbytes,)."""
     stream = torch.zeros(8 * layout.nbytes, dtype=torch.uint8)
     stream[layout.high + (indices >> layout.bits)] = 1
     for chosen, positions in layout.low:

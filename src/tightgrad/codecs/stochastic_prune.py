@@ -37,11 +37,20 @@ NUM_ROUNDS = 4
 
 @dataclass(frozen=True)
 class StochasticPrune(Codec):
-    """Entries drawn by their size.
+    """Keeps entries with a probability that grows with their size, and scales them so that there is no bias.
 
     Args:
         density: expected fraction of kept entries, in (0, 1].
         values: codec of the entries that are always kept; an unbiased or exact one keeps this one unbiased.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.StochasticPrune(density=0.5)
+        >>> x = torch.tensor([8.0, 1.0, -1.0, 1.0, 1.0, -1.0])
+        >>> codec.decode(codec.encode(x, GradSpec.of("weight", x), torch.Generator().manual_seed(0)))
+        tensor([ 8.0000,  0.0000, -2.5000,  2.5000,  2.5000,  0.0000])
     """
 
     density: float
@@ -65,16 +74,16 @@ class StochasticPrune(Codec):
 
     @property
     def fixed_size(self) -> bool:
-        """It is not."""
+        """Tell whether payloads have a known size; these do not."""
         return False
 
     @property
     def unbiased(self) -> bool:
-        """If the values codec is, or is exact."""
+        """Tell whether the codec of the values is unbiased or exact."""
         return self.values.unbiased or self.values.linear
 
     def level(self, flat: Tensor) -> Tensor:
-        """The c of the equation, a float32 scalar."""
+        """Find the c of the equation: a float32 scalar."""
         sizes = flat.abs()
         largest = sizes.max()
         sizes = (sizes / torch.where(largest > 0, largest, 1.0)).double()
@@ -89,11 +98,11 @@ class StochasticPrune(Codec):
         return (level * largest.double()).float()
 
     def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
-        """One tensor, whose length depends on the draw."""
+        """Return the layout: one tensor, whose length depends on the draw."""
         return (TensorLayout(torch.uint8, None),)
 
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
-        """Entries that are always kept, then those drawn, as a level and signs."""
+        """Pack the entries that are always kept, then those drawn, as a level and signs."""
         if not spec.numel:
             return Payload((count_bytes(0, flat.device),), spec)
         level = self.level(flat)
@@ -114,7 +123,7 @@ class StochasticPrune(Codec):
         return Payload((or_dense(message, flat, spec),), spec)
 
     def decode(self, payload: Payload) -> Tensor:
-        """Scatter into zeros."""
+        """Scatter the values into zeros."""
         dense, entries = self._entries(payload)
         if dense is not None:
             return dense
@@ -125,7 +134,7 @@ class StochasticPrune(Codec):
         return total
 
     def add_to_(self, total: Tensor, payload: Payload) -> None:
-        """Add both kinds of entries."""
+        """Add both kinds of entries to `total`."""
         dense, entries = self._entries(payload)
         if dense is not None:
             total.add_(dense)

@@ -21,12 +21,22 @@ from tightgrad.core.check import check_integer, check_number
 
 @dataclass(frozen=True)
 class TernGrad(BlockCodec):
-    """-s, 0 or s, drawn without bias.
+    """Sends -s, 0 or s for each element, drawn without bias; s is the largest |x| of its block.
 
     Args:
         block_size: elements that share a scale, at least 8.
         clip_deviations: entries beyond this many standard deviations of their block are cut first (the paper: 2.5);
             None cuts nothing and keeps the codec unbiased.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.TernGrad()
+        >>> x = torch.tensor([4.0, -2.0, 0.0, 2.0, -4.0])
+        >>> payload = codec.encode(x, GradSpec.of("weight", x), torch.Generator().manual_seed(0))
+        >>> payload.nbytes, codec.decode(payload).tolist()
+        (5, [4.0, -4.0, 0.0, 0.0, -4.0])
     """
 
     block_size: int = 2048
@@ -52,24 +62,24 @@ class TernGrad(BlockCodec):
 
     @property
     def unbiased(self) -> bool:
-        """Without clipping."""
+        """Tell whether nothing is clipped, which keeps the codec unbiased."""
         return self.clip_deviations is None
 
     @property
     def code_bits(self) -> int:
-        """Two, before packing."""
+        """Return the number of bits of one digit before packing: two."""
         return 2
 
     def code_nbytes(self, numel: int) -> int:
-        """Five digits a byte."""
+        """Return the bytes of `numel` digits, five in each byte."""
         return -(-numel // 5)
 
     def pack(self, codes: Tensor) -> Tensor:
-        """Digits to bytes."""
+        """Pack digits into bytes, five in each."""
         return pack_base3(codes)
 
     def unpack(self, packed: Tensor, numel: int) -> Tensor:
-        """Bytes to digits."""
+        """Unpack `numel` digits from bytes."""
         return unpack_base3(packed, numel)
 
     def encode_blocks(self, blocks: Tensor, scratch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -85,5 +95,5 @@ class TernGrad(BlockCodec):
         return small_integers(scaled.add_(draw).floor_().clamp_(-1, 1)).add_(1), scales
 
     def decode_blocks_(self, out: Tensor, codes: Tensor, scales: Tensor) -> None:
-        """Digit times scale."""
+        """Multiply each digit by the scale."""
         out.copy_(codes).sub_(1).mul_(scales[:, None])

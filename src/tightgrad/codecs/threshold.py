@@ -22,11 +22,20 @@ from tightgrad.core.protocols import Codec
 
 @dataclass(frozen=True)
 class Threshold(VariableSparse):
-    """Entries of a given size and more.
+    """Keeps the entries whose size is at least a fixed threshold.
 
     Args:
         threshold: smallest |x| that is kept, above 0.
         values: codec of the kept values, of scope "element" or "block".
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.Threshold(1.0)
+        >>> x = torch.tensor([0.5, -2.0, 1.0, 0.25])
+        >>> codec.decode(codec.encode(x, GradSpec.of("weight", x), torch.Generator()))
+        tensor([ 0., -2.,  1.,  0.])
     """
 
     threshold: float
@@ -48,5 +57,5 @@ class Threshold(VariableSparse):
         check_values(self.values)
 
     def select(self, flat: Tensor, generator: torch.Generator) -> Tensor:
-        """By size."""
+        """Select the entries whose size is at least the threshold."""
         return above(flat, torch.tensor(self.threshold, device=flat.device))

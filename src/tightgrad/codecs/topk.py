@@ -21,11 +21,20 @@ from tightgrad.core.protocols import Codec
 
 @dataclass(frozen=True)
 class TopK(Sparse):
-    """Packed indices and values of the largest entries.
+    """Keeps the largest entries of each tensor, and sends their packed indices and values.
 
     Args:
         density: kept fraction of each tensor, in (0, 1]; at least one entry is kept.
         values: codec of the kept values, of scope "element" or "block".
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import GradSpec
+        >>> codec = tg.codecs.TopK(density=0.5)
+        >>> x = torch.tensor([3.0, -1.0, 0.5, 2.0])
+        >>> codec.decode(codec.encode(x, GradSpec.of("weight", x), torch.Generator()))
+        tensor([3., 0., 0., 2.])
     """
 
     density: float
@@ -48,9 +57,9 @@ class TopK(Sparse):
         check_values(self.values)
 
     def count(self, numel: int) -> int:
-        """How many of `numel` entries are kept."""
+        """Return how many of `numel` entries are kept."""
         return min(numel, max(1, round(self.density * numel)))
 
     def select(self, flat: Tensor, count: int) -> Tensor:
-        """By magnitude."""
+        """Select the entries of largest size: ascending int64 indices."""
         return largest(flat, count)
