@@ -33,13 +33,26 @@ COUNT = Slot("adagc_count", across_ranks="equal", of_model=True, shape=(), dtype
 
 @dataclass(frozen=True)
 class AdaGC(Clipper):
-    """A bound for each tensor, from its own history.
+    """Clips each tensor to a bound that follows its own past norms.
 
     Args:
         relative: how far above its moving average a norm may lie, at least 1.
         beta: how much of the moving average stays at each step, in [0, 1).
         warmup_steps: steps with one global bound, at least 1.
         max_norm: that bound, above 0.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> clipper, state = tg.clip.AdaGC(relative=1.05, warmup_steps=1), {}
+        >>> for size in (1.0, 1.0, 10.0):
+        ...     grads = {"weight": torch.tensor([0.6, 0.8]) * size}
+        ...     clipped = clipper.clip_(grads, {}, tg.get_total_norm, state)
+        ...     state = clipped.state
+        ...     print(round(float(clipped.total_norm), 3), round(float(tg.get_total_norm(grads.values())), 3))
+        1.0 1.0
+        1.0 1.0
+        10.0 1.05
     """
 
     relative: float = 1.05

@@ -30,13 +30,23 @@ from tightgrad.core.types import Clipped, Grads, State
 
 @dataclass(frozen=True)
 class AGC(Clipper):
-    """A limit on the ratio of gradient to weight, for each unit.
+    """Limits the ratio of gradient to weight for each unit (row or filter).
 
     Args:
         clip_factor: the largest ratio that passes, above 0.
         eps: the weight norm that units of smaller norm are taken to have, above 0.
         unit_axis: the axis that counts units: 0 for torch's linear and convolution weights (1 for transposed ones).
         exclude: patterns of parameter names ("head.*") that are not clipped.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0], [30.0, 40.0]]))
+        >>> grads = {"weight": torch.tensor([[0.3, 0.4], [0.3, 0.4]])}
+        >>> clipped = tg.clip.AGC(clip_factor=0.01).clip_(grads, {"weight": weight}, tg.get_total_norm, {})
+        >>> grads["weight"]
+        tensor([[0.0300, 0.0400],
+                [0.3000, 0.4000]])
     """
 
     clip_factor: float = 0.01

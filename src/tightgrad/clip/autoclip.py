@@ -26,7 +26,7 @@ COUNT = Slot("autoclip_count", across_ranks="equal", of_model=True, shape=(), dt
 
 @dataclass(frozen=True)
 class AutoClip(OneFactorClipper):
-    """A percentile of past norms as the bound.
+    """Clips to a percentile of the norms seen so far.
 
     Args:
         percentile: of the history, the current norm included, in (0, 100].
@@ -34,6 +34,19 @@ class AutoClip(OneFactorClipper):
         warmup_steps: steps that only fill the history, at least 0.
         fold: "auto" hands the factor to torch's own fused Adam, AdamW, SGD and Adagrad, and multiplies the gradients
             where another `step()` or a step pre-hook looks at them first; "on" insists on it, "off" multiplies always.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> clipper, state = tg.clip.AutoClip(percentile=50), {}
+        >>> for size in (1.0, 2.0, 30.0):
+        ...     grads = {"weight": torch.tensor([0.6, 0.8]) * size}
+        ...     clipped = clipper.clip_(grads, {}, tg.get_total_norm, state)
+        ...     state = clipped.state
+        ...     print(round(float(clipped.total_norm), 3), round(float(tg.get_total_norm(grads.values())), 3))
+        1.0 1.0
+        2.0 1.5
+        30.0 2.0
     """
 
     percentile: float = 10.0
@@ -61,7 +74,7 @@ class AutoClip(OneFactorClipper):
         object.__setattr__(self, "slots", (replace(NORMS, shape=(self.history,)), COUNT))
 
     def factor(self, grads: Grads, norm: GradNorm, state: State) -> Clipped:
-        """Remember the norm, then clip to the percentile."""
+        """Remember the norm, then find the factor that clips to the percentile."""
         before = norm(list(grads.values()))
         norms, count = self._remembered(before, state)
         bound = torch.nanquantile(norms, self.percentile / 100)

@@ -30,13 +30,13 @@ Floats: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.float32]]"
 
 @cache
 def has_steady_dot() -> bool:
-    """Whether numpy has `vecdot` (from 2.0 on) and calls OpenBLAS, as its packages for Linux and Windows do."""
+    """Tell whether numpy has `vecdot` (from 2.0 on) and calls OpenBLAS, as its packages for Linux and Windows do."""
     built_with = np.show_config(mode="dicts").get("Build Dependencies", {})
     return hasattr(np, "vecdot") and "openblas" in str(built_with.get("blas", {}).get("name"))
 
 
 def sum_of_squares(tensors: Sequence[Tensor]) -> float:
-    """The sum over all elements of all tensors. Only where `has_steady_dot()`.
+    """Sum the squares of all elements of all tensors. Only where `has_steady_dot()`.
 
     Args:
         tensors: contiguous float32 tensors on the CPU.

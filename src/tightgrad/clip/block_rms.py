@@ -23,10 +23,18 @@ from tightgrad.core.types import Clipped, Grads, State
 
 @dataclass(frozen=True)
 class BlockRMS(Clipper):
-    """A limit on the root mean square of each parameter's gradient; a complex entry counts by its modulus.
+    """Limits the root mean square of each parameter's gradient; a complex entry counts by its modulus.
 
     Args:
         max_rms: the largest root mean square that passes, above 0.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> grads = {"small": torch.tensor([0.3, -0.3]), "large": torch.tensor([3.0, -3.0, 3.0])}
+        >>> clipped = tg.clip.BlockRMS(1.0).clip_(grads, {}, tg.get_total_norm, {})
+        >>> grads
+        {'small': tensor([ 0.3000, -0.3000]), 'large': tensor([ 1., -1.,  1.])}
     """
 
     max_rms: float

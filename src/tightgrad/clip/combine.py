@@ -28,10 +28,19 @@ def _named_state(owner: str, state: State) -> State:
 
 @dataclass(frozen=True)
 class Chain(Clipper):
-    """Several clippers in order.
+    """Applies several clippers in order.
 
     Args:
         clippers: at least one.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> grads = {"weight": torch.tensor([30.0, 4.0])}
+        >>> clipper = tg.clip.Chain((tg.clip.Value(3.0), tg.clip.GlobalNorm(1.0)))
+        >>> clipped = clipper.clip_(grads, {}, tg.get_total_norm, {})
+        >>> [round(value, 4) for value in grads["weight"].tolist()]
+        [0.7071, 0.7071]
     """
 
     clippers: tuple[Clipper, ...]
@@ -54,7 +63,7 @@ class Chain(Clipper):
         object.__setattr__(self, "slots", tuple(slots))
 
     def clip_(self, grads: Grads, params: Mapping[str, nn.Parameter], norm: GradNorm, state: State) -> Clipped:
-        """Clip in order; the norm is the one before the first."""
+        """Apply the clippers in order; the norm is the one before the first."""
         before = norm(list(grads.values()))
         coefficient = torch.ones_like(before)
         update: dict[str, Mapping[str, torch.Tensor]] = {}
@@ -67,12 +76,21 @@ class Chain(Clipper):
 
 @dataclass(frozen=True)
 class ByName(Clipper):
-    """Each group of parameters with its own clipper and its own norm.
+    """Clips each group of parameters with its own clipper and its own norm.
 
     Args:
         rules: pairs of a name pattern ("embedding.*") and a clipper (None leaves the group alone); the first pattern
             that matches a name decides.
         default: the clipper of all other parameters, as one group; None leaves them alone.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> grads = {"head.weight": torch.tensor([3.0, 4.0]), "body.weight": torch.tensor([6.0, 8.0])}
+        >>> clipper = tg.clip.ByName((("head.*", None),), default=tg.clip.GlobalNorm(5.0))
+        >>> clipped = clipper.clip_(grads, {}, tg.get_total_norm, {})
+        >>> grads
+        {'head.weight': tensor([3., 4.]), 'body.weight': tensor([3., 4.])}
     """
 
     rules: tuple[tuple[str, Clipper | None], ...]

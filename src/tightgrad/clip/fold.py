@@ -32,12 +32,12 @@ Fold: TypeAlias = Callable[[Grads, Tensor], Tensor | None]
 
 
 def multiplied(grads: Grads, coefficient: Tensor) -> None:
-    """The `Fold` that never hands a factor on: multiply in place."""
+    """Multiply the gradients in place: the `Fold` that never hands a factor on."""
     scale_(grads.values(), coefficient)
 
 
 def folding(clipper: Clipper | None, optimizer: torch.optim.Optimizer) -> Fold:
-    """How `clipper`, as it is set, gives its factor to `optimizer`.
+    """Choose how `clipper`, as it is set, gives its factor to `optimizer`.
 
     "auto" and "on" fold wherever it can, asked at each step: measured on the CPU, clip and step then take 0.7 (AdamW)
     to 0.9 (Adagrad) of the time, and on any device a read and a write of all gradients less.
@@ -68,17 +68,17 @@ def folding(clipper: Clipper | None, optimizer: torch.optim.Optimizer) -> Fold:
 
 
 def obstacle(optimizer: torch.optim.Optimizer) -> str | None:
-    """Say why the optimizer cannot be handed a factor, as it is now; None if it can."""
+    """Name the reason why the optimizer cannot be handed a factor, as it is now; return None if it can."""
     return reader_of_gradients(optimizer) or no_kernel(optimizer)
 
 
 def can_fold(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the optimizer can be handed a factor, as it is now."""
+    """Tell whether the optimizer can be handed a factor, as it is now."""
     return obstacle(optimizer) is None
 
 
 def no_kernel(optimizer: torch.optim.Optimizer) -> str | None:
-    """Say why a fused kernel would not take a factor; None if it does. The same on every rank."""
+    """Name the reason why a fused kernel would not take a factor; return None if it does. The same on every rank."""
     for group in optimizer.param_groups:
         if not group.get("fused"):
             return f"this {type(optimizer).__name__} is not fused"
@@ -106,7 +106,7 @@ def divide_(grads: Iterable[Tensor], coefficient: Tensor) -> None:
 def folded(
     optimizer: torch.optim.Optimizer, coefficient: Tensor | None, found_inf: Tensor | None = None
 ) -> Iterator[None]:
-    """Within, `optimizer.step()` (or `scaler.step(optimizer)`) multiplies gradients by `coefficient`.
+    """Let `optimizer.step()` (or `scaler.step(optimizer)`) multiply gradients by `coefficient` within the block.
 
     Args:
         optimizer: one that `can_fold`.

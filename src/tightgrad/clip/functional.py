@@ -61,6 +61,16 @@ def clip_grad_norm_(
         RuntimeError: the norm is not finite and `error_if_nonfinite` is set.
         ConfigError: a setting is out of its bounds.
         UnsupportedError: a DTensor whose placement is not Replicate, Shard, _StridedShard or `Partial("sum")`.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
+        >>> weight.grad = torch.tensor([3.0, 4.0])
+        >>> tg.clip_grad_norm_([weight], max_norm=1.0)
+        tensor(5.)
+        >>> [round(value, 4) for value in weight.grad.tolist()]
+        [0.6, 0.8]
     """
     check_number("max_norm", max_norm, low=0.0)
     check_choice("compat", compat, ("exact", "torch"))
@@ -102,6 +112,15 @@ def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | Non
     Raises:
         ConfigError: `clip_value` is out of its bounds.
         UnsupportedError: a DTensor whose placement is not Replicate, Shard, _StridedShard or `Partial("sum")`.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
+        >>> weight.grad = torch.tensor([0.3, -4.0])
+        >>> tg.clip_grad_value_([weight], clip_value=1.0)
+        >>> weight.grad
+        tensor([ 0.3000, -1.0000])
     """
     check_number("clip_value", clip_value, low=0.0)
     clamp_([grad for parameter in _listed(parameters) if (grad := parameter.grad) is not None], float(clip_value))
@@ -111,7 +130,7 @@ def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | Non
 def get_total_norm(
     tensors: Tensors, norm_type: float = 2.0, error_if_nonfinite: bool = False, foreach: bool | None = None
 ) -> Tensor:
-    """The norm over all elements of all tensors. Collective when they are DTensors: every rank must call it.
+    """Return the norm over all elements of all tensors. Collective when they are DTensors: every rank must call it.
 
     Args:
         tensors: one tensor or several, plain, sparse or DTensor; each storage counts once, and a complex entry by its
@@ -127,6 +146,12 @@ def get_total_norm(
         RuntimeError: the norm is not finite and `error_if_nonfinite` is set.
         ConfigError: `norm_type` is out of its bounds.
         UnsupportedError: a DTensor whose placement is not Replicate, Shard, _StridedShard or `Partial("sum")`.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> tg.get_total_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
+        tensor(5.)
     """
     listed = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     norm = exact_norm(listed, float(norm_type))

@@ -19,7 +19,7 @@ from tightgrad.core.types import Clipped, Grads, State
 
 @dataclass(frozen=True)
 class GlobalNorm(OneFactorClipper):
-    """One factor for all gradients.
+    """Multiplies all gradients by one factor, so that their common norm is at most `max_norm`.
 
     Args:
         max_norm: the largest norm that passes, above 0; inf measures without changing anything.
@@ -27,6 +27,14 @@ class GlobalNorm(OneFactorClipper):
         compat: "exact", or "torch" for max_norm / (norm + 1e-6).
         fold: "auto" hands the factor to torch's own fused Adam, AdamW, SGD and Adagrad, and multiplies the gradients
             where another `step()` or a step pre-hook looks at them first; "on" insists on it, "off" multiplies always.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> grads = {"weight": torch.tensor([6.0, 0.0]), "bias": torch.tensor([8.0])}
+        >>> clipped = tg.clip.GlobalNorm(5.0).clip_(grads, {}, tg.get_total_norm, {})
+        >>> grads, float(clipped.total_norm), float(clipped.clip_coef)
+        ({'weight': tensor([3., 0.]), 'bias': tensor([4.])}, 10.0, 0.5)
     """
 
     max_norm: float
@@ -51,6 +59,6 @@ class GlobalNorm(OneFactorClipper):
         check_choice("fold", self.fold, FOLDS)
 
     def factor(self, grads: Grads, norm: GradNorm, state: State) -> Clipped:
-        """One norm, one factor."""
+        """Find one norm and one factor for all gradients."""
         before = norm(list(grads.values()), self.norm_type)
         return Clipped(before, clip_coefficient(before, self.max_norm, self.compat))

@@ -34,25 +34,25 @@ WIDE = (torch.float64, torch.complex128)
 
 
 def local_norm(tensors: list[Tensor], norm_type: float) -> Tensor:
-    """The norm over plain tensors, at least one, of one device: a float64 scalar there."""
+    """Return the norm over plain tensors, at least one, of one device: a float64 scalar there."""
     if norm_type in (1.0, 2.0) and tensors[0].is_cpu:
         return torch.tensor(host_norm(tensors, norm_type), dtype=torch.float64, device="cpu")
     return combined(_norms_in_float64(tensors, norm_type), norm_type, widest(tensors))
 
 
 def widest(tensors: Iterable[Tensor]) -> torch.dtype:
-    """float64 if any tensor has float64's range, else float32."""
+    """Return float64 if any tensor has float64's range, else float32."""
     dtypes = {tensor.dtype for tensor in tensors}
     return torch.float32 if dtypes.isdisjoint(WIDE) else torch.float64
 
 
 def powers_fit(norm_type: float, dtype: torch.dtype) -> bool:
-    """Whether |x|^p of any numbers of `dtype`, and sums of them, fit into float64."""
+    """Tell whether |x|^p of any numbers of `dtype`, and sums of them, fit into float64."""
     return norm_type in (0.0, 1.0) or (norm_type <= LARGEST_PLAIN_POWER and dtype not in WIDE)
 
 
 def host_norm(tensors: list[Tensor], norm_type: float) -> float:
-    """The norm over plain tensors on the CPU, at least one; `norm_type` is 1 or 2."""
+    """Return the norm over plain tensors on the CPU, at least one; `norm_type` is 1 or 2."""
     numel = sum(map(Tensor.numel, tensors))
     if numel > NUMEL_OF_NO_HURRY:
         norm = _norm_from_float32_sums(tensors, norm_type)
@@ -62,7 +62,7 @@ def host_norm(tensors: list[Tensor], norm_type: float) -> float:
 
 
 def local_norms(tensors: list[Tensor], norm_type: float) -> Tensor:
-    """The norm of each plain tensor of one device: float64, shape (len(tensors),)."""
+    """Return the norm of each plain tensor of one device: float64, shape (len(tensors),)."""
     numel = sum(tensor.numel() for tensor in tensors)
     if tensors[0].device.type != "cpu" or norm_type not in (1.0, 2.0) or numel <= NUMEL_OF_NO_HURRY:
         return _norms_in_float64(tensors, norm_type)
@@ -148,7 +148,7 @@ def _row_norms(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def combined(norms: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
-    """The norm of the norms (float64, 1-D) of tensors of `dtype`."""
+    """Return the norm of the norms (float64, 1-D) of tensors of `dtype`."""
     if norm_type == 0:
         return norms.sum()
     if math.isinf(norm_type) or powers_fit(norm_type, dtype):

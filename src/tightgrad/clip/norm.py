@@ -27,7 +27,8 @@ LARGEST = torch.finfo(torch.float32).max
 
 
 def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0, *, is_void: bool = False) -> Tensor:
-    """(sum |x|^p)^(1/p) over all elements of all tensors; p = inf is the largest |x|, p = 0 the count of non-zeros.
+    """Return (sum |x|^p)^(1/p) over all elements of all tensors; p = inf is the largest |x|, p = 0 the count of
+    non-zeros.
 
     Collective for DTensors: every rank of their meshes must call it with the same tensors in the same order.
 
@@ -49,7 +50,7 @@ def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0, *, is_void: bo
 
 
 def exact_norm(tensors: Sequence[Tensor], norm_type: float = 2.0, *, is_void: bool = False) -> Tensor:
-    """`total_norm` in float64, so that it is finite wherever all elements are finite float32 numbers."""
+    """Return `total_norm` in float64, so that it is finite wherever all elements are finite float32 numbers."""
     _check(norm_type)
     if tensors and are_distinct_and_plain_on_cpu(tensors):
         return _on_cpu(math.nan if is_void else plain_norm(list(tensors), norm_type))
@@ -72,18 +73,20 @@ def exact_norm(tensors: Sequence[Tensor], norm_type: float = 2.0, *, is_void: bo
 
 
 def plain_norm(kept: list[Tensor], norm_type: float = 2.0) -> float:
-    """The norm of tensors, at least one, that are known to be distinct, dense and on this process's CPU."""
+    """Return the norm of tensors, at least one, that are known to be distinct, dense and on this process's CPU."""
     _check(norm_type)
     return host_norm(kept, norm_type) if norm_type in (1.0, 2.0) else float(local_norm(kept, norm_type))
 
 
 def narrowed(norm: Tensor, tensors: Iterable[Tensor]) -> Tensor:
-    """A float64 norm as users get it: float64 if any of the tensors is, else float32, inf if too large for that."""
+    """Convert a float64 norm to what users get: float64 if any of the tensors is, else float32, inf if too large for
+    that.
+    """
     return norm if widest(tensors) is torch.float64 else norm.float()
 
 
 def as_scalar(norm: float, tensors: Iterable[Tensor]) -> Tensor:
-    """`narrowed` of a norm on the CPU that is known as a number."""
+    """Return `narrowed` of a norm on the CPU that is known as a number."""
     dtype = widest(tensors)
     return _on_cpu(math.inf if dtype is torch.float32 and norm > LARGEST else norm, dtype)
 
@@ -104,8 +107,8 @@ def _on_cpu(value: float, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
-    """The norm of each tensor: shape (len(tensors),), on the first tensor's device, the same on every rank; float64 if
-    any tensor is, else float32.
+    """Return the norm of each tensor: shape (len(tensors),), on the first tensor's device, the same on every rank;
+    float64 if any tensor is, else float32.
 
     Collective for sharded tensors, like `total_norm`: one small all-reduce for each set of mesh axes.
     """
@@ -113,7 +116,7 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
 
 
 def exact_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
-    """`tensor_norms` in float64."""
+    """Return `tensor_norms` in float64."""
     _check(norm_type)
     if not tensors:
         return torch.zeros(0, dtype=torch.float64)
@@ -132,7 +135,7 @@ def exact_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
 
 
 def unit_norms(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """2-norms over `dims` (kept, with length 1) of this rank's part of the tensor: float64.
+    """Return 2-norms over `dims` (kept, with length 1) of this rank's part of the tensor: float64.
 
     Collective if the tensor is sharded along one of `dims`, or `Partial("sum")`. Units are then summed over shards;
     along other dimensions each rank has the units of its own part. On the CPU norms below 1e-18 may come out too small.

@@ -16,7 +16,7 @@ FOLDS = ("auto", "on", "off")
 
 
 def clip_coefficient(norm: Tensor, max_norm: float | Tensor, compat: str = "exact") -> Tensor:
-    """min(1, max_norm / norm) as a scalar of the norm's dtype, with 0 / 0 = 1; NaN if the norm is NaN."""
+    """Return min(1, max_norm / norm) as a scalar of the norm's dtype, with 0 / 0 = 1; NaN if the norm is NaN."""
     if isinstance(max_norm, float | int) and math.isinf(max_norm):
         return torch.ones_like(norm)
     if compat == "torch":
@@ -25,7 +25,7 @@ def clip_coefficient(norm: Tensor, max_norm: float | Tensor, compat: str = "exac
 
 
 def plain_coefficient(norm: float, max_norm: float, compat: str = "exact") -> float:
-    """`clip_coefficient` of a norm that the host knows: on the CPU that saves half a dozen small operators."""
+    """Return `clip_coefficient` of a norm that the host knows: on the CPU that saves half a dozen small operators."""
     if math.isinf(max_norm):
         return 1.0
     if compat == "torch":

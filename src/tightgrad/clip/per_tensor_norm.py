@@ -39,10 +39,18 @@ def scale_tensors_(tensors: Sequence[Tensor], norms: Tensor, coefficients: Tenso
 
 @dataclass(frozen=True)
 class PerTensorNorm(Clipper):
-    """A limit on the norm of each parameter's gradient.
+    """Limits the norm of each parameter's gradient by itself.
 
     Args:
         max_norm: the largest 2-norm of one gradient that passes, above 0.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> grads = {"weight": torch.tensor([3.0, 4.0]), "bias": torch.tensor([0.5])}
+        >>> clipped = tg.clip.PerTensorNorm(2.5).clip_(grads, {}, tg.get_total_norm, {})
+        >>> grads
+        {'weight': tensor([1.5000, 2.0000]), 'bias': tensor([0.5000])}
     """
 
     max_norm: float

@@ -21,7 +21,7 @@ CACHED_NUMEL = 2**22
 
 
 def distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The tensors in order, each storage once (tied parameters share theirs), without empty ones of one rank."""
+    """List the tensors in order, each storage once (tied parameters share theirs), without empty ones of one rank."""
     seen: set[tuple[int, int]] = set()
     kept = []
     for tensor in tensors:
@@ -40,7 +40,7 @@ def _place(tensor: Tensor, values: Tensor) -> tuple[int, int]:
 
 
 def are_distinct_and_plain_on_cpu(tensors: Iterable[Tensor]) -> bool:
-    """Whether no two share memory and `are_plain_on_cpu`, in one look."""
+    """Tell whether no two share memory and `are_plain_on_cpu`, in one look."""
     seen = set()
     for tensor in tensors:
         if type(tensor) is not Tensor or not tensor.is_cpu or tensor.layout is not torch.strided:
@@ -53,7 +53,7 @@ def are_distinct_and_plain_on_cpu(tensors: Iterable[Tensor]) -> bool:
 
 
 def are_plain_on_cpu(tensors: Iterable[Tensor]) -> bool:
-    """Whether all are dense and lie wholly in this process's memory: the case that must not cost anything."""
+    """Tell whether all are dense and lie wholly in this process's memory: the case that must not cost anything."""
     for tensor in tensors:
         if type(tensor) is not Tensor or not tensor.is_cpu or tensor.layout is not torch.strided:
             return False
@@ -61,8 +61,8 @@ def are_plain_on_cpu(tensors: Iterable[Tensor]) -> bool:
 
 
 def stored(tensor: Tensor) -> Tensor:
-    """The numbers that this rank holds, sharing memory, but for their signs: a DTensor's local part, a sparse tensor's
-    values, of `Partial("sum")` this rank's summand.
+    """Return the numbers that this rank holds, sharing memory, but for their signs: a DTensor's local part, a sparse
+    tensor's values, of `Partial("sum")` this rank's summand.
 
     Raises:
         UnsupportedError: a DTensor whose placement is not known.
@@ -73,8 +73,8 @@ def stored(tensor: Tensor) -> Tensor:
 
 
 def counted(tensor: Tensor) -> Tensor:
-    """The numbers that make this rank's part of the norm: as `stored`, with duplicate sparse indices added up, and
-    `Partial("sum")` summed over ranks. Collective if it is that.
+    """Return the numbers that make this rank's part of the norm: as `stored`, with duplicate sparse indices added up,
+    and `Partial("sum")` summed over ranks. Collective if it is that.
     """
     if tensor.is_sparse:
         return tensor.coalesce()._values()
@@ -104,7 +104,7 @@ def gather_summands_(tensors: Iterable[Tensor]) -> None:
 
 
 def placed_as(tensor: Tensor, like: Tensor) -> Tensor:
-    """`tensor`, cut as `like` is, or as that would be once summed. Collective if they are not cut alike already.
+    """Return `tensor`, cut as `like` is, or as that would be once summed. Collective unless they are cut alike.
 
     Raises:
         UnsupportedError: they are on different meshes, or only one is a DTensor.
@@ -140,12 +140,12 @@ def _as_in_memory(values: Tensor) -> Tensor:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether it is no DTensor."""
+    """Tell whether a tensor is no DTensor."""
     return not is_dtensor(tensor)
 
 
 def counted_by_axes(tensors: Iterable[Tensor]) -> dict[Axes, list[Tensor]]:
-    """What `counted` gives of `distinct` tensors, by their `shard_axes`, in one look. Collective if any is
+    """Group what `counted` gives of `distinct` tensors by their `shard_axes`, in one look. Collective if any is
     `Partial("sum")`.
 
     Raises:
@@ -201,7 +201,7 @@ def _is_one(coefficient: Tensor) -> bool:
 
 
 def scale_distinct_(kept: list[Tensor], coefficient: Tensor) -> None:
-    """`scale_` for tensors that are known to be distinct."""
+    """Scale tensors as `scale_` does, when they are known to be distinct."""
     if _is_one(coefficient):
         return
     if coefficient.is_cpu and are_plain_on_cpu(kept):

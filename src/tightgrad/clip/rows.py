@@ -18,7 +18,7 @@ NATURAL_NUMEL = 2**18
 
 
 def row_norms(tensors: Sequence[Tensor]) -> Tensor:
-    """The norms of rows that make up all tensors: float32, one dimension.
+    """Return the norms of rows that make up all tensors: float32, one dimension.
 
     Args:
         tensors: contiguous float32 tensors on the CPU.
@@ -52,6 +52,6 @@ def row_norms(tensors: Sequence[Tensor]) -> Tensor:
 
 @cache
 def row_numel(numel: int) -> int:
-    """The longest row that fits into `numel` without a rest, since that costs a call."""
+    """Return the longest row that fits into `numel` without a rest, since that costs a call."""
     fitting = (width for width in range(LONGEST_ROW, SHORTEST_ROW - 1, -1) if numel % width == 0)
     return next(fitting, LONGEST_ROW)

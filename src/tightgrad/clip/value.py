@@ -22,10 +22,18 @@ from tightgrad.core.types import Clipped, Grads, State
 
 @dataclass(frozen=True)
 class Value(Clipper):
-    """A limit on every entry; of a complex one on its real and its imaginary part.
+    """Limits every entry; of a complex one its real and its imaginary part.
 
     Args:
         max_value: the largest absolute value that passes, above 0; inf measures without changing anything.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> grads = {"weight": torch.tensor([0.5, -30.0, float("nan")])}
+        >>> clipped = tg.clip.Value(1.0).clip_(grads, {}, tg.get_total_norm, {})
+        >>> grads["weight"]
+        tensor([ 0.5000, -1.0000,     nan])
     """
 
     max_value: float
@@ -44,7 +52,7 @@ class Value(Clipper):
         check_number("max_value", self.max_value, above=0.0)
 
     def clip_(self, grads: Grads, params: Mapping[str, nn.Parameter], norm: GradNorm, state: State) -> Clipped:
-        """Clamp every entry. NaN stays NaN."""
+        """Clamp every entry to [-max_value, max_value]. NaN stays NaN."""
         before = norm(list(grads.values()))
         clamp_(grads.values(), self.max_value)
         after = norm(list(grads.values()))

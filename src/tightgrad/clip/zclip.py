@@ -35,7 +35,7 @@ EPS = 1e-6
 
 @dataclass(frozen=True)
 class ZClip(OneFactorClipper):
-    """A bound on the z-score of the norm.
+    """Brings back a norm that is far above its running mean.
 
     Args:
         z_threshold: the z-score above which a norm is clipped, above 0.
@@ -45,6 +45,17 @@ class ZClip(OneFactorClipper):
         max_norm: a bound that holds always, above 0; inf is none.
         fold: "auto" hands the factor to torch's own fused Adam, AdamW, SGD and Adagrad, and multiplies the gradients
             where another `step()` or a step pre-hook looks at them first; "on" insists on it, "off" multiplies always.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> clipper, state = tg.clip.ZClip(warmup_steps=4), {}
+        >>> for size in (1.0, 1.1, 0.9, 1.0, 50.0):
+        ...     grads = {"weight": torch.tensor([0.6, 0.8]) * size}
+        ...     clipped = clipper.clip_(grads, {}, tg.get_total_norm, state)
+        ...     state = clipped.state
+        >>> float(clipped.total_norm), float(tg.get_total_norm(grads.values())) < 1.2
+        (50.0, True)
     """
 
     z_threshold: float = 2.5
@@ -76,7 +87,7 @@ class ZClip(OneFactorClipper):
         check_choice("fold", self.fold, FOLDS)
 
     def factor(self, grads: Grads, norm: GradNorm, state: State) -> Clipped:
-        """Clip a spike, then learn the norm as clipped."""
+        """Find the factor that clips a spike, then learn the norm as clipped."""
         before = norm(list(grads.values()))
         statistics = state.get(STATISTICS.name, {}).get(MODEL)
         if statistics is None:

@@ -10,12 +10,12 @@ _OF_SENDER, _OF_RECEIVER = 2, 1
 
 
 def of_messages(sent: int, received: int) -> int:
-    """Bytes of frames that a rank sends for messages that it sends and receives."""
+    """Return the bytes of frames that a rank sends for messages that it sends and receives."""
     return FRAME_NBYTES * (_OF_SENDER * sent + _OF_RECEIVER * received)
 
 
 def of_all_reduce(numel: int, world_size: int) -> int:
-    """Of a ring over up to two segments a rank, which goes around twice; rounded up to whole bytes."""
+    """Return the frames' bytes of a ring over up to two segments a rank, which goes around twice; rounded up."""
     if not numel:
         return 0
     segments = -(-numel // -(-numel // (2 * world_size)))
@@ -23,16 +23,16 @@ def of_all_reduce(numel: int, world_size: int) -> int:
 
 
 def of_all_gather(world_size: int) -> int:
-    """Of a ring that passes each rank's tensor in two halves."""
+    """Return the frames' bytes of a ring that passes each rank's tensor in two halves."""
     messages = 2 * (world_size - 1)
     return of_messages(messages, messages)
 
 
 def of_all_to_all(world_size: int) -> int:
-    """Of one message to each other rank."""
+    """Return the frames' bytes of one message to each other rank."""
     return of_messages(world_size - 1, world_size - 1)
 
 
 def of_broadcast(world_size: int, *, is_source: bool) -> int:
-    """Of one message to each other rank, counted as if the source sent them all."""
+    """Return the frames' bytes of one message to each other rank, counted as if the source sent them all."""
     return of_messages(world_size - 1, 0) if is_source else of_messages(0, 1)

@@ -15,7 +15,7 @@ PIECE_NBYTES = 2**18
 
 
 def are_large(sent: Tensor, received: Tensor) -> bool:
-    """Whether pieces are worth it; the same answer on both ranks, since what one sends the other receives."""
+    """Tell whether pieces are worth it; the same answer on both ranks, since what one sends the other receives."""
     return sent.is_cpu and max(_nbytes(sent), _nbytes(received)) > PIECE_NBYTES
 
 
@@ -30,7 +30,7 @@ def exchange(sent: Tensor, received: Tensor, group: dist.ProcessGroup) -> None:
 
 
 def num_pieces(flat: Tensor) -> int:
-    """Into how many messages `exchange` cuts a tensor."""
+    """Return into how many messages `exchange` cuts a tensor."""
     return sum(1 for _ in _pieces(flat))
 
 

@@ -9,7 +9,7 @@ from tightgrad.core.protocols import ReduceOp, Traffic
 
 
 class SingleCollective:
-    """The collective of a run without data-parallel ranks."""
+    """Is the collective of a run without data-parallel ranks: nothing is sent."""
 
     rank = 0
     world_size = 1
@@ -19,11 +19,11 @@ class SingleCollective:
         self.traffic = Traffic()
 
     def all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Tensor:
-        """Return `tensor`."""
+        """Return `tensor` itself, as it is."""
         return tensor
 
     def start_all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Callable[[], Tensor]:
-        """Gives `tensor`."""
+        """Return a function that gives `tensor`."""
         return lambda: tensor
 
     def all_gather(self, tensor: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class SingleCollective:
         return tensor.clone().unsqueeze(0)
 
     def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Gives what `all_gather` gives."""
+        """Return a function that gives what `all_gather` gives."""
         gathered = self.all_gather(tensor)
         return lambda: gathered
 
@@ -40,9 +40,9 @@ class SingleCollective:
         return [chunk.clone() for chunk in chunks]
 
     def split(self, groups: Sequence[Sequence[int]]) -> "SingleCollective":
-        """Return itself."""
+        """Return this collective, the only group."""
         return self
 
     def broadcast_(self, tensor: Tensor, source: int = 0) -> Tensor:
-        """Return `tensor`."""
+        """Return `tensor` itself, as it is."""
         return tensor

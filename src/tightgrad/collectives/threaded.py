@@ -43,7 +43,7 @@ class _Exchange:
 
 
 class ThreadedCollective:
-    """One rank of a group of threads; made by `run_threaded`."""
+    """Is one rank of a group of threads; made by `run_threaded`."""
 
     def __init__(self, rank: int, world_size: int, exchange: _Exchange) -> None:
         self.rank = rank
@@ -63,7 +63,7 @@ class ThreadedCollective:
         return tensor
 
     def start_all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Callable[[], Tensor]:
-        """Gives what `all_reduce_` gives, and waits for it at once."""
+        """Reduce as `all_reduce_` does, at once; return a function that gives the result."""
         reduced = self.all_reduce_(tensor, op)
         return lambda: reduced
 
@@ -73,7 +73,7 @@ class ThreadedCollective:
         return torch.stack(self._swap(tensor.detach().clone()))
 
     def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Gives what `all_gather` gives, and waits for it at once."""
+        """Gather as `all_gather` does, at once; return a function that gives the result."""
         gathered = self.all_gather(tensor)
         return lambda: gathered
 
@@ -95,7 +95,7 @@ class ThreadedCollective:
         return tensor
 
     def split(self, groups: Sequence[Sequence[int]]) -> "ThreadedCollective":
-        """The group, of those given, that this rank is in."""
+        """Return the group, of those given, that this rank is in."""
         key = tuple(tuple(group) for group in groups)
         index = next(index for index, group in enumerate(key) if self.rank in group)
         part = ThreadedCollective(key[index].index(self.rank), len(key[index]), self._exchange.parts(key)[index])
@@ -117,6 +117,12 @@ def run_threaded(
 
     Raises:
         Exception: the first rank's own error; the other ranks are released.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> tg.collectives.run_threaded(2, lambda collective: collective.all_reduce_(torch.ones(2) * collective.rank))
+        [tensor([1., 1.]), tensor([1., 1.])]
     """
     exchange = _Exchange(world_size, timeout_seconds)
     results: list[Result | None] = [None] * world_size

@@ -18,7 +18,8 @@ _OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp
 
 
 class TorchCollective:
-    """A process group. Its operations raise `CommunicationError` when the group's time-out passes or a rank has died.
+    """Is a process group. Its operations raise `CommunicationError` when the group's time-out passes or a rank has
+    died.
 
     Args:
         group: a torch process group; None is the default group.
@@ -49,7 +50,7 @@ class TorchCollective:
         return tensor
 
     def start_all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Callable[[], Tensor]:
-        """Begin one; what is returned waits for it (under NCCL the current stream does)."""
+        """Begin an all-reduce; what is returned waits for it (under NCCL the current stream does)."""
         with self._talking("all_reduce"):
             work = dist.all_reduce(tensor, _OPS[op], group=self.group, async_op=True)
         self._count_all_reduce(tensor)
@@ -78,7 +79,7 @@ class TorchCollective:
         return gathered.view(self.world_size, *tensor.shape)
 
     def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Begin one; what is returned waits for it (under NCCL the current stream does). Not cut into pieces.
+        """Begin an all-gather; what is returned waits for it (under NCCL the current stream does). Not cut into pieces.
 
         The group's own method is called: `torch.distributed`'s Python around it takes as long as the collective.
         """
@@ -118,7 +119,7 @@ class TorchCollective:
         return received
 
     def split(self, groups: Sequence[Sequence[int]]) -> "TorchCollective":
-        """The group, of those given, that this rank is in."""
+        """Return the group, of those given, that this rank is in."""
         key = tuple(tuple(group) for group in groups)
         if key not in self._parts:
             mine = next(group for group in key if self.rank in group)

@@ -9,7 +9,7 @@ from tightgrad.core.errors import ConfigError
 
 
 def all_reduce_nbytes(nbytes: int, world_size: int) -> int:
-    """Bytes sent by one rank in an all-reduce of a tensor of `nbytes`."""
+    """Return the bytes sent by one rank in an all-reduce of a tensor of `nbytes`."""
     return -(-2 * (world_size - 1) * nbytes // world_size)
 
 
@@ -31,15 +31,15 @@ def reduce_scatter_nbytes(nbytes: int, world_size: int, backend: str) -> int:
 
 
 def all_gather_nbytes(nbytes: int, world_size: int) -> int:
-    """Bytes sent by one rank in an all-gather where each rank contributes `nbytes`."""
+    """Return the bytes sent by one rank in an all-gather where each rank contributes `nbytes`."""
     return (world_size - 1) * nbytes
 
 
 def all_to_all_nbytes(chunk_nbytes: list[int], rank: int) -> int:
-    """Bytes sent by one rank in an all-to-all; its own chunk stays at home."""
+    """Return the bytes sent by one rank in an all-to-all; its own chunk stays at home."""
     return sum(chunk_nbytes) - chunk_nbytes[rank]
 
 
 def broadcast_nbytes(nbytes: int, world_size: int, *, is_source: bool) -> int:
-    """Bytes sent by one rank in a broadcast, counted at the source."""
+    """Return the bytes sent by one rank in a broadcast, counted at the source."""
     return nbytes * (world_size - 1) if is_source else 0

@@ -22,7 +22,24 @@ TOTAL = Slot("ef21_total", across_ranks="equal", like_parameter=True, dtype=torc
 
 @dataclass(frozen=True)
 class EF21(Feedback):
-    """An estimate for each compressed parameter on each rank, and the sum of all ranks' estimates."""
+    """Keeps an estimate for each compressed parameter on each rank, and sends how the gradient differs from it.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import Reduced
+        >>> def send_largest(grads):  # what top-k sends of a gradient on one rank
+        ...     sent = {name: torch.where(grad.abs() == grad.abs().max(), grad, 0.0) for name, grad in grads.items()}
+        ...     return Reduced(total=sent, transmitted=sent)
+        >>> feedback, state = tg.feedback.EF21(), {}
+        >>> for _ in range(3):
+        ...     reduced = feedback.reduce({"weight": torch.tensor([3.0, 2.0, 1.0])}, state, send_largest)
+        ...     state = reduced.state
+        ...     print(reduced.total["weight"].tolist())
+        [3.0, 0.0, 0.0]
+        [3.0, 2.0, 0.0]
+        [3.0, 2.0, 1.0]
+    """
 
     card: ClassVar[MethodCard] = MethodCard(
         id="ef21",
@@ -37,7 +54,7 @@ class EF21(Feedback):
     slots: ClassVar[tuple[Slot, ...]] = (ESTIMATE, TOTAL)
 
     def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
-        """Send the change, follow it. Parameters not in this call keep their estimates."""
+        """Send the change, and follow it. Parameters not in this call keep their estimates."""
         estimates, totals = state.get(ESTIMATE.name, {}), state.get(TOTAL.name, {})
         change = {name: grad - estimates[name] if name in estimates else grad for name, grad in grads.items()}
         reduced = inner(change)

@@ -18,10 +18,10 @@ _SCALE_NBYTES = 4
 
 @dataclass(frozen=True)
 class EightBit:
-    """Scales, then integers, in one uint8 tensor."""
+    """Holds scales, then integers, in one uint8 tensor."""
 
     def pack(self, values: Tensor) -> Tensor:
-        """To bytes."""
+        """Pack float32 values of any shape into one uint8 tensor (n,)."""
         flat = values.reshape(-1)
         blocks = torch.nn.functional.pad(flat, (0, -flat.numel() % BLOCK_SIZE)).view(-1, BLOCK_SIZE)
         scales = blocks.abs().amax(dim=1) / LEVELS
@@ -30,7 +30,7 @@ class EightBit:
         return torch.cat([scales.view(torch.uint8), integers.view(-1)[: flat.numel()].view(torch.uint8)])
 
     def unpack(self, held: Tensor) -> Tensor:
-        """Back to float32, in one dimension."""
+        """Unpack the values to float32, in one dimension."""
         numel = self.numel(held)
         num_blocks = held.numel() - numel
         scales = held[:num_blocks].clone().view(torch.float32)
@@ -39,7 +39,7 @@ class EightBit:
         return padded.mul_(scales[:, None]).view(-1)[:numel]
 
     def numel(self, held: Tensor) -> int:
-        """How many values are held; -1 if `held` was not packed like this."""
+        """Return how many values are held; -1 if `held` was not packed like this."""
         numel = held.numel() - _SCALE_NBYTES * -(-held.numel() // (BLOCK_SIZE + _SCALE_NBYTES))
         expected = numel + _SCALE_NBYTES * -(-numel // BLOCK_SIZE)
         return numel if held.dtype is torch.uint8 and held.dim() == 1 and expected == held.numel() else -1

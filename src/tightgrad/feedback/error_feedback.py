@@ -26,10 +26,26 @@ _SLOTS = {"float32": RESIDUAL, "int8": EIGHT_BIT_RESIDUAL}
 
 @dataclass(frozen=True)
 class ErrorFeedback(Feedback):
-    """A residual for each compressed parameter on each rank.
+    """Keeps what was not sent of each compressed parameter on each rank, and adds it to the next gradient.
 
     Args:
         residual: "float32", or "int8" for a quarter of the memory.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import Reduced
+        >>> def send_largest(grads):  # what top-k sends of a gradient on one rank
+        ...     sent = {name: torch.where(grad.abs() == grad.abs().max(), grad, 0.0) for name, grad in grads.items()}
+        ...     return Reduced(total=sent, transmitted=sent)
+        >>> feedback, state = tg.ErrorFeedback(), {}
+        >>> for _ in range(3):
+        ...     reduced = feedback.reduce({"weight": torch.tensor([3.0, 2.0])}, state, send_largest)
+        ...     state = reduced.state
+        ...     print(reduced.total["weight"].tolist(), state["residual"]["weight"].tolist())
+        [3.0, 0.0] [0.0, 2.0]
+        [0.0, 4.0] [3.0, 0.0]
+        [6.0, 0.0] [0.0, 2.0]
     """
 
     residual: str = "float32"
@@ -49,7 +65,9 @@ class ErrorFeedback(Feedback):
         object.__setattr__(self, "slots", (_SLOTS[self.residual],))
 
     def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
-        """Compensate, reduce, remember. Residuals of parameters not in this call stay as they are."""
+        """Add the residuals, reduce, and keep what was not sent. Residuals of parameters not in this call stay as they
+        are.
+        """
         residuals = state.get(self._slot.name, {})
         # Contiguous, and not the caller's own: what is not sent is left in it.
         compensated = {
@@ -61,7 +79,7 @@ class ErrorFeedback(Feedback):
         return self._reduced(compensated, residuals, inner)
 
     def reduce_(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
-        """The same, in the gradients' own memory: it holds the new residual afterwards."""
+        """Reduce as `reduce`, in the gradients' own memory: it holds the new residual afterwards."""
         residuals = state.get(self._slot.name, {})
         compensated = {name: grad.contiguous() for name, grad in grads.items()}
         for name, value in compensated.items():

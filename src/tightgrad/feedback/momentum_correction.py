@@ -28,10 +28,26 @@ VELOCITY = Slot("velocity", across_ranks="sum", like_parameter=True, dtype=torch
 
 @dataclass(frozen=True)
 class MomentumCorrection(Feedback):
-    """A velocity and a residual for each compressed parameter on each rank.
+    """Accumulates a velocity instead of the gradient, for each compressed parameter on each rank.
 
     Args:
         momentum: m, at least 0 and below 1.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.types import Reduced
+        >>> def send_largest(grads):  # what top-k sends of a gradient on one rank
+        ...     sent = {name: torch.where(grad.abs() == grad.abs().max(), grad, 0.0) for name, grad in grads.items()}
+        ...     return Reduced(total=sent, transmitted=sent)
+        >>> feedback, state = tg.feedback.MomentumCorrection(0.5), {}
+        >>> for _ in range(3):
+        ...     reduced = feedback.reduce({"weight": torch.tensor([4.0, 2.0])}, state, send_largest)
+        ...     state = reduced.state
+        ...     print(reduced.total["weight"].tolist(), state["residual"]["weight"].tolist())
+        [4.0, 0.0] [0.0, 2.0]
+        [0.0, 5.0] [4.0, 0.0]
+        [10.0, 0.0] [0.0, 2.0]
     """
 
     momentum: float = 0.9
@@ -54,7 +70,7 @@ class MomentumCorrection(Feedback):
             raise ConfigError(f"momentum={self.momentum:g} must be below 1.")
 
     def refuses(self, codec: Codec | None, reducer: Reducer) -> str | None:
-        """Momentum is cleared where entries were sent, so not all may be."""
+        """Return the reason if every entry is sent, since momentum is cleared where entries were sent; else None."""
         if codec is not None and codec.scope == "tensor":
             return None
         found = reducer.card.id if codec is None else codec.card.id
@@ -64,7 +80,7 @@ class MomentumCorrection(Feedback):
         )
 
     def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
-        """Accumulate velocity, reduce, clear. Parameters not in this call keep both."""
+        """Accumulate velocity, reduce, and clear what was sent. Parameters not in this call keep both."""
         velocities, residuals = state.get(VELOCITY.name, {}), state.get(RESIDUAL.name, {})
         velocity = {
             name: grad + self.momentum * velocities[name] if name in velocities else grad.clone()

@@ -88,7 +88,7 @@ def attach(
         TightGradWarning: on rank 0, of BatchNorm layers in training mode where a window may have several micro-batches,
             and of trainable parameters that the optimizer does not hold.
 
-    Example:
+    Examples:
         >>> import torch, tightgrad as tg
         >>> model = torch.nn.Linear(4, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

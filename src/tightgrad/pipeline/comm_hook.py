@@ -64,7 +64,7 @@ def ddp_comm_hook(
         IncompatiblePlanError: `compress` has a fallback.
         RankMismatchError: the ranks came with different settings, models, seeds or versions.
 
-    Example:
+    Examples:
         hook = tg.ddp_comm_hook(model, tg.Compress(tg.codecs.IntBlock(bits=4), feedback=tg.ErrorFeedback()))
     """
     check_integer("seed", seed, low=0)

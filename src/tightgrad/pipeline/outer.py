@@ -220,7 +220,7 @@ def attach_local(
         UnsupportedError: the model is in a wrapper.
         RankMismatchError: the ranks came with different settings, models, seeds or versions.
 
-    Example:
+    Examples:
         >>> import torch, tightgrad as tg
         >>> model = torch.nn.Linear(4, 1)
         >>> optimizer = torch.optim.AdamW(model.parameters())

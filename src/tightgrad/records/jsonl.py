@@ -14,7 +14,7 @@ PLAN_FILE = "plan.json"
 
 
 def steps_file(rank: int) -> str:
-    """The name of a rank's file."""
+    """Return the name of a rank's file of steps."""
     return "steps.jsonl" if rank == 0 else f"steps.rank{rank}.jsonl"
 
 
@@ -43,13 +43,13 @@ class Jsonl(RecordWriter):
             (self._folder / PLAN_FILE).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
 
     def write(self, record: Record) -> None:
-        """Append one line."""
+        """Append the record as one line."""
         if self._file is None:
             self._open("a" if record["step"] > 0 else "w")
         self._line(record)
 
     def failed(self, error: BaseException) -> None:
-        """Append the error, once."""
+        """Append the error, once, as one line."""
         if error is self._failed or not isinstance(error, Exception):
             return
         self._failed = error
@@ -59,7 +59,7 @@ class Jsonl(RecordWriter):
         self._line(about)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file of this rank."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -32,14 +32,14 @@ class TensorBoard(RecordWriter):
             self._writer = self._make(self._folder)
 
     def write(self, record: Record) -> None:
-        """Add the record's numbers."""
+        """Add the record's finite numbers as scalars."""
         if self._writer is None:
             return
         for name, value in scalars(record):
             self._writer.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
-        """Flush and close."""
+        """Flush and close the event file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -13,7 +13,8 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 class Terminal(RecordWriter):
-    """On rank 0: in a terminal, a line that is overwritten; elsewhere, a new line every ten seconds.
+    """Shows the last step on rank 0: in a terminal, in a line that is overwritten; elsewhere, in a new line every ten
+    seconds.
 
     Args:
         stream: where to; None is stderr.
@@ -30,7 +31,7 @@ class Terminal(RecordWriter):
         self._last: Record | None = None
 
     def start(self, rank: int, ranks: int, plan: Record) -> None:
-        """Only rank 0 speaks."""
+        """Let rank 0 alone show anything."""
         self._speaks = rank == 0
 
     def write(self, record: Record) -> None:
@@ -48,7 +49,7 @@ class Terminal(RecordWriter):
             self._show(record, now)
 
     def close(self) -> None:
-        """Show the last record."""
+        """Show the last record, if it was not shown yet."""
         if self._last is not None and self._started is not None:
             self._show(self._last, self._clock())
             if self._live:
@@ -67,7 +68,7 @@ class Terminal(RecordWriter):
 
 
 def line_of(record: Record, steps_per_second: float | None, skipped: int) -> str:
-    """A record in one line; what was not measured is left out."""
+    """Format a record as one line; what was not measured is left out."""
     parts = [f"step {record['step']}"]
     if record.get("loss") is not None:
         parts.append(f"loss {record['loss']:.4g}")
@@ -91,7 +92,7 @@ def line_of(record: Record, steps_per_second: float | None, skipped: int) -> str
 
 
 def nbytes_text(nbytes: float) -> str:
-    """Bytes with a unit, three digits."""
+    """Format bytes with a unit and three digits."""
     place = 0
     while abs(nbytes) >= 1000 and place < len(_UNITS) - 1:
         nbytes /= 1000

@@ -35,7 +35,7 @@ class WandB(RecordWriter):
         self._run.config.update({"tightgrad": {"plan": dict(plan), "ranks": ranks}})
 
     def write(self, record: Record) -> None:
-        """Log the record's numbers."""
+        """Log the record's finite numbers."""
         if self._run is not None:
             self._run.log({**dict(scalars(record)), "tightgrad/step": record["step"]})
 

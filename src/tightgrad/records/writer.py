@@ -13,7 +13,7 @@ class RecordWriter(ABC):
     """Takes every step's record, as `StepRecord.to_dict` gives it. Also a context manager, which closes it."""
 
     def start(self, rank: int, ranks: int, plan: Record) -> None:  # noqa: B027
-        """Called once by `attach`, before the first record.
+        """Prepare to write; called once by `attach`, before the first record.
 
         Args:
             rank: of this process.
@@ -23,13 +23,13 @@ class RecordWriter(ABC):
 
     @abstractmethod
     def write(self, record: Record) -> None:
-        """Take one step's record. Must not change it."""
+        """Take one step's record, without changing it."""
 
     def failed(self, error: BaseException) -> None:  # noqa: B027
-        """Told of an error that ended a step."""
+        """Take the error that ended a step."""
 
     def close(self) -> None:  # noqa: B027
-        """Nothing more will be written."""
+        """Close what is open, since nothing more will be written."""
 
     def __enter__(self) -> Self:
         return self
@@ -43,7 +43,7 @@ class RecordWriter(ABC):
 
 
 def scalars(record: Record, prefix: str = "tightgrad") -> Iterator[tuple[str, float]]:
-    """A record's finite numbers by name: `prefix/field`, and `prefix/field/key` where a field is a mapping."""
+    """Yield a record's finite numbers by name: `prefix/field`, and `prefix/field/key` where a field is a mapping."""
     for key, value in record.items():
         if isinstance(value, Mapping):
             yield from scalars(value, f"{prefix}/{key}")

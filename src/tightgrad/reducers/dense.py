@@ -17,7 +17,21 @@ from tightgrad.core.types import Grads, Reduced, State
 
 @dataclass(frozen=True)
 class Dense(Reducer):
-    """Float32 all-reduce."""
+    """Sums gradients over ranks with one float32 all-reduce.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.clock import StageClock
+        >>> from tightgrad.core.protocols import ReduceContext
+        >>> from tightgrad.core.rng import StepRng
+        >>> def total(collective):
+        ...     context = ReduceContext(collective, StepRng(0, 0, collective.rank), StageClock())
+        ...     grads = {"weight": torch.tensor([1.0, -2.0]) * (1 + collective.rank)}
+        ...     return tg.reducers.Dense().reduce(grads, None, {}, context).total["weight"].tolist()
+        >>> tg.collectives.run_threaded(2, total)
+        [[3.0, -6.0], [3.0, -6.0]]
+    """
 
     card: ClassVar[MethodCard] = MethodCard(
         id="dense",
@@ -32,11 +46,11 @@ class Dense(Reducer):
     )
 
     def refuses(self, codec: Codec | None) -> str | None:
-        """Dense sends no payload."""
+        """Return the reason if there is a codec, since dense sends no payload; else None."""
         return None if codec is None else "dense sends float32 and takes no codec; use two_shot or gather"
 
     def reduce(self, grads: Grads, codec: Codec | None, state: State, context: ReduceContext) -> Reduced:
-        """Sum over ranks."""
+        """Sum `grads` over ranks. Collective: every rank must call it with the same names and shapes."""
         if not grads:
             return Reduced({}, {})
         with context.clock("collective"):

@@ -22,7 +22,21 @@ from tightgrad.core.wire import DecodedMessage, encode_message, from_bytes, most
 
 @dataclass(frozen=True)
 class Gather(Reducer):
-    """All-gather of payloads."""
+    """Sends every rank's payload to every other rank; each decodes and adds all of them.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.clock import StageClock
+        >>> from tightgrad.core.protocols import ReduceContext
+        >>> from tightgrad.core.rng import StepRng
+        >>> def total(collective):
+        ...     context = ReduceContext(collective, StepRng(0, 0, collective.rank), StageClock())
+        ...     grads = {"weight": torch.tensor([[4.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, -8.0]][collective.rank])}
+        ...     return tg.reducers.Gather().reduce(grads, tg.codecs.TopK(0.25), {}, context).total["weight"].tolist()
+        >>> tg.collectives.run_threaded(2, total)
+        [[4.0, 0.0, 0.0, -8.0], [4.0, 0.0, 0.0, -8.0]]
+    """
 
     card: ClassVar[MethodCard] = MethodCard(
         id="gather",
@@ -35,11 +49,11 @@ class Gather(Reducer):
     )
 
     def refuses(self, codec: Codec | None) -> str | None:
-        """A payload is needed."""
+        """Return the reason if there is no codec, since gather sends payloads; else None."""
         return "gather sends payloads and needs a codec; name one, or use dense" if codec is None else None
 
     def reduce(self, grads: Grads, codec: Codec | None, state: State, context: ReduceContext) -> Reduced:
-        """Sum over ranks."""
+        """Sum `grads` over ranks. Collective: every rank must call it with the same names and shapes."""
         assert codec is not None
         if not grads:
             return Reduced({}, {})
@@ -124,7 +138,7 @@ def _gather_variable(grads: Grads, codec: Codec, specs: list[GradSpec], context:
 def exchange(
     message: Tensor, mine: list[Payload], codec: Codec, specs: list[GradSpec], context: ReduceContext
 ) -> tuple[list[Tensor], list[list[int] | None]]:
-    """All ranks' messages, and the sizes of the payloads in each (None where they are known).
+    """Return all ranks' messages, and the sizes of the payloads in each (None where they are known).
 
     None at all if any rank announces a size that cannot be; this is noted in `context.failures` of every rank.
     """

@@ -28,11 +28,25 @@ from tightgrad.reducers.two_shot import TwoShot
 
 @dataclass(frozen=True)
 class Hierarchical(Reducer):
-    """Another reducer, between nodes.
+    """Sums in float32 inside a node, and runs another reducer between nodes.
 
     Args:
         ranks_per_node: consecutive ranks that share a fast link, at least 1; the last node may have fewer.
         inner: what runs between nodes, one that remembers nothing.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.clock import StageClock
+        >>> from tightgrad.core.protocols import ReduceContext
+        >>> from tightgrad.core.rng import StepRng
+        >>> def total(collective):
+        ...     context = ReduceContext(collective, StepRng(0, 0, collective.rank), StageClock())
+        ...     grads = {"weight": torch.full((4,), 1.0 + collective.rank)}
+        ...     reducer = tg.reducers.Hierarchical(ranks_per_node=2)
+        ...     return reducer.reduce(grads, tg.codecs.Cast(), {}, context).total["weight"].tolist()
+        >>> tg.collectives.run_threaded(4, total)[0]
+        [10.0, 10.0, 10.0, 10.0]
     """
 
     ranks_per_node: int
@@ -58,11 +72,11 @@ class Hierarchical(Reducer):
             )
 
     def refuses(self, codec: Codec | None) -> str | None:
-        """As the inner reducer."""
+        """Return the inner reducer's reason against `codec`; None if it has none."""
         return self.inner.refuses(codec)
 
     def reduce(self, grads: Grads, codec: Codec | None, state: State, context: ReduceContext) -> Reduced:
-        """Sum over ranks."""
+        """Sum `grads` over ranks. Collective: every rank must call it with the same names and shapes."""
         if not grads:
             return Reduced({}, {})
         node, across, num_nodes, num_owners = self._groups(context.collective)
@@ -107,6 +121,6 @@ class Hierarchical(Reducer):
 
 
 def owner_of(name: str, num_owners: int) -> int:
-    """A rank of the node, from the name alone, so that it does not change with what else is reduced."""
+    """Choose a rank of the node from the name alone, so that it does not change with what else is reduced."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") % num_owners

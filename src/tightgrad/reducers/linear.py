@@ -16,7 +16,21 @@ from tightgrad.reducers.sums import sum_over_ranks
 
 @dataclass(frozen=True)
 class Linear(Reducer):
-    """Float32 all-reduce of payloads, added in rank order."""
+    """Sums the payloads themselves with a float32 all-reduce, and decodes the sum once.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.clock import StageClock
+        >>> from tightgrad.core.protocols import ReduceContext
+        >>> from tightgrad.core.rng import StepRng
+        >>> def total(collective):
+        ...     context = ReduceContext(collective, StepRng(0, 0, collective.rank), StageClock())
+        ...     grads = {"weight": torch.arange(1.0, 5.0) * (1 + collective.rank)}
+        ...     return tg.reducers.Linear().reduce(grads, tg.codecs.RandomK(0.5), {}, context).total["weight"].tolist()
+        >>> tg.collectives.run_threaded(2, total)
+        [[3.0, 6.0, 0.0, 0.0], [3.0, 6.0, 0.0, 0.0]]
+    """
 
     card: ClassVar[MethodCard] = MethodCard(
         id="linear",
@@ -30,7 +44,7 @@ class Linear(Reducer):
     )
 
     def refuses(self, codec: Codec | None) -> str | None:
-        """Payloads must be numbers that can be added."""
+        """Return the reason if payloads of `codec` cannot be added; else None."""
         if codec is None:
             return "linear sends payloads and needs a codec; name one, or use dense"
         if not codec.linear:
@@ -38,7 +52,7 @@ class Linear(Reducer):
         return None
 
     def reduce(self, grads: Grads, codec: Codec | None, state: State, context: ReduceContext) -> Reduced:
-        """Sum over ranks."""
+        """Sum `grads` over ranks. Collective: every rank must call it with the same names and shapes."""
         assert codec is not None
         if not grads:
             return Reduced({}, {})

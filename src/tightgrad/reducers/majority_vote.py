@@ -19,7 +19,21 @@ from tightgrad.core.wire import from_bytes, to_bytes
 
 @dataclass(frozen=True)
 class MajorityVote(Reducer):
-    """All-gather of signs and scales, one vote a rank."""
+    """Gathers signs and scales, and gives every rank one vote on each element's sign.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.clock import StageClock
+        >>> from tightgrad.core.protocols import ReduceContext
+        >>> from tightgrad.core.rng import StepRng
+        >>> def total(collective):
+        ...     context = ReduceContext(collective, StepRng(0, 0, collective.rank), StageClock())
+        ...     grads = {"weight": torch.tensor([[1.0, -1.0], [1.0, -1.0], [-9.0, 9.0]][collective.rank])}
+        ...     return tg.reducers.MajorityVote().reduce(grads, tg.codecs.Sign(), {}, context).total["weight"].tolist()
+        >>> tg.collectives.run_threaded(3, total)[0]
+        [11.0, -11.0]
+    """
 
     card: ClassVar[MethodCard] = MethodCard(
         id="majority_vote",
@@ -32,14 +46,14 @@ class MajorityVote(Reducer):
     )
 
     def refuses(self, codec: Codec | None) -> str | None:
-        """Votes are signs."""
+        """Return the reason if `codec` is not sign, since votes are signs; else None."""
         if codec is None or codec.card.id != "sign":
             found = "no codec" if codec is None else codec.card.id
             return f"majority_vote counts signs, but the plan has {found}; use the codec sign, or gather or dense"
         return None
 
     def reduce(self, grads: Grads, codec: Codec | None, state: State, context: ReduceContext) -> Reduced:
-        """Vote over ranks."""
+        """Let the ranks vote on each sign. Collective: every rank must call it with the same names and shapes."""
         assert codec is not None
         if not grads:
             return Reduced({}, {})

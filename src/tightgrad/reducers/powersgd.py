@@ -40,11 +40,25 @@ WARM_START = Slot("powersgd_warm_start", across_ranks="equal", dtype=torch.float
 
 @dataclass(frozen=True)
 class PowerSGD(Reducer):
-    """Low-rank factors, summed in float32, or encoded if there is a codec.
+    """Sums low-rank factors of each matrix, in float32, or encoded if there is a codec.
 
     Args:
         approximation_rank: columns of each factor, at least 1.
         min_compression_factor: matrices for which n m / (n + m) / approximation_rank is less are sent whole.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.clock import StageClock
+        >>> from tightgrad.core.protocols import ReduceContext
+        >>> from tightgrad.core.rng import StepRng
+        >>> def total(collective):
+        ...     context = ReduceContext(collective, StepRng(0, 0, collective.rank), StageClock())
+        ...     grads = {"weight": torch.outer(torch.arange(1.0, 9.0), torch.ones(8)) * (1 + collective.rank)}
+        ...     reduced = tg.reducers.PowerSGD(approximation_rank=1).reduce(grads, None, {}, context)
+        ...     return collective.traffic.nbytes, reduced.total["weight"][:, 0].round().tolist()
+        >>> tg.collectives.run_threaded(2, total)[0]
+        (64, [3.0, 6.0, 9.0, 12.0, 15.0, 18.0, 21.0, 24.0])
     """
 
     approximation_rank: int = 4
@@ -66,11 +80,11 @@ class PowerSGD(Reducer):
         check_number("min_compression_factor", self.min_compression_factor, low=1.0)
 
     def refuses(self, codec: Codec | None) -> str | None:
-        """Factors are summed as float32 numbers, or by two_shot."""
+        """Return the reason of `two_shot`, which sums encoded factors, against `codec`; None if it has none."""
         return None if codec is None else TwoShot().refuses(codec)
 
     def matrix_shape(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
-        """Rows and columns of a gradient that is approximated; None for one that is sent whole."""
+        """Return rows and columns of a gradient that is approximated; None for one that is sent whole."""
         if len(shape) < 2 or not all(shape):
             return None
         rows = shape[0]
@@ -79,7 +93,7 @@ class PowerSGD(Reducer):
         return (rows, columns) if rows * columns >= self.min_compression_factor * factors else None
 
     def reduce(self, grads: Grads, codec: Codec | None, state: State, context: ReduceContext) -> Reduced:
-        """Sum over ranks."""
+        """Sum `grads` over ranks. Collective: every rank must call it with the same names and shapes."""
         low_rank: Grads = {}
         plain: Grads = {}
         for name, grad in grads.items():
@@ -127,14 +141,14 @@ class PowerSGD(Reducer):
 
 
 def orthonormal(factor: Tensor) -> Tensor:
-    """Orthonormal columns that span those of `factor` (n, r), n >= r."""
+    """Return orthonormal columns that span those of `factor` (n, r), n >= r."""
     largest = factor.abs().max()
     basis: Tensor = torch.linalg.qr(factor / torch.where(largest > 0, largest, 1.0)).Q
     return basis
 
 
 def products(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The matrix product of each pair; on an accelerator, those of one shape in one call."""
+    """Multiply each pair of matrices; on an accelerator, those of one shape in one call."""
     if all(matrix.device.type == "cpu" for matrix in left.values()):
         return {name: matrix @ right[name] for name, matrix in left.items()}
     groups: dict[tuple[torch.Size, torch.Size], list[str]] = {}

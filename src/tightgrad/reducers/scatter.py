@@ -18,7 +18,7 @@ from tightgrad.core.wire import add_message_to_, decode_message, encode_message
 def reduce_scatter_encoded(
     grads: Grads, sizes: Mapping[str, Sequence[int]], codec: Codec, context: ReduceContext
 ) -> tuple[Grads, Grads]:
-    """Sum over ranks. Collective: every rank must call it with the same names, shapes and sizes.
+    """Sum pieces over ranks, encoded. Collective: every rank must call it with the same names, shapes and sizes.
 
     Args:
         grads: this rank's float32 gradients.

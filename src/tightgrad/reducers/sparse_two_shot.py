@@ -19,11 +19,25 @@ from tightgrad.reducers.two_shot import reduce_in_two_shots
 
 @dataclass(frozen=True)
 class SparseTwoShot(Reducer):
-    """Encoded reduce-scatter, float32 sum, encoded all-gather, with a selection in each chunk.
+    """Runs the two rounds of `two_shot` with a selection of entries in each chunk, and among the sums.
 
     Args:
         second: codec of the sums; None is the plan's. Sums of W ranks have up to W times as many entries, so one of a
             higher density loses less.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.clock import StageClock
+        >>> from tightgrad.core.protocols import ReduceContext
+        >>> from tightgrad.core.rng import StepRng
+        >>> def total(collective):
+        ...     context = ReduceContext(collective, StepRng(0, 0, collective.rank), StageClock())
+        ...     grads = {"weight": torch.tensor([4.0, 1.0, 0.0, -3.0]) * (1 + collective.rank)}
+        ...     reducer = tg.reducers.SparseTwoShot()
+        ...     return reducer.reduce(grads, tg.codecs.TopK(0.5), {}, context).total["weight"].tolist()
+        >>> tg.collectives.run_threaded(2, total)
+        [[12.0, 0.0, 0.0, -9.0], [12.0, 0.0, 0.0, -9.0]]
     """
 
     second: Codec | None = None
@@ -44,7 +58,7 @@ class SparseTwoShot(Reducer):
             raise ConfigError(f"second={second!r} must be None or a codec of fixed size, such as TopK(0.01).")
 
     def refuses(self, codec: Codec | None) -> str | None:
-        """Sizes must be known."""
+        """Return the reason if there is no codec, or its payloads have no known size; else None."""
         if codec is None:
             return "sparse_two_shot sends payloads and needs a codec; name one, or use dense"
         if not codec.fixed_size:
@@ -52,6 +66,6 @@ class SparseTwoShot(Reducer):
         return None
 
     def reduce(self, grads: Grads, codec: Codec | None, state: State, context: ReduceContext) -> Reduced:
-        """Sum over ranks."""
+        """Sum `grads` over ranks. Collective: every rank must call it with the same names and shapes."""
         assert codec is not None
         return reduce_in_two_shots(grads, codec, self.second or codec, context)

@@ -7,7 +7,7 @@ from tightgrad.core.protocols import Collective
 
 
 def sum_over_ranks(flat: Tensor, collective: Collective) -> Tensor:
-    """The sum over ranks of a 1-D tensor: a new one, bitwise equal on all ranks.
+    """Sum a 1-D tensor over ranks into a new one, bitwise equal on all ranks. Collective: every rank must call it.
 
     Each element is added in rank order, by the owner of its chunk. A ring all-reduce sends as many bytes, but its order
     depends on where in the buffer an element lies; with two ranks there is only one order, and it is used.

@@ -28,7 +28,7 @@ CHUNK_SCOPES = ("element", "block")
 
 
 def chunk_numels(numel: int, world_size: int, granularity: int) -> list[int]:
-    """Sizes of the W chunks of a tensor: whole multiples of `granularity`, as even as they can be."""
+    """Return the sizes of the W chunks of a tensor: whole multiples of `granularity`, as even as they can be."""
     units = -(-numel // granularity)
     edges = [min(numel, granularity * (units * rank // world_size)) for rank in range(world_size + 1)]
     return [stop - start for start, stop in itertools.pairwise(edges)]
@@ -36,7 +36,21 @@ def chunk_numels(numel: int, world_size: int, granularity: int) -> list[int]:
 
 @dataclass(frozen=True)
 class TwoShot(Reducer):
-    """Encoded reduce-scatter, float32 sum, encoded all-gather."""
+    """Encodes a reduce-scatter, sums in float32, and encodes the all-gather of the sums.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> from tightgrad.core.clock import StageClock
+        >>> from tightgrad.core.protocols import ReduceContext
+        >>> from tightgrad.core.rng import StepRng
+        >>> def total(collective):
+        ...     context = ReduceContext(collective, StepRng(0, 0, collective.rank), StageClock())
+        ...     grads = {"weight": torch.tensor([1.0, -2.0, 0.5]) * (1 + collective.rank)}
+        ...     return tg.reducers.TwoShot().reduce(grads, tg.codecs.Cast(), {}, context).total["weight"].tolist()
+        >>> tg.collectives.run_threaded(2, total)
+        [[3.0, -6.0, 1.5], [3.0, -6.0, 1.5]]
+    """
 
     card: ClassVar[MethodCard] = MethodCard(
         id="two_shot",
@@ -49,7 +63,7 @@ class TwoShot(Reducer):
     )
 
     def refuses(self, codec: Codec | None) -> str | None:
-        """Chunks must be encodable apart."""
+        """Return the reason if there is no codec, or it cannot encode chunks by themselves; else None."""
         if codec is None:
             return "two_shot sends payloads and needs a codec; name one, or use dense"
         if codec.scope not in CHUNK_SCOPES:
@@ -62,7 +76,7 @@ class TwoShot(Reducer):
         return None
 
     def reduce(self, grads: Grads, codec: Codec | None, state: State, context: ReduceContext) -> Reduced:
-        """Sum over ranks."""
+        """Sum `grads` over ranks. Collective: every rank must call it with the same names and shapes."""
         assert codec is not None
         return reduce_in_two_shots(grads, codec, codec, context)
 

@@ -23,7 +23,7 @@ from tightgrad.scaling.layerwise import Group, LayerwiseOptimizer, local_part, t
 
 
 class LAMB(LayerwiseOptimizer):
-    """Layer-wise adaptive moments for batch training.
+    """Steps each parameter along Adam's direction, in proportion to the norm of its weights.
 
     Does not clip: clip before it, with the pipeline, as the paper's BERT runs do; the moments then see the clipped
     gradient. A factor on all gradients that never changes would cancel, one that varies from step to step does not.
@@ -44,7 +44,7 @@ class LAMB(LayerwiseOptimizer):
     Raises:
         ConfigError: a value is out of its bounds.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Linear(4, 2)
         >>> weights = {"params": [model.weight]}
         >>> biases = {"params": [model.bias], "layer_adaptation": "none", "weight_decay": 0.0}

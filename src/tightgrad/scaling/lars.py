@@ -28,7 +28,7 @@ LR_POSITIONS = ("outside", "inside")
 
 
 class LARS(LayerwiseOptimizer):
-    """Layer-wise adaptive rate scaling for SGD.
+    """Steps each parameter as SGD does, with a learning rate in proportion to its norm over its gradient's.
 
     Does not clip: the pipeline clips the gradient before it comes here (a clip by one global norm changes the ratios
     by the same factor for all tensors, so that without weight decay it cancels).
@@ -51,7 +51,7 @@ class LARS(LayerwiseOptimizer):
     Raises:
         ConfigError: a value is out of its bounds.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Linear(4, 2)
         >>> weights = {"params": [model.weight]}
         >>> biases = {"params": [model.bias], "layer_adaptation": "none", "weight_decay": 0.0}

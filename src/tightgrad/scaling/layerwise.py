@@ -25,13 +25,14 @@ Group = dict[str, Any]
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """This rank's piece, sharing memory with `tensor`; of an ordinary tensor, itself."""
+    """Return this rank's piece, sharing memory with `tensor`; of an ordinary tensor, itself."""
     piece: Tensor = _as_dtensor(tensor).to_local() if is_dtensor(tensor) else tensor
     return piece
 
 
 def tensor_norms(tensors: list[Tensor], placed_like: list[Tensor] | None = None) -> list[Tensor]:
-    """The 2-norm of each tensor over all its shards: float64 scalars, the same on every rank, without a host sync.
+    """Return the 2-norm of each tensor over all its shards: float64 scalars, the same on every rank, without a host
+    sync.
 
     Collective if any tensor is sharded: one all-reduce for all tensors that are cut along the same mesh axes, and one
     more if any of them is float64.
@@ -94,12 +95,12 @@ def _as_dtensor(tensor: Tensor) -> Any:
 
 
 def trust_ratio(weight_norm: Tensor, update_norm: Tensor, ratio: Tensor) -> Tensor:
-    """`ratio`, or 1 where weights or update are all zero, so that zero-initialised weights learn."""
+    """Return `ratio`, or 1 where weights or update are all zero, so that zero-initialised weights learn."""
     return torch.where((weight_norm > 0) & (update_norm > 0), ratio, 1.0)
 
 
 class LayerwiseOptimizer(Optimizer, ABC):
-    """An optimizer with options `layer_adaptation` and `implementation` in each group."""
+    """Is an optimizer with the options `layer_adaptation` and `implementation` in each group."""
 
     def add_param_group(self, param_group: Group) -> None:
         """Check the settings of a group, with the defaults for what it leaves out, and add it.

@@ -22,7 +22,7 @@ LOSS_SCALE = Slot("loss_scale", across_ranks="equal", of_model=True, shape=(2,),
 
 @dataclass(frozen=True)
 class LossScale:
-    """Loss scaling for float16.
+    """Multiplies the loss by a scale that adapts, so that float16 gradients do not vanish.
 
     Args:
         initial: first S, above 0.
@@ -48,11 +48,11 @@ class LossScale:
         check_number("smallest", self.smallest, above=0.0)
 
     def current(self, state: State) -> float:
-        """S for this window."""
+        """Return the scale S of this window."""
         return self._read(state)[0]
 
     def after_applied(self, state: State) -> Mapping[str, Mapping[str, Tensor]]:
-        """The state after a step that was applied."""
+        """Return the state after a step that was applied."""
         scale, good_steps = self._read(state)
         good_steps += 1
         if good_steps >= self.growth_interval:
@@ -60,7 +60,7 @@ class LossScale:
         return _written(scale, good_steps)
 
     def after_overflow(self, state: State) -> Mapping[str, Mapping[str, Tensor]]:
-        """The state after a step that was skipped.
+        """Return the state after a step that was skipped.
 
         Raises:
             NonFiniteGradientError: S is at its smallest, so the gradients themselves are not finite.

@@ -21,7 +21,7 @@ SHAPES = ("gradual", "constant")
 
 
 def scale_lr(base_lr: float, base_batch: float, batch: float, rule: str = "linear") -> float:
-    """The learning rate for `batch`, from one that works for `base_batch`.
+    """Return the learning rate for `batch`, from one that works for `base_batch`.
 
     Args:
         base_lr: learning rate at `base_batch`, above 0.
@@ -32,7 +32,7 @@ def scale_lr(base_lr: float, base_batch: float, batch: float, rule: str = "linea
     Raises:
         ConfigError: a value is out of its bounds.
 
-    Example:
+    Examples:
         >>> scale_lr(0.1, 256, 8192)
         3.2
         >>> scale_lr(0.1, 256, 4096, "sqrt")
@@ -47,7 +47,8 @@ def scale_lr(base_lr: float, base_batch: float, batch: float, rule: str = "linea
 
 
 class Warmup(LRScheduler):
-    """From the base rate to the optimizer's own (scaled) rate in `num_steps` applied steps, which it then keeps.
+    """Moves from the base rate to the optimizer's own (scaled) rate in `num_steps` applied steps, and does nothing
+    afterwards.
 
     Counted in applied steps: `tightgrad.attach(..., scheduler=...)` steps it after each step that was not skipped; a
     loop of your own must leave it alone after a skipped one.
@@ -66,7 +67,7 @@ class Warmup(LRScheduler):
     Raises:
         ConfigError: a value is out of its bounds, or there are more or fewer base rates than groups.
 
-    Example:
+    Examples:
         >>> import torch
         >>> weight = torch.nn.Parameter(torch.ones(1))
         >>> optimizer = torch.optim.SGD([weight], lr=scale_lr(0.1, 256, 1024))
@@ -110,7 +111,7 @@ class Warmup(LRScheduler):
         return start + (1.0 - start) * step / self.num_steps if self.shape == "gradual" else start
 
     def get_lr(self) -> list[float | Tensor]:
-        """The rates for the coming step, from the current ones, so that schedulers chain."""
+        """Return the rates for the coming step, from the current ones, so that schedulers chain."""
         now = max(self.last_epoch, 0)
         return [
             group["lr"] * (self._factor(start, now) / (self._factor(start, now - 1) if now else 1.0))

@@ -33,7 +33,7 @@ NOISE_SCALE = Slot("noise_scale", across_ranks="equal", of_model=True, shape=(3,
 
 @dataclass(frozen=True, slots=True)
 class NoiseEstimate:
-    """One window's estimates, each unbiased, either may be negative; NaN if the window cannot tell.
+    """Holds one window's estimates, each unbiased, either may be negative; NaN if the window cannot tell.
 
     Attributes:
         gradient_square: of |G|^2, a float64 scalar.
@@ -45,7 +45,7 @@ class NoiseEstimate:
 
 
 def small_batch_mean(weighted_square_sum: Number, batch_sum: Number, count: Number) -> tuple[Tensor, Tensor]:
-    """From small batches i of size b_i with mean gradients g_i to one equivalent |g_b|^2 and b.
+    """Average small batches i of size b_i with mean gradients g_i to one equivalent |g_b|^2 and b.
 
     The arguments add up over micro-batches and ranks, so they can ride along in one all-reduce.
 
@@ -80,14 +80,14 @@ def estimate_noise(small_square: Number, small_batch: Number, big_square: Number
 
 @dataclass(frozen=True)
 class NoiseScale:
-    """Running averages of the two estimates. Holds settings only; the state is tensors that it returns anew.
+    """Averages both estimates over steps. Holds settings only; the state is tensors that it returns anew.
 
     In a `Plan` it measures every window: each micro-batch on each rank is a small batch, so there must be several.
 
     Args:
         decay: of the averages, in [0, 1): they look back about 1 / (1 - decay) steps.
 
-    Example:
+    Examples:
         >>> noise = NoiseScale(decay=0.9)
         >>> state = noise.initial()
         >>> for _ in range(3):
@@ -106,11 +106,11 @@ class NoiseScale:
             raise ConfigError(f"decay={self.decay:g} must be below 1.")
 
     def initial(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """The state before the first step."""
+        """Return the state before the first step."""
         return {name: torch.zeros((), dtype=torch.float64, device=device) for name in _STATE}
 
     def updated(self, state: Mapping[str, Tensor], estimate: NoiseEstimate) -> dict[str, Tensor]:
-        """The state after one more applied step. A window that cannot tell, or is not finite, changes nothing.
+        """Return the state after one more applied step. A window that cannot tell, or is not finite, changes nothing.
 
         Raises:
             StateMismatchError: `state` is not one of this class.
@@ -128,22 +128,22 @@ class NoiseScale:
         }
 
     def averages(self, state: Mapping[str, Tensor]) -> NoiseEstimate:
-        """The averaged estimates; NaN before the first step."""
+        """Return the averaged estimates; NaN before the first step."""
         _check_state(state)
         return NoiseEstimate(state["gradient_square"] / state["weight"], state["noise_trace"] / state["weight"])
 
     def value(self, state: Mapping[str, Tensor]) -> Tensor:
-        """The noise scale, in the unit of the batch sizes; NaN while the average of |G|^2 is not above 0."""
+        """Return the noise scale, in the unit of the batch sizes; NaN while the average of |G|^2 is not above 0."""
         mean = self.averages(state)
         return torch.where(mean.gradient_square > 0, mean.noise_trace / mean.gradient_square, torch.nan)
 
     def to_tensor(self, state: Mapping[str, Tensor]) -> Tensor:
-        """The state as one float64 tensor."""
+        """Return the state as one float64 tensor."""
         _check_state(state)
         return torch.stack([state[name] for name in _STATE])
 
     def from_tensor(self, held: Tensor) -> dict[str, Tensor]:
-        """Undo `to_tensor`."""
+        """Return the state that `to_tensor` gave a tensor for."""
         return dict(zip(_STATE, held.unbind(), strict=True))
 
 
