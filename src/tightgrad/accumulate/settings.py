@@ -25,7 +25,7 @@ Schedule = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Accumulate:
-    """One optimizer step from several micro-batches.
+    """Takes one optimizer step from several micro-batches.
 
     Args:
         micro_batches: K on each rank, at least 1: batches of the loader that make one window (or, with
@@ -62,6 +62,19 @@ class Accumulate:
 
     Raises:
         ConfigError: a value is out of its bounds, or not exactly one of `micro_batches` and `window_weight` is given.
+
+    Examples:
+        >>> import torch
+        >>> import tightgrad as tg
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> pipe = tg.attach(model, optimizer, tg.Plan(accumulate=tg.Accumulate(micro_batches=4)))
+        >>> for window in pipe.windows([torch.ones(8, 4)] * 8):
+        ...     for batch in window:
+        ...         pipe.backward(model(batch).square().mean())
+        ...     record = pipe.step()
+        >>> record.step, record.micro_batches, record.weight
+        (1, 4, 32.0)
     """
 
     micro_batches: int | Schedule | None = 1
@@ -142,21 +155,21 @@ class Accumulate:
 
     @property
     def several_backwards(self) -> bool:
-        """Whether a window may have more than one micro-batch."""
+        """Tell whether a window may have more than one micro-batch."""
         if self.on_oom == "split" or self.window_weight is not None:
             return True
         return any(value > 1 for _, value in _points(self.micro_batches))
 
     def micro_batches_at(self, step: int) -> int | None:
-        """K for this step; None if windows are filled by weight."""
+        """Return K for this step; None if windows are filled by weight."""
         return None if self.micro_batches is None else int(_value_at(self.micro_batches, step))
 
     def window_weight_at(self, step: int) -> float | None:
-        """The weight that all ranks collect for this step; None if windows have K micro-batches."""
+        """Return the weight that all ranks collect for this step; None if windows have K micro-batches."""
         return None if self.window_weight is None else _value_at(self.window_weight, step)
 
     def loss_factor(self, weight: float, total_weight: float) -> float:
-        """What a loss of a micro-batch is multiplied by before its backward, so that gradients sum to G."""
+        """Return what a loss of a micro-batch is multiplied by before its backward, so that gradients sum to G."""
         if weight == 0:
             return 0.0
         return (weight if self.loss_reduction == "mean" else 1.0) / total_weight

@@ -253,7 +253,7 @@ def scale_each_(tensors: Sequence[Tensor], coefficients: Tensor) -> None:
 
 
 def touched(tensors: Iterable[Tensor]) -> None:
-    """Say that a DTensor's or a sparse tensor's numbers were changed: what remembers norms looks at its version."""
+    """Mark a DTensor's or a sparse tensor's numbers as changed: what remembers norms looks at its version."""
     for tensor in tensors:
         if isinstance(tensor, DTensor) or tensor.is_sparse:
             increment_version(tensor)

@@ -9,7 +9,7 @@ from tightgrad.core.protocols import ReduceOp, Traffic
 
 
 class SingleCollective:
-    """Is the collective of a run without data-parallel ranks: nothing is sent."""
+    """Serves a run without data-parallel ranks: nothing is sent."""
 
     rank = 0
     world_size = 1

@@ -43,7 +43,7 @@ class _Exchange:
 
 
 class ThreadedCollective:
-    """Is one rank of a group of threads; made by `run_threaded`."""
+    """Acts as one rank of a group of threads; `run_threaded` makes it."""
 
     def __init__(self, rank: int, world_size: int, exchange: _Exchange) -> None:
         self.rank = rank

@@ -18,7 +18,7 @@ _OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp
 
 
 class TorchCollective:
-    """Is a process group. Its operations raise `CommunicationError` when the group's time-out passes or a rank has
+    """Runs on a process group. Its operations raise `CommunicationError` when the group's time-out passes or a rank has
     died.
 
     Args:

@@ -10,7 +10,7 @@ KINDS = ("accumulate", "clip", "codec", "reducer", "feedback")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodCard:
-    """One method, described once.
+    """Describes one method, for plans, docs, report and command line.
 
     Args:
         id: the name in a plan's JSON, unique over all methods.

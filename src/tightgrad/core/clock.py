@@ -21,7 +21,7 @@ class StageClock:
 
 
 class Stage:
-    """One `with` block that is timed."""
+    """Times one `with` block."""
 
     __slots__ = ("_clock", "_name", "_start")
 

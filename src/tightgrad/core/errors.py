@@ -18,48 +18,48 @@ A message says what failed, the value, the bound or the alternatives, and the fi
 
 
 class TightGradError(Exception):
-    """Root of all errors that TightGrad raises on purpose."""
+    """Names what failed and how to fix it; the base class of all errors that TightGrad raises on purpose."""
 
 
 class ConfigError(TightGradError, ValueError):
-    """A setting is out of its bounds, unknown or missing."""
+    """Raised when a setting is out of its bounds, unknown or missing."""
 
 
 class IncompatiblePlanError(ConfigError):
-    """Parts of a plan that cannot run together."""
+    """Raised for parts of a plan that cannot run together."""
 
 
 class UsageError(TightGradError, RuntimeError):
-    """The calls came in an order that cannot be right."""
+    """Raised when calls come in an order that cannot be right."""
 
 
 class UnsupportedError(TightGradError):
-    """A wrapper, device or dtype that TightGrad does not handle."""
+    """Raised for a wrapper, device or dtype that TightGrad does not handle."""
 
 
 class NonFiniteGradientError(TightGradError):
-    """Inf or NaN in a gradient, under the policy "raise"."""
+    """Raised when there is inf or NaN in a gradient, under the policy "raise"."""
 
 
 class OutOfMemoryError(TightGradError, MemoryError):
-    """No micro-batch is small enough."""
+    """Raised when no micro-batch is small enough for the memory."""
 
 
 class RankMismatchError(TightGradError):
-    """Ranks run with different plans, layouts or versions."""
+    """Raised when ranks have different plans, layouts or versions."""
 
 
 class CommunicationError(TightGradError, RuntimeError):
-    """A rank died, or the network is gone."""
+    """Raised when a rank has died, or the network is gone."""
 
 
 class PayloadError(TightGradError):
-    """Bytes from the network that are not a payload of the expected layout."""
+    """Raised for bytes from the network that are not a payload of the expected layout."""
 
 
 class StateMismatchError(TightGradError):
-    """A checkpoint that does not belong to this pipeline."""
+    """Raised for a checkpoint that does not belong to this pipeline."""
 
 
 class CheckpointError(TightGradError):
-    """A checkpoint that could not be written, or that cannot be read."""
+    """Raised when a checkpoint could not be written, or cannot be read."""

@@ -18,7 +18,7 @@ FindMethod = Callable[[str], type]
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a constructor.
+    """Describes one setting of a constructor.
 
     Args:
         kind: what it must be.
@@ -54,7 +54,7 @@ def check_kind(name: str, value: object, owner: str, settings: Mapping[str, Sett
 
 
 def instead(name: str, value: object, owner: str, settings: Mapping[str, Setting], find: FindMethod) -> str:
-    """The call that was probably meant."""
+    """Return the call that was probably meant."""
     named = _named(value, find)
     for place in (name, *(other for other in settings if other != name)):
         setting = settings[place]
@@ -102,7 +102,7 @@ def _parts(annotation: Any) -> Iterator[Any]:
 
 
 def spelling(cls: type) -> str:
-    """How a user writes a class of this package, after `import tightgrad as tg`; another's is its name."""
+    """Return how a user writes a class of this package, after `import tightgrad as tg`; another's is its name."""
     root = sys.modules["tightgrad"]  # looked up and not imported: it imports this module
     if getattr(root, cls.__name__, None) is cls:
         return f"tg.{cls.__name__}"
@@ -113,7 +113,7 @@ def spelling(cls: type) -> str:
 
 
 def written(value: object) -> str:
-    """Python for a value: an object of settings with those that are not the usual ones."""
+    """Return Python for a value: an object of settings with those that are not the usual ones."""
     if not is_dataclass(value) or isinstance(value, type):
         return repr(value)
     given = [

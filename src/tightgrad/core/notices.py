@@ -4,11 +4,11 @@ import warnings
 
 
 class TightGradWarning(UserWarning):
-    """A premise of the exact gradient that does not hold, or that cannot be checked; training goes on."""
+    """Warns of a premise of the exact gradient that does not hold, or that cannot be checked; training goes on."""
 
 
 def warn(message: str, stacklevel: int) -> None:
-    """Issue a `TightGradWarning`.
+    """Issue a `TightGradWarning` with this message.
 
     Args:
         message: what was seen, what follows, and what to write instead.

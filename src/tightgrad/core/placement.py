@@ -20,12 +20,12 @@ _SHARDS = ("Shard", "_StridedShard")
 
 
 def is_dtensor(tensor: Tensor) -> bool:
-    """Whether this is a DTensor, told without importing torch.distributed."""
+    """Tell whether this is a DTensor, without importing torch.distributed."""
     return type(tensor) not in (Tensor, Parameter) and hasattr(tensor, "device_mesh") and hasattr(tensor, "to_local")
 
 
 def shard_axes(tensor: Tensor) -> Axes:
-    """The mesh axes that hold different parts of the tensor; none of a plain tensor.
+    """Return the mesh axes that hold different parts of the tensor; none of a plain tensor.
 
     Raises:
         UnsupportedError: a placement is not known.
@@ -34,7 +34,7 @@ def shard_axes(tensor: Tensor) -> Axes:
 
 
 def pending_axes(tensor: Tensor) -> Axes:
-    """The mesh axes whose ranks hold summands of the tensor, `Partial("sum")`; none of a plain tensor.
+    """Return the mesh axes whose ranks hold summands of the tensor, `Partial("sum")`; none of a plain tensor.
 
     Raises:
         UnsupportedError: a placement is not known.
@@ -43,13 +43,13 @@ def pending_axes(tensor: Tensor) -> Axes:
 
 
 def shard_axes_along(tensor: Tensor, dims: tuple[int, ...]) -> Axes:
-    """Those of the `shard_axes` along which one of `dims` of the tensor is cut."""
+    """Return those of the `shard_axes` along which one of `dims` of the tensor is cut."""
     axes = shard_axes(tensor)
     return tuple(pair for pair in axes if int(_placements(tensor)[pair[1]].dim) % tensor.dim() in dims)
 
 
 def lie_alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape are cut in the same way, or are both plain."""
+    """Tell whether two tensors of one shape are cut in the same way, or are both plain."""
     if is_dtensor(one) != is_dtensor(other):
         return False
     return not is_dtensor(one) or (_mesh(one) == _mesh(other) and _placements(one) == _placements(other))

@@ -28,41 +28,41 @@ class Codec(ABC):
 
     @property
     def granularity(self) -> int:
-        """A tensor may be cut into chunks at multiples of this many elements without changing what is decoded."""
+        """Return at multiples of how many elements a tensor may be cut without changing what is decoded."""
         return 1
 
     @property
     def scope(self) -> str:
-        """How much of a tensor it must see at once: "element", "block", "tensor" or "matrix"."""
+        """Return how much of a tensor the codec must see at once: "element", "block", "tensor" or "matrix"."""
         return self.card.scope
 
     @property
     def unbiased(self) -> bool:
-        """Whether the expectation of what is decoded equals the input, with these settings."""
+        """Tell whether the expectation of what is decoded equals the input, with these settings."""
         return self.card.unbiased
 
     @property
     def linear(self) -> bool:
-        """Whether decoding a sum of payloads gives the sum of what they decode to; all its tensors are float32."""
+        """Tell whether decoding a sum of payloads gives the sum of what they decode to; all its tensors are float32."""
         return self.card.linear
 
     @property
     def fixed_size(self) -> bool:
-        """Whether the size of a payload is known before the data is."""
+        """Tell whether the size of a payload is known before the data is."""
         return True
 
     @property
     def reducer(self) -> str:
-        """The id of the reducer that a plan takes when it names none."""
+        """Return the id of the reducer that a plan takes when it names none."""
         return self.card.reducer
 
     def contraction(self, numel: int) -> float:
-        """The delta in [0, 1] of ||x - C(x)||^2 <= (1 - delta) ||x||^2 for `numel` elements; 0 claims nothing."""
+        """Return delta in [0, 1] of ||x - C(x)||^2 <= (1 - delta) ||x||^2 for `numel` elements; 0 claims nothing."""
         return 0.0
 
     @abstractmethod
     def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
-        """The tensors of the payload of `spec.numel` elements: exact, and known on every rank without being sent.
+        """Return the layout of the payload of `spec.numel` elements: exact, and known on every rank without being sent.
 
         Unless `fixed_size`, the last one may have the length None, which ranks tell each other. Such a payload is
         never longer than `wire.most_nbytes`: a codec sends the elements themselves where they take fewer bytes.
@@ -91,14 +91,14 @@ class Codec(ABC):
         out.copy_(self.decode(payload))
 
     def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
-        """The bytes of the payloads of several tensors, one after the other, where that is faster than one by one and
-        needs no random numbers; else None.
+        """Return the bytes of the payloads of several tensors, one after the other, where that is faster than one by
+        one and needs no random numbers; else None.
         """
         return None
 
     def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor] | None:
-        """A new tensor of shape (spec.numel,) and dtype spec.dtype for each payload of a message, where that is faster
-        than one by one; else None.
+        """Return a new tensor of shape (spec.numel,) and dtype spec.dtype for each payload of a message, where that is
+        faster than one by one; else None.
 
         Raises:
             PayloadError: the message cannot have come from `encode`.
@@ -106,7 +106,7 @@ class Codec(ABC):
         return None
 
     def entries_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[tuple[Tensor, Tensor]] | None:
-        """For each tensor of a message, the ascending indices of what is not 0 in it, and the values there; None
+        """Return for each tensor of a message the ascending indices of what is not 0 in it, and the values there; None
         where entries are not what a payload holds, or one by one is as fast.
 
         Raises:
@@ -115,7 +115,7 @@ class Codec(ABC):
         return None
 
     def payload_nbytes(self, spec: GradSpec) -> int | None:
-        """Bytes that `encode` will produce; None if they depend on the data."""
+        """Return the bytes that `encode` will produce; None if they depend on the data."""
         total = 0
         for layout in self.layout(spec):
             if layout.nbytes is None:
@@ -146,14 +146,14 @@ class Traffic:
 
 
 class TrafficMeter:
-    """Bytes that left this rank from one look to the next."""
+    """Counts the bytes that left this rank from one look to the next."""
 
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic
         self._before = traffic.nbytes, traffic.framing_nbytes
 
     def take(self) -> tuple[int, int]:
-        """Of tensors and of framing, since the last call."""
+        """Return the bytes of tensors and of framing since the last call."""
         before, self._before = self._before, (self._traffic.nbytes, self._traffic.framing_nbytes)
         return self._before[0] - before[0], self._before[1] - before[1]
 
@@ -163,19 +163,19 @@ class Collective(Protocol):
 
     @property
     def rank(self) -> int:
-        """This process, 0 to world_size - 1."""
+        """Return the number of this process, 0 to world_size - 1."""
 
     @property
     def world_size(self) -> int:
-        """Number of processes."""
+        """Return the number of processes."""
 
     @property
     def control_device(self) -> torch.device:
-        """Where small control tensors must be: the CPU, or this rank's GPU under NCCL."""
+        """Return where small control tensors must be: the CPU, or this rank's GPU under NCCL."""
 
     @property
     def traffic(self) -> Traffic:
-        """Bytes that left this rank so far."""
+        """Return the counter of the bytes that left this rank so far."""
 
     def all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Tensor:
         """Reduce over ranks in place; return the same tensor."""
@@ -202,7 +202,7 @@ class Collective(Protocol):
         """Overwrite `tensor` with rank `source`'s; return it."""
 
     def split(self, groups: Sequence[Sequence[int]]) -> "Collective":
-        """The group, of those given, that this rank is in: its ranks count from 0 in the order given.
+        """Return the group, of those given, that this rank is in: its ranks count from 0 in the order given.
 
         Collective: every rank must call it with the same groups, which hold each rank once. Bytes sent in a group
         are counted in this `traffic`. Asking for the same groups again costs nothing.
@@ -214,7 +214,7 @@ Observe = Callable[[Grads, Mapping[str, Tensor]], None]
 
 @dataclass(frozen=True, slots=True)
 class ReduceContext:
-    """What a reducer may use during one step; `observe` is told what was to be sent and what of it was."""
+    """Holds what a reducer may use during one step; `observe` is told what was to be sent and what of it was."""
 
     collective: Collective
     rng: StepRng
@@ -224,9 +224,9 @@ class ReduceContext:
 
     @contextmanager
     def receiving(self) -> Iterator[None]:
-        """Held around decoding what came from other ranks. A `PayloadError` is noted in `failures`, not raised: this
-        rank still owes the other ranks the rest of the step's collectives, and whoever called the reducer asks all
-        ranks after the last one (`pipeline/delivered.py`). What is returned meanwhile has the right shapes only.
+        """Catch a `PayloadError` while decoding what came from other ranks, and note it in `failures`: this rank still
+        owes the other ranks the rest of the step's collectives, and whoever called the reducer asks all ranks after the
+        last one (`pipeline/delivered.py`). What is returned meanwhile has the right shapes only.
         """
         try:
             yield
@@ -239,13 +239,13 @@ class ReduceContext:
 
 
 class Reducer(ABC):
-    """Owns the rounds of communication. Returns sums over ranks, and never divides."""
+    """Runs the rounds of communication. Returns sums over ranks, and never divides."""
 
     card: ClassVar[MethodCard]
     slots: ClassVar[tuple[Slot, ...]] = ()
 
     def refuses(self, codec: Codec | None) -> str | None:
-        """Say why this reducer cannot run with `codec`, and what instead; None if it can."""
+        """Return why this reducer cannot run with `codec`, and what instead; None if it can."""
         return None
 
     @abstractmethod
@@ -267,7 +267,7 @@ class Feedback(ABC):
     slots: ClassVar[tuple[Slot, ...]] = ()
 
     def refuses(self, codec: Codec | None, reducer: Reducer) -> str | None:
-        """Say why this feedback cannot run with the two, and what instead; None if it can."""
+        """Return why this feedback cannot run with the two, and what instead; None if it can."""
         return None
 
     @abstractmethod
@@ -275,7 +275,7 @@ class Feedback(ABC):
         """Call `inner` once on the compensated gradients; return its totals and the new state."""
 
     def reduce_(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
-        """`reduce`, of gradients that nobody looks at again: they may be overwritten, and kept in the new state."""
+        """Reduce gradients that nobody looks at again: they may be overwritten, and kept in the new state."""
         return self.reduce(grads, state, inner)
 
 
@@ -298,76 +298,76 @@ class Clipper(ABC):
 
 
 class Adapter(Protocol):
-    """One per wrapper: the only code that touches it. Does no maths."""
+    """Connects the pipeline to one kind of wrapper: the only code that touches it. Does no maths."""
 
     @property
     def collective(self) -> Collective:
-        """The data-parallel ranks."""
+        """Return the collective of the data-parallel ranks."""
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
-        """Trainable parameters by name, each once, in the same order on every rank and under every wrapper."""
+        """Return trainable parameters by name, each once, in the same order on every rank and under every wrapper."""
 
     @property
     def reduces(self) -> bool:
-        """Whether the wrapper sums over ranks during backward; if not, the pipeline does after the last one."""
+        """Tell whether the wrapper sums over ranks during backward; if not, the pipeline does after the last one."""
 
     @property
     def every_rank_runs(self) -> bool:
-        """Whether a window's backward only works if every rank runs as many micro-batches."""
+        """Tell whether a window's backward only works if every rank runs as many micro-batches."""
 
     @property
     def waits_in_forward(self) -> bool:
-        """Whether `begin_window` or a forward of the next window may wait for the other ranks."""
+        """Tell whether `begin_window` or a forward of the next window may wait for the other ranks."""
 
     @property
     def holds_back(self) -> bool:
-        """Whether gradients of this window so far have not been reduced and are not to be taken yet."""
+        """Tell whether gradients of this window so far have not been reduced and are not to be taken yet."""
 
     @property
     def remembered_shapes(self) -> Mapping[str, tuple[int, ...]] | None:
-        """Shapes of what is remembered of each parameter; None where they are the parameters' own, the same on any
-        number of ranks.
+        """Return the shapes of what is remembered of each parameter; None where they are the parameters' own, the same
+        on any number of ranks.
         """
 
     @property
     def divisor(self) -> int:
-        """What the wrapper divides its sum by; losses are multiplied by it. 1 if it divides by nothing."""
+        """Return what the wrapper divides its sum by; losses are multiplied by it. 1 if it divides by nothing."""
 
     def connect(self) -> None:
-        """Called once, when ranks know that they do the same: no communication before it. Collective: every rank must
-        call it.
+        """Prepare the wrapper, once, when ranks know that they do the same: no communication before it. Collective:
+        every rank must call it.
 
         Raises:
             UnsupportedError: the wrapper cannot do what is asked.
         """
 
     def begin_window(self) -> None:
-        """Called once before a window's first micro-batch. Collective: every rank must call it."""
+        """Prepare a window, once, before its first micro-batch. Collective: every rank must call it."""
 
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
-        """Held around forward and backward of micro-batch `index` of a window of `count`."""
+        """Return the context for forward and backward of micro-batch `index` of a window of `count`."""
 
     def leaves(self) -> Iterable[Tensor]:
-        """The trainable parameters as autograd sees them, after a forward: a hook on one is given the gradient of this
-        rank's micro-batch, before it is added to others or reduced.
+        """Return the trainable parameters as autograd sees them, after a forward: a hook on one is given the gradient
+        of this rank's micro-batch, before it is added to others or reduced.
         """
 
     def gradients(self) -> Iterable[tuple[str, Tensor | None]]:
-        """The places where gradients of a window are kept, by the name of their parameter, in the same order each time;
-        a parameter may have several. To be read only.
+        """Return the places where gradients of a window are kept, by the name of their parameter, in the same order
+        each time; a parameter may have several. To be read only.
         """
 
     @property
     def moves_gradients(self) -> bool:
-        """Whether the wrapper's next forward may itself put gradients elsewhere."""
+        """Tell whether the wrapper's next forward may itself put gradients elsewhere."""
 
     @property
     def counts_writes(self) -> bool:
-        """Whether torch's counters tell of the usual writes into gradients."""
+        """Tell whether torch's counters tell of the usual writes into gradients."""
 
     def accumulated(self) -> Grads:
-        """This rank's gradients in mid-window, by name: copies."""
+        """Return copies of this rank's gradients in mid-window, by name."""
 
     def restore_accumulated(self, grads: Grads) -> None:
         """Put back what `accumulated` gave, before the next micro-batch's forward."""
@@ -378,12 +378,12 @@ class Adapter(Protocol):
         """
 
     def leave_window(self) -> None:
-        """Called in the middle of a window that is dropped: a forward may have run whose backward will not. Collective:
-        every rank must call it.
+        """Drop a window in its middle: a forward may have run whose backward will not. Collective: every rank must call
+        it.
         """
 
     def release(self) -> None:
         """Leave the model as a loop without a pipeline expects it; called between windows, once."""
 
     def sent_nbytes(self) -> int:
-        """Bytes of gradient that the wrapper itself sent from this rank since the last call."""
+        """Return the bytes of gradient that the wrapper itself sent from this rank since the last call."""

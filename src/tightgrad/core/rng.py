@@ -21,20 +21,20 @@ class StepRng:
     rank: int
 
     def local(self, name: str, device: torch.device) -> torch.Generator:
-        """A generator that differs between ranks."""
+        """Return a generator that differs between ranks."""
         return seeded(_seed_of(f"{self.seed}/{self.step}/{name}/rank {self.rank}"), device)
 
     def shared(self, name: str, device: torch.device) -> torch.Generator:
-        """A generator that is the same on every rank."""
+        """Return a generator that is the same on every rank."""
         return seeded(self.shared_seed(name), device)
 
     def shared_seed(self, name: str) -> int:
-        """The seed of `shared`."""
+        """Return the seed of `shared`."""
         return _seed_of(f"{self.seed}/{self.step}/{name}/shared")
 
 
 def seeded(seed: int, device: torch.device) -> torch.Generator:
-    """A generator of its own."""
+    """Return a new generator on `device` with this seed."""
     generator = torch.Generator(device=device)
     generator.manual_seed(seed)
     return generator

@@ -21,7 +21,7 @@ MODEL = "*"
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One kind of tensor that a method remembers between steps.
+    """Describes one kind of tensor that a method remembers between steps.
 
     Args:
         name: key in the state, unique within a plan.
@@ -43,7 +43,7 @@ class Slot:
     storage: "Storage | None" = None
 
     def hold(self, values: Tensor) -> Tensor:
-        """What is kept in the state for `values`."""
+        """Return what is kept in the state for `values`."""
         return values if self.storage is None else self.storage.pack(values)
 
     def values(self, held: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Slot:
         return first + second if self.storage is None else self.hold(self.values(first) + self.values(second))
 
     def fits(self, held: Tensor, shape: tuple[int, ...]) -> bool:
-        """Whether `held` can belong to a parameter of that shape (for `of_model`, any)."""
+        """Tell whether `held` can belong to a parameter of that shape (for `of_model`, any)."""
         if self.storage is not None:
             return self.storage.numel(held) == torch.Size(shape).numel()
         if self.dtype is not held.dtype if self.dtype else not (held.is_floating_point() or held.is_complex()):
@@ -65,21 +65,21 @@ class Slot:
 
 
 class Storage(Protocol):
-    """Float32 values in fewer bytes, as one tensor that a checkpoint can hold."""
+    """Holds float32 values in fewer bytes, as one tensor that a checkpoint can hold."""
 
     def pack(self, values: Tensor) -> Tensor:
-        """To bytes."""
+        """Pack float32 values of any shape into one tensor."""
 
     def unpack(self, held: Tensor) -> Tensor:
-        """Back to float32, in one dimension."""
+        """Unpack the values to float32, in one dimension."""
 
     def numel(self, held: Tensor) -> int:
-        """How many values are held; -1 if `held` was not packed by this storage."""
+        """Return how many values are held; -1 if `held` was not packed by this storage."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorLayout:
-    """Shape and dtype of one tensor of a payload, known on every rank without being sent.
+    """Describes dtype and length of one tensor of a payload, known on every rank without being sent.
 
     `numel` is None where the length depends on the data: only for the last tensor of a payload, which is uint8 then.
     """
@@ -89,13 +89,13 @@ class TensorLayout:
 
     @property
     def nbytes(self) -> int | None:
-        """Bytes on the wire; None where they depend on the data."""
+        """Return the bytes on the wire; None where they depend on the data."""
         return None if self.numel is None else self.numel * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class GradSpec:
-    """What every rank knows about a tensor that one of them encodes.
+    """Holds what every rank knows about a tensor that one of them encodes.
 
     Args:
         name: the parameter's name.
@@ -126,34 +126,34 @@ class GradSpec:
 
     @property
     def dense_nbytes(self) -> int:
-        """Bytes of the elements themselves, uncompressed."""
+        """Return the bytes of the elements themselves, uncompressed."""
         return self.numel * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """All that crosses the wire for one tensor, and the spec that is not sent."""
+    """Holds all that crosses the wire for one tensor, and the spec that is not sent."""
 
     tensors: tuple[Tensor, ...]
     spec: GradSpec
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the wire."""
+        """Return the bytes on the wire."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
 
 
 class Sent(Mapping[str, Tensor]):
-    """What this rank transmitted, of each tensor, decoded only when it is asked for."""
+    """Holds what this rank transmitted of each tensor, decoded only when it is asked for."""
 
     @abstractmethod
     def subtract_from_(self, values: Mapping[str, Tensor]) -> None:
-        """Take it off contiguous `values`, one for each name, in place."""
+        """Subtract what was transmitted from contiguous `values`, one for each name, in place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
-    """What a reducer gives back.
+    """Holds what a reducer gives back.
 
     Args:
         total: the sum over ranks of what was delivered, never divided; bitwise equal on all ranks.
@@ -166,7 +166,7 @@ class Reduced:
     state: State = field(default_factory=dict)
 
     def left_of_(self, values: Grads) -> Grads:
-        """What of `values`, which this may overwrite, was not transmitted."""
+        """Return what of `values`, which this may overwrite, was not transmitted."""
         if isinstance(self.transmitted, Sent):
             self.transmitted.subtract_from_(values)
             return values
@@ -175,7 +175,7 @@ class Reduced:
 
 @dataclass(frozen=True, slots=True)
 class Clipped:
-    """What a clipper did.
+    """Holds what a clipper found and did.
 
     Args:
         total_norm: scalar, the norm before clipping.

@@ -35,13 +35,13 @@ def checked_tensors(codec: Codec, payload: Payload) -> tuple[Tensor, ...]:
 
 
 def most_nbytes(codec: Codec, spec: GradSpec) -> int:
-    """Bytes that a payload of `spec` may have."""
+    """Return the largest number of bytes that a payload of `spec` may have."""
     nbytes = codec.payload_nbytes(spec)
     return spec.dense_nbytes + HEADER_NBYTES if nbytes is None else nbytes
 
 
 def fixed_nbytes(codec: Codec, spec: GradSpec) -> int:
-    """Bytes of a payload whose size is known before the data is.
+    """Return the bytes of a payload whose size is known before the data is.
 
     Raises:
         PayloadError: it depends on the data.
@@ -137,7 +137,7 @@ def add_message_to_(totals: Sequence[Tensor], codec: Codec, message: Tensor, spe
 
 
 class DecodedMessage:
-    """What `encode_message` gave, looked at once and added or subtracted as often as needed.
+    """Holds what `encode_message` gave, decoded once and added or subtracted as often as needed.
 
     Raises:
         PayloadError: the message cannot have come from `encode_message`; at once, or when payloads are decoded.

@@ -65,7 +65,14 @@ def ddp_comm_hook(
         RankMismatchError: the ranks came with different settings, models, seeds or versions.
 
     Examples:
-        hook = tg.ddp_comm_hook(model, tg.Compress(tg.codecs.IntBlock(bits=4), feedback=tg.ErrorFeedback()))
+        >>> import torch, torch.distributed as dist, tightgrad as tg
+        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        >>> model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1, bias=False))
+        >>> hook = tg.ddp_comm_hook(model, tg.Compress(tg.codecs.TopK(0.5), feedback=tg.ErrorFeedback()))
+        >>> model(torch.tensor([[3.0, 4.0]])).sum().backward()
+        >>> model.module.weight.grad, hook.residual_norm
+        (tensor([[0., 4.]]), 3.0)
+        >>> dist.destroy_process_group()
     """
     check_integer("seed", seed, low=0)
     inner = unwrap_compiled(model)
@@ -94,7 +101,7 @@ def ddp_comm_hook(
 
 
 class CommHook:
-    """What a DDP module's compression remembers; made by `tightgrad.ddp_comm_hook`. Differs by rank."""
+    """Holds what a DDP module's compression remembers; made by `tightgrad.ddp_comm_hook`. Differs by rank."""
 
     def __init__(
         self,
@@ -134,21 +141,21 @@ class CommHook:
 
     @property
     def num_backwards(self) -> int:
-        """Synchronised backwards whose gradients were delivered."""
+        """Return the number of synchronised backwards whose gradients were delivered."""
         return self._state.step
 
     @property
     def wire_bytes(self) -> int:
-        """Bytes that left this rank so far."""
+        """Return the bytes that left this rank so far."""
         return self._collective.traffic.nbytes
 
     @property
     def residual_norm(self) -> float | None:
-        """2-norm of what this rank has not sent yet; None without feedback that keeps it."""
+        """Return the 2-norm of what this rank has not sent yet; None without feedback that keeps it."""
         return state_norm(self._state.slots, self._slots.get(RESIDUAL.name, RESIDUAL))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything this rank remembers: plain tensors and numbers."""
+        """Return everything this rank remembers: plain tensors and numbers."""
         return self._state.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class Guard:
-    """What happens when any rank's gradient holds inf or NaN.
+    """Says what happens when any rank's gradient holds inf or NaN.
 
     Args:
         on_nonfinite: "raise" names the parameters and ranks; "skip" leaves everything as it was before the window;

@@ -26,7 +26,7 @@ LOCAL_UPDATES_VERSION = 1
 
 @dataclass(frozen=True)
 class LocalUpdates:
-    """What both kinds have in common; use `LocalSGD` or `DiLoCo`.
+    """Holds what both kinds have in common; use `LocalSGD` or `DiLoCo`.
 
     Args:
         every: local steps between two outer steps, at least 1.
@@ -58,16 +58,16 @@ class LocalUpdates:
 
     @property
     def outer_lr(self) -> float:
-        """The step size of the outer step."""
+        """Return the step size of the outer step."""
         raise NotImplementedError
 
     @property
     def outer_momentum(self) -> float:
-        """The Nesterov momentum of the outer step."""
+        """Return the Nesterov momentum of the outer step."""
         raise NotImplementedError
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """Write as JSON."""
+        """Write the settings as JSON text."""
         settings = {key: value for key, value in vars(self).items() if key != "plan"}
         written = {"version": LOCAL_UPDATES_VERSION, "id": _ids()[type(self)], **settings}
         return json.dumps({**written, "plan": self.plan.to_config()}, indent=indent)
@@ -75,22 +75,22 @@ class LocalUpdates:
 
 @dataclass(frozen=True)
 class LocalSGD(LocalUpdates):
-    """The ranks continue from the mean of their parameters."""
+    """Lets each rank train alone, and continue from the mean of all ranks' parameters."""
 
     @property
     def outer_lr(self) -> float:
-        """One: all the way to the mean."""
+        """Return one: the step goes all the way to the mean."""
         return 1.0
 
     @property
     def outer_momentum(self) -> float:
-        """None."""
+        """Return zero: there is no momentum."""
         return 0.0
 
 
 @dataclass(frozen=True)
 class DiLoCo(LocalUpdates):
-    """The ranks take a Nesterov step along the mean of how far they have moved.
+    """Lets each rank train alone, and takes a Nesterov step along the mean of how far the ranks have moved.
 
     Args:
         lr: of the outer step, above 0.
@@ -115,12 +115,12 @@ class DiLoCo(LocalUpdates):
 
     @property
     def outer_lr(self) -> float:
-        """As set."""
+        """Return the step size as set."""
         return self.lr
 
     @property
     def outer_momentum(self) -> float:
-        """As set."""
+        """Return the momentum as set."""
         return self.momentum
 
 

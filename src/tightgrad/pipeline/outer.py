@@ -127,7 +127,7 @@ class OuterPipeline:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything this rank remembers: plain tensors and numbers. Differs by rank.
+        """Return everything this rank remembers: plain tensors and numbers. Differs by rank.
 
         Model and inner optimizer are not included. They differ by rank too, so every rank must save its own.
         """

@@ -216,8 +216,8 @@ class GradientPipeline:
         self.ownership.leave_grads()
 
     def run(self, window: Window[Batch], loss_of: Callable[[Batch], Tensor | Mapping[str, Tensor]]) -> StepRecord:
-        """Forward, backward and step of a whole window; with `on_oom="split"`, again with smaller micro-batches when
-        any rank runs out of memory.
+        """Run forward, backward and step of a whole window; with `on_oom="split"`, again with smaller micro-batches
+        when any rank runs out of memory.
 
         Collective: every rank must call it. A window that was run again has the same gradient only for a loss that is a
         weighted mean of per-sample terms (docs/premises.md), which is checked before the first split.
@@ -339,7 +339,7 @@ class GradientPipeline:
         self.ownership.release()
 
     def worst(self, count: int = 5) -> list[tuple[str, float]]:
-        """The parameters with the largest gradients so far in this window, those with inf or NaN first.
+        """Return the parameters with the largest gradients so far in this window, those with inf or NaN first.
 
         To be called before `step`. Collective when gradients are sharded: every rank must call it.
 
@@ -349,10 +349,7 @@ class GradientPipeline:
         return worst(self._buffer.grads(), count)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything this rank remembers, also in the middle of a window: plain tensors and numbers. Differs by rank.
-        To resume, give `windows` a loader that starts with the batch number `num_consumed` of this state (the first
-        of the open window, if there is one).
-        """
+        """Return everything this rank remembers, also in mid-window: plain tensors and numbers. Differs by rank."""
         open_window = None
         if self._window is not None:
             self.ownership.check_grads()

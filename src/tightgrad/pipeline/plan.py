@@ -28,7 +28,7 @@ OVERLAPS = ("auto", "backward", "none")
 
 @dataclass(frozen=True)
 class Compress:
-    """What crosses the network.
+    """Says what crosses the network, and in which form.
 
     Args:
         codec: how a gradient is encoded; None sends float32.
@@ -88,7 +88,7 @@ class Compress:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which accumulation, clipping and compression run. The default installs nothing: it is plain PyTorch.
+    """Names the accumulation, clipping and compression that run. The default installs nothing: it is plain PyTorch.
 
     Args:
         accumulate: how micro-batches make a step; None is one batch a step, its loss taken as it is.
@@ -176,22 +176,22 @@ class Plan:
 
     @cached_property
     def is_empty(self) -> bool:
-        """Whether this is plain PyTorch."""
+        """Tell whether this is plain PyTorch."""
         return all(getattr(self, part.name) is None for part in fields(self))
 
     @property
     def slots(self) -> dict[str, Slot]:
-        """What the plan's methods remember, by slot name."""
+        """Return what the plan's methods remember, by slot name."""
         compress = self.compress or Compress()
         parts = (compress.feedback, compress.reducer, self.clip, self.loss_scale, self.noise_scale)
         return {slot.name: slot for part in parts if part is not None for slot in part.slots}
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """Write as JSON."""
+        """Write the plan as JSON text."""
         return json.dumps(self.to_config(), indent=indent)
 
     def to_config(self) -> dict[str, Any]:
-        """The JSON values that `from_config` reads."""
+        """Return the JSON values that `from_config` reads."""
         return {"version": PLAN_VERSION, **to_config(self)}
 
     @classmethod
@@ -236,7 +236,7 @@ def _part(cls: type, config: Any, where: str) -> Any:
 
 
 def plan_for(value: object) -> str:
-    """The call that makes a plan of a part that was given instead of one."""
+    """Return the call that makes a plan of a part that was given instead of one."""
     return "tg." + instead("accumulate", value, "Plan", _PLAN_SETTINGS, method)
 
 

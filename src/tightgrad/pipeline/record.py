@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One window.
+    """Records what happened in one window.
 
     Attributes:
         step: number of steps applied before this one.
@@ -64,5 +64,5 @@ class StepRecord:
     framing_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return the record as JSON values."""
         return asdict(self)

@@ -100,7 +100,7 @@ def trust_ratio(weight_norm: Tensor, update_norm: Tensor, ratio: Tensor) -> Tens
 
 
 class LayerwiseOptimizer(Optimizer, ABC):
-    """Is an optimizer with the options `layer_adaptation` and `implementation` in each group."""
+    """Adds the options `layer_adaptation` and `implementation` to each group of an optimizer."""
 
     def add_param_group(self, param_group: Group) -> None:
         """Check the settings of a group, with the defaults for what it leaves out, and add it.
