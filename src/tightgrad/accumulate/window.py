@@ -159,12 +159,6 @@ class Window(Generic[Batch]):
         return next(iter(self.total_weights.values()))
 
     @property
-    def local_share(self) -> float:
-        """This rank's part of N, for the first loss."""
-        name, total = next(iter(self.total_weights.items()))
-        return sum(weights[name] for weights in self.weights) / total if total else 0.0
-
-    @property
     def counts_for_nothing(self) -> bool:
         """Whether it is known that no micro-batch on any rank has any weight."""
         has_weight = any(any(row.values()) for row in self.weights)

@@ -86,7 +86,7 @@ class OuterPipeline:
         try:
             with self._clock("accumulate"):
                 moved = self.adapter.moved()
-            update = self._path.walk(moved, self.state, 1.0 / self.adapter.collective.world_size)
+            update = self._path.walk(moved, self.state)
             if isinstance(update, Update):
                 self._apply(update)
             self.adapter.meet()

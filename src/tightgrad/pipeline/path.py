@@ -115,13 +115,12 @@ class GradientPath:
             self._in_backward.abandon()
 
     @torch.no_grad()
-    def walk(self, grads: Grads, state: PipelineState, local_share: float = 1.0) -> Update | SkipReason:
+    def walk(self, grads: Grads, state: PipelineState) -> Update | SkipReason:
         """Give the update, or say why there is none. Collective: every rank must call it.
 
         Args:
             grads: this rank's gradients, overwritten in place, tensors and dictionary.
             state: read; only counters of skips, and the loss scale after an overflow, are changed.
-            local_share: this rank's weight over the weight of all ranks.
 
         Raises:
             NonFiniteGradientError: inf or NaN, where the plan's guard says so.
@@ -137,7 +136,7 @@ class GradientPath:
                 self._unscale_(grads)
             reduced = grads, state.slots
         else:
-            reduced = self._agree_and_reduce_(grads, state, local_share)
+            reduced = self._agree_and_reduce_(grads, state)
         if isinstance(reduced, str):
             return reduced
         self._compare(reduced[0], state.step)
@@ -203,14 +202,14 @@ class GradientPath:
         return total if parameter.is_contiguous() else torch.empty_like(parameter, dtype=total.dtype).copy_(total)
 
     def _agree_and_reduce_(
-        self, grads: Grads, state: PipelineState, local_share: float = 1.0, *, densely: bool = False
+        self, grads: Grads, state: PipelineState, *, densely: bool = False
     ) -> "tuple[Grads, State] | SkipReason":
         """Guard, local clip, reduction, one after the other."""
         self._unscale_(grads)
         grads, finite = self._agree(grads)
         if not finite:
             return self._skip(grads, state)
-        self._clip_locally_(grads, local_share)
+        self._clip_locally_(grads)
         return grads, self._reduce_(grads, state, densely=densely)
 
     def _used(self, grads: Grads, adapter: FSDP2Adapter) -> Grads:
@@ -271,12 +270,12 @@ class GradientPath:
             return slots
         return taken_back(slots, before, grads, self._plan.slots)
 
-    def _clip_locally_(self, grads: Grads, local_share: float) -> None:
-        """Limit this rank's mean gradient to local_clip / sqrt(ranks). What it sends is `local_share` of that mean."""
+    def _clip_locally_(self, grads: Grads) -> None:
+        """Limit what this rank adds to the sum over ranks to local_clip / sqrt(ranks)."""
         if self._plan.local_clip is None:
             return
         with self._clock("local_clip"):
-            bound = local_share * self._plan.local_clip / math.sqrt(self._adapter.collective.world_size)
+            bound = self._plan.local_clip / math.sqrt(self._adapter.collective.world_size)
             scale_(grads.values(), clip_coefficient(self._norm(list(grads.values())), bound))
 
     def _unscale_(self, grads: Grads) -> None:

@@ -326,7 +326,7 @@ class GradientPipeline:
             return "zero_weight"
         with self._clock("accumulate"):
             grads = self._buffer.grads()
-        return self._take(self._path.walk(grads, self.state, window.local_share), window)
+        return self._take(self._path.walk(grads, self.state), window)
 
     def close(self) -> None:
         """Give model and optimizer back to loops without this pipeline, and close the writers of records. Afterwards

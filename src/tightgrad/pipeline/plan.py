@@ -94,8 +94,10 @@ class Plan:
         accumulate: how micro-batches make a step; None is one batch a step, its loss taken as it is.
         compress: what crosses the network; None sends float32.
         clip: what limits the delivered gradient.
-        local_clip: before compression, limits each rank's mean gradient to local_clip / sqrt(ranks), above 0; None
-            does not (Lin et al. 2018, Deep gradient compression, arXiv:1712.01887).
+        local_clip: bounds, before compression, the norm of what each rank adds to the sum over ranks, by
+            local_clip / sqrt(ranks), above 0. A rank adds its share of the mean: with equal shares its own mean is
+            bounded by local_clip * sqrt(ranks). None does not (Lin et al. 2018, Deep gradient compression, section
+            3.2, arXiv:1712.01887).
         loss_scale: dynamic loss scaling for float16; None scales nothing.
         noise_scale: measures the gradient noise scale into the records; None measures nothing, and costs nothing.
         guard: what happens at inf or NaN; None is `Guard("raise")` unless the plan is empty.

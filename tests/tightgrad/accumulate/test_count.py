@@ -87,7 +87,6 @@ def test_abandoning_waits():
     "look",
     [
         lambda pipe, window: window.total_weight,
-        lambda pipe, window: window.local_share,
         lambda pipe, window: pipe.state_dict()["open_window"]["total_weights"]["loss"],
     ],
 )

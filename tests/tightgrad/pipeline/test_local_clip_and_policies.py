@@ -34,29 +34,49 @@ def updates(world_size: int, plan: tg.Plan, batches: list[list[Tensor]]) -> list
     return tg.collectives.run_threaded(world_size, rank)
 
 
-def clipped_mean(rows: Tensor, bound: float) -> Tensor:
-    mean = rows.mean(dim=0)
-    return mean * min(1.0, bound / float(mean.norm()))
+def deep_gradient_compression(samples: list[list[Tensor]], local_clip: float) -> Tensor:
+    """What the ranks of algorithm 1 of the paper send in a step, all of it: sum_k clip(G_k, local_clip / sqrt(N)).
+
+    Every rank k adds 1 / (N b) times the gradient of each of its b samples to G_k, N being the number of ranks; where
+    ranks differ in their samples, N b is the number of all samples. Here the gradient of a sample is the sample itself.
+    """
+    count = sum(len(rows) for own in samples for rows in own)
+    total = torch.zeros(3)
+    for own in samples:
+        summand = torch.zeros(3)
+        for rows in own:
+            for row in rows:
+                summand += row / count
+        bound = local_clip / math.sqrt(len(samples))
+        total += summand * min(1.0, bound / float(summand.norm()))
+    return total
 
 
 @pytest.mark.parametrize("micro_batches", [1, 3])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_local_clip_sees_the_local_mean(world_size: int, micro_batches: int) -> None:
-    """The bound does not depend on micro-batches, on their sizes, or on the other ranks' share."""
+@pytest.mark.parametrize("ragged", [False, True])
+def test_local_clip_is_that_of_the_paper(world_size: int, micro_batches: int, ragged: bool) -> None:
     generator = torch.Generator().manual_seed(0)
-    sizes = [[1 + (rank + k) % 3 for k in range(micro_batches)] for rank in range(world_size)]
+    sizes = [[1 + (rank + k) % 3 if ragged else 2 for k in range(micro_batches)] for rank in range(world_size)]
     scales = [5.0 if rank % 2 else 0.1 for rank in range(world_size)]
     batches = [
         [torch.randn(size, 3, generator=generator) * scale for size in row]
         for row, scale in zip(sizes, scales, strict=True)
     ]
-    plan = tg.Plan(accumulate=tg.Accumulate(micro_batches=micro_batches), compress=tg.Compress(), local_clip=2.0)
-    bound = 2.0 / math.sqrt(world_size)
-    shares = [sum(row) / sum(map(sum, sizes)) for row in sizes]
-    means = [clipped_mean(torch.cat(rows), bound) for rows in batches]
-    expected = sum(share * mean for share, mean in zip(shares, means, strict=True))
+    plan = tg.Plan(accumulate=tg.Accumulate(micro_batches=micro_batches), compress=tg.Compress(), local_clip=0.05)
+    expected = deep_gradient_compression(batches, 0.05)
+    assert not torch.allclose(expected, deep_gradient_compression(batches, 1e9))
     for weight, _ in updates(world_size, plan, batches):
         torch.testing.assert_close(-weight, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_local_clip_bounds_the_summand_and_not_the_mean() -> None:
+    """Two ranks with equal shares: a mean of norm 1 is a summand of 0.5, which 0.6 * sqrt(2) / sqrt(2) lets pass."""
+    batches = [[torch.tensor([[1.0, 0.0, 0.0]])], [torch.tensor([[0.0, 1.0, 0.0]])]]
+    plan = tg.Plan(compress=tg.Compress(), local_clip=0.6 * math.sqrt(2))
+    assert updates(2, plan, batches)[0][0].tolist() == [-0.5, -0.5, 0.0]
+    plan = tg.Plan(compress=tg.Compress(), local_clip=0.4 * math.sqrt(2))
+    torch.testing.assert_close(updates(2, plan, batches)[0][0], torch.tensor([-0.4, -0.4, 0.0]))
 
 
 def test_local_clip_leaves_smaller_gradients_alone() -> None:
