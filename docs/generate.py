@@ -68,8 +68,8 @@ def _method(card: MethodCard) -> str:
         "",
         f"{card.summary[0].upper()}{card.summary[1:]}.",
         "",
-        f"- **Use it** {card.use_when}",
-        f"- **Not** {card.avoid_when}",
+        f"- **Use when** {card.use_when}.",
+        f"- **Avoid when** {card.avoid_when}.",
         f"- **Kind**: {TITLES[card.kind].lower()}; **sees**: {_properties(card)}",
     ]
     if card.contraction:

@@ -96,7 +96,7 @@ class Accumulate:
         linear=True,
         reference="Ott et al. 2018, arXiv:1806.00187",
         use_when="the batch that training wants does not fit into memory, or the link is slow",
-        avoid_when="the batch fits and the link is fast: it only makes steps rarer; losses that compare samples",
+        avoid_when="the batch fits and the link is fast: steps only become rarer; or the loss compares samples",
     )
 
     def __post_init__(self) -> None:

@@ -66,8 +66,8 @@ class AdaGC(Clipper):
         summary="each tensor is clipped relative to a moving average of its own clipped norms",
         scope="tensor",
         reference="Wang et al. 2025, arXiv:2502.11034",
-        use_when="language models whose loss spikes start in single tensors",
-        avoid_when="gradients of a tensor come and go, as in mixtures of experts with rare experts",
+        use_when="a language model's loss spikes start in single tensors",
+        avoid_when="the gradients of a tensor come and go, as in mixtures of experts with rare experts",
     )
 
     slots: ClassVar[tuple[Slot, ...]] = (GAMMA, COUNT)

@@ -60,8 +60,8 @@ class AGC(Clipper):
         summary="each row or filter is limited relative to its weight's norm",
         scope="unit",
         reference="Brock et al. 2021, arXiv:2102.06171",
-        use_when="networks without normalisation layers, large batches",
-        avoid_when="transformers with Adam: clip the global norm",
+        use_when="the network has no normalisation layers, above all with large batches",
+        avoid_when="the model is a transformer trained with Adam; clip the global norm instead",
     )
 
     def __post_init__(self) -> None:

@@ -45,8 +45,8 @@ class BlockRMS(Clipper):
         summary="a limit on the root mean square of each parameter's gradient, whatever its size",
         scope="tensor",
         reference="Shazeer and Stern 2018, arXiv:1804.04235; optax.clip_by_block_rms",
-        use_when="parameters differ much in size and one bound shall fit them all",
-        avoid_when="the direction of the whole gradient matters: clip the global norm",
+        use_when="tensors differ a lot in size and should share one bound",
+        avoid_when="the direction of the whole gradient matters; clip the global norm instead",
     )
 
     def __post_init__(self) -> None:

@@ -51,8 +51,8 @@ class Chain(Clipper):
         summary="several clippers in order",
         scope="model",
         reference="optax.chain",
-        use_when="a cheap limit on entries or units comes before a norm",
-        avoid_when="one clipper does",
+        use_when="entries or units should be limited before a norm is",
+        avoid_when="one clipper is enough",
     )
 
     def __post_init__(self) -> None:
@@ -103,7 +103,7 @@ class ByName(Clipper):
         scope="model",
         reference="TightGrad",
         use_when="embeddings, routers or heads need another bound than the rest",
-        avoid_when="the direction of the whole gradient matters: clip the global norm",
+        avoid_when="the direction of the whole gradient matters; clip the global norm instead",
     )
 
     def __post_init__(self) -> None:

@@ -48,8 +48,8 @@ class GlobalNorm(OneFactorClipper):
         summary="one factor for all gradients, from one norm; keeps the direction",
         scope="model",
         reference="Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063",
-        use_when="gradients explode now and then: recurrent networks, transformers",
-        avoid_when="one layer explodes alone and the others should go on: clip per tensor",
+        use_when="gradients explode now and then, as in recurrent networks and transformers",
+        avoid_when="a single layer explodes and the others should not be scaled down with it; clip per tensor instead",
     )
 
     def __post_init__(self) -> None:

@@ -61,8 +61,8 @@ class PerTensorNorm(Clipper):
         summary="a norm and a factor for each parameter",
         scope="tensor",
         reference="Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063, for each tensor alone",
-        use_when="one layer explodes alone and the others should go on",
-        avoid_when="the direction of the whole gradient matters: clip the global norm",
+        use_when="a single layer explodes and the others should not be scaled down with it",
+        avoid_when="the direction of the whole gradient matters; clip the global norm instead",
     )
 
     def __post_init__(self) -> None:

@@ -45,7 +45,7 @@ class Value(Clipper):
         scope="element",
         reference="Mikolov 2012, thesis",
         use_when="single entries explode",
-        avoid_when="the direction matters: clip the norm",
+        avoid_when="the direction of the gradient matters; clip the norm instead",
     )
 
     def __post_init__(self) -> None:

@@ -71,8 +71,8 @@ class ZClip(OneFactorClipper):
         summary="spikes of the norm are brought back towards its running mean",
         scope="model",
         reference="Kumar et al. 2025, arXiv:2504.02507",
-        use_when="language models whose loss spikes now and then",
-        avoid_when="norms are heavy-tailed at every step: use a fixed bound",
+        use_when="a language model's loss spikes now and then",
+        avoid_when="norms are heavy-tailed at every step; use a fixed bound instead",
     )
 
     slots: ClassVar[tuple[Slot, ...]] = (STATISTICS,)

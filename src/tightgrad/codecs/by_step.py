@@ -39,7 +39,7 @@ class ByStep(Choice):
         reducer="gather",
         reference="TightGrad",
         use_when="the first steps need more bits than the rest",
-        avoid_when="only a density changes: use density_warmup",
+        avoid_when="only a density changes; use density_warmup instead",
     )
 
     def __post_init__(self) -> None:

@@ -52,7 +52,7 @@ class Cast(Codec):
         contraction="1 - 2^-16 for bfloat16",
         reducer="two_shot",
         reference="Micikevicius et al. 2018, arXiv:1710.03740",
-        use_when="the link is a little too slow and nothing may change",
+        use_when="the link is up to twice too slow and training must not change",
         avoid_when="the link is more than twice too slow, or (float16) gradients exceed 65504",
     )
 

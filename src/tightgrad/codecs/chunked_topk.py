@@ -51,8 +51,8 @@ class ChunkedTopK(Sparse):
         contraction="count_per_block / block_size times the contraction of its values codec",
         reducer="gather",
         reference="Peng et al. 2024, arXiv:2411.19870; Sarfi et al. 2025, arXiv:2508.15706",
-        use_when="as topk, where a few rows (embeddings, heads) would take all of its entries",
-        avoid_when="as topk",
+        use_when="topk would take all entries from a few rows (embeddings, heads); combine with error feedback",
+        avoid_when="there is no error feedback, or ranks times density comes near 1",
     )
 
     def __post_init__(self) -> None:

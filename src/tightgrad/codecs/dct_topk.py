@@ -58,8 +58,8 @@ class DCTTopK(Codec):
         contraction="count_per_block / block_size times the contraction of its values codec",
         reducer="gather",
         reference="Peng et al. 2024, arXiv:2411.19870",
-        use_when="neighbouring entries of the gradient are alike, with error feedback",
-        avoid_when="they are not: topk keeps more of the gradient in as many bytes",
+        use_when="neighbouring entries of the gradient are alike; combine with error feedback",
+        avoid_when="neighbouring entries differ; topk then keeps more of the gradient in as many bytes",
     )
 
     def __post_init__(self) -> None:

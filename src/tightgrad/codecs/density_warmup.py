@@ -48,8 +48,8 @@ class DensityWarmup(Choice):
         contraction="that of the codec",
         reducer="gather",
         reference="Lin et al. 2017, arXiv:1712.01887",
-        use_when="density is 1 % or less: early gradients change fast, and what is left behind is stale",
-        avoid_when="the run is short against the warm-up",
+        use_when="the density is 1 % or less: early gradients change fast, and residuals are stale when sent",
+        avoid_when="the run is short compared with the warm-up",
     )
 
     def __post_init__(self) -> None:

@@ -52,8 +52,8 @@ class FP8(BlocksTogether):
         contraction="1 - 2^-8 for e4m3, 1 - 2^-6 for e5m2, less what underflows in a block",
         reducer="two_shot",
         reference="Micikevicius et al. 2022, arXiv:2209.05433",
-        use_when="the sizes of the entries in a block differ much: small ones keep their digits",
-        avoid_when="they do not: 8-bit integers err less",
+        use_when="entries of a block differ a lot in size, since small ones keep their digits",
+        avoid_when="entries of a block are alike in size; 8-bit integers err less",
     )
 
     def __post_init__(self) -> None:

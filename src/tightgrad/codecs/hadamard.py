@@ -56,8 +56,8 @@ class Hadamard(Codec):
         contraction="that of the inner codec",
         reducer="two_shot",
         reference="Suresh et al. 2016, arXiv:1611.00429",
-        use_when="few bits, and single entries much larger than their neighbours",
-        avoid_when="8 bits suffice, or time to encode matters",
+        use_when="bits are few and single entries are much larger than their neighbours",
+        avoid_when="8 bits are enough, or time to encode matters",
     )
 
     def __post_init__(self) -> None:

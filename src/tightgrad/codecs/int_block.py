@@ -54,7 +54,7 @@ class IntBlock(BlocksTogether):
         reducer="two_shot",
         reference="Dettmers et al. 2021, arXiv:2110.02861; Alistarh et al. 2017, arXiv:1610.02132",
         use_when="the link is up to about eight times too slow",
-        avoid_when="the link is slower than that: sparsify",
+        avoid_when="the link is slower than that; sparsify instead",
     )
 
     def __post_init__(self) -> None:

@@ -51,8 +51,8 @@ class Natural(BlockCodec):
         unbiased=True,
         reducer="two_shot",
         reference="Horvath et al. 2019, arXiv:1905.10988",
-        use_when="the sizes of entries differ widely and there is no memory for error feedback",
-        avoid_when="they do not: 8-bit integers err less",
+        use_when="entries differ widely in size and there is no memory for error feedback",
+        avoid_when="entries are alike in size; 8-bit integers err less",
     )
 
     def __post_init__(self) -> None:

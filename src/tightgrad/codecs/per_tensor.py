@@ -40,7 +40,7 @@ class PerTensor(Choice):
         reducer="gather",
         reference="TightGrad",
         use_when="embeddings, routers or heads need other settings than the rest",
-        avoid_when="one codec does",
+        avoid_when="one codec is enough",
     )
 
     def __post_init__(self) -> None:

@@ -67,7 +67,7 @@ class QSGD(BlockCodec):
         reducer="two_shot",
         reference="Alistarh et al. 2017, arXiv:1610.02132",
         use_when="there is no memory for error feedback",
-        avoid_when="there is: without bias, the error of few levels is larger than of rounding to nearest",
+        avoid_when="there is memory for error feedback; rounding to nearest then errs less than a few unbiased levels",
     )
 
     def __post_init__(self) -> None:

@@ -61,8 +61,8 @@ class RandomK(Codec):
         contraction="density, in expectation",
         reducer="linear",
         reference="Wangni et al. 2017, arXiv:1710.09854; Stich et al. 2018, arXiv:1809.07599",
-        use_when="there are many ranks: bytes do not grow with them, and encoding costs nothing",
-        avoid_when="a few entries carry most of the gradient: use topk",
+        use_when="there are many ranks, since bytes do not grow with them and encoding costs almost nothing",
+        avoid_when="a few entries carry most of the gradient; use topk instead",
     )
 
     def __post_init__(self) -> None:

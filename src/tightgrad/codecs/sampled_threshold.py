@@ -53,8 +53,8 @@ class SampledThreshold(VariableSparse):
         scope="tensor",
         reducer="gather",
         reference="Aji and Heafield 2017, arXiv:1704.05021; Lin et al. 2017, arXiv:1712.01887",
-        use_when="the number of large entries may follow the gradient instead of being exact",
-        avoid_when="the size of payloads must be known: topk is as fast here, and exact",
+        use_when="the number of sent entries may follow the gradient instead of being exact",
+        avoid_when="the size of payloads must be known; topk is as fast here, and exact",
     )
 
     def __post_init__(self) -> None:

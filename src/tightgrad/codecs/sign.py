@@ -48,7 +48,7 @@ class Sign(BlockCodec):
         contraction="(mean|x|)^2 / mean(x^2) of each block, at least 1 / block_size",
         reducer="two_shot",
         reference="Bernstein et al. 2018, arXiv:1802.04434; Karimireddy et al. 2019, arXiv:1901.09847",
-        use_when="about 30 times fewer bytes are needed and density varies too much for top-k; with error feedback",
+        use_when="you need about 30 times fewer bytes and topk loses too much; combine with error feedback",
         avoid_when="there is no error feedback",
     )
 

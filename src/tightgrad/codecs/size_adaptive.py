@@ -46,7 +46,7 @@ class SizeAdaptive(Choice):
         contraction="the smaller of both",
         reducer="gather",
         reference="TightGrad; Vogels et al. 2019, arXiv:1905.13727, and Lin et al. 2017 leave such tensors alone, too",
-        use_when="gradients are sparsified: biases and norms are then sent as they are",
+        use_when="gradients are sparsified, so that biases and norms are sent as they are",
         avoid_when="the model is one flat buffer",
     )
 

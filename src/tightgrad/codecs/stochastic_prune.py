@@ -65,7 +65,7 @@ class StochasticPrune(Codec):
         reducer="gather",
         reference="Wangni et al. 2017, arXiv:1710.09854",
         use_when="a sparse gradient must be unbiased",
-        avoid_when="error feedback can be had: topk sends more of the gradient in as many bytes",
+        avoid_when="there is memory for error feedback; topk then sends more of the gradient in as many bytes",
     )
 
     def __post_init__(self) -> None:

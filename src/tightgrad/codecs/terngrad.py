@@ -51,8 +51,8 @@ class TernGrad(BlockCodec):
         unbiased=True,
         reducer="two_shot",
         reference="Wen et al. 2017, arXiv:1705.07878",
-        use_when="20 times fewer bytes are needed without error feedback",
-        avoid_when="error feedback can be had: its variance is larger than the gradient, so they do not go together",
+        use_when="you need 20 times fewer bytes without error feedback",
+        avoid_when="there is error feedback: its variance is larger than the gradient, so the two do not combine",
     )
 
     def __post_init__(self) -> None:

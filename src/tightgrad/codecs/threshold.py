@@ -48,8 +48,8 @@ class Threshold(VariableSparse):
         scope="tensor",
         reducer="gather",
         reference="Strom 2015, Interspeech",
-        use_when="the size of what matters is known and does not change, with error feedback",
-        avoid_when="gradients shrink during training: use sampled_threshold or topk",
+        use_when="the size of important entries is known and does not change; combine with error feedback",
+        avoid_when="gradients shrink during training; use sampled_threshold or topk instead",
     )
 
     def __post_init__(self) -> None:

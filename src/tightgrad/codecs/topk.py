@@ -48,7 +48,7 @@ class TopK(Sparse):
         contraction="density times the contraction of its values codec",
         reducer="gather",
         reference="Stich et al. 2018, arXiv:1809.07599; Lin et al. 2017, arXiv:1712.01887",
-        use_when="the link is ten to a thousand times too slow, with error feedback",
+        use_when="the link is 10 to 1000 times too slow; combine with error feedback",
         avoid_when="there is no error feedback, or ranks times density comes near 1",
     )
 

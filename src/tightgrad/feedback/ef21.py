@@ -47,8 +47,8 @@ class EF21(Feedback):
         summary="each rank sends the compressed change of its gradient; the sum of all changes is delivered",
         scope="tensor",
         reference="Richtarik et al. 2021, arXiv:2106.05203",
-        use_when="gradients change slowly from step to step: large batches, or full gradients",
-        avoid_when="batches are small: noise changes all of the gradient at every step, use error_feedback",
+        use_when="gradients change slowly from step to step, as with large batches or full gradients",
+        avoid_when="batches are small: noise changes all of the gradient at every step; use error_feedback instead",
     )
 
     slots: ClassVar[tuple[Slot, ...]] = (ESTIMATE, TOTAL)

@@ -56,8 +56,8 @@ class ErrorFeedback(Feedback):
         summary="what was not sent is added to the next gradient",
         scope="tensor",
         reference="Seide et al. 2014; Karimireddy et al. 2019, arXiv:1901.09847",
-        use_when="the codec is biased; costs a float32 copy of the gradients, or a quarter of it with int8",
-        avoid_when="the codec errs by more than it is given (QSGD of few levels, unbiased sparsifiers): residuals grow",
+        use_when="the codec is biased and memory has room for a float32 copy of the gradients (a quarter with int8)",
+        avoid_when="the codec's error is larger than its input (QSGD of few levels, unbiased sparsifiers): residuals grow",
     )
 
     def __post_init__(self) -> None:

@@ -59,7 +59,7 @@ class MomentumCorrection(Feedback):
         scope="tensor",
         reference="Lin et al. 2017, arXiv:1712.01887",
         use_when="the codec is sparse, below about 1 %, and the optimizer is SGD without momentum of its own",
-        avoid_when="the optimizer is Adam or has momentum: use error_feedback",
+        avoid_when="the optimizer is Adam or has momentum; use error_feedback instead",
     )
 
     slots: ClassVar[tuple[Slot, ...]] = (RESIDUAL, VELOCITY)

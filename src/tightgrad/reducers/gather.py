@@ -45,7 +45,7 @@ class Gather(Reducer):
         scope="tensor",
         reference="Lin et al. 2017, arXiv:1712.01887",
         use_when="payloads are sparse and ranks are few",
-        avoid_when="ranks times payload comes near the gradient: use two_shot",
+        avoid_when="ranks times payload comes near the size of the gradient; use two_shot instead",
     )
 
     def refuses(self, codec: Codec | None) -> str | None:

@@ -40,7 +40,7 @@ class Linear(Reducer):
         linear=True,
         reference="Vogels et al. 2019, arXiv:1905.13727",
         use_when="the codec is linear, such as random_k",
-        avoid_when="it is not",
+        avoid_when="the codec is not linear",
     )
 
     def refuses(self, codec: Codec | None) -> str | None:

@@ -42,7 +42,7 @@ class MajorityVote(Reducer):
         scope="element",
         reference="Bernstein et al. 2018, arXiv:1810.05291",
         use_when="one rank's gradient must not outweigh the others, as with noisy or faulty ranks",
-        avoid_when="the size of what a rank says matters: use two_shot",
+        avoid_when="the sizes of the ranks' gradients matter; use two_shot instead",
     )
 
     def refuses(self, codec: Codec | None) -> str | None:

@@ -70,7 +70,7 @@ class PowerSGD(Reducer):
         summary="low-rank factors of each matrix, summed; bytes do not grow with the number of ranks",
         scope="matrix",
         reference="Vogels et al. 2019, arXiv:1905.13727",
-        use_when="gradients are matrices, at any number of ranks, with error feedback",
+        use_when="gradients are matrices, at any number of ranks; combine with error feedback",
         avoid_when="the model has no large matrices, or the wrapper hands over flat buffers",
     )
     slots: ClassVar[tuple[Slot, ...]] = (WARM_START,)

@@ -48,8 +48,8 @@ class SparseTwoShot(Reducer):
         summary="sparse reduce-scatter, float32 sum, sparse all-gather; 2 (W - 1) / W payloads leave each rank",
         scope="tensor",
         reference="Li and Hoefler 2022, arXiv:2201.07598",
-        use_when="payloads are sparse and ranks are more than a few; with error feedback",
-        avoid_when="there are two ranks, or no error feedback: use gather",
+        use_when="payloads are sparse and there are more than a few ranks; combine with error feedback",
+        avoid_when="there are two ranks, or no error feedback; use gather instead",
     )
 
     def __post_init__(self) -> None:

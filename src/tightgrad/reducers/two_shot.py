@@ -59,7 +59,7 @@ class TwoShot(Reducer):
         scope="block",
         reference="Wang et al. 2023, arXiv:2306.10209; Markov et al. 2022, arXiv:2111.08617",
         use_when="values are quantised, at any number of ranks",
-        avoid_when="payloads are sparse: use gather",
+        avoid_when="payloads are sparse; use gather instead",
     )
 
     def refuses(self, codec: Codec | None) -> str | None:

@@ -29,7 +29,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("method", style="bold", no_wrap=True)
-    table.add_column("what it does, [green]+ when to use it[/], [yellow]- when not[/]")
+    table.add_column("what it does, [green]+ use when[/], [yellow]- avoid when[/]")
     for kind, group in groupby(rows, key=lambda row: row["kind"]):
         for row in group:
             facts = (row["scope"], "unbiased" if row["unbiased"] else "", "linear" if row["linear"] else "")
