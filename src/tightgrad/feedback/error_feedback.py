@@ -57,7 +57,7 @@ class ErrorFeedback(Feedback):
         scope="tensor",
         reference="Seide et al. 2014; Karimireddy et al. 2019, arXiv:1901.09847",
         use_when="the codec is biased and memory has room for a float32 copy of the gradients (a quarter with int8)",
-        avoid_when="the codec's error is larger than its input (QSGD of few levels, unbiased sparsifiers): residuals grow",
+        avoid_when="the codec errs by more than its input (QSGD of few levels, unbiased sparsifiers): residuals grow",
     )
 
     def __post_init__(self) -> None:
