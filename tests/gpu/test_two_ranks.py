@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
@@ -88,8 +88,6 @@ def sharded(compressed):
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_fsdp2(compressed):
-    if compressed and not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
-        pytest.skip("compression under FSDP2 needs torch 2.13")
     if not compressed and DEVICE.type == "cuda":
         pytest.skip("torch's own reduce-scatter of CUDA tensors over gloo ends the process (2.11, SIGSEGV)")
     one, other = run_ranks(2, sharded, compressed, timeout_seconds=TIMEOUT_SECONDS)

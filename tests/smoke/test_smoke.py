@@ -10,9 +10,6 @@ import tightgrad as tg
 from support.ranks import run_ranks
 from support.wrapping import full, small_model, wrap
 
-# Compression in FSDP2's reduce-scatter needs to be told to reduce parameters that a rank did not use.
-FSDP2_COMPRESSES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
-
 
 def batches(rank, count=7):
     generator = torch.Generator().manual_seed(rank)
@@ -104,12 +101,7 @@ def under_wrapper(kind, sync, compresses):
         ("ddp", "auto", True),
         ("fsdp2", "last", False),
         ("fsdp2", "every", False),
-        pytest.param(
-            "fsdp2",
-            "last",
-            True,
-            marks=pytest.mark.skipif(not FSDP2_COMPRESSES, reason="compress under FSDP2 needs torch 2.13"),
-        ),
+        ("fsdp2", "last", True),
     ],
 )
 def test_two_ranks(kind, sync, compresses):

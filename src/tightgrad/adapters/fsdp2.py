@@ -22,8 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from tightgrad.adapters.fsdp2_grads import HeldGrad, make_dtypes_equal, moves_itself, unsharded_grad, unsharded_param
-from tightgrad.adapters.fsdp2_torch import fsdp_modules, is_fsdp2
+from tightgrad.adapters.fsdp2_grads import (
+    HeldGrad,
+    fill_unused,
+    make_dtypes_equal,
+    moves_itself,
+    unsharded_grad,
+    unsharded_param,
+)
+from tightgrad.adapters.fsdp2_torch import fsdp_modules, is_fsdp2, reduces_unused, set_reduces_unused
 from tightgrad.adapters.fsdp2_torch import param_groups as param_groups
 from tightgrad.adapters.fsdp2_use import look_before_post_backward, stop_looking
 from tightgrad.adapters.grads import copy_grads, put_grads, scale_grads_
@@ -89,9 +96,8 @@ class FSDP2Adapter:
         self.moves_gradients = moves_itself(self._fsdp_params.values())
         self._held = {name: HeldGrad(param) for name, param in self._fsdp_params.items()}
         self._restored: Set[str] = frozenset()
-        self._reduces_unused = hasattr(model, "set_reduce_scatter_unused_params")  # torch 2.13
-        if self._reduces_unused:
-            model.set_reduce_scatter_unused_params(True)
+        self._fills_unused = not reduces_unused(self._modules)
+        set_reduces_unused(self._modules, True)
         for module in self._modules:
             for group in param_groups(module):
                 params = [(self._names[id(p.sharded_param)], p) for p in group.fsdp_params if self._is_trained(p)]
@@ -118,7 +124,9 @@ class FSDP2Adapter:
             if name in self._restored:
                 self._held[name].arrive()
         if self._gradient_sync:
-            make_dtypes_equal([param for _, param in params], reduces_unused=self._reduces_unused)
+            make_dtypes_equal([param for _, param in params])
+            if self._fills_unused:
+                fill_unused(param for _, param in params)
 
     def known_used(self, grads: Grads) -> Set[str]:
         """Which parameters of `grads` some rank is known here to have used in this window: those that a backward here
@@ -130,12 +138,10 @@ class FSDP2Adapter:
         Raises:
             UnsupportedError: this torch ends a backward otherwise than expected, so that nothing is known of use.
         """
-        if not self._reduces_unused:
-            return grads.keys()
         if self._is_reduced and not self._has_noted:
             raise UnsupportedError(
                 f"torch {torch.__version__} ends a backward under FSDP2 without FSDPParamGroup.post_backward, where "
-                "this library sees which parameters were used; take torch 2.13, or DistributedDataParallel."
+                "this library sees which parameters were used; take torch 2.9 to 2.14, or DistributedDataParallel."
             )
         unknown = [name for name in grads if name not in self._used]
         if not unknown:
@@ -151,8 +157,6 @@ class FSDP2Adapter:
         Args:
             known: what `known_used` gave.
         """
-        if not self._reduces_unused:
-            return known
         used = [name in known for name in self.parameters]
         flags = torch.tensor(used, dtype=torch.uint8)
         answer = self.collective.start_all_reduce_(flags.to(self.collective.control_device), "max")
@@ -311,8 +315,7 @@ class FSDP2Adapter:
             module.set_requires_gradient_sync(True, recurse=False)
             for group in param_groups(module):
                 stop_looking(group)
-        if self._reduces_unused:
-            self.model.set_reduce_scatter_unused_params(False)
+        set_reduces_unused(self._modules, False)
 
     def sent_nbytes(self) -> int:
         """A reduce-scatter of all gradients (and under HSDP an all-reduce of the shards) for each synchronised

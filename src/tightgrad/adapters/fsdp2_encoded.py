@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tightgrad.adapters.fsdp2 import FSDP2Adapter, like_sharded, local_part
-from tightgrad.adapters.fsdp2_torch import fsdp_modules, param_groups
+from tightgrad.adapters.fsdp2_torch import fsdp_modules, param_groups, set_reduces_unused
 from tightgrad.adapters.torch_private import check_has, unknown_torch
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Collective
@@ -146,12 +146,6 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
 
     def __init__(self, model: nn.Module, collective: Collective | None = None) -> None:
         super().__init__(model, "last", collective)
-        if not self._reduces_unused:
-            raise UnsupportedError(
-                f"torch {torch.__version__} leaves parameters that a rank did not use out of FSDP2's reduction, so "
-                "ranks would hand over different ones; `compress` under FSDP2 needs torch 2.13. Use "
-                "DistributedDataParallel, or leave `compress` out."
-            )
         self.divisor = 1
         self._receiver: UnitReceiver | None = None
         for module in self._modules:
@@ -170,7 +164,6 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
             self._install(module, params)
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-            module.set_reduce_scatter_unused_params(True, recurse=False)
 
     def _install(self, module: FSDPModule, params: list[tuple[str, FSDPParam]]) -> None:
         module.set_custom_reduce_scatter(handed_over()(self, params))  # type: ignore[arg-type]
@@ -227,7 +220,7 @@ def _restore(modules: Iterable[FSDPModule]) -> None:
         if is_encoded or is_between_nodes:
             module.set_gradient_divide_factor(None)  # type: ignore[arg-type]
             module.set_force_sum_reduction_for_comms(False)
-            module.set_reduce_scatter_unused_params(False, recurse=False)
+            set_reduces_unused([module], False)
 
 
 def _check_unit(module: FSDPModule, names: Mapping[int, str]) -> None:

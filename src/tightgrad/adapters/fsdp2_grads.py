@@ -91,7 +91,19 @@ class HeldGrad:
         return self.get() is not None
 
 
-def make_dtypes_equal(params: Sequence[FSDPParam], *, reduces_unused: bool) -> None:
+def fill_unused(params: Iterable[FSDPParam]) -> None:
+    """Give zeros to the parameters of a unit that is about to reduce and that no backward has reached.
+
+    torch 2.13 does so by itself (`set_reduce_scatter_unused_params`). Older ones leave these parameters out of the
+    reduction, so ranks that used different ones would send tensors of different lengths.
+    """
+    for param in params:
+        leaf = unsharded_param(param)
+        if leaf is not None and leaf.requires_grad and unsharded_grad(param) is None:
+            leaf.grad = torch.zeros_like(leaf)
+
+
+def make_dtypes_equal(params: Sequence[FSDPParam]) -> None:
     """Give all gradients of a unit that is about to reduce one dtype.
 
     Torch's reduction wants that (pytorch issue 196996), but where parameters are bfloat16 and the reduction is float32,
@@ -100,7 +112,6 @@ def make_dtypes_equal(params: Sequence[FSDPParam], *, reduces_unused: bool) -> N
 
     Args:
         params: the trained parameters of the unit.
-        reduces_unused: whether FSDP2 reduces parameters without a gradient as zeros.
     """
     dtypes = {
         param.unsharded_accumulated_grad.dtype
@@ -117,5 +128,5 @@ def make_dtypes_equal(params: Sequence[FSDPParam], *, reduces_unused: bool) -> N
         if leaf.grad is not None:
             param.unsharded_accumulated_grad = leaf.grad.to(dtype)
             leaf.grad = None
-        elif reduces_unused:
+        else:
             param.unsharded_accumulated_grad = torch.zeros_like(leaf, dtype=dtype)

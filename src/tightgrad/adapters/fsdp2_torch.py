@@ -6,6 +6,7 @@ imported it already, and everyone else does not depend on it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -51,6 +52,18 @@ def param_groups(module: FSDPModule) -> list[FSDPParamGroup]:
         raise unknown_torch("FSDPModule has no _get_fsdp_state()._fsdp_param_groups", WHAT)
     group = state._fsdp_param_group  # torch up to 2.11 has at most one
     return [] if group is None else [group]
+
+
+def reduces_unused(modules: Iterable[FSDPModule]) -> bool:
+    """Return whether this torch can reduce parameters that a rank did not use as zeros: 2.13 and newer."""
+    return all(hasattr(module, "set_reduce_scatter_unused_params") for module in modules)
+
+
+def set_reduces_unused(modules: Iterable[FSDPModule], enable: bool) -> None:
+    """Tell torch to do so, or not to, where it can."""
+    for module in modules:
+        if hasattr(module, "set_reduce_scatter_unused_params"):
+            module.set_reduce_scatter_unused_params(enable, recurse=False)
 
 
 def check_internals(model: nn.Module) -> None:

@@ -119,14 +119,14 @@ def test_dtypes_of_a_unit_are_made_equal_only_where_they_differ():
     earlier, fresh, unused = (Param214(torch.bfloat16) for _ in range(3))
     earlier.unsharded_accumulated_grad = ONES.clone()
     fresh._unsharded_param.grad = ONES.bfloat16() / 3
-    make_dtypes_equal([earlier, fresh, unused], reduces_unused=True)
+    make_dtypes_equal([earlier, fresh, unused])
     assert torch.equal(fresh.unsharded_accumulated_grad, (ONES.bfloat16() / 3).float())
     assert fresh._unsharded_param.grad is None
     assert torch.equal(unused.unsharded_accumulated_grad, torch.zeros(3))
     assert unused.unsharded_accumulated_grad.dtype is torch.float32
     alone = Param214(torch.bfloat16)
     alone._unsharded_param.grad = ONES.bfloat16()
-    make_dtypes_equal([alone, Param214(torch.bfloat16)], reduces_unused=True)
+    make_dtypes_equal([alone, Param214(torch.bfloat16)])
     assert alone.unsharded_accumulated_grad is None  # torch casts by itself
 
 

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import tightgrad as tg
-from support.placements import SHAPES, SUMMANDS, make_mesh, place, values, whole
+from support.placements import PUTS_UNEVEN_BACK, SHAPES, SUMMANDS, make_mesh, place, values, whole
 from support.ranks import run_ranks
 from tightgrad.clip.norm import exact_norm, tensor_norms, total_norm
 from tightgrad.clip.placed import zero_nonfinite_
@@ -108,7 +108,8 @@ def functions_rank() -> dict[str, Any]:
     """On a model as torch's own parallelism leaves it."""
     mesh = make_mesh()
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3), nn.LayerNorm(3))
+    wide = 10 if PUTS_UNEVEN_BACK else 12
+    model = nn.Sequential(nn.Linear(6, wide), nn.Tanh(), nn.Linear(wide, 3), nn.LayerNorm(3))
     parallelize_module(model, mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
     fully_shard(model, mesh=mesh["dp"])
     model(torch.randn(4, 6)).square().sum().backward()
