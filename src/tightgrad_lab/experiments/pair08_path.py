@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import tightgrad as tg
 from tightgrad.clip.fold import folded
+from tightgrad.clip.norm import exact_norm
 from tightgrad.clip.one_factor import clip_coefficient
 from tightgrad.clip.placed import scale_
 from tightgrad_lab.bench.passes import MemoryTraffic
@@ -61,7 +61,7 @@ class Walk:
     @torch.no_grad()
     def measure(self) -> None:
         """Measure the norm."""
-        self.norm = torch.nn.utils.get_total_norm(self.grads) if self.name == "torch" else tg.get_total_norm(self.grads)
+        self.norm = torch.nn.utils.get_total_norm(self.grads) if self.name == "torch" else exact_norm(self.grads)
 
     def find_factor(self) -> None:
         """Find the factor; torch's function does so while it multiplies."""
