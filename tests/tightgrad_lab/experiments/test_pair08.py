@@ -31,7 +31,7 @@ def test_the_stages_are_the_pipelines(name: str, fold: str) -> None:
             run()
     optimizer = torch.optim.AdamW(models[1].parameters(), LEARNING_RATE, fused=True)
     plan = tg.Plan(accumulate=tg.Accumulate(2), clip=tg.clip.GlobalNorm(BOUND, fold=fold))
-    pipe = tg.attach(models[1], optimizer, plan)
+    pipe = tg.attach(models[1], optimizer, plan, weight=len)
     for window in pipe.windows([part for pieces in windows for part in pieces]):
         for batch in window:
             pipe.backward(byte_model.loss(models[1], batch))
