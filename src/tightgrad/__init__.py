@@ -1,4 +1,4 @@
-"""Gradient accumulation, clipping and compression, right on their own and right together.
+"""Gradient accumulation, clipping and compression that stay correct when combined.
 
     backward -> accumulate -> guard -> error feedback -> encode -> collective -> decode -> clip -> optimizer.step
                 weighted sum  finite?  + residual        payload   traffic       sum       one norm
