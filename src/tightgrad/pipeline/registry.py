@@ -1,20 +1,20 @@
 """All methods by id: those named in the family packages, and those of other packages.
 
-Another package adds a method with an entry point in the group "tightgrad.methods" that names its class. An id that
-is taken raises: nothing is ever replaced.
+Another package adds a method with an entry point in the group "tightgrad.methods" that names its class
+(`pipeline/entry_points.py`). Its code is imported at the first look-up that needs it, never at `import tightgrad`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from importlib.metadata import entry_points
 from types import MappingProxyType, ModuleType
 
 from tightgrad import accumulate, clip, codecs, feedback, reducers
 from tightgrad.core.card import MethodCard
 from tightgrad.core.errors import ConfigError
+from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
+from tightgrad.pipeline.entry_points import ENTRY_POINT_GROUP, Outside, methods_from_outside
 
-ENTRY_POINT_GROUP = "tightgrad.methods"
 FAMILIES = (accumulate, clip, codecs, reducers, feedback)
 METHOD_BASES = (Clipper, Codec, Feedback, Reducer)
 
@@ -37,42 +37,51 @@ def collect(classes: Iterable[tuple[str, type]]) -> Mapping[str, type]:
 
 
 @cache
+def built_in() -> Mapping[str, type]:
+    """Return every method class of this package by id. Imports no other package."""
+    return collect((cls.__module__, cls) for family in FAMILIES for cls in _method_classes(family))
+
+
 def methods() -> Mapping[str, type]:
-    """Every method class by id, ours first, then those of other packages."""
-    return collect([*_built_in(), *_third_party()])
+    """Return every method class by id, ours first, then those of other packages.
+
+    An entry point that cannot be used is left out, and named in a `TightGradWarning`.
+    """
+    outside = _outside()
+    for problem in outside.problems:
+        warn(f"{problem} It is left out of the list of methods; all others work.", stacklevel=2)
+    return MappingProxyType({**built_in(), **outside.methods})
 
 
 def method(name: str) -> type:
-    """The class with this id.
+    """Return the class with this id. Entry points are looked at only for an id that is not one of this package's.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none; entry points that cannot be used are named, with what is wrong with them.
     """
-    known = methods()
-    if name not in known:
-        raise ConfigError(
-            f"no method has the id {name!r}; known: {', '.join(known)}. A new one is registered by a line in its "
-            f"family's __init__.py, or by an entry point in {ENTRY_POINT_GROUP!r}."
-        )
-    return known[name]
+    if name in built_in():
+        return built_in()[name]
+    outside = _outside()
+    if name in outside.methods:
+        return outside.methods[name]
+    known = ", ".join([*built_in(), *outside.methods])
+    reasons = "".join(f" {problem}" for problem in outside.problems)
+    raise ConfigError(
+        f"no method has the id {name!r}; known: {known}. A new one is registered by a line in its family's "
+        f"__init__.py, or by an entry point in {ENTRY_POINT_GROUP!r}.{reasons}"
+    ) from (outside.problems[0].error if outside.problems else None)
 
 
 def cards() -> list[MethodCard]:
-    """The cards of all methods."""
+    """Return the cards of all methods. An entry point that cannot be used is named in a `TightGradWarning`."""
     return [cls.card for cls in methods().values()]  # type: ignore[attr-defined]
 
 
-def _built_in() -> Iterator[tuple[str, type]]:
-    for family in FAMILIES:
-        yield from ((cls.__module__, cls) for cls in _method_classes(family))
+def _outside() -> Outside:
+    return methods_from_outside({name: cls.__module__ for name, cls in built_in().items()})
 
 
 def _method_classes(module: ModuleType) -> Iterator[type]:
     for value in vars(module).values():
         if isinstance(value, type) and (hasattr(value, "card") or issubclass(value, METHOD_BASES)):
             yield value
-
-
-def _third_party() -> Iterator[tuple[str, type]]:
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        yield f"{point.value} (entry point {point.name})", point.load()

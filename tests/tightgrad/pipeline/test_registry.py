@@ -1,9 +1,6 @@
-"""Methods by id: ours, and those of packages that only have an entry point."""
+"""Methods by id: those of this package. `test_entry_points.py` has those of others."""
 
 import dataclasses
-import subprocess
-import sys
-import textwrap
 
 import pytest
 
@@ -53,43 +50,3 @@ def test_cards_are_one_liners_that_fit_a_table(card):
     assert card.reducer == "" or card.kind == "codec"
     if card.reducer:
         assert method(card.reducer).card.kind == "reducer"
-
-
-PLUGIN = """
-    from dataclasses import dataclass, replace
-    import tightgrad as tg
-
-    @dataclass(frozen=True)
-    class Third(tg.codecs.Cast):
-        card = replace(tg.codecs.Cast.card, id={name!r}, summary="from another package")
-"""
-USE = """
-    import tightgrad as tg
-    from tightgrad.pipeline.registry import method
-    plan = tg.Plan.from_json('{"version": 1, "compress": {"codec": {"id": "third"}}}')
-    assert type(plan.compress.codec) is method("third")
-    assert tg.Plan.from_json(plan.to_json()) == plan
-    print(plan.compress.codec.card.summary)
-"""
-
-
-def run_with_plugin(folder, name):
-    (folder / "third.py").write_text(textwrap.dedent(PLUGIN.format(name=name)))
-    info = folder / "third-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[tightgrad.methods]\nthird = third:Third\n")
-    code = f"import sys; sys.path.insert(0, {str(folder)!r})\n" + textwrap.dedent(USE)
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-
-def test_another_package_adds_a_method_with_an_entry_point(tmp_path):
-    done = run_with_plugin(tmp_path, "third")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "from another package\n"
-
-
-def test_another_package_cannot_replace_a_method(tmp_path):
-    done = run_with_plugin(tmp_path, "cast")
-    assert done.returncode != 0
-    assert "method id 'cast' of third:Third (entry point third) is taken by tightgrad.codecs.cast" in done.stderr
