@@ -3,9 +3,6 @@
 `test_complete.py` fails while a registered codec, clipper, reducer or feedback is missing.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import tightgrad as tg
 from conformance.wire_bytes import (
     dense_nbytes,
@@ -36,8 +33,9 @@ from tightgrad.codecs import (
     Threshold,
     TopK,
 )
-from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
+from tightgrad.core.protocols import Codec
 from tightgrad.reducers import Dense, Gather, Hierarchical, Linear, MajorityVote, PowerSGD, SparseTwoShot, TwoShot
+from tightgrad.testing import ClipCase, FeedbackCase, ReduceCase
 
 CODECS: tuple[Codec, ...] = (
     Cast("bfloat16"),
@@ -78,26 +76,6 @@ CODECS: tuple[Codec, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class ClipCase:
-    """A clipper and what it promises.
-
-    Args:
-        clipper: canonical settings.
-        limit: what is at most `bound` after clipping: the norm of the "model", of each "tensor", each "element", or
-            None if the bound is learned.
-        bound: the limit.
-        norm_type: of the limited norm.
-        keeps_direction: all gradients are scaled by one factor.
-    """
-
-    clipper: Clipper
-    limit: str | None
-    bound: float = 1.0
-    norm_type: float = 2.0
-    keeps_direction: bool = True
-
-
 CLIPPERS: tuple[ClipCase, ...] = (
     ClipCase(tg.clip.GlobalNorm(1.0), limit="model"),
     ClipCase(tg.clip.GlobalNorm(0.5, norm_type=1.0), limit="model", bound=0.5, norm_type=1.0),
@@ -118,24 +96,30 @@ CLIPPERS: tuple[ClipCase, ...] = (
     ),
 )
 
-# What leaves rank `rank`, from (shapes, codec, world_size, rank).
-WireBytes = Callable[[dict[str, tuple[int, ...]], Codec | None, int, int], int]
 
-REDUCERS: tuple[tuple[Reducer, WireBytes], ...] = (
-    (Dense(), dense_nbytes),
-    (Gather(), gather_nbytes),
-    (TwoShot(), two_shot_nbytes),
-    (Linear(), linear_nbytes),
-    (SparseTwoShot(), two_shot_nbytes),
-    (MajorityVote(), gather_nbytes),
-    (PowerSGD(approximation_rank=2), powersgd_nbytes(2)),
-    (Hierarchical(2), hierarchical_nbytes(2, two_shot_nbytes)),
+def always(codec: Codec | None) -> bool:
+    return True
+
+
+def without_codec(codec: Codec | None) -> bool:
+    return codec is None
+
+
+REDUCERS: tuple[ReduceCase, ...] = (
+    ReduceCase(Dense(), dense_nbytes, rounding="element", nearness="exact", zeros_send_nothing=always),
+    ReduceCase(Gather(), gather_nbytes, rounding="element", zeros_send_nothing=always),
+    ReduceCase(TwoShot(), two_shot_nbytes, rounding="element", never_above_dense=True),
+    ReduceCase(Linear(), linear_nbytes, rounding="element", zeros_send_nothing=always),
+    ReduceCase(SparseTwoShot(), two_shot_nbytes),
+    ReduceCase(MajorityVote(), gather_nbytes, rounding="element", nearness=None),
+    ReduceCase(PowerSGD(approximation_rank=2), powersgd_nbytes(2), nearness=None, zeros_send_nothing=without_codec),
+    ReduceCase(Hierarchical(2), hierarchical_nbytes(2, two_shot_nbytes)),
 )
 
-# A feedback, and whether all that is sent plus the residual is all that was put in.
-FEEDBACKS: tuple[tuple[Feedback, bool], ...] = (
-    (tg.ErrorFeedback(), True),
-    (tg.ErrorFeedback(residual="int8"), False),
-    (tg.feedback.MomentumCorrection(), False),
-    (tg.feedback.EF21(), False),
+# All that is sent plus the residual is all that was put in, but for a rounded residual and for momentum.
+FEEDBACKS: tuple[FeedbackCase, ...] = (
+    FeedbackCase(tg.ErrorFeedback()),
+    FeedbackCase(tg.ErrorFeedback(residual="int8"), conserves=False),
+    FeedbackCase(tg.feedback.MomentumCorrection(), conserves=False),
+    FeedbackCase(tg.feedback.EF21(), conserves=False),
 )

@@ -30,14 +30,14 @@ SHAPES = {"matrix": (17, 13), "bias": (9,), "scalar": (), "empty": (0,)}
 def between_nodes() -> list[Reducer]:
     """`Hierarchical` around every reducer that it takes."""
     found = []
-    for reducer, _ in REDUCERS:
+    for case in REDUCERS:
         with suppress(ConfigError):  # it takes none that remembers something, nor itself
-            found.append(Hierarchical(2, reducer))
+            found.append(Hierarchical(2, case.reducer))
     return found
 
 
-ALL_REDUCERS = [*(reducer for reducer, _ in REDUCERS if reducer.card.id != "hierarchical"), *between_nodes()]
-ALL_FEEDBACKS: list[Feedback | None] = [None, *(feedback for feedback, _ in FEEDBACKS)]
+ALL_REDUCERS = [*(case.reducer for case in REDUCERS if case.reducer.card.id != "hierarchical"), *between_nodes()]
+ALL_FEEDBACKS: list[Feedback | None] = [None, *(case.feedback for case in FEEDBACKS)]
 
 
 def refusal(codec: Codec | None, reducer: Reducer, feedback: Feedback | None) -> str:

@@ -9,7 +9,6 @@ import torch
 import torch._dynamo as dynamo
 from torch import Tensor
 
-from conformance.inputs import normal
 from support.waiting import patience
 from tightgrad.codecs import (
     FP8,
@@ -27,6 +26,7 @@ from tightgrad.codecs import (
 )
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec
+from tightgrad.testing.inputs import normal
 
 # torch's own: its compiler imports what it has deprecated, and says where it leaves a part to Python.
 pytestmark = [

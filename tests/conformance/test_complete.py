@@ -8,8 +8,8 @@ def test_every_registered_method_has_a_case() -> None:
     tested = {
         *(codec.card.id for codec in CODECS),
         *(case.clipper.card.id for case in CLIPPERS),
-        *(reducer.card.id for reducer, _ in REDUCERS),
-        *(feedback.card.id for feedback, _ in FEEDBACKS),
+        *(case.reducer.card.id for case in REDUCERS),
+        *(case.feedback.card.id for case in FEEDBACKS),
         "accumulate",  # tests/parity
     }
     registered = {card.id for card in cards()}

@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from conformance.cases import CODECS
 from tightgrad.codecs import FP8, Cast, IntBlock, PerTensor, SizeAdaptive
 from tightgrad.codecs.choice import Choice
 from tightgrad.codecs.pieces import PIECE_NUMEL, SHORT_NUMEL
 from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec
-from tightgrad.core.wire import to_bytes
+from tightgrad.testing.codec_checks import one_by_one
 
 TOGETHER: tuple[Codec, ...] = (
     IntBlock(bits=8),
@@ -38,11 +37,6 @@ def specs_of(numels: Sequence[int]) -> list[GradSpec]:
 
 def tensors(numels: Sequence[int], scale: float = 1.0) -> list[Tensor]:
     return [scale * torch.randn(n, generator=torch.Generator().manual_seed(i)) for i, n in enumerate(numels)]
-
-
-def one_by_one(codec: Codec, flats: list[Tensor], specs: list[GradSpec]) -> tuple[Tensor, list[Tensor]]:
-    payloads = [codec.encode(flat, spec, torch.Generator()) for flat, spec in zip(flats, specs, strict=True)]
-    return to_bytes(payloads, torch.device("cpu")), [codec.decode(payload) for payload in payloads]
 
 
 def check(codec: Codec, flats: list[Tensor], specs: list[GradSpec]) -> None:
@@ -105,18 +99,6 @@ def test_another_length_is_refused(codec: Codec, change: int) -> None:
     assert message is not None
     with pytest.raises(PayloadError, match="bytes"):
         codec.decode_together(torch.nn.functional.pad(message, (0, change)), specs)
-
-
-@pytest.mark.parametrize("codec", CODECS, ids=repr)
-def test_whatever_a_codec_does_together_is_the_same(codec: Codec) -> None:
-    numels = [70, 300, 256, 9]
-    flats, specs = tensors(numels), specs_of(numels)
-    message = codec.encode_together(flats, specs)
-    if message is not None:
-        wanted, values = one_by_one(codec, flats, specs)
-        assert torch.equal(message, wanted)
-        decoded = codec.decode_together(message, specs)
-        assert decoded is None or all(torch.equal(a, b) for a, b in zip(decoded, values, strict=True))
 
 
 def test_what_draws_random_numbers_goes_one_by_one() -> None:

@@ -1,14 +1,11 @@
 """The bytes that each reducer says it sends, written from its documentation and not from its code."""
 
 import hashlib
-from collections.abc import Callable
 from math import prod
 
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec
-
-Shapes = dict[str, tuple[int, ...]]
-WireBytes = Callable[[Shapes, Codec | None, int, int], int]
+from tightgrad.testing.reducer_checks import Shapes, WireBytes
 
 
 def payload_nbytes(name: str, shape: tuple[int, ...], codec: Codec, numel: int | None = None) -> int:

@@ -150,9 +150,9 @@ def test_every_codec_is_refused(codec):
 
 
 def all_compressions():
-    made = [tg.Compress(tg.codecs.TopK(0.5), feedback=feedback) for feedback, _ in FEEDBACKS]
+    made = [tg.Compress(tg.codecs.TopK(0.5), feedback=case.feedback) for case in FEEDBACKS]
     for reducer, codec in itertools.product(
-        (reducer for reducer, _ in REDUCERS), (None, tg.codecs.Sign(), tg.codecs.IntBlock(8), tg.codecs.TopK(0.5))
+        (case.reducer for case in REDUCERS), (None, tg.codecs.Sign(), tg.codecs.IntBlock(8), tg.codecs.TopK(0.5))
     ):
         if reducer.refuses(codec) is None and reducer.card.id != "dense":
             made.append(tg.Compress(codec, reducer))

@@ -20,7 +20,12 @@ from support.training import on_ranks
 from tightgrad.collectives import ThreadedCollective, TorchCollective
 from tightgrad.core.protocols import Codec, Reducer
 
-PAIRS = [(reducer, codec) for reducer, _ in REDUCERS for codec in CODECS if reducer.refuses(codec) is None]
+PAIRS = [
+    (reducer, codec)
+    for reducer in (case.reducer for case in REDUCERS)
+    for codec in CODECS
+    if reducer.refuses(codec) is None
+]
 # Of the same length: what a collective delivers has the length that was asked for.
 KINDS = ("bits", "bytes", "noise", "same", "count", "number")
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from conformance.cases import CODECS
-from conformance.inputs import INPUTS, normal
 from support.device import DEVICE, generator, needs_device, without_waiting
 from tightgrad.codecs import FP8, QSGD, Cast, IntBlock, Natural, Sign, TernGrad, int_block, natural, qsgd, terngrad
 from tightgrad.codecs.pieces import uniform
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload
 from tightgrad.core.wire import from_bytes, most_nbytes, to_bytes
+from tightgrad.testing.inputs import INPUTS, normal
 from tightgrad_lab.bench.codecs import CODECS as MEASURED
 
 pytestmark = needs_device

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from conformance.cases import CODECS
-from conformance.inputs import normal
 from support.device import DEVICE, generator, needs_device, synchronize
 from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec
 from tightgrad.core.wire import from_bytes, to_bytes
+from tightgrad.testing.inputs import normal
 
 pytestmark = needs_device
 

@@ -209,6 +209,7 @@ class Collective(Protocol):
         """
 
 
+Sizes = Mapping[str, Sequence[int]]
 Observe = Callable[[Grads, Mapping[str, Tensor]], None]
 
 
@@ -256,6 +257,35 @@ class Reducer(ABC):
         of the call, so that it is the same however gradients are grouped.
         """
 
+    def refuses_shards(self, codec: Codec | None) -> str | None:
+        """Say why `reduce_to_shards` cannot run with `codec`, and what instead; None if it can."""
+        return (
+            f"FSDP2 sums shards, and {self.card.id} sums whole gradients; use the reducer two_shot, or sparse_two_shot "
+            "for sparse codecs, or DistributedDataParallel"
+        )
+
+    def reduce_to_shards(
+        self, grads: Grads, sizes: Sizes, codec: Codec | None, state: State, context: ReduceContext
+    ) -> Reduced:
+        """Sum float32 `grads` over ranks, of which each keeps one piece: what FSDP2 needs. Not called where
+        `refuses_shards` gives a reason.
+
+        Collective: every rank must call it with the same names, shapes and sizes.
+
+        Args:
+            grads: this rank's whole gradients.
+            sizes: for each name, the numbers of elements of the ranks' pieces, in the order of ranks. Pieces are cut
+                from the gradient in one dimension, one after the other; some may be empty.
+            codec: of the plan.
+            state: what the method remembers.
+            context: network, random numbers, clock.
+
+        Returns:
+            In `total`, the sum of this rank's piece of each gradient, in one dimension; in `transmitted`, what this
+            rank transmitted, in the gradients' shapes.
+        """
+        raise NotImplementedError
+
 
 Reduce = Callable[[Grads], Reduced]
 
@@ -265,6 +295,8 @@ class Feedback(ABC):
 
     card: ClassVar[MethodCard]
     slots: ClassVar[tuple[Slot, ...]] = ()
+    works_on_shards: ClassVar[bool] = True
+    """Whether it can do with a total that holds only this rank's piece of each sum, as under FSDP2."""
 
     def refuses(self, codec: Codec | None, reducer: Reducer) -> str | None:
         """Return why this feedback cannot run with the two, and what instead; None if it can."""

@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from tightgrad.core.errors import ConfigError
+
 Grads = dict[str, Tensor]
 """Gradients by parameter name, in the same order on every rank."""
 
@@ -32,6 +34,12 @@ class Slot:
         shape: of each tensor, where it is the same for all; None says nothing.
         dtype: of each tensor; None allows any floating-point or complex one; ignored with a storage.
         storage: how values are held in fewer bytes; None holds them as they are.
+        role: what the pipeline does with it beside keeping it. "residual" is what a rank has not sent yet: `flush()`
+            delivers and clears it, and records have its norm. "factors" are low-rank factors, of independent columns:
+            records say how many of their directions a step kept. None is nothing.
+
+    Raises:
+        ConfigError: residuals that are not a rank's own, of their parameter's shape.
     """
 
     name: str
@@ -41,6 +49,14 @@ class Slot:
     shape: tuple[int, ...] | None = None
     dtype: torch.dtype | None = None
     storage: "Storage | None" = None
+    role: Literal["residual", "factors"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.role == "residual" and not (self.across_ranks == "sum" and self.like_parameter):
+            raise ConfigError(
+                f'slot {self.name!r} has role="residual", and residuals are summed over ranks into gradients; give it '
+                'across_ranks="sum" and like_parameter=True.'
+            )
 
     def hold(self, values: Tensor) -> Tensor:
         """Return what is kept in the state for `values`."""
@@ -62,6 +78,11 @@ class Slot:
             return False
         wanted = shape if self.like_parameter else self.shape
         return wanted is None or held.shape == wanted
+
+
+def slots_with(role: str, slots: Mapping[str, Slot]) -> list[Slot]:
+    """Return those slots that have this role, in order."""
+    return [slot for slot in slots.values() if slot.role == role]
 
 
 class Storage(Protocol):

@@ -63,7 +63,7 @@ def check_message(codec: Codec, message: Tensor, nbytes: int) -> None:
 
 def to_bytes(payloads: Iterable[Payload], device: torch.device) -> Tensor:
     """Concatenate payloads into one uint8 tensor."""
-    parts = [_as_bytes(tensor) for payload in payloads for tensor in payload.tensors]
+    parts = [as_bytes(tensor) for payload in payloads for tensor in payload.tensors]
     parts = [part for part in parts if part.numel()]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8, device=device)
 
@@ -193,6 +193,6 @@ def _cut(buffer: Tensor, codec: Codec, spec: GradSpec) -> Payload:
     return Payload(tuple(tensors), spec)
 
 
-def _as_bytes(tensor: Tensor) -> Tensor:
+def as_bytes(tensor: Tensor) -> Tensor:
     # A tensor of one element may keep any stride, even a contiguous copy, and then refuses to be viewed as bytes.
     return tensor.contiguous().as_strided((tensor.numel(),), (1,)).view(torch.uint8)

@@ -52,6 +52,7 @@ class EF21(Feedback):
     )
 
     slots: ClassVar[tuple[Slot, ...]] = (ESTIMATE, TOTAL)
+    works_on_shards: ClassVar[bool] = False  # `TOTAL` is of whole sums
 
     def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
         """Send the change, and follow it. Parameters not in this call keep their estimates."""

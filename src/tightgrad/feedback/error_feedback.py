@@ -19,8 +19,8 @@ from tightgrad.core.protocols import Feedback, Reduce
 from tightgrad.core.types import Grads, Reduced, Slot, State
 from tightgrad.feedback.eight_bit import EightBit
 
-RESIDUAL = Slot("residual", across_ranks="sum", like_parameter=True, dtype=torch.float32)
-EIGHT_BIT_RESIDUAL = Slot("residual", across_ranks="sum", like_parameter=True, storage=EightBit())
+RESIDUAL = Slot("residual", across_ranks="sum", like_parameter=True, dtype=torch.float32, role="residual")
+EIGHT_BIT_RESIDUAL = Slot("residual", across_ranks="sum", like_parameter=True, storage=EightBit(), role="residual")
 _SLOTS = {"float32": RESIDUAL, "int8": EIGHT_BIT_RESIDUAL}
 
 

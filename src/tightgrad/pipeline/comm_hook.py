@@ -23,7 +23,6 @@ from tightgrad.core.check import check_integer
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import IncompatiblePlanError, UnsupportedError
 from tightgrad.core.protocols import Collective
-from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.bucket_reduction import BucketReduction
 from tightgrad.pipeline.checkpoint import load_on_every_rank, save_state
 from tightgrad.pipeline.complex_parameters import check_no_complex
@@ -31,7 +30,7 @@ from tightgrad.pipeline.discarded import DiscardedSteps
 from tightgrad.pipeline.handshake import check_ranks_agree
 from tightgrad.pipeline.lockstep import Notice
 from tightgrad.pipeline.plan import Compress, Plan
-from tightgrad.pipeline.reduction import state_norm
+from tightgrad.pipeline.reduction import residual_norm
 from tightgrad.pipeline.state import PipelineState
 from tightgrad.version import __version__
 
@@ -152,7 +151,7 @@ class CommHook:
     @property
     def residual_norm(self) -> float | None:
         """Return the 2-norm of what this rank has not sent yet; None without feedback that keeps it."""
-        return state_norm(self._state.slots, self._slots.get(RESIDUAL.name, RESIDUAL))
+        return residual_norm(self._state.slots, self._slots)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything this rank remembers: plain tensors and numbers."""

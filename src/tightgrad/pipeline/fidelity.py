@@ -18,11 +18,12 @@ class Fidelity:
 
     def __init__(self) -> None:
         self._sums: Tensor | None = None
-        self._overlap: float | None = None
+        self._overlaps: list[float] = []
 
     def clear(self) -> None:
         """Forget a window that was not finished."""
-        self._sums = self._overlap = None
+        self._sums = None
+        self._overlaps = []
 
     def saw(self, given: Grads, transmitted: Mapping[str, Tensor]) -> None:
         """Take in one bucket."""
@@ -33,13 +34,12 @@ class Fidelity:
 
     def saw_factors(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor], used: Container[str]) -> None:
         """Take in the factors, of independent columns, that a step started from and ended with, of what it used."""
-        overlaps = [_overlap(before[name], factor) for name, factor in after.items() if name in before and name in used]
-        self._overlap = fmean(overlaps) if overlaps else None
+        self._overlaps += [_overlap(before[n], factor) for n, factor in after.items() if n in before and n in used]
 
     def take_overlap(self) -> float | None:
         """The share of directions that factors kept in the last step, in [0, 1]; None if there were none before it."""
-        overlap, self._overlap = self._overlap, None
-        return overlap
+        overlaps, self._overlaps = self._overlaps, []
+        return fmean(overlaps) if overlaps else None
 
     def take_cosine(self) -> float | None:
         """The cosine of the angle between what was given and what was transmitted, since the last call; None if

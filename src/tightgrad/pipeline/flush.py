@@ -2,7 +2,7 @@
 end of training.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -11,34 +11,40 @@ from tightgrad.adapters.fsdp2_nodes import FSDP2NodesAdapter
 from tightgrad.codecs import Cast
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Adapter, ReduceContext
-from tightgrad.core.types import Grads, Slot, State
-from tightgrad.feedback.error_feedback import RESIDUAL
+from tightgrad.core.types import Grads, Slot, State, slots_with
 from tightgrad.pipeline.guard import vote
 from tightgrad.reducers import Dense
 from tightgrad.reducers.scatter import reduce_scatter_encoded
 
 
-def residual_slot(slots: Mapping[str, Slot]) -> Slot:
-    """The slot of a plan's residuals.
+def residual_slots(slots: Mapping[str, Slot]) -> list[Slot]:
+    """Return the slots of a plan that hold residuals, whatever their names.
 
     Raises:
         UsageError: the plan keeps none.
     """
-    if RESIDUAL.name not in slots:
-        raise UsageError(
-            "flush() delivers residuals, and this plan keeps none; give Compress a feedback such as ErrorFeedback()."
-        )
-    return slots[RESIDUAL.name]
+    found = slots_with("residual", slots)
+    if found:
+        return found
+    own = [repr(slot.name) for slot in slots.values() if slot.across_ranks == "sum"]
+    hint = f' If {" or ".join(own)} holds what was not sent, its Slot needs role="residual".' if own else ""
+    raise UsageError(
+        f"flush() delivers residuals, and this plan keeps none; give Compress a feedback such as ErrorFeedback().{hint}"
+    )
 
 
-def summed_residuals(state: State, slot: Slot, adapter: Adapter, context: ReduceContext) -> Grads:
-    """The sum over ranks of what each has not sent yet, as gradients. Collective: every rank must call it.
+def summed_residuals(state: State, slots: Sequence[Slot], adapter: Adapter, context: ReduceContext) -> Grads:
+    """Return the sum over ranks of what each has not sent yet, as gradients. Collective: every rank must call it.
 
     Parameters without a residual on any rank are left out.
     """
     parameters = adapter.parameters
     shapes = adapter.remembered_shapes or {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    held = {name: slot.values(tensor).view(shapes[name]) for name, tensor in state.get(slot.name, {}).items()}
+    held: Grads = {}
+    for slot in slots:
+        for name, tensor in state.get(slot.name, {}).items():
+            values = slot.values(tensor).view(shapes[name])
+            held[name] = held[name] + values if name in held else values
     device = next(iter(parameters.values())).device
     voted = vote(held, list(parameters), finite=True, collective=adapter.collective).used
     mine = {
@@ -58,6 +64,7 @@ def summed_residuals(state: State, slot: Slot, adapter: Adapter, context: Reduce
     return {name: adapter.as_gradient(name, shard) for name, shard in shards.items()}
 
 
-def without_residuals(state: State, slot: Slot) -> State:
-    """The state after they were delivered."""
-    return {name: values for name, values in state.items() if name != slot.name}
+def without_residuals(state: State, slots: Sequence[Slot]) -> State:
+    """Return the state after they were delivered."""
+    delivered = {slot.name for slot in slots}
+    return {name: values for name, values in state.items() if name not in delivered}

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from tightgrad.adapters.fsdp2_nodes import FSDP2NodesAdapter
 from tightgrad.core.clock import StageClock
-from tightgrad.core.protocols import Codec, ReduceContext
+from tightgrad.core.protocols import Codec, ReduceContext, Sizes
 from tightgrad.core.types import Grads, Reduced
 from tightgrad.pipeline.fallback import ErrorMeter, sending, sending_densely
 from tightgrad.pipeline.plan import Plan
 from tightgrad.pipeline.reduction import reduce_gradients
-from tightgrad.pipeline.sharded_reduction import ShardedReduction, Sizes, refuses_in_backward
+from tightgrad.pipeline.sharded_reduction import ShardedReduction, refuses_in_backward
 
 
 class NodeReduction(ShardedReduction):

@@ -15,7 +15,6 @@ from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import ConfigError, StateMismatchError
 from tightgrad.core.protocols import Collective, TrafficMeter
 from tightgrad.core.types import Slot
-from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.checkpoint import load_on_every_rank, save_state
 from tightgrad.pipeline.collaborators import check_model
@@ -26,7 +25,7 @@ from tightgrad.pipeline.local_updates import LocalUpdates
 from tightgrad.pipeline.path import GradientPath, Update
 from tightgrad.pipeline.plan import Plan
 from tightgrad.pipeline.record import StepRecord
-from tightgrad.pipeline.reduction import state_norm
+from tightgrad.pipeline.reduction import residual_norm
 from tightgrad.pipeline.state import PipelineState
 from tightgrad.version import __version__
 
@@ -119,7 +118,7 @@ class OuterPipeline:
             grad_norm=float(applied.clipped.total_norm) if applied else None,
             clip_coef=float(applied.clipped.clip_coef) if applied and self._plan.clip else None,
             wire_bytes=wire_bytes,
-            residual_norm=state_norm(self.state.slots, self._plan.slots.get(RESIDUAL.name, RESIDUAL)),
+            residual_norm=residual_norm(self.state.slots, self._plan.slots),
             weight=float(self.adapter.collective.world_size),
             micro_batches=local_steps,
             stage_seconds=self._clock.take(),

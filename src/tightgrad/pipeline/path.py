@@ -20,13 +20,13 @@ from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import NonFiniteGradientError
 from tightgrad.core.protocols import Adapter, Observe, ReduceContext
 from tightgrad.core.rng import StepRng
-from tightgrad.core.types import Clipped, Grads, State
+from tightgrad.core.types import Clipped, Grads, State, slots_with
 from tightgrad.pipeline.cached_norm import CachedNorm
 from tightgrad.pipeline.delivered import check_delivered
 from tightgrad.pipeline.drift import check_no_drift
 from tightgrad.pipeline.fallback import ErrorMeter, sending, sending_densely
 from tightgrad.pipeline.fidelity import MEASURED_STEPS, Fidelity
-from tightgrad.pipeline.flush import residual_slot, summed_residuals, without_residuals
+from tightgrad.pipeline.flush import residual_slots, summed_residuals, without_residuals
 from tightgrad.pipeline.guard import nonfinite_counts, nonfinite_error, vote, vote_failure
 from tightgrad.pipeline.loss_scaling import LossScaling
 from tightgrad.pipeline.node_reduction import NodeReduction
@@ -37,7 +37,6 @@ from tightgrad.pipeline.reduction import alone_in_memory, merge, reduce_gradient
 from tightgrad.pipeline.sharded_reduction import ShardedReduction
 from tightgrad.pipeline.state import PipelineState
 from tightgrad.reducers import Dense
-from tightgrad.reducers.powersgd import WARM_START
 
 SkipReason = Literal["nonfinite", "zero_weight", "no_residual"]
 NOTHING_CLIPPED = Clipped(torch.zeros(()), torch.ones(()))
@@ -168,13 +167,13 @@ class GradientPath:
             NonFiniteGradientError: their sum is inf or NaN, where the plan's guard says so.
         """
         self.relative_error, self.fell_back = None, False
-        slot = residual_slot(self._plan.slots)
+        slots = residual_slots(self._plan.slots)
         collective = self._adapter.collective
         context = ReduceContext(collective, StepRng(self._seed, state.step, collective.rank), self._clock)
-        grads = summed_residuals(state.slots, slot, self._adapter, context)
+        grads = summed_residuals(state.slots, slots, self._adapter, context)
         if not grads:
             return "no_residual"
-        return self._finished(grads, without_residuals(state.slots, slot), state)
+        return self._finished(grads, without_residuals(state.slots, slots), state)
 
     def _take_over(
         self, grads: Grads, state: PipelineState, in_backward: InBackward
@@ -231,7 +230,8 @@ class GradientPath:
     def _finished(self, grads: Grads, slots: State, state: PipelineState) -> Update | SkipReason:
         """Clip what was delivered."""
         if self._observed_at(state.step) is not None:
-            self.fidelity.saw_factors(state.slots.get(WARM_START.name, {}), slots.get(WARM_START.name, {}), grads)
+            for slot in slots_with("factors", self._plan.slots):
+                self.fidelity.saw_factors(state.slots.get(slot.name, {}), slots.get(slot.name, {}), grads)
         if self.before_clip is not None:
             self.before_clip(grads)
             self._norm.clear()

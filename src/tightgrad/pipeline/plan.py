@@ -125,6 +125,7 @@ class Plan:
         self._check_local_clip()
         self._check_noise_scale()
         self._check_policy()
+        self._check_slots()
 
     def _check_overlap(self) -> None:
         if self.compress is None or self.compress.overlap != "backward":
@@ -176,6 +177,18 @@ class Plan:
                 f'loss_scale learns from overflows, which on_nonfinite="{policy}" hides; use "raise" or "skip".'
             )
 
+    def _check_slots(self) -> None:
+        """Two methods that remember under one name would write over each other's tensors."""
+        owners: dict[str, object] = {}
+        for part in self._remembering():
+            for slot in part.slots:
+                other = owners.setdefault(slot.name, part)
+                if other is not part:
+                    raise IncompatiblePlanError(
+                        f"{type(part).__name__} and {type(other).__name__} both remember something as {slot.name!r}; "
+                        "rename the Slot of one of them."
+                    )
+
     @cached_property
     def is_empty(self) -> bool:
         """Tell whether this is plain PyTorch."""
@@ -184,9 +197,12 @@ class Plan:
     @property
     def slots(self) -> dict[str, Slot]:
         """Return what the plan's methods remember, by slot name."""
+        return {slot.name: slot for part in self._remembering() for slot in part.slots}
+
+    def _remembering(self) -> list[Any]:
         compress = self.compress or Compress()
         parts = (compress.feedback, compress.reducer, self.clip, self.loss_scale, self.noise_scale)
-        return {slot.name: slot for part in parts if part is not None for slot in part.slots}
+        return [part for part in parts if part is not None]
 
     def to_json(self, *, indent: int | None = None) -> str:
         """Write the plan as JSON text."""

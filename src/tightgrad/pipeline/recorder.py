@@ -11,12 +11,11 @@ from tightgrad.clip.norm import exact_norm
 from tightgrad.core.clock import StageClock
 from tightgrad.core.protocols import Adapter, TrafficMeter
 from tightgrad.core.types import Clipped
-from tightgrad.feedback.error_feedback import RESIDUAL
 from tightgrad.pipeline.fidelity import MEASURED_STEPS
 from tightgrad.pipeline.path import NOTHING_CLIPPED, GradientPath, SkipReason
 from tightgrad.pipeline.plan import Plan
 from tightgrad.pipeline.record import StepRecord
-from tightgrad.pipeline.reduction import state_norm
+from tightgrad.pipeline.reduction import residual_norm
 from tightgrad.pipeline.state import PipelineState
 from tightgrad.pipeline.telemetry import ClipWatch
 from tightgrad.records import RecordWriter
@@ -40,7 +39,6 @@ class Recorder:
         self._writers = tuple(writers)
         self._clip_watch = ClipWatch(speaks=adapter.collective.rank == 0)
         self._sent = TrafficMeter(adapter.collective.traffic)
-        self._slot = plan.slots.get(RESIDUAL.name, RESIDUAL)
         parameter = next(iter(adapter.parameters.values()), None)
         self._device = torch.device("cpu") if parameter is None else parameter.device
         for writer in self._writers:
@@ -73,7 +71,7 @@ class Recorder:
             grad_norm=float(measured.total_norm) if measured else None,
             clip_coef=clip_coef,
             wire_bytes=None if self._plan.is_empty else wire_bytes,
-            residual_norm=state_norm(state.slots, self._slot),
+            residual_norm=residual_norm(state.slots, self._plan.slots),
             weight=window.total_weight,
             micro_batches=len(window),
             loss_scale=loss_scale,

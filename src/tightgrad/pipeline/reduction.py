@@ -1,5 +1,6 @@
 """From each rank's gradients to their sum over ranks, the same on every rank."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tightgrad.core.protocols import ReduceContext
-from tightgrad.core.types import Grads, Reduced, Slot, State
+from tightgrad.core.types import Grads, Reduced, Slot, State, slots_with
 from tightgrad.pipeline.fallback import Send, sending
 from tightgrad.pipeline.plan import Compress
 from tightgrad.reducers import Dense
@@ -116,6 +117,12 @@ def _mixed(slot: Slot, good: Tensor, new: Tensor, old: Tensor | None) -> Tensor:
     # An 8-bit block with one inf has an infinite scale: of its other entries, which were sent, nothing is left.
     mixed = torch.where(good.reshape(-1), flat.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), kept)
     return slot.hold(mixed.view(good.shape))
+
+
+def residual_norm(state: State, slots: Mapping[str, Slot]) -> float | None:
+    """Return the 2-norm of what this rank has not sent yet; None where nothing is kept."""
+    norms = [norm for slot in slots_with("residual", slots) if (norm := state_norm(state, slot)) is not None]
+    return math.hypot(*norms) if norms else None
 
 
 def state_norm(state: State, slot: Slot) -> float | None:

@@ -1,6 +1,6 @@
 """Reduction in FSDP2's reduce-scatter: feedback and codec for each FSDP module, during the window's last backward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,18 +10,16 @@ from tightgrad.clip.norm import total_norm
 from tightgrad.codecs import Cast
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import IncompatiblePlanError, UsageError
-from tightgrad.core.protocols import Codec, Observe, ReduceContext
+from tightgrad.core.protocols import Codec, Observe, ReduceContext, Sizes
 from tightgrad.core.rng import StepRng
 from tightgrad.core.types import Grads, Reduced, State
 from tightgrad.pipeline.fallback import ErrorMeter
 from tightgrad.pipeline.outcome import Outcome
 from tightgrad.pipeline.plan import Compress, Plan
 from tightgrad.pipeline.reduction import merge
-from tightgrad.reducers.scatter import reduce_scatter_encoded
+from tightgrad.reducers.scatter import shards_of_sums
 
-CUTTING_REDUCERS = ("two_shot", "sparse_two_shot", "gather")
-CUT_SCOPES = ("element", "block")
-Sizes = Mapping[str, Sequence[int]]
+Send = Callable[[Grads], Reduced]
 
 
 def refuses_shards(plan: Plan) -> str | None:
@@ -29,31 +27,13 @@ def refuses_shards(plan: Plan) -> str | None:
     compress = plan.compress
     assert compress is not None
     assert compress.reducer is not None
-    reducer, codec = compress.reducer.card.id, compress.codec
-    reason = refuses_in_backward(plan)
-    if reason is not None:
-        return reason
-    if codec is None or reducer not in CUTTING_REDUCERS:
-        return (
-            f"FSDP2 sums shards, and {reducer} sums whole gradients; use the reducer two_shot, or sparse_two_shot for "
-            "sparse codecs, or DistributedDataParallel"
+    reason = refuses_in_backward(plan) or compress.reducer.refuses_shards(compress.codec)
+    if reason is None and compress.feedback is not None and not compress.feedback.works_on_shards:
+        reason = (
+            f"{compress.feedback.card.id} remembers whole sums over ranks, of which FSDP2 gives each rank a shard; use "
+            "error_feedback"
         )
-    if codec.scope not in CUT_SCOPES and reducer != "sparse_two_shot":
-        return (
-            f"{codec.card.id} needs whole tensors (scope {codec.scope}), and FSDP2 cuts them; use "
-            "reducers.SparseTwoShot(), which selects in each shard, or DistributedDataParallel"
-        )
-    if not codec.fixed_size:
-        return f"payloads of {codec.card.id} have no fixed size; use another codec, or DistributedDataParallel"
-    second = getattr(compress.reducer, "second", None)
-    if second is not None:
-        return (
-            f"second={second!r} encodes the sums once more, and under FSDP2 they are not sent again: each rank keeps "
-            f"its shard of them; drop second from {type(compress.reducer).__name__}"
-        )
-    if compress.feedback is not None and compress.feedback.card.id == "ef21":
-        return "ef21 remembers whole sums over ranks, of which FSDP2 gives each rank a shard; use error_feedback"
-    return None
+    return reason
 
 
 def refuses_in_backward(plan: Plan) -> str | None:
@@ -169,22 +149,25 @@ class ShardedReduction:
 
     def _sent_densely(self, grads: Grads, sizes: Sizes) -> Reduced:
         """Uncompressed."""
-        return self._sent(grads, sizes, Cast("float32"), None)
+        return self._compensated(grads, lambda values: shards_of_sums(values, sizes, Cast("float32"), self._context))
 
     def _sent(self, grads: Grads, sizes: Sizes, codec: Codec | None, meter: ErrorMeter | None) -> Reduced:
-        """Feedback and one way to send."""
-        assert codec is not None
+        """Feedback and the plan's reducer."""
 
-        def inner(values: Grads) -> Reduced:
-            sums, transmitted = reduce_scatter_encoded(values, sizes, codec, self._context)
+        def send(values: Grads) -> Reduced:
+            assert self._compress.reducer is not None
+            reduced = self._compress.reducer.reduce_to_shards(values, sizes, codec, self._slots, self._context)
             if meter is not None:
-                meter.add(values, transmitted)
-            if self._context.observe is not None and codec is self._compress.codec:
-                self._context.observe(values, transmitted)
-            return Reduced(sums, transmitted)
+                meter.add(values, reduced.transmitted)
+            if self._context.observe is not None:
+                self._context.observe(values, reduced.transmitted)
+            return reduced
 
+        return self._compensated(grads, send)
+
+    def _compensated(self, grads: Grads, send: Send) -> Reduced:
         feedback = self._compress.feedback
-        return inner(grads) if feedback is None else feedback.reduce(grads, self._slots, inner)
+        return send(grads) if feedback is None else feedback.reduce(grads, self._slots, send)
 
     def _whole(self, pieces: Sequence[Tensor], shape: torch.Size) -> Tensor:
         whole = torch.cat([piece.float() for piece in pieces]).view(shape)

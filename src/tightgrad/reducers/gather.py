@@ -15,9 +15,10 @@ from torch import Tensor
 
 from tightgrad.core.card import MethodCard
 from tightgrad.core.errors import PayloadError
-from tightgrad.core.protocols import Codec, ReduceContext, Reducer
+from tightgrad.core.protocols import Codec, ReduceContext, Reducer, Sizes
 from tightgrad.core.types import Grads, GradSpec, Payload, Reduced, Sent, State
 from tightgrad.core.wire import DecodedMessage, encode_message, from_bytes, most_nbytes, to_bytes
+from tightgrad.reducers.scatter import refuses_cutting, shards_of_sums
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,17 @@ class Gather(Reducer):
         if specs and codec.fixed_size:
             return _gather_fixed(grads, codec, specs, context)
         return _gather_variable(grads, codec, specs, context)
+
+    def refuses_shards(self, codec: Codec | None) -> str | None:
+        """Pieces must be encodable apart."""
+        return refuses_cutting(codec)
+
+    def reduce_to_shards(
+        self, grads: Grads, sizes: Sizes, codec: Codec | None, state: State, context: ReduceContext
+    ) -> Reduced:
+        """Sum over ranks, of which each keeps one piece, whose payloads it is sent alone."""
+        assert codec is not None
+        return shards_of_sums(grads, sizes, codec, context)
 
 
 def _gather_fixed(grads: Grads, codec: Codec, specs: list[GradSpec], context: ReduceContext) -> Reduced:

@@ -35,7 +35,7 @@ from tightgrad.core.types import Grads, Reduced, Slot, State
 from tightgrad.reducers.sums import sum_over_ranks
 from tightgrad.reducers.two_shot import TwoShot, reduce_in_two_shots
 
-WARM_START = Slot("powersgd_warm_start", across_ranks="equal", dtype=torch.float32)
+WARM_START = Slot("powersgd_warm_start", across_ranks="equal", dtype=torch.float32, role="factors")
 
 
 @dataclass(frozen=True)

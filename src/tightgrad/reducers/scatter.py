@@ -6,18 +6,41 @@
 Wang et al. 2023, ZeRO++, arXiv:2306.10209. Nothing is encoded a second time.
 """
 
-from collections.abc import Mapping, Sequence
-
 import torch
 
-from tightgrad.core.protocols import Codec, ReduceContext
-from tightgrad.core.types import Grads
+from tightgrad.core.protocols import Codec, ReduceContext, Sizes
+from tightgrad.core.types import Grads, Reduced
 from tightgrad.core.wire import add_message_to_, decode_message, encode_message
 
+CUT_SCOPES = ("element", "block")
 
-def reduce_scatter_encoded(
-    grads: Grads, sizes: Mapping[str, Sequence[int]], codec: Codec, context: ReduceContext
-) -> tuple[Grads, Grads]:
+
+def refuses_pieces(codec: Codec | None) -> str | None:
+    """Say why a codec cannot encode each rank's piece of a tensor by itself; None if it can."""
+    if codec is None:
+        return "FSDP2 sums shards, and without a codec it does so itself; drop compress"
+    if not codec.fixed_size:
+        return f"payloads of {codec.card.id} have no fixed size; use another codec, or DistributedDataParallel"
+    return None
+
+
+def refuses_cutting(codec: Codec | None) -> str | None:
+    """Say why pieces that a codec encodes are not what it would encode of the whole; None if they are."""
+    if codec is not None and codec.scope not in CUT_SCOPES:
+        return (
+            f"{codec.card.id} needs whole tensors (scope {codec.scope}), and FSDP2 cuts them; use "
+            "reducers.SparseTwoShot(), which selects in each shard, or DistributedDataParallel"
+        )
+    return refuses_pieces(codec)
+
+
+def shards_of_sums(grads: Grads, sizes: Sizes, codec: Codec, context: ReduceContext) -> Reduced:
+    """Return `reduce_scatter_encoded` as `Reducer.reduce_to_shards` does. Collective."""
+    total, transmitted = reduce_scatter_encoded(grads, sizes, codec, context)
+    return Reduced(total, transmitted)
+
+
+def reduce_scatter_encoded(grads: Grads, sizes: Sizes, codec: Codec, context: ReduceContext) -> tuple[Grads, Grads]:
     """Sum pieces over ranks, encoded. Collective: every rank must call it with the same names, shapes and sizes.
 
     Args:

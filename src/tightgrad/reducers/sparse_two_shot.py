@@ -12,8 +12,9 @@ from typing import ClassVar
 
 from tightgrad.core.card import MethodCard
 from tightgrad.core.errors import ConfigError
-from tightgrad.core.protocols import Codec, ReduceContext, Reducer
+from tightgrad.core.protocols import Codec, ReduceContext, Reducer, Sizes
 from tightgrad.core.types import Grads, Reduced, State
+from tightgrad.reducers.scatter import refuses_pieces, shards_of_sums
 from tightgrad.reducers.two_shot import reduce_in_two_shots
 
 
@@ -69,3 +70,20 @@ class SparseTwoShot(Reducer):
         """Sum `grads` over ranks. Collective: every rank must call it with the same names and shapes."""
         assert codec is not None
         return reduce_in_two_shots(grads, codec, self.second or codec, context)
+
+    def refuses_shards(self, codec: Codec | None) -> str | None:
+        """Sums are not sent again, so that nothing is encoded a second time."""
+        reason = refuses_pieces(codec)
+        if reason is None and self.second is not None:
+            reason = (
+                f"second={self.second!r} encodes the sums once more, and under FSDP2 they are not sent again: each "
+                "rank keeps its shard of them; drop second from SparseTwoShot"
+            )
+        return reason
+
+    def reduce_to_shards(
+        self, grads: Grads, sizes: Sizes, codec: Codec | None, state: State, context: ReduceContext
+    ) -> Reduced:
+        """Sum over ranks, of which each keeps one piece: the first of the two shots."""
+        assert codec is not None
+        return shards_of_sums(grads, sizes, codec, context)

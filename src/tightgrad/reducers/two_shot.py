@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from tightgrad.core.card import MethodCard
-from tightgrad.core.protocols import Codec, ReduceContext, Reducer
+from tightgrad.core.protocols import Codec, ReduceContext, Reducer, Sizes
 from tightgrad.core.types import Grads, Reduced, State
 from tightgrad.core.wire import add_message_to_, decode_message, encode_message, fixed_nbytes
+from tightgrad.reducers.scatter import refuses_cutting, shards_of_sums
 
 CHUNK_SCOPES = ("element", "block")
 
@@ -79,6 +80,17 @@ class TwoShot(Reducer):
         """Sum `grads` over ranks. Collective: every rank must call it with the same names and shapes."""
         assert codec is not None
         return reduce_in_two_shots(grads, codec, codec, context)
+
+    def refuses_shards(self, codec: Codec | None) -> str | None:
+        """Pieces must be encodable apart."""
+        return refuses_cutting(codec)
+
+    def reduce_to_shards(
+        self, grads: Grads, sizes: Sizes, codec: Codec | None, state: State, context: ReduceContext
+    ) -> Reduced:
+        """Sum over ranks, of which each keeps one piece: the first of the two shots."""
+        assert codec is not None
+        return shards_of_sums(grads, sizes, codec, context)
 
 
 def reduce_in_two_shots(grads: Grads, first: Codec, second: Codec, context: ReduceContext) -> Reduced:

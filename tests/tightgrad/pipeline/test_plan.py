@@ -17,9 +17,12 @@ from tightgrad.pipeline.registry import method, methods
 COMPRESSES = [
     tg.Compress(codec, reducer, feedback)
     for codec in (None, *CODECS)
-    for reducer, _ in REDUCERS
+    for reducer in (case.reducer for case in REDUCERS)
     if reducer.refuses(codec) is None
-    for feedback in (None, *(f for f, _ in FEEDBACKS if codec is not None and f.refuses(codec, reducer) is None))
+    for feedback in (
+        None,
+        *(f for f in (case.feedback for case in FEEDBACKS) if codec is not None and f.refuses(codec, reducer) is None),
+    )
 ]
 accumulates = st.one_of(
     st.none(),
@@ -47,8 +50,8 @@ def test_json_round_trip(plan):
 CANONICAL = [
     *CODECS,
     *(case.clipper for case in CLIPPERS),
-    *(reducer for reducer, _ in REDUCERS),
-    *(f for f, _ in FEEDBACKS),
+    *(case.reducer for case in REDUCERS),
+    *(case.feedback for case in FEEDBACKS),
     tg.Accumulate(4),
 ]
 

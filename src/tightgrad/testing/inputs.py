@@ -9,6 +9,7 @@ LARGEST = 3.3e38
 
 
 def normal(numel: int, seed: int = 0) -> Tensor:
+    """Draw standard normal numbers."""
     return torch.randn(numel, generator=torch.Generator().manual_seed(seed))
 
 
