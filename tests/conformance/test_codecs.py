@@ -12,7 +12,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 class TestCodecs(CodecTests):
     codecs = CODECS
-    reducers = ()  # test_reducers.py has all of them
+    test_with_reducers = None  # test_reducers.py has all reducers
     golden = GOLDEN
 
 

@@ -194,5 +194,6 @@ def _cut(buffer: Tensor, codec: Codec, spec: GradSpec) -> Payload:
 
 
 def as_bytes(tensor: Tensor) -> Tensor:
+    """Return the elements as uint8, in one dimension."""
     # A tensor of one element may keep any stride, even a contiguous copy, and then refuses to be viewed as bytes.
     return tensor.contiguous().as_strided((tensor.numel(),), (1,)).view(torch.uint8)

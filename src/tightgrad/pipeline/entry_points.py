@@ -108,7 +108,7 @@ def _check(cls: object, point: EntryPoint) -> None:
             f"{base.__module__}.{base.__name__}"
         )
     if inspect.isabstract(cls):
-        missing = ", ".join(sorted(cls.__abstractmethods__))
+        missing = ", ".join(sorted(vars(cls)["__abstractmethods__"]))
         raise ConfigError(f"{cls.__name__} does not define {missing}; define it")
     if not is_dataclass(cls):
         raise ConfigError(

@@ -64,7 +64,7 @@ class Gather(Reducer):
         return _gather_variable(grads, codec, specs, context)
 
     def refuses_shards(self, codec: Codec | None) -> str | None:
-        """Pieces must be encodable apart."""
+        """Say no to codecs that cannot encode pieces of a tensor one by one."""
         return refuses_cutting(codec)
 
     def reduce_to_shards(

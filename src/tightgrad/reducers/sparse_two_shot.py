@@ -72,7 +72,7 @@ class SparseTwoShot(Reducer):
         return reduce_in_two_shots(grads, codec, self.second or codec, context)
 
     def refuses_shards(self, codec: Codec | None) -> str | None:
-        """Sums are not sent again, so that nothing is encoded a second time."""
+        """Say no to a second codec, since sums are not sent again, and to payloads of unknown size."""
         reason = refuses_pieces(codec)
         if reason is None and self.second is not None:
             reason = (

@@ -82,7 +82,7 @@ class TwoShot(Reducer):
         return reduce_in_two_shots(grads, codec, codec, context)
 
     def refuses_shards(self, codec: Codec | None) -> str | None:
-        """Pieces must be encodable apart."""
+        """Say no to codecs that cannot encode pieces of a tensor one by one."""
         return refuses_cutting(codec)
 
     def reduce_to_shards(

@@ -21,7 +21,7 @@ def always(subject: object) -> bool:
 
 @dataclass(frozen=True)
 class Check:
-    """One promise.
+    """Holds a function that checks one promise, and says which methods make it.
 
     Args:
         function: raises an AssertionError unless the promise is kept. It is given the method and, where there are
@@ -36,7 +36,7 @@ class Check:
 
     @property
     def name(self) -> str:
-        """The function's name without `check_`."""
+        """Return the function's name without `check_`."""
         return self.function.__name__.removeprefix("check_")
 
     def runs(self, subject: object) -> Iterator[tuple[str, Run]]:
@@ -50,7 +50,7 @@ class Check:
 
 
 class Checks(list[Check]):
-    """The checks of one kind of method, in the order in which they stand in the file."""
+    """Holds the checks of one kind of method, in the order in which they stand in the file."""
 
     def add(
         self, variants: Mapping[str, Any] | None = None, applies: Callable[[Any], bool] = always

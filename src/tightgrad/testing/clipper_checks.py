@@ -24,7 +24,7 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class ClipCase:
-    """A clipper and what it promises.
+    """Says what a clipper promises, beside what all of them do.
 
     Args:
         clipper: canonical settings.
@@ -95,7 +95,7 @@ def joined(grads: Grads) -> Tensor:
 
 
 def assert_bounded(case: ClipCase, grads: Grads) -> None:
-    """Fail if what the clipper limits is above the bound."""
+    """Raise an AssertionError if what the clipper limits is above the bound."""
     found = limited(case, grads)
     assert found <= case.bound * (1 + ROUNDING), (
         f"after clipping, the largest {case.limit} norm or value is {found:.9g}, above the bound {case.bound:g}"
@@ -104,7 +104,7 @@ def assert_bounded(case: ClipCase, grads: Grads) -> None:
 
 @CLIPPER_CHECKS.add(variants={str(scale): scale for scale in (1e-20, 1e-3, 1.0, 1e3, 1e30)}, applies=is_bounded)
 def check_the_applied_norm_is_at_most_the_bound(case: ClipCase, scale: float) -> None:
-    """Gradients of any size are limited."""
+    """Check that gradients of any size are limited."""
     grads = gradients(scale)
     clip(case, grads)
     assert_bounded(case, grads)
@@ -112,7 +112,7 @@ def check_the_applied_norm_is_at_most_the_bound(case: ClipCase, scale: float) ->
 
 @CLIPPER_CHECKS.add(applies=is_bounded)
 def check_the_bound_holds_for_any_values(case: ClipCase) -> None:
-    """Also where a few values are far larger than the others."""
+    """Check the bound also where a few values are far larger than the others."""
 
     @more_examples
     @given(values=st.lists(st.floats(-(2.0**100), 2.0**100, width=32), max_size=20))
@@ -126,7 +126,10 @@ def check_the_bound_holds_for_any_values(case: ClipCase) -> None:
 
 @CLIPPER_CHECKS.add(applies=is_bounded)
 def check_identity_below_the_bound(case: ClipCase) -> None:
-    """Bitwise, except that torch's own formula shrinks what lies within 1e-6 of the bound, which this does not."""
+    """Check that what is below the bound keeps all its bits.
+
+    torch's own formula shrinks what lies within 1e-6 of the bound, which these gradients do not.
+    """
     grads = gradients(1e-4)
     before = copy(grads)
     assert limited(case, before) < case.bound, "the bound is too small for this check: it needs gradients below it"
@@ -141,7 +144,10 @@ SCALES = {str(scale): scale for scale in (1e-4, 1.0, 1e4)}
 
 @CLIPPER_CHECKS.add(variants=SCALES)
 def check_idempotent(case: ClipCase, scale: float) -> None:
-    """Clipping twice is clipping once, to the rounding of the second norm (torch's 1e-6 makes it shrink again)."""
+    """Check that clipping twice is clipping once, to the rounding of the second norm.
+
+    The 1e-6 of torch's formula makes it shrink again.
+    """
     grads = gradients(scale)
     clip(case, grads)
     once = copy(grads)
@@ -153,7 +159,7 @@ def check_idempotent(case: ClipCase, scale: float) -> None:
 
 @CLIPPER_CHECKS.add(variants=SCALES)
 def check_what_is_reported_is_what_was_done(case: ClipCase, scale: float) -> None:
-    """The norm is that before clipping, and the factor that of the norm after to the norm before."""
+    """Check that the reported norm is that before clipping, and the factor the norm after over the norm before."""
     grads = gradients(scale)
     before = joined(grads)
     clipped = clip(case, grads)
@@ -170,7 +176,7 @@ def check_what_is_reported_is_what_was_done(case: ClipCase, scale: float) -> Non
 
 @CLIPPER_CHECKS.add(applies=scales_all)
 def check_direction_is_preserved(case: ClipCase) -> None:
-    """All elements are multiplied by the reported factor."""
+    """Check that all elements are multiplied by the reported factor."""
     grads = gradients(100.0)
     before = joined(grads)
     clipped = clip(case, grads)
@@ -181,7 +187,7 @@ def check_direction_is_preserved(case: ClipCase) -> None:
 
 @CLIPPER_CHECKS.add(applies=scales_some)
 def check_signs_are_preserved_and_nothing_grows(case: ClipCase) -> None:
-    """Each element shrinks or stays."""
+    """Check that each element shrinks or stays."""
     grads = gradients(100.0)
     before = joined(grads)
     clip(case, grads)
@@ -191,7 +197,7 @@ def check_signs_are_preserved_and_nothing_grows(case: ClipCase) -> None:
 
 @CLIPPER_CHECKS.add()
 def check_the_order_of_parameters_is_irrelevant(case: ClipCase) -> None:
-    """Gradients in another order are clipped alike."""
+    """Check that gradients in another order are clipped alike."""
     forward = gradients(10.0)
     backward = dict(reversed(list(copy(forward).items())))
     first, second = clip(case, forward), clip(case, backward)
@@ -202,7 +208,7 @@ def check_the_order_of_parameters_is_irrelevant(case: ClipCase) -> None:
 
 @CLIPPER_CHECKS.add()
 def check_nothing_to_clip(case: ClipCase) -> None:
-    """Without gradients the norm is 0 and the factor 1."""
+    """Check that without gradients the norm is 0 and the factor 1."""
     for grads in ({}, {"empty": torch.empty(0, 3)}):
         clipped = clip(case, grads)
         assert (float(clipped.total_norm), float(clipped.clip_coef)) == (0.0, 1.0)
@@ -210,7 +216,7 @@ def check_nothing_to_clip(case: ClipCase) -> None:
 
 @CLIPPER_CHECKS.add()
 def check_zero_gradients_stay_zero(case: ClipCase) -> None:
-    """No 0 / 0."""
+    """Check that nothing is divided by a norm of 0."""
     grads = gradients(0.0)
     clipped = clip(case, grads)
     assert (float(clipped.total_norm), float(clipped.clip_coef)) == (0.0, 1.0)
@@ -219,7 +225,7 @@ def check_zero_gradients_stay_zero(case: ClipCase) -> None:
 
 @CLIPPER_CHECKS.add()
 def check_nan_is_seen_and_never_becomes_a_number(case: ClipCase) -> None:
-    """The guard must see it in the norm."""
+    """Check that the guard can see a NaN in the norm."""
     grads = gradients(1.0)
     grads["bias"][3] = math.nan
     clipped = clip(case, grads)
@@ -230,7 +236,7 @@ def check_nan_is_seen_and_never_becomes_a_number(case: ClipCase) -> None:
 
 @CLIPPER_CHECKS.add()
 def check_inf_is_seen(case: ClipCase) -> None:
-    """The guard must see it in the norm."""
+    """Check that the guard can see an inf in the norm."""
     grads = gradients(1.0)
     grads["matrix"][0, 0] = -math.inf
     assert float(clip(case, grads).total_norm) == math.inf
@@ -238,7 +244,7 @@ def check_inf_is_seen(case: ClipCase) -> None:
 
 @CLIPPER_CHECKS.add()
 def check_strided_gradients_are_clipped_in_place(case: ClipCase) -> None:
-    """As contiguous ones, and in their own memory."""
+    """Check that strided gradients are clipped as contiguous ones are, in their own memory."""
     base = torch.randn(6, 8, generator=torch.Generator().manual_seed(1)) * 100
     plain = {"weight": base.t().contiguous(), "rows": base[::2, 1:].contiguous()}
     strided = {"weight": base.clone().t(), "rows": base.clone()[::2, 1:]}

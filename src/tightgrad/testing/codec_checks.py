@@ -31,7 +31,7 @@ def encode(codec: Codec, flat: Tensor, seed: int = 7) -> Payload:
 
 
 def assert_size_is_predicted(codec: Codec, payload: Payload) -> None:
-    """Fail unless the payload has the bytes that the codec announces."""
+    """Raise an AssertionError unless the payload has the bytes that the codec announces."""
     predicted = codec.payload_nbytes(payload.spec)
     most = most_nbytes(codec, payload.spec)
     assert payload.nbytes <= most, f"a payload of {payload.nbytes} bytes is longer than the {most} that are allowed"
@@ -47,7 +47,7 @@ def bits(tensors: tuple[Tensor, ...]) -> list[tuple[torch.dtype, bytes]]:
 
 @CODEC_CHECKS.add(variants=INPUTS)
 def check_shape_dtype_size_and_finiteness(codec: Codec, flat: Tensor) -> None:
-    """The payload is laid out as announced; what is decoded is float32, finite, and has the input's shape."""
+    """Check that the payload is laid out as announced, and that float32 of the input's shape comes out, all finite."""
     spec = GradSpec.of("weight", flat)
     payload = encode(codec, flat)
     assert payload.spec == spec, "encode() must hand the spec on in the payload"
@@ -68,7 +68,7 @@ def check_shape_dtype_size_and_finiteness(codec: Codec, flat: Tensor) -> None:
 
 @CODEC_CHECKS.add(variants=INPUTS)
 def check_input_is_left_alone_and_output_is_new(codec: Codec, flat: Tensor) -> None:
-    """Input, payload and what is decoded share no memory."""
+    """Check that input, payload and what is decoded share no memory."""
     given = flat.clone()
     before = bits((flat,))
     payload = encode(codec, given)
@@ -82,7 +82,7 @@ def check_input_is_left_alone_and_output_is_new(codec: Codec, flat: Tensor) -> N
 
 @CODEC_CHECKS.add()
 def check_no_autograd_graph(codec: Codec) -> None:
-    """Nothing requires gradients."""
+    """Check that nothing that comes out requires gradients."""
     leaf = normal(100).requires_grad_()
     with torch.no_grad():
         payload = encode(codec, leaf)
@@ -94,14 +94,14 @@ def check_no_autograd_graph(codec: Codec) -> None:
 
 @CODEC_CHECKS.add(variants=INPUTS)
 def check_same_generator_same_bytes(codec: Codec, flat: Tensor) -> None:
-    """Random numbers come from the generator alone."""
+    """Check that random numbers come from the generator alone."""
     first, second = encode(codec, flat), encode(codec, flat)
     assert bits(first.tensors) == bits(second.tensors), "the same generator gave two payloads"
 
 
 @CODEC_CHECKS.add()
 def check_the_global_generator_is_not_used(codec: Codec) -> None:
-    """The user's random numbers are as they would be without the codec."""
+    """Check that the user's random numbers are as they would be without the codec."""
     before = torch.get_rng_state()
     encode(codec, normal(500))
     assert torch.equal(torch.get_rng_state(), before), "encode() drew from torch's global generator"
@@ -109,14 +109,14 @@ def check_the_global_generator_is_not_used(codec: Codec) -> None:
 
 @CODEC_CHECKS.add(variants=INPUTS)
 def check_zeros_stay_zeros(codec: Codec, flat: Tensor) -> None:
-    """No codec invents a gradient where there is none, not even for one element among others."""
+    """Check that no gradient is invented where there is none, not even for one element among others."""
     decoded = codec.decode(encode(codec, flat))
     assert bool((decoded[flat == 0] == 0).all()), "an element that was 0 is decoded to something else"
 
 
 @CODEC_CHECKS.add(variants=INPUTS)
 def check_decode_is_add_to_zeros(codec: Codec, flat: Tensor) -> None:
-    """`add_to_` of zeros is `decode`, to the bit."""
+    """Check that `add_to_` of zeros is `decode`, to the bit."""
     payload = encode(codec, flat)
     total = torch.zeros_like(flat)
     codec.add_to_(total, payload)
@@ -125,7 +125,7 @@ def check_decode_is_add_to_zeros(codec: Codec, flat: Tensor) -> None:
 
 @CODEC_CHECKS.add()
 def check_add_to_adds(codec: Codec) -> None:
-    """`add_to_` adds what `decode` gives, to the bit."""
+    """Check that `add_to_` adds what `decode` gives, to the bit."""
     payload = encode(codec, INPUTS["odd"])
     total = normal(1_001, seed=9)
     expected = total + codec.decode(payload)
@@ -135,7 +135,7 @@ def check_add_to_adds(codec: Codec) -> None:
 
 @CODEC_CHECKS.add()
 def check_bytes_round_trip(codec: Codec) -> None:
-    """Payloads go into one message and come out as they were."""
+    """Check that payloads go into one message and come out as they were."""
     payloads = [encode(codec, flat) for flat in INPUTS.values()]
     message = to_bytes(payloads, CPU)
     assert message.numel() == sum(payload.nbytes for payload in payloads)
@@ -149,7 +149,7 @@ def check_bytes_round_trip(codec: Codec) -> None:
 
 @CODEC_CHECKS.add()
 def check_config_and_repr_round_trip(codec: Codec) -> None:
-    """A plan finds the codec by its id, and its settings are in JSON, in its repr and in its hash."""
+    """Check that a plan finds the codec by its id, and that JSON, repr and hash have its settings."""
     found = method(codec.card.id)
     assert found is type(codec), f"the id {codec.card.id!r} leads to {found}, not to {type(codec)}"
     config = json.loads(json.dumps(to_config(codec)))
@@ -161,7 +161,7 @@ def check_config_and_repr_round_trip(codec: Codec) -> None:
 
 @CODEC_CHECKS.add()
 def check_size_is_predicted_for_any_length(codec: Codec) -> None:
-    """Also for lengths that are no multiple of anything."""
+    """Check the size also for lengths that are no multiple of anything."""
 
     @few_examples
     @given(numel=st.integers(0, 5_000))
@@ -180,7 +180,10 @@ def cuts(codec: Codec) -> bool:
 
 @CODEC_CHECKS.add(applies=cuts)
 def check_chunks_at_multiples_of_the_granularity_decode_to_the_same(codec: Codec) -> None:
-    """What two_shot relies on; stochastic codecs draw other numbers, sparse ones select per chunk."""
+    """Check what two_shot relies on: chunks may be encoded one by one.
+
+    Not for stochastic codecs, which draw other numbers, nor for sparse ones, which select in each chunk.
+    """
     flat = normal(10 * codec.granularity + 3)
     for units in (1, 3, 4, 7):
         cut = units * codec.granularity
@@ -193,7 +196,7 @@ def check_chunks_at_multiples_of_the_granularity_decode_to_the_same(codec: Codec
 
 @CODEC_CHECKS.add()
 def check_wrong_layout_is_a_payload_error(codec: Codec) -> None:
-    """Tensors too many, too few, too short or of another dtype are refused."""
+    """Check that tensors too many, too few, too short or of another dtype are refused."""
     payload = encode(codec, normal(100))
     spec = payload.spec
     wrong = [
@@ -214,7 +217,7 @@ def check_wrong_layout_is_a_payload_error(codec: Codec) -> None:
 
 @CODEC_CHECKS.add()
 def check_damaged_bytes_never_crash(codec: Codec) -> None:
-    """Random bytes, or a payload with a few changed ones: a PayloadError, or some tensor of the right shape."""
+    """Check that random or changed bytes give a PayloadError, or some tensor of the right shape."""
 
     @more_examples
     @given(data=st.data(), numel=st.integers(1, 300))
@@ -240,7 +243,7 @@ def check_damaged_bytes_never_crash(codec: Codec) -> None:
 
 @CODEC_CHECKS.add()
 def check_tensors_of_two_dimensions_are_refused(codec: Codec) -> None:
-    """As many elements, another shape: `Cast` once gave that shape back."""
+    """Check that as many elements in another shape are refused: `Cast` once gave that shape back."""
     payload = encode(codec, normal(100), seed=0)
     for index, tensor in enumerate(payload.tensors):
         tensors = (*payload.tensors[:index], tensor[None], *payload.tensors[index + 1 :])
@@ -252,7 +255,7 @@ def check_tensors_of_two_dimensions_are_refused(codec: Codec) -> None:
 
 @CODEC_CHECKS.add()
 def check_nothing_is_allocated_for_a_payload_that_is_too_short(codec: Codec) -> None:
-    """The decoded tensor would have 10^15 elements: the payload is looked at first."""
+    """Check that a payload is looked at before a tensor is made, which would have 10^15 elements here."""
     payload = encode(codec, normal(100), seed=0)
     with pytest.raises(PayloadError):
         codec.decode(Payload(payload.tensors, GradSpec("weight", (10**15,), 10**15)))
@@ -266,7 +269,7 @@ def one_by_one(codec: Codec, flats: Sequence[Tensor], specs: Sequence[GradSpec])
 
 @CODEC_CHECKS.add()
 def check_what_is_done_together_is_the_same(codec: Codec) -> None:
-    """`encode_together` and `decode_together`, where they give something, give what one by one gives."""
+    """Check that `encode_together` and `decode_together`, where they give something, give what one by one gives."""
     numels = [70, 300, 256, 9]
     flats = [normal(numel, seed) for seed, numel in enumerate(numels)]
     specs = [GradSpec(str(i), (n,) if i % 3 == 0 else (1, n), n) for i, n in enumerate(numels)]
@@ -280,7 +283,7 @@ def check_what_is_done_together_is_the_same(codec: Codec) -> None:
 
 @CODEC_CHECKS.add()
 def check_the_default_reducer_takes_it(codec: Codec) -> None:
-    """The reducer that the card names exists, and runs with the codec."""
+    """Check that the reducer on the card exists and runs with the codec."""
     compress = tg.Compress(codec)
     assert compress.reducer is not None
     assert compress.reducer.card.id == codec.reducer

@@ -41,7 +41,7 @@ def contracts(codec: Codec) -> bool:
 
 @CODEC_CLAIMS.add(variants={"1.0": 1.0, "1e-20": 1e-20, "1e+20": 1e20}, applies=is_unbiased)
 def check_unbiased(codec: Codec, scale: float) -> None:
-    """The mean of many draws is the input, to a few standard errors."""
+    """Check that the mean of many draws is the input, to a few standard errors."""
     flat = normal(64, seed=3) * scale
     flat[5], flat[6] = 0.0, flat.abs().max()  # an exact level, and the edge of the range
     draws = torch.stack([decoded(codec, flat, seed, seed) for seed in range(NUM_SEEDS)]).double() / scale
@@ -61,14 +61,14 @@ def check_unbiased(codec: Codec, scale: float) -> None:
 
 @CODEC_CLAIMS.add(applies=draws_nothing)
 def check_biased_codecs_use_no_randomness(codec: Codec) -> None:
-    """What is biased gains nothing from random numbers."""
+    """Check that a biased codec draws no random numbers, from which it gains nothing."""
     assert torch.equal(decoded(codec, INPUTS["odd"], 1), decoded(codec, INPUTS["odd"], 2)), (
         "the card says that the codec is biased, and what it decodes depends on the generator"
     )
 
 
 def assert_contracts(codec: Codec, flat: Tensor, seed: int = 0) -> None:
-    """Fail if more is left out than `contraction` allows."""
+    """Raise an AssertionError if more is left out than `contraction` allows."""
     x = flat.double()
     left = (x - decoded(codec, flat, seed).double()).square().sum()
     delta = codec.contraction(flat.numel())
@@ -83,14 +83,17 @@ def assert_contracts(codec: Codec, flat: Tensor, seed: int = 0) -> None:
 
 @CODEC_CLAIMS.add(variants={name: flat for name, flat in INPUTS.items() if name != "denormal"}, applies=contracts)
 def check_contraction_on_awkward_inputs(codec: Codec, flat: Tensor) -> None:
-    """Denormal inputs are left out: their relative precision is lost before any codec sees them."""
+    """Check the claim on tensors that are hard to encode.
+
+    Denormal inputs are left out: their relative precision is lost before any codec sees them.
+    """
     if codec.contraction(flat.numel()) > 0:
         assert_contracts(codec, flat)
 
 
 @CODEC_CLAIMS.add(applies=contracts)
 def check_contraction(codec: Codec) -> None:
-    """The claim holds for any values."""
+    """Check that the claim holds for any values."""
     finite = st.floats(-(2.0**50), 2.0**50, width=32).filter(lambda value: value == 0 or abs(value) > 2.0**-50)
 
     @more_examples

@@ -20,7 +20,7 @@ SHAPES = {"matrix": (17, 13), "bias": (9,), "scalar": (), "empty": (0,)}
 
 @dataclass(frozen=True)
 class FeedbackCase:
-    """A feedback and whether it conserves.
+    """Says whether a feedback conserves what it is given.
 
     Args:
         feedback: canonical settings.
@@ -96,7 +96,7 @@ def conserves(sending: Sending) -> bool:
 
 @FEEDBACK_CHECKS.add(variants={"1 rank": 1, "3 ranks": 3}, applies=conserves)
 def check_conservation(sending: Sending, world_size: int) -> None:
-    """Over many steps and all ranks, what was delivered and what is left add up to what was put in."""
+    """Check that what was delivered and what is left add up to what was put in, over many steps and all ranks."""
 
     def body(collective: ThreadedCollective) -> Bank:
         bank = Bank(sending)
@@ -118,7 +118,7 @@ def check_conservation(sending: Sending, world_size: int) -> None:
 
 @FEEDBACK_CHECKS.add()
 def check_ranks_stay_bitwise_equal(sending: Sending) -> None:
-    """Every rank is given the same total at every step."""
+    """Check that every rank is given the same total at every step."""
 
     def body(collective: ThreadedCollective) -> list[Grads]:
         bank = Bank(sending)
@@ -133,7 +133,7 @@ def check_ranks_stay_bitwise_equal(sending: Sending) -> None:
 
 @FEEDBACK_CHECKS.add()
 def check_gradients_are_left_alone(sending: Sending) -> None:
-    """`reduce` writes nothing into the gradients, which a fallback sends again; `reduce_` may."""
+    """Check that `reduce` writes nothing into the gradients, which a fallback sends again; `reduce_` may."""
 
     def body(collective: ThreadedCollective) -> None:
         context = ReduceContext(collective, StepRng(0, 0, collective.rank), StageClock())

@@ -32,7 +32,7 @@ def golden_path(folder: Path, codec: Codec) -> Path:
 
 
 def check_golden(codec: Codec, folder: Path) -> None:
-    """A frozen payload decodes to the same bits as when it was written."""
+    """Check that a frozen payload decodes to the same bits as when it was written."""
     path = golden_path(folder, codec)
     if not path.exists() and os.environ.get(WRITE) == "1":
         _write(codec, path)
@@ -50,7 +50,7 @@ def check_golden(codec: Codec, folder: Path) -> None:
 
 
 def check_no_golden_file_is_left_over(codecs: tuple[Codec, ...], folder: Path) -> None:
-    """Every file below the folders of these codecs' ids belongs to one of them."""
+    """Check that every file below the folders of these codecs' ids belongs to one of them."""
     known = {golden_path(folder, codec) for codec in codecs}
     below = {path for codec in codecs for path in (folder / codec.card.id / VERSION).glob("*.safetensors")}
     assert not below - known, "files without a codec of these settings; list the codec, or remove the file"

@@ -17,7 +17,7 @@ MEMORY_CHECKS = Checks()
 
 @MEMORY_CHECKS.add()
 def check_state_is_never_changed_in_place(sending: Sending) -> None:
-    """A skipped step keeps the old state by keeping the old mapping, so nobody may write into it."""
+    """Check that nobody writes into the old state, which a skipped step keeps."""
 
     def body(collective: ThreadedCollective) -> None:
         bank = Bank(sending)
@@ -36,7 +36,7 @@ def check_state_is_never_changed_in_place(sending: Sending) -> None:
 
 @MEMORY_CHECKS.add()
 def check_a_parameter_left_out_keeps_what_is_remembered(sending: Sending) -> None:
-    """Gradients come in groups, and each group is reduced by itself."""
+    """Check that a call about one parameter leaves what is remembered of the others: gradients come in groups."""
 
     def body(collective: ThreadedCollective) -> None:
         context = ReduceContext(collective, StepRng(0, 0, collective.rank), StageClock())
@@ -59,7 +59,7 @@ def check_a_parameter_left_out_keeps_what_is_remembered(sending: Sending) -> Non
 
 @MEMORY_CHECKS.add()
 def check_slots_fit_what_is_remembered(sending: Sending) -> None:
-    """A checkpoint is checked against the slots: each tensor fits, and nothing is remembered without one."""
+    """Check that each tensor fits its slot and none is without one, as loading a checkpoint does."""
 
     def body(collective: ThreadedCollective) -> State:
         bank = Bank(sending)

@@ -38,7 +38,7 @@ def never(codec: Codec | None) -> bool:
 
 @dataclass(frozen=True)
 class ReduceCase:
-    """A reducer and what it promises beside the sum.
+    """Says what a reducer promises beside the sum.
 
     Args:
         reducer: canonical settings.
@@ -105,7 +105,7 @@ def reduce_on_all(pair: Pair, world_size: int, names: tuple[str, ...] = tuple(SH
 
 @REDUCER_CHECKS.add(variants=WORLD_SIZES)
 def check_ranks_agree_and_transmitted_adds_up(pair: Pair, world_size: int) -> None:
-    """The total is bitwise the same on all ranks, and the sum of what they say they transmitted."""
+    """Check that all ranks get the same total to the bit, and that it is the sum of what they say they transmitted."""
     results = [reduced for reduced, _ in reduce_on_all(pair, world_size)]
     for name, shape in SHAPES.items():
         total = results[0].total[name]
@@ -128,7 +128,7 @@ def check_ranks_agree_and_transmitted_adds_up(pair: Pair, world_size: int) -> No
 
 @REDUCER_CHECKS.add()
 def check_the_total_is_near_the_sum(pair: Pair) -> None:
-    """Catches a mean for a sum, a lost rank, a permuted chunk: anything that is not the sum itself."""
+    """Check that the total is not a mean, lacks no rank, and has no chunk in another place."""
     world_size = 3
     total = reduce_on_all(pair, world_size)[0][0].total
     everyone = [gradients(rank) for rank in range(world_size)]
@@ -148,7 +148,7 @@ def check_the_total_is_near_the_sum(pair: Pair) -> None:
 
 @REDUCER_CHECKS.add(variants=WORLD_SIZES)
 def check_inputs_are_left_alone(pair: Pair, world_size: int) -> None:
-    """Gradients are neither written nor handed back as the total."""
+    """Check that gradients are neither written nor handed back as the total."""
 
     def body(collective: ThreadedCollective) -> None:
         grads = gradients(collective.rank)
@@ -163,7 +163,10 @@ def check_inputs_are_left_alone(pair: Pair, world_size: int) -> None:
 
 @REDUCER_CHECKS.add(variants=WORLD_SIZES)
 def check_independent_of_grouping(pair: Pair, world_size: int) -> None:
-    """The threaded ranks add in rank order, so this holds for dense too; a real ring may differ for W > 2."""
+    """Check that a gradient is reduced alike alone and among others.
+
+    The threaded ranks add in rank order, so this holds for dense too; a real ring may differ for W > 2.
+    """
     together = [reduced for reduced, _ in reduce_on_all(pair, world_size)]
     for name in SHAPES:
         alone = [reduced for reduced, _ in reduce_on_all(pair, world_size, (name,))]
@@ -174,7 +177,7 @@ def check_independent_of_grouping(pair: Pair, world_size: int) -> None:
 
 @REDUCER_CHECKS.add(variants=WORLD_SIZES)
 def check_traffic_is_what_the_documentation_says(pair: Pair, world_size: int) -> None:
-    """Every byte is counted, and none is sent without need."""
+    """Check that every byte is counted, and none is sent without need."""
     for rank, (_, counted) in enumerate(reduce_on_all(pair, world_size)):
         if pair.case.wire_bytes is not None and (pair.codec is None or pair.codec.fixed_size):
             assert counted == pair.case.wire_bytes(SHAPES, pair.codec, world_size, rank)
@@ -185,7 +188,7 @@ def check_traffic_is_what_the_documentation_says(pair: Pair, world_size: int) ->
 
 @REDUCER_CHECKS.add()
 def check_nothing_to_reduce(pair: Pair) -> None:
-    """Without gradients, or with empty ones, nothing is sent."""
+    """Check that without gradients, or with empty ones, nothing is sent."""
     for names in ((), ("empty",)):
         for reduced, counted in reduce_on_all(pair, 2, names):
             assert list(reduced.total) == list(reduced.transmitted) == list(names)
@@ -199,7 +202,10 @@ def zeros_send_nothing(pair: Pair) -> bool:
 
 @REDUCER_CHECKS.add(applies=zeros_send_nothing)
 def check_a_rank_of_zeros_transmits_nothing(pair: Pair) -> None:
-    """Elsewhere an owner books the error of a second encoding, also if its own part was zero."""
+    """Check that a rank of zeros transmits nothing.
+
+    Not where an owner books the error of a second encoding, also if its own part was zero.
+    """
 
     def body(collective: ThreadedCollective) -> Grads:
         grads = gradients(0)
@@ -213,7 +219,7 @@ def check_a_rank_of_zeros_transmits_nothing(pair: Pair) -> None:
 
 @REDUCER_CHECKS.add()
 def check_a_plan_takes_the_pair(pair: Pair) -> None:
-    """`Compress` builds, and a plan with it survives JSON."""
+    """Check that a plan takes the pair and survives JSON."""
     compress = tg.Compress(pair.codec, pair.case.reducer)
     assert compress.reducer == pair.case.reducer
     plan = tg.Plan(compress=compress)

@@ -41,7 +41,7 @@ class ConformanceTests:
 
 
 class CodecTests(ConformanceTests):
-    """All that a codec promises, for each of `codecs`.
+    """Has a test of each thing that codecs promise, for each of `codecs`.
 
     Attributes:
         codecs: with the settings that matter.
@@ -66,27 +66,27 @@ class CodecTests(ConformanceTests):
         return cases(REDUCER_CHECKS, pairs(self.reducers, self.codecs))
 
     def test_codec(self, check: Run) -> None:
-        """Any tensor, any payload."""
+        """Run a check with any tensor or payload."""
         __tracebackhide__ = True
         check()
 
     def test_claims(self, check: Run) -> None:
-        """The mathematics of the card."""
+        """Run a check of what the card claims."""
         __tracebackhide__ = True
         check()
 
     def test_with_reducers(self, check: Run) -> None:
-        """The sum over ranks."""
+        """Run a check of the sum over ranks."""
         __tracebackhide__ = True
         check()
 
     def test_golden(self, codec: Codec, request: pytest.FixtureRequest) -> None:
-        """What was sent by an older version."""
+        """Check what an older version sent."""
         __tracebackhide__ = True
         check_golden(codec, self._golden(request))
 
     def test_no_golden_file_is_left_over(self, request: pytest.FixtureRequest) -> None:
-        """No file of settings that are not tested."""
+        """Check that each file is of settings that are tested."""
         check_no_golden_file_is_left_over(tuple(self.codecs), self._golden(request))
 
     def _golden(self, request: pytest.FixtureRequest) -> Path:
@@ -94,7 +94,7 @@ class CodecTests(ConformanceTests):
 
 
 class ClipperTests(ConformanceTests):
-    """All that a clipper promises, for each of `clippers`."""
+    """Has a test of each thing that clippers promise, for each of `clippers`."""
 
     clippers: ClassVar[Sequence[ClipCase]] = ()
 
@@ -103,13 +103,13 @@ class ClipperTests(ConformanceTests):
         return cases(CLIPPER_CHECKS, self.clippers, lambda case: repr(case.clipper))
 
     def test_clipper(self, check: Run) -> None:
-        """Any gradients."""
+        """Run a check with any gradients."""
         __tracebackhide__ = True
         check()
 
 
 class ReducerTests(ConformanceTests):
-    """All that a reducer promises, for each of `reducers` with each of `codecs` that it does not refuse."""
+    """Has a test of each thing that reducers promise, for each of `reducers` with each of `codecs` that it takes."""
 
     reducers: ClassVar[Sequence[ReduceCase]] = ()
     codecs: ClassVar[Sequence[Codec | None]] = companions.CODECS
@@ -119,13 +119,13 @@ class ReducerTests(ConformanceTests):
         return cases(REDUCER_CHECKS, pairs(self.reducers, self.codecs))
 
     def test_reducer(self, check: Run) -> None:
-        """The sum over ranks."""
+        """Run a check of the sum over ranks."""
         __tracebackhide__ = True
         check()
 
 
 class FeedbackTests(ConformanceTests):
-    """All that a feedback promises, for each of `feedback` with each pair of reducer and codec that it takes."""
+    """Has a test of each thing that feedback promises, for each of `feedback` with the reducers and codecs it takes."""
 
     feedback: ClassVar[Sequence[FeedbackCase]] = ()
     reducers: ClassVar[Sequence[ReduceCase]] = companions.REDUCERS
@@ -141,12 +141,12 @@ class FeedbackTests(ConformanceTests):
         return cases(MEMORY_CHECKS, lossy.values(), lambda sending: repr(sending.case.feedback))
 
     def test_feedback(self, check: Run) -> None:
-        """Conservation."""
+        """Run a check of conservation."""
         __tracebackhide__ = True
         check()
 
     def test_memory(self, check: Run) -> None:
-        """State handed in and out."""
+        """Run a check of what is remembered."""
         __tracebackhide__ = True
         check()
 
