@@ -41,7 +41,7 @@ class ConformanceTests:
 
 
 class CodecTests(ConformanceTests):
-    """Has a test of each thing that codecs promise, for each of `codecs`.
+    """Runs a test of each thing that codecs promise, for each of `codecs`.
 
     Attributes:
         codecs: with the settings that matter.
@@ -94,7 +94,7 @@ class CodecTests(ConformanceTests):
 
 
 class ClipperTests(ConformanceTests):
-    """Has a test of each thing that clippers promise, for each of `clippers`."""
+    """Runs a test of each thing that clippers promise, for each of `clippers`."""
 
     clippers: ClassVar[Sequence[ClipCase]] = ()
 
@@ -109,7 +109,7 @@ class ClipperTests(ConformanceTests):
 
 
 class ReducerTests(ConformanceTests):
-    """Has a test of each thing that reducers promise, for each of `reducers` with each of `codecs` that it takes."""
+    """Runs a test of each thing that reducers promise, for each of `reducers` with each of `codecs` that it takes."""
 
     reducers: ClassVar[Sequence[ReduceCase]] = ()
     codecs: ClassVar[Sequence[Codec | None]] = companions.CODECS
@@ -125,7 +125,7 @@ class ReducerTests(ConformanceTests):
 
 
 class FeedbackTests(ConformanceTests):
-    """Has a test of each thing that feedback promises, for each of `feedback` with the reducers and codecs it takes."""
+    """Runs a test of each thing that feedback promises, for each of `feedback` with what it takes."""
 
     feedback: ClassVar[Sequence[FeedbackCase]] = ()
     reducers: ClassVar[Sequence[ReduceCase]] = companions.REDUCERS

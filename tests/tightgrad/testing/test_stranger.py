@@ -72,7 +72,7 @@ def test_a_package_passes_and_its_payload_is_frozen(package: Path) -> None:
 FAULTS = (
     ("Uncut", "test_codec[chunks_at_multiples_of_the_granularity", "is granularity=1 right"),
     ("Shared", "test_codec[input_is_left_alone", "the payload shares memory with the input"),
-    ("Repeated", "test_codec[zeros_stay_zeros", "an element that was 0 is decoded to something else"),
+    ("Repeated", "test_codec[a_zero_among_others_stays_zero", "an element that was 0 among others is decoded"),
     ("Trusting", "test_codec[wrong_layout_is_a_payload_error", ""),
     ("Boasting", "test_claims[contraction", "contraction(1) claims 0.9"),
     ("Unregistered", "test_codec[config_and_repr_round_trip", "no method has the id 'unregistered'"),
