@@ -74,7 +74,7 @@ FAULTS = (
     ("Shared", "test_codec[input_is_left_alone", "the payload shares memory with the input"),
     ("Repeated", "test_codec[a_zero_among_others_stays_zero", "an element that was 0 among others is decoded"),
     ("Trusting", "test_codec[wrong_layout_is_a_payload_error", ""),
-    ("Boasting", "test_claims[contraction", "contraction(1) claims 0.9"),
+    ("Boasting", "test_claims[contraction", "claims 0.9, and of ||x||^2 ="),
     ("Unregistered", "test_codec[config_and_repr_round_trip", "no method has the id 'unregistered'"),
     ("Loose", "test_clipper[the_applied_norm_is_at_most_the_bound", "above the bound 1"),
     ("Averaging", "test_reducer[ranks_agree_and_transmitted_adds_up", "does not add up to its total"),
