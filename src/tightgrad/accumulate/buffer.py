@@ -78,7 +78,7 @@ class GradientBuffer:
                 parameter.grad = grad if grad is None or grad.dtype == parameter.dtype else grad.to(parameter.dtype)
 
     def clear(self) -> None:
-        """Forget all gradients."""
+        """Forget all gradients of the window."""
         self._forget_sums()
         for parameter in self._parameters.values():
             parameter.grad = None

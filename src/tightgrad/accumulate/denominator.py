@@ -25,7 +25,7 @@ class DenominatorCheck:
         self._first: tuple[float, float] | None = None
 
     def clear(self) -> None:
-        """Forget the window."""
+        """Forget what was seen of the window."""
         self._first = None
 
     def saw(self, loss: Tensor, weight: float) -> None:

@@ -172,7 +172,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """The peak."""
+        """Return the bytes at the peak."""
         always = self.parameters + self.gradients + self.accumulator + self.optimizer_state + self.residual
         return always + max(self.activations, self.stepping)
 

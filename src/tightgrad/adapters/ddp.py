@@ -58,10 +58,10 @@ class DDPAdapter:
         return self.model.gradient_as_bucket_view and will_rebuild_buckets(self.model)
 
     def connect(self) -> None:
-        """Nothing to do."""
+        """Do nothing: DDP is connected already."""
 
     def begin_window(self) -> None:
-        """Nothing to do."""
+        """Do nothing: DDP sends buffers in its forward."""
 
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
         """`no_sync`, but for the last micro-batch.
@@ -78,23 +78,23 @@ class DDPAdapter:
         return nullcontext()
 
     def leaves(self) -> Iterable[Tensor]:
-        """The parameters."""
+        """Return the parameters of the module."""
         return self.parameters.values()
 
     def gradients(self) -> Iterable[tuple[str, Tensor | None]]:
-        """`parameter.grad`."""
+        """Return `parameter.grad` of every parameter."""
         return each_grad(self.parameters)
 
     def accumulated(self) -> Grads:
-        """Copies of `parameter.grad`."""
+        """Return copies of every `parameter.grad`."""
         return copy_grads(self.parameters)
 
     def restore_accumulated(self, grads: Grads) -> None:
-        """Set `parameter.grad`."""
+        """Put the gradients back as `parameter.grad`."""
         put_grads(self.parameters, grads)
 
     def scale_accumulated_(self, factor: float) -> None:
-        """Multiply `parameter.grad`."""
+        """Multiply every `parameter.grad` in place."""
         scale_grads_(self.parameters, factor)
 
     def leave_window(self) -> None:
@@ -102,7 +102,7 @@ class DDPAdapter:
         forget_forward(self.model)
 
     def release(self) -> None:
-        """Nothing was changed."""
+        """Do nothing: the module was not changed."""
 
     def sent_nbytes(self) -> int:
         """One all-reduce of all parameters' gradients for each synchronised backward."""

@@ -53,7 +53,7 @@ class DDPExplicitAdapter:
         return False
 
     def connect(self) -> None:
-        """Nothing to do."""
+        """Do nothing: DDP is connected already."""
 
     def begin_window(self) -> None:
         """Send rank 0's buffers to all ranks, as DDP's own synchronised forward would."""
@@ -66,23 +66,23 @@ class DDPExplicitAdapter:
         return self.model.no_sync()
 
     def leaves(self) -> Iterable[Tensor]:
-        """The parameters."""
+        """Return the parameters of the module."""
         return self.parameters.values()
 
     def gradients(self) -> Iterable[tuple[str, Tensor | None]]:
-        """`parameter.grad`."""
+        """Return `parameter.grad` of every parameter."""
         return each_grad(self.parameters)
 
     def accumulated(self) -> Grads:
-        """Copies of `parameter.grad`."""
+        """Return copies of every `parameter.grad`."""
         return copy_grads(self.parameters)
 
     def restore_accumulated(self, grads: Grads) -> None:
-        """Set `parameter.grad`."""
+        """Put the gradients back as `parameter.grad`."""
         put_grads(self.parameters, grads)
 
     def scale_accumulated_(self, factor: float) -> None:
-        """Multiply `parameter.grad`."""
+        """Multiply every `parameter.grad` in place."""
         scale_grads_(self.parameters, factor)
 
     def leave_window(self) -> None:

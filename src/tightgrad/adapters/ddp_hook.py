@@ -109,7 +109,7 @@ class BucketHook:
         self._receiver = lambda: receive
 
     def serve_nobody(self) -> None:
-        """Let DDP average."""
+        """Let DDP average the buckets by itself."""
         self._receiver = _nobody
 
     @property
@@ -281,7 +281,7 @@ class DDPHookAdapter(DDPExplicitAdapter):
 
     @property
     def device(self) -> torch.device:
-        """Where gradients are."""
+        """Return the device of the gradients."""
         return next(iter(self.parameters.values())).device
 
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:

@@ -205,7 +205,7 @@ class FSDP2Adapter:
         return id(param.sharded_param) in self._names
 
     def begin_window(self) -> None:
-        """Nothing to do."""
+        """Do nothing: FSDP2 gathers in its forward."""
 
     @contextmanager
     def micro_batch(self, index: int, count: int) -> Iterator[None]:

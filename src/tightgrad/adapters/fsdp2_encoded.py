@@ -65,7 +65,7 @@ class HandedOver:
         self._params = params
 
     def allocate(self, size: Any, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """An empty buffer."""
+        """Return an empty buffer for torch."""
         return torch.empty(*size, dtype=dtype, device=device)
 
     def __call__(
@@ -187,7 +187,7 @@ class FSDP2EncodedAdapter(FSDP2Adapter):
         return like_sharded(parameter, shard.view(local_part(parameter).shape).to(parameter.dtype))
 
     def release(self) -> None:
-        """Let FSDP2 reduce."""
+        """Let FSDP2 reduce by itself again."""
         _restore(self._modules)
         super().release()
 

@@ -45,7 +45,7 @@ class FSDP2NodesAdapter(FSDP2EncodedAdapter):
         self.remembered_shapes = {name: (numel,) for name, numel in self._shard_numels.items()}
 
     def connect(self) -> None:
-        """Make the groups."""
+        """Make the groups between nodes."""
         super().connect()
         self.between_nodes = self.collective.split(self._groups())
         self._check_copies()

@@ -35,40 +35,40 @@ class SingleAdapter:
         self.waits_in_forward = has_synced_layers(module)
 
     def connect(self) -> None:
-        """Nothing to do."""
+        """Do nothing: there is no wrapper."""
 
     def begin_window(self) -> None:
-        """Nothing to do."""
+        """Do nothing: there is no wrapper."""
 
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
         """Nothing to hold: nothing is synchronised."""
         return nullcontext()
 
     def leaves(self) -> Iterable[Tensor]:
-        """The parameters."""
+        """Return the parameters of the module."""
         return self.parameters.values()
 
     def gradients(self) -> Iterable[tuple[str, Tensor | None]]:
-        """`parameter.grad`."""
+        """Return `parameter.grad` of every parameter."""
         return each_grad(self.parameters)
 
     def accumulated(self) -> Grads:
-        """Copies of `parameter.grad`."""
+        """Return copies of every `parameter.grad`."""
         return copy_grads(self.parameters)
 
     def restore_accumulated(self, grads: Grads) -> None:
-        """Set `parameter.grad`."""
+        """Put the gradients back as `parameter.grad`."""
         put_grads(self.parameters, grads)
 
     def scale_accumulated_(self, factor: float) -> None:
-        """Multiply `parameter.grad`."""
+        """Multiply every `parameter.grad` in place."""
         scale_grads_(self.parameters, factor)
 
     def leave_window(self) -> None:
         """Nothing is left of a forward."""
 
     def release(self) -> None:
-        """Nothing was changed."""
+        """Do nothing: the module was not changed."""
 
     def sent_nbytes(self) -> int:
         """A plain module sends nothing."""

@@ -124,7 +124,7 @@ class TightAccelerator(Accelerator):
 
     @property
     def pipe(self) -> GradientPipeline:
-        """The pipeline.
+        """Return the pipeline that `prepare` attached.
 
         Raises:
             UsageError: model and optimizer are not prepared yet.

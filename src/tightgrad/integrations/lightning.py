@@ -67,7 +67,7 @@ class TightGrad(Callback):
         return self.loop.pipe
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take over loaders."""
+        """Take over the trainer's loaders."""
         if stage != "fit":
             return
         check_supported(trainer, pl_module)
@@ -160,7 +160,7 @@ class TightGrad(Callback):
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let everything go."""
+        """Drop the open window after an error."""
         self._close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

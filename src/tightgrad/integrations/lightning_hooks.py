@@ -62,7 +62,7 @@ class StepHooks:
         plugin.clip_gradients = lambda *args, **kwargs: self._clip_gradients(original, *args, **kwargs)
 
     def remove(self) -> None:
-        """Give everything back."""
+        """Give back everything that was replaced."""
         self._pipe._path.before_clip = None
         self._trainer.precision_plugin.__dict__.pop("clip_gradients", None)
         for optimizer in self._optimizers():

@@ -62,7 +62,7 @@ class BucketReduction:
         self.open({}, 0, 1.0)
 
     def open(self, slots: State, step: int, factor: float, observe: Observe | None = None) -> None:
-        """Begin a step.
+        """Begin a step of this reduction.
 
         Args:
             slots: what the methods remember.
@@ -128,7 +128,7 @@ class BucketReduction:
         return reduced.total
 
     def end(self, names: Sequence[str], missing: Sequence[str], late: list[str]) -> None:
-        """End the step.
+        """End the step of this reduction.
 
         Args:
             names: all parameters.

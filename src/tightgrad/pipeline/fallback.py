@@ -36,7 +36,7 @@ def sending(reducer: Reducer, codec: Codec | None, context: ReduceContext) -> Se
 
 
 def sending_densely(context: ReduceContext) -> Send:
-    """Send float32."""
+    """Return the function that sends gradients as float32 numbers."""
     return sending(Dense(), None, context)
 
 

@@ -75,7 +75,7 @@ def agree(round_: Round, names: Sequence[str], notice: Notice, collective: Colle
 
 
 def shown(names: Sequence[str], most: int = 3) -> str:
-    """A few names."""
+    """List the first few names, for an error."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(repr, names[:most])) + more
 

@@ -24,7 +24,7 @@ class LossMeter:
         self.clear()
 
     def clear(self) -> None:
-        """Forget the window."""
+        """Forget the losses of the window."""
         self._check.clear()
         self._losses: list[float | Tensor] = []
         self._weights: list[float] = []

@@ -30,7 +30,7 @@ class NoiseMeter:
         self.clear()
 
     def clear(self) -> None:
-        """Forget the window."""
+        """Forget the sums of the window."""
         self._square_sum: Tensor | float = 0.0
         self._count = 0
 

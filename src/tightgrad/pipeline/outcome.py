@@ -42,7 +42,7 @@ class InBackward(Protocol):
     def open(
         self, slots: State, step: int, factor: float, *, idle: bool = False, observe: Observe | None = None
     ) -> None:
-        """Begin a window."""
+        """Begin the last backward of a window."""
 
     def finish(self) -> Outcome:
         """Wait for it. Collective: every rank must call it."""

@@ -43,7 +43,7 @@ class OverlappedReduction:
     def open(
         self, slots: State, step: int, factor: float, *, idle: bool = False, observe: Observe | None = None
     ) -> None:
-        """Begin a window.
+        """Begin the last backward of a window.
 
         Args:
             slots: what the methods remember.

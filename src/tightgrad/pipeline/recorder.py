@@ -98,7 +98,7 @@ class Recorder:
             writer.failed(error)
 
     def close(self) -> None:
-        """Close the writers."""
+        """Close the writers of records."""
         for writer in self._writers:
             writer.close()
 

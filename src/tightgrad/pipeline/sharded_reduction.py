@@ -70,7 +70,7 @@ class ShardedReduction:
     def open(
         self, slots: State, step: int, factor: float, *, idle: bool = False, observe: Observe | None = None
     ) -> None:
-        """Begin a window.
+        """Begin the last backward of a window.
 
         Args:
             slots: what the methods remember.

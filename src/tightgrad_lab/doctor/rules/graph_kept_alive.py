@@ -13,7 +13,7 @@ STRAIGHT = 0.9
 
 
 def check(history: History) -> Finding | None:
-    """After the first fifth of the run, memory rises along a straight line, in its second half as in its first."""
+    """After the first fifth of the run, memory grows linearly, in the second half as in the first."""
     for records in history.ranks:
         pairs = [(int(r["step"]), float(r["memory_bytes"])) for r in records if r.get("memory_bytes") is not None]
         if len(pairs) < LEAST_STEPS:

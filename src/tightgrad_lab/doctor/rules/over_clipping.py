@@ -39,5 +39,5 @@ def check(history: History) -> Finding | None:
     if bound is None:
         return Finding(PROBLEM, f"{evidence}.", "raise the bound of the clip to the usual norm of the gradient.", first)
     plan = replace(history.plan or tg.Plan(), clip=tg.clip.GlobalNorm(bound))
-    cure = f"clip at the norm that nine steps out of ten stay below: GlobalNorm({bound:g})."
+    cure = f"clip at the 90th-percentile norm: GlobalNorm({bound:g})."
     return Finding(PROBLEM, f"{evidence}; norms are {median(norms):.3g} (median).", cure, first, plan)
