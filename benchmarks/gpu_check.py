@@ -160,7 +160,7 @@ def bits(options: argparse.Namespace) -> None:
 
     from tightgrad.core.types import GradSpec, Payload
     from tightgrad_lab.bench.codecs import CODECS
-    from tightgrad_lab.experiments.labels import label
+    from tightgrad_lab.common.labels import label
 
     flat = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
     device = torch.device(options.device)

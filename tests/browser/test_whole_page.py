@@ -12,7 +12,7 @@ from browser.fixture_runs import write_runs
 from browser.opened import CHECK_SVG, CONTRAST, Opened
 from tightgrad_lab import report
 from tightgrad_lab.experiments.handout import write_handout
-from tightgrad_lab.experiments.run import PUBLISHED
+from tightgrad_lab.schema import published_files
 
 pytestmark = pytest.mark.browser
 
@@ -74,12 +74,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("whole")
     runs = write_runs(root / "runs", seeds=3)
     write_handout(runs)
-    for source in PUBLISHED.glob("pair*.json"):
+    for source in published_files():
         target = runs / source.stem / "result.json"
         target.parent.mkdir()
         shutil.copyfile(source, target)
     report.build(runs, root / "own")
-    for source in PUBLISHED.glob("pair*.json"):
+    for source in published_files():
         shutil.rmtree(runs / source.stem)
     report.build(runs, root / "published")
     return root
@@ -214,7 +214,7 @@ def test_a_link_to_a_folded_result_opens_it(chromium: Any, whole: Path) -> None:
         page.close()
     page = Opened(chromium, whole / "published" / PAGES["en"], 1400, "light").page
     try:
-        assert page.locator("details.full[open]").count() == len(list(PUBLISHED.glob("pair*.json")))
+        assert page.locator("details.full[open]").count() == len(published_files())
         page.locator("details.full summary").first.click()
         folded = page.locator("details.full").first
         assert folded.get_attribute("open") is None

@@ -12,18 +12,19 @@ from matplotlib.text import Text
 from tightgrad_lab.report import figures
 from tightgrad_lab.report.model import NARROW, WIDE, Content, FigureSpec, Layout, Table
 from tightgrad_lab.report.texts import load
+from tightgrad_lab.schema import NUMBERS, command
 
 ENVIRONMENT = {"torch": "2.13.0+cpu", "time": "2026-11-24T00:00:00+00:00", "device": "cpu", "backend": "gloo"}
 
 
-def write_result(root: Path, number: int, settings: dict[str, Any], figure: dict[str, Any], table: list[Any]) -> Path:
-    """Write runs/pairNN/result.json below `root`; return `root`."""
-    folder = root / f"pair{number:02}"
+def write_result(root: Path, name: str, settings: dict[str, Any], figure: dict[str, Any], table: list[Any]) -> Path:
+    """Write NAME/result.json below `root`; return `root`."""
+    folder = root / name
     folder.mkdir(parents=True)
     result = {
         "schema": 1,
-        "pair": number,
-        "command": f"tightgrad lab --only {number}",
+        "pair": NUMBERS[name],
+        "command": command(name),
         "settings": settings,
         "environment": ENVIRONMENT,
         "seconds": 1.0,

@@ -9,10 +9,10 @@ from tightgrad_lab.report.files import Runs
 
 
 def runs_with(root: Path, **pairs: tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]) -> Runs:
-    """Runs with results of these pairs: pair11=(figure, table)."""
+    """Runs with results of these pairs: accuracy_vs_bytes=(figure, table)."""
     root.mkdir(parents=True, exist_ok=True)
     for name, (figure, table) in pairs.items():
-        write_result(root, int(name.removeprefix("pair")), {}, dict(figure), [dict(row) for row in table])
+        write_result(root, name, {}, dict(figure), [dict(row) for row in table])
     return Runs(root)
 
 

@@ -33,7 +33,7 @@ from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload
 from tightgrad_lab.bench.clock import seconds
 from tightgrad_lab.bench.codec_peers import DENSITY, Subject, codec_peers
-from tightgrad_lab.experiments.labels import label
+from tightgrad_lab.common.labels import label
 
 NUMEL = 25_000_000
 CODECS: tuple[Codec, ...] = (

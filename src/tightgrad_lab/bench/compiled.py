@@ -11,7 +11,7 @@ from tightgrad.codecs import FP8, Cast, Hadamard, IntBlock, Sign
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload
 from tightgrad_lab.bench.clock import seconds
-from tightgrad_lab.experiments.labels import label
+from tightgrad_lab.common.labels import label
 
 NUMEL = 25_000_192  # whole blocks
 CODECS: tuple[Codec, ...] = (

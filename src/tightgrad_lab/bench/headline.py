@@ -21,8 +21,8 @@ from tightgrad.codecs import IntBlock, SizeAdaptive
 from tightgrad.core.config import to_config
 from tightgrad.feedback import ErrorFeedback
 from tightgrad.reducers import PowerSGD
-from tightgrad_lab.experiments import byte_model
-from tightgrad_lab.experiments.byte_model import CONTEXT, ByteTransformer
+from tightgrad_lab.common import byte_model
+from tightgrad_lab.common.byte_model import CONTEXT, ByteTransformer
 from tightgrad_lab.network import NetRank, network, run_in_network
 
 Progress = Callable[[str], object]

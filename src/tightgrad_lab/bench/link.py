@@ -16,10 +16,10 @@ import torch.distributed as dist
 import tightgrad as tg
 from tightgrad.core.config import to_config
 from tightgrad_lab.bench.link_work import PEERS, Steps, Work, bare, by_hand, with_local_updates, with_tightgrad
-from tightgrad_lab.bench.recommended import LOCAL, RECOMMENDED
 from tightgrad_lab.bench.sent import sent_nbytes
+from tightgrad_lab.common import byte_model
+from tightgrad_lab.common.recommended import LOCAL, RECOMMENDED
 from tightgrad_lab.errors import ArgumentError, RunError
-from tightgrad_lab.experiments import byte_model
 from tightgrad_lab.network import NetRank, network, run_in_network
 from tightgrad_lab.network.counters import Sent, sent
 from tightgrad_lab.planning.advise import DENSE, fastest_or_dense

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
 from tightgrad.pipeline.local_updates import LocalUpdates
-from tightgrad_lab.experiments import byte_model
+from tightgrad_lab.common import byte_model
 
 Steps = Iterator["tg.StepRecord | None"]
 """Yields TightGrad's record of the step, None where something else ran."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tightgrad_lab.errors import ArgumentError
+from tightgrad_lab.schema import COMBINATIONS
 
 if TYPE_CHECKING:
     from tightgrad_lab.training.case import Example
@@ -23,7 +24,7 @@ def show_examples(case: str, variant: str | None, full: bool, count: int, runs: 
     import torch
 
     from tightgrad_lab.cases import load_case
-    from tightgrad_lab.experiments.factorial import COMBINATIONS, case_folder, case_settings
+    from tightgrad_lab.experiments.factorial import case_folder, case_settings
     from tightgrad_lab.training.model_file import has_model, load_model
 
     name = case_settings(case, full=full, seeds=None, epochs=None, variant=variant).variant

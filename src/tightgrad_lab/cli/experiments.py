@@ -13,36 +13,38 @@ if TYPE_CHECKING:
 
 
 def run_experiments(
-    numbers: list[int], runs: Path, *, full: bool, again: bool
-) -> "tuple[list[tuple[int, Outcome]], list[str]]":
-    """Run the experiments of these pairs.
+    names: list[str], runs: Path, *, full: bool, again: bool
+) -> "tuple[list[tuple[str, Outcome]], list[str]]":
+    """Run these experiments.
 
     Returns:
         How each ended, and what those that failed said.
     """
-    outcomes: list[tuple[int, Outcome]] = []
+    outcomes: list[tuple[str, Outcome]] = []
     failures: list[str] = []
-    if not numbers:
+    if not names:
         return outcomes, failures
-    from tightgrad_lab.cli.progress import experiment_progress
+    from tightgrad_lab.cli.progress import experiment_progress, titled
     from tightgrad_lab.experiments.catalogue import experiment
     from tightgrad_lab.experiments.run import run_experiment
 
-    chosen = [(number, experiment(number)) for number in numbers]
-    with experiment_progress(numbers) as (console, start):
-        for number, one in chosen:
+    chosen = [(name, experiment(name)) for name in names]
+    with experiment_progress(names) as (console, start):
+        for name, one in chosen:
             try:
-                outcome = run_experiment(number, one, runs, start(number), full=full, again=again)
+                outcome = run_experiment(name, one, runs, start(name), full=full, again=again)
             except LabError as error:
                 failures.append(str(error))
-                console.print(f"[red]failed[/] pair {number:>2}  {escape(str(error))}", highlight=False)
+                console.print(f"[red]failed[/] {titled(name)}  {escape(str(error))}", highlight=False)
                 continue
-            outcomes.append((number, outcome))
-            _tell(console, number, outcome)
+            outcomes.append((name, outcome))
+            _tell(console, name, outcome)
     return outcomes, failures
 
 
-def _tell(console: Console, number: int, outcome: "Outcome") -> None:
+def _tell(console: Console, name: str, outcome: "Outcome") -> None:
+    from tightgrad_lab.cli.progress import titled
+
     colour = {"measured": "green", "unchanged": "dim", "published": "yellow", "missing": "yellow"}[outcome.status]
     more = f"{outcome.seconds:.0f} s" if outcome.status == "measured" else escape(outcome.reason)
-    console.print(f"[{colour}]{outcome.status:<9}[/] pair {number:>2}  {more}", highlight=False)
+    console.print(f"[{colour}]{outcome.status:<9}[/] {titled(name)}  {more}", highlight=False)

@@ -15,6 +15,7 @@ from tightgrad_lab.cli.options import REPORT, RUNS, Json, Report, Runs
 from tightgrad_lab.cli.output import build_report, print_json
 from tightgrad_lab.cli.rows import print_rows
 from tightgrad_lab.errors import ArgumentError, RunError
+from tightgrad_lab.schema import COMBINATIONS, NUMBERS
 
 LOCAL_RANKS = 2
 
@@ -24,7 +25,8 @@ def lab(
         list[str] | None, typer.Argument(metavar="[CASE]...", help=f"Case studies: {', '.join(CASES)}. All if none.")
     ] = None,
     only: Annotated[
-        list[int] | None, typer.Option(min=1, max=17, help="Only this figure and table, 1 to 17; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="N", help="Only this figure and table: 1 to 17, or a name; may be repeated."),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="The full data, longer training, three seeds.")] = False,
     variant: Annotated[str | None, typer.Option(help="One model and data set of a case, in all combinations.")] = None,
@@ -53,7 +55,7 @@ def lab(
     """
     if variant is not None or show is not None:
         _one_case(cases, "--variant" if show is None else "--show")
-    chosen, numbers = _chosen(cases, only)
+    chosen, names = _chosen(cases, only)
     if show is not None:
         show_examples(chosen[0], variant, full, show, runs, as_json)
         return
@@ -63,11 +65,14 @@ def lab(
     rows = _train(chosen, asked, num_ranks, runs, resume=resume, again=again) if chosen else []
     if int(os.environ.get("RANK", 0)) > 0:
         return
-    outcomes, failures = run_experiments(numbers, runs, full=full, again=again)
+    outcomes, failures = run_experiments(names, runs, full=full, again=again)
     _hand_out(runs)
     page = build_report(runs, report)
     if as_json:
-        about = [{"pair": number, "status": found.status, "seconds": found.seconds} for number, found in outcomes]
+        about = [
+            {"pair": NUMBERS[name], "name": name, "status": found.status, "seconds": found.seconds}
+            for name, found in outcomes
+        ]
         environment = _environment(runs) if rows else None
         print_json([row for _, row in rows], environment, experiments=about, report=str(page))
     else:
@@ -88,19 +93,20 @@ def _one_case(cases: list[str] | None, option: str) -> None:
         raise ArgumentError(f"{option} is about one case; name it: {', '.join(CASES)}.")
 
 
-def _chosen(cases: list[str] | None, only: list[int] | None) -> tuple[list[str], list[int]]:
+def _chosen(cases: list[str] | None, only: list[str] | None) -> tuple[list[str], list[str]]:
     """The cases and the experiments to run: all of both if nothing is named."""
-    from tightgrad_lab.experiments.catalogue import CASES_OF_PAIR, numbers
+    from tightgrad_lab.experiments.catalogue import CASES_OF_PAIR, name_of, names
 
     if only and under_launcher():
         raise ArgumentError("--only runs experiments, which start ranks of their own; leave torchrun out.")
+    asked = [name_of(one) for one in only or ()]
     everything = not cases and not only
     named = [check_case(case) for case in (CASES if everything else cases or ())]
-    named += [case for number in only or () for case in CASES_OF_PAIR.get(number, ())]
+    named += [case for name in asked for case in CASES_OF_PAIR.get(name, ())]
     chosen = list(dict.fromkeys(named))
     if everything and not under_launcher():
-        return chosen, list(numbers())
-    return chosen, [number for number in dict.fromkeys(only or ()) if number not in CASES_OF_PAIR]
+        return chosen, list(names())
+    return chosen, [name for name in dict.fromkeys(asked) if name not in CASES_OF_PAIR]
 
 
 def under_launcher() -> bool:
@@ -114,7 +120,6 @@ def _train(
     """Train; return a title and a row of each run (on rank 0)."""
     from tightgrad_lab.cli.progress import job_progress
     from tightgrad_lab.experiments.factorial import (
-        COMBINATIONS,
         COMPARED,
         case_settings,
         check_combinations,

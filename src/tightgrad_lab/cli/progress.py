@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tightgrad_lab.cli.units import metric_text, nbytes_text, seconds_text
+from tightgrad_lab.schema import NUMBERS
 
 if TYPE_CHECKING:
     from tightgrad_lab.experiments.factorial import Job, Message
@@ -43,8 +44,8 @@ def job_progress(jobs: "list[Job]") -> "Iterator[Callable[[Message], None]]":
 
 @contextmanager
 def experiment_progress(
-    numbers: list[int],
-) -> "Iterator[tuple[Console, Callable[[int], Callable[[float, str], None]]]]":
+    names: list[str],
+) -> "Iterator[tuple[Console, Callable[[str], Callable[[float, str], None]]]]":
     """Show how far experiments are; yields the console, and what starts a pair: it returns the receiver of progress."""
     columns = (
         TextColumn("{task.description}"),
@@ -55,18 +56,23 @@ def experiment_progress(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
-        task = progress.add_task("starting", total=len(numbers))
+        task = progress.add_task("starting", total=len(names))
 
-        def start(number: int) -> Callable[[float, str], None]:
-            place = numbers.index(number)
-            progress.update(task, completed=place, description=f"pair {number}")
+        def start(name: str) -> Callable[[float, str], None]:
+            place = names.index(name)
+            progress.update(task, completed=place, description=titled(name))
 
             def report(done: float, text: str) -> None:
-                progress.update(task, completed=place + min(1.0, done), description=f"pair {number}: {text}")
+                progress.update(task, completed=place + min(1.0, done), description=f"{titled(name)}: {text}")
 
             return report
 
         yield progress.console, start
+
+
+def titled(name: str) -> str:
+    """Return number and name of a pair of the page, such as " 6 link_speeds"."""
+    return f"{NUMBERS[name]:>2} {name}"
 
 
 @contextmanager

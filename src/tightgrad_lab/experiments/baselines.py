@@ -4,10 +4,10 @@ import json
 import time
 from pathlib import Path
 
+from tightgrad_lab.schema import SCHEMA
 from tightgrad_lab.training.case import AnyCase
 from tightgrad_lab.training.files import write_json
 
-SCHEMA = 1
 NAME = "baselines.json"
 
 

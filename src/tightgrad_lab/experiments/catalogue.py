@@ -1,41 +1,61 @@
-"""The experiments by the number of their pair. The pairs 13 and 15 to 17 are drawn from the case studies' runs."""
+"""The experiments by name. Some pairs of the page have none of their own: they are drawn from runs of case studies."""
 
 from importlib import import_module
 
 from tightgrad_lab.errors import ArgumentError
 from tightgrad_lab.experiments.experiment import Experiment
+from tightgrad_lab.schema import NUMBERS
 
-CASES_OF_PAIR = {13: ("image",), 15: ("image",), 16: ("text", "translation"), 17: ("series",)}
-MODULES: dict[int, str] = {
-    1: "pair01",
-    2: "pair02",
-    3: "pair03",
-    4: "pair04",
-    5: "pair05",
-    6: "pair06",
-    7: "pair07",
-    8: "pair08",
-    9: "pair09",
-    10: "pair10",
-    11: "pair11",
-    12: "pair12",
-    14: "pair14",
+CASES_OF_PAIR = {
+    "combinations": ("image",),
+    "image_case": ("image",),
+    "language_cases": ("text", "translation"),
+    "series_case": ("series",),
+}
+MODULES: dict[str, str] = {
+    "clip_geometry": "clip_geometry",
+    "temporal_order": "temporal_order.experiment",
+    "window_timeline": "window_timeline.experiment",
+    "accumulation_memory": "accumulation_memory.experiment",
+    "codec_gallery": "codec_gallery",
+    "link_speeds": "link_speeds",
+    "loss_spikes": "loss_spikes.experiment",
+    "clip_stages": "clip_stages.experiment",
+    "large_batches": "large_batches.experiment",
+    "window_states": "window_states.experiment",
+    "accuracy_vs_bytes": "accuracy_vs_bytes.experiment",
+    "encode_timeline": "encode_timeline.experiment",
+    "common_failures": "common_failures.experiment",
 }
 
 
-def numbers() -> tuple[int, ...]:
-    """The pairs that have an experiment of their own."""
-    return tuple(sorted(MODULES))
+def names() -> tuple[str, ...]:
+    """Return the names of all experiments, in the order of the page."""
+    return tuple(sorted(MODULES, key=NUMBERS.__getitem__))
 
 
-def experiment(number: int) -> Experiment[object]:
-    """The experiment of a pair.
+def name_of(asked: str) -> str:
+    """Return the name of a pair of the page that is asked for by its name or its number.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    by_number = {str(number): name for name, number in NUMBERS.items()}
+    found = by_number.get(asked, asked)
+    if found not in NUMBERS:
+        known = ", ".join(f"{number} {name}" for name, number in NUMBERS.items())
+        raise ArgumentError(f"there is no experiment {asked!r}; choose a number or a name from: {known}.")
+    return found
+
+
+def experiment(name: str) -> Experiment[object]:
+    """Return the experiment of a pair.
 
     Raises:
         ArgumentError: it has none.
     """
-    if number not in MODULES:
-        raise ArgumentError(f"there is no experiment {number}; choose from {', '.join(map(str, numbers()))}.")
-    module = import_module(f"tightgrad_lab.experiments.{MODULES[number]}")
+    if name not in MODULES:
+        raise ArgumentError(f"there is no experiment {name!r}; choose from {', '.join(names())}.")
+    module = import_module(f"tightgrad_lab.experiments.{MODULES[name]}")
     found: Experiment[object] = module.EXPERIMENT
     return found

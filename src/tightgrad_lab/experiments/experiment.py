@@ -28,9 +28,8 @@ class Measured:
 
 
 class Experiment(ABC, Generic[SettingsT]):
-    """One pair of the handbook. Writes no files itself; `run` returns all it found."""
+    """Measures one figure and its table. Writes no files itself; `run` returns all it found."""
 
-    number: ClassVar[int]
     reads: ClassVar[tuple[str, ...]] = ()
     """Glob patterns of files under runs/ that it starts from; they are its inputs."""
 

@@ -27,27 +27,16 @@ from tightgrad_lab.experiments.baselines import write_baselines
 from tightgrad_lab.experiments.flow import flow
 from tightgrad_lab.experiments.inputs import digest
 from tightgrad_lab.experiments.resume import CHECKPOINT, finished, resumable
+from tightgrad_lab.schema import COMBINATIONS, SCHEMA
 from tightgrad_lab.training.case import AnyCase, Settings
 from tightgrad_lab.training.files import finite, write_json, write_jsonl
 from tightgrad_lab.training.loop import Keep, Progress, Result, Trainer
 from tightgrad_lab.training.model_file import save_model
 from tightgrad_lab.training.ranks import Rank, Send, run_ranks, under_torchrun
 
-SCHEMA = 1
 PROGRESS_SECONDS = 0.1
 COMPARED = ("none", "clip+accumulate+compress")
 """The combinations of a case's other variants."""
-TECHNIQUES = ("clip", "accumulate", "compress")
-COMBINATIONS = (
-    "none",
-    "clip",
-    "accumulate",
-    "compress",
-    "clip+accumulate",
-    "clip+compress",
-    "accumulate+compress",
-    "clip+accumulate+compress",
-)
 ROW_KEYS = (
     "case",
     "combination",

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tightgrad.pipeline.registry import cards
-from tightgrad_lab.experiments.run import PUBLISHED
+from tightgrad_lab.schema import PUBLISHED, SCHEMA, published_files
 from tightgrad_lab.training.files import write_json
 
-SCHEMA = 1
 METHODS = "methods.json"
 FOLDER = "published"
 
@@ -20,7 +19,7 @@ FOLDER = "published"
 def write_handout(runs: Path, published: Path = PUBLISHED) -> None:
     """Write both, replacing what an older version of the package left."""
     write_json(runs / METHODS, {"schema": SCHEMA, "methods": [_card(card) for card in cards()]})
-    for source in sorted(published.glob("pair*.json")):
+    for source in published_files(published):
         target = runs / FOLDER / source.stem / "result.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(source.read_bytes())

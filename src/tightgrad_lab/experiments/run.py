@@ -1,4 +1,4 @@
-"""Runs an experiment and keeps what it found: runs/pairNN/result.json, whole or not at all.
+"""Runs an experiment and keeps what it found: runs/NAME/result.json, whole or not at all.
 
 Where the machine lacks what an experiment needs, the result that is published with the package takes its place, with
 its own environment and the reason.
@@ -18,10 +18,8 @@ from tightgrad_lab.environment import environment
 from tightgrad_lab.errors import LabError, RunError
 from tightgrad_lab.experiments.experiment import Experiment, Report
 from tightgrad_lab.experiments.inputs import digest
+from tightgrad_lab.schema import NUMBERS, PUBLISHED, SCHEMA, command
 from tightgrad_lab.training.files import write_json
-
-SCHEMA = 1
-PUBLISHED = Path(__file__).parent.parent / "published"
 
 
 @dataclass(frozen=True)
@@ -42,18 +40,13 @@ class Outcome:
     reason: str = ""
 
 
-def folder_name(number: int) -> str:
-    """The folder of a pair under runs/."""
-    return f"pair{number:02}"
-
-
 def run_experiment(
-    number: int, experiment: Experiment[Any], runs: Path, report: Report, *, full: bool = False, again: bool = False
+    name: str, experiment: Experiment[Any], runs: Path, report: Report, *, full: bool = False, again: bool = False
 ) -> Outcome:
     """Measure, unless the result at hand has the same inputs.
 
     Args:
-        number: of the pair.
+        name: of the pair.
         experiment: what to run.
         runs: the folder of all runs.
         report: told of the progress.
@@ -63,10 +56,10 @@ def run_experiment(
     Raises:
         RunError: the experiment failed; error.txt in its folder has the traceback.
     """
-    folder = runs / folder_name(number)
+    folder = runs / name
     missing = experiment.missing()
     if missing is not None:
-        return _published(number, folder, missing)
+        return _published(name, folder, missing)
     settings = experiment.settings(full=full)
     read = [path for pattern in experiment.reads for path in runs.glob(pattern)]
     inputs = digest(to_config(settings), read)
@@ -82,14 +75,14 @@ def run_experiment(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         reason = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-        raise RunError(f"pair {number} failed: {reason} (traceback: {folder / 'error.txt'})") from error
+        raise RunError(f"{name} failed: {reason} (traceback: {folder / 'error.txt'})") from error
     finally:
         torch.set_num_threads(threads)
     seconds = time.monotonic() - started
     result = {
         "schema": SCHEMA,
-        "pair": number,
-        "command": command(number, full=full),
+        "pair": NUMBERS[name],
+        "command": command(name, full=full),
         "settings": to_config(settings),
         "environment": environment(found.device, found.backend),
         "seconds": seconds,
@@ -102,11 +95,6 @@ def run_experiment(
     return Outcome("measured", folder, seconds)
 
 
-def command(number: int, *, full: bool = False) -> str:
-    """What makes the result again."""
-    return f"tightgrad lab --only {number}" + (" --full" if full else "")
-
-
 def _inputs_of(path: Path) -> str | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8")).get("inputs")
@@ -115,8 +103,8 @@ def _inputs_of(path: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _published(number: int, folder: Path, reason: str) -> Outcome:
-    source = PUBLISHED / f"{folder_name(number)}.json"
+def _published(name: str, folder: Path, reason: str) -> Outcome:
+    source = PUBLISHED / f"{name}.json"
     own = folder / "result.json"
     if own.exists() and not _is_published(own):
         return Outcome("unchanged", folder)

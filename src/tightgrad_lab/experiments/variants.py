@@ -9,9 +9,9 @@ from typing import Any
 
 from tightgrad_lab.cases import full_variants, load_case
 from tightgrad_lab.experiments.baselines import NAME as BASELINES
+from tightgrad_lab.schema import SCHEMA
 from tightgrad_lab.training.files import write_json
 
-SCHEMA = 1
 NAME = "full.json"
 PUBLISHED: dict[str, dict[str, Any]] = {
     "cifar10-resnet20": {"metric": "accuracy", "value": 0.9125, "source": "He et al. 2016, 164 epochs"},

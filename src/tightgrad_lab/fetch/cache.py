@@ -8,7 +8,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from tightgrad_lab.errors import ArgumentError, DataError
+from tightgrad_lab.errors import DataError
 from tightgrad_lab.fetch.dataset import Dataset, Report, Source, SourceError, sha256_of
 
 MANIFEST = "manifest.json"
@@ -88,17 +88,6 @@ def get(
         else:
             return Got(folder, one.describe(), True, tuple(reasons))
     raise DataError(f"{dataset.name} cannot be had. " + "; ".join(reasons) + ".")
-
-
-def check_name(name: str, names: tuple[str, ...]) -> str:
-    """Return `name` if it is one of `names`.
-
-    Raises:
-        ArgumentError: it is not.
-    """
-    if name not in names:
-        raise ArgumentError(f"no data set is named {name!r}; choose from: {', '.join(names)}.")
-    return name
 
 
 def _write(dataset: Dataset, folder: Path, found: dict[str, bytes], source: str) -> None:

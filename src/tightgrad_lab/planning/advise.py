@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import tightgrad as tg
-from tightgrad_lab.bench.recommended import RECOMMENDED
+from tightgrad_lab.common.recommended import RECOMMENDED
 from tightgrad_lab.planning.cost import Compute, PathCost, ddp_seconds, plan_seconds
 from tightgrad_lab.planning.link import Link
 from tightgrad_lab.planning.memory import Footprint, fitting, of_plan

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tightgrad_lab.audit.specification import Specification, load
-from tightgrad_lab.bench.recommended import RECOMMENDED
+from tightgrad_lab.common.recommended import RECOMMENDED
 from tightgrad_lab.errors import RunError
 from tightgrad_lab.planning.advise import Advice, advise
 from tightgrad_lab.planning.cost import Compute, PathCost

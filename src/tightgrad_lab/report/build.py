@@ -15,6 +15,7 @@ from tightgrad_lab.report.model import NARROW, WIDE, FigureSpec, Pair, Table
 from tightgrad_lab.report.pairs import PAIRS
 from tightgrad_lab.report.published import Published, published
 from tightgrad_lab.report.texts import LANGUAGES, Texts, breakable, load, prose
+from tightgrad_lab.schema import NUMBERS
 
 PAGES = {"en": "index.html", "zh": "index.zh.html"}
 _HERE = Path(__file__).parent
@@ -145,7 +146,8 @@ def _render(folder: Runs, texts: Texts, shown: list[Shown]) -> str:
         runs_name=folder.root.name,
         status=_status(folder, texts, shown),
         course=COURSE,
-        shown={one.pair.number: one for one in shown},
+        shown={one.pair.name: one for one in shown},
+        numbers=NUMBERS,
         headline=summary.headline(folder, texts),
         counted=summary.counted(claims, texts),
         claims=claims,

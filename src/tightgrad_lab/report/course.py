@@ -22,7 +22,7 @@ class Section:
 
     chapter: int
     number: int
-    pairs: tuple[int, ...] = ()
+    pairs: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
     snippets: tuple[str, ...] = ()
 
@@ -49,33 +49,37 @@ def shown(source: str) -> str:
 
 
 COURSE: tuple[tuple[Section, ...], ...] = (
-    (Section(1, 1, (1,)), Section(1, 2, (2,), ("explode", "recurrent"))),
-    (Section(2, 1, (3,), ("large_batch",)), Section(2, 2, (4,), ("memory",))),
-    (Section(3, 1, (5,), ("bytes",)), Section(3, 2, (6,), ("efficiency",))),
+    (Section(1, 1, ("clip_geometry",)), Section(1, 2, ("temporal_order",), ("explode", "recurrent"))),
+    (Section(2, 1, ("window_timeline",), ("large_batch",)), Section(2, 2, ("accumulation_memory",), ("memory",))),
+    (Section(3, 1, ("codec_gallery",), ("bytes",)), Section(3, 2, ("link_speeds",), ("efficiency",))),
     (
-        Section(4, 1, (7,), ("stable",)),
+        Section(4, 1, ("loss_spikes",), ("stable",)),
         Section(
-            4, 2, (8,), (), ("clip_pytorch.txt", "clip_pytorch_value.txt", "clip_tightgrad.txt", "clip_tensorflow.txt")
+            4,
+            2,
+            ("clip_stages",),
+            (),
+            ("clip_pytorch.txt", "clip_pytorch_value.txt", "clip_tightgrad.txt", "clip_tensorflow.txt"),
         ),
         Section(4, 3, (), (), ("clip_global_and_value.txt",)),
     ),
     (
-        Section(5, 1, (9,), ("convergence", "stable_convergence")),
+        Section(5, 1, ("large_batches",), ("convergence", "stable_convergence")),
         Section(5, 2, (), (), ("accumulate_by_hand.txt", "accumulate_by_hand_ddp.txt")),
-        Section(5, 3, (10,), (), ("accumulate_framework.txt",)),
+        Section(5, 3, ("window_states",), (), ("accumulate_framework.txt",)),
     ),
     (
-        Section(6, 1, (11,), ("compressed_convergence",)),
-        Section(6, 2, (12,), (), ("compress.txt",)),
+        Section(6, 1, ("accuracy_vs_bytes",), ("compressed_convergence",)),
+        Section(6, 2, ("encode_timeline",), (), ("compress.txt",)),
         Section(6, 3, (), ("quantisation",)),
         Section(6, 4, (), ("pruning",)),
         Section(6, 5, (), ("sparsification",)),
     ),
     (
-        Section(7, 1, (13,), ("combined",), ("combined.txt",)),
-        Section(7, 2, (14,), ("cure_vanishing", "cure_memory", "cure_precision")),
+        Section(7, 1, ("combinations",), ("combined",), ("combined.txt",)),
+        Section(7, 2, ("common_failures",), ("cure_vanishing", "cure_memory", "cure_precision")),
     ),
-    (Section(8, 1, (15,)), Section(8, 2, (16,)), Section(8, 3, (17,))),
+    (Section(8, 1, ("image_case",)), Section(8, 2, ("language_cases",)), Section(8, 3, ("series_case",))),
 )
 """Chapters of sections. Every pair and every claim stands in exactly one of them."""
 

@@ -80,7 +80,7 @@ def draw(curves: Mapping[str, Sequence[Curve]], metric: str, texts: Texts, layou
         figures.inch_text(
             figure, x + width, level, final, figures.SIZE_SMALL, color=figures.INK, ha="right", va="center", zorder=5
         )
-    legend = texts("fig13.y", metric=texts.metric(metric))
+    legend = texts("combinations.figure.y", metric=texts.metric(metric))
     figures.inch_text(figure, 0.1, height - 0.16, legend, figures.SIZE_SMALL, color=figures.MUTED, va="center")
     figures.inch_text(
         figure,

@@ -8,9 +8,9 @@ from tightgrad_lab.report import units
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.results import read_result
 from tightgrad_lab.report.texts import Texts
+from tightgrad_lab.schema import NUMBERS
 
 CASES = ("image", "text", "translation", "series")
-PAIRS = range(1, 18)
 _SHOWN = ("python", "torch", "tightgrad", "platform", "processor", "cores", "memory_bytes", "device")
 
 
@@ -52,7 +52,7 @@ def _known(runs: Runs) -> Iterator[Mapping[str, Any]]:
         case = runs.case(name)
         for run in case.runs if case else ():
             yield run.environment
-    for number in PAIRS:
-        result = read_result(runs.root, number)
+    for name in NUMBERS:
+        result = read_result(runs.root, name)
         if result is not None:
             yield result.environment

@@ -15,8 +15,9 @@ from tightgrad_lab.report.claims.words import in_words
 from tightgrad_lab.report.files import Case, Runs, find
 from tightgrad_lab.report.links import commands, pairs_in_words
 from tightgrad_lab.report.results import read_best
-from tightgrad_lab.report.stats import COMBINATIONS, compare
+from tightgrad_lab.report.stats import compare
 from tightgrad_lab.report.texts import Texts
+from tightgrad_lab.schema import COMBINATIONS
 
 ALL = "clip+accumulate+compress"
 SUMMARIES = "image/*/seed*/summary.json"
@@ -33,7 +34,7 @@ class Answer:
     open: Markup
 
 
-def _finding(case: Case, key: str, pair: int, facts: dict[str, Fact], *patterns: str) -> Finding:
+def _finding(case: Case, key: str, pair: str, facts: dict[str, Fact], *patterns: str) -> Finding:
     return Finding(key, "open", facts, pair, cells.source(case, *(patterns or (SUMMARIES,))))
 
 
@@ -45,13 +46,13 @@ def _difference(case: Case, combination: str) -> Number | None:
 
 
 def max_norm(runs: Runs) -> list[Finding]:
-    """Bounds that are too low and too high in pair 14, the norms of pair 7, and the one bound of the image case."""
+    """Return what bounds too low and too high did, the norms of `loss_spikes`, and the one bound of the image case."""
     return [one for one in (*_bounds(runs), _usual_norm(runs), _image_bound(runs)) if one is not None]
 
 
 def _bounds(runs: Runs) -> list[Finding]:
     """What the doctor's bound changed where the first was far too low, or never acted."""
-    result = read_best(runs.root, 14)
+    result = read_best(runs.root, "common_failures")
     rows = {row["problem"]: row for row in result.table} if result else {}
     found = []
     for problem, key in (("over_clipping", "faq.max_norm.low"), ("idle_clipping", "faq.max_norm.high")):
@@ -68,13 +69,13 @@ def _bounds(runs: Runs) -> list[Finding]:
             "loss_after": Number(fmean(row["after"]), "number"),
             "difference": Number(gain.difference, "signed", gain.noise),
         }
-        found.append(Finding(key, "open", facts, 14, result.source))
+        found.append(Finding(key, "open", facts, "common_failures", result.source))
     return found
 
 
 def _usual_norm(runs: Runs) -> Finding | None:
     """How far usual norms and those of outliers lie apart: the room that a bound has."""
-    result = read_best(runs.root, 7)
+    result = read_best(runs.root, "loss_spikes")
     own = next((row for row in result.table if row["method"] == "none"), None) if result else None
     if result is None or own is None:
         return None
@@ -86,7 +87,7 @@ def _usual_norm(runs: Runs) -> Finding | None:
         "usual": Number(median(usual), "number"),
         "outlier": Number(median(outlier), "number"),
     }
-    return Finding("faq.max_norm.room", "open", facts, 7, result.source)
+    return Finding("faq.max_norm.room", "open", facts, "loss_spikes", result.source)
 
 
 def _image_bound(runs: Runs) -> Finding | None:
@@ -105,12 +106,12 @@ def _image_bound(runs: Runs) -> Finding | None:
         "largest": Number(max(norms), "number"),
         "difference": difference,
     }
-    return _finding(case, "faq.max_norm.image", 15, facts, SUMMARIES, STEPS)
+    return _finding(case, "faq.max_norm.image", "image_case", facts, SUMMARIES, STEPS)
 
 
 def learning_rate(runs: Runs) -> list[Finding]:
-    """The best rule at each larger batch of pair 9, and what the same rate would have given."""
-    result = read_best(runs.root, 9)
+    """The best rule at each larger batch of `large_batches`, and what the same rate would have given."""
+    result = read_best(runs.root, "large_batches")
     if result is None:
         return []
     found = []
@@ -122,19 +123,19 @@ def learning_rate(runs: Runs) -> list[Finding]:
         gain = compare(own, same, samples=int(result.figure["test_samples"]))
         facts: dict[str, Fact] = {
             "count": Number(row["batch"] / result.figure["base_batch"], "count"),
-            "rule": Words((f"fig09.rule.{row['rule']}",)),
+            "rule": Words((f"large_batches.figure.rule.{row['rule']}",)),
             "value": Number(fmean(own.values()), "percent"),
             "rate": Number(row["learning_rate"], "number"),
             "same": Number(fmean(same.values()), "percent"),
             "gain": Number(gain.difference, "points", gain.noise),
             "base": Number(against.difference, "points", against.noise),
         }
-        found.append(Finding("faq.learning_rate.rule", "open", facts, 9, result.source))
+        found.append(Finding("faq.learning_rate.rule", "open", facts, "large_batches", result.source))
     return found
 
 
 def codec(runs: Runs) -> list[Finding]:
-    """Return the advice for every link of pair 6, and what compression did on the link of this machine."""
+    """Return the advice for every link of `link_speeds`, and what compression did on the link of this machine."""
     case = runs.case("image")
     fewer = cells.ratio(case, "none", "wire_bytes", base="compress") if case else None
     time = cells.ratio(case, "compress", "step_seconds") if case else None
@@ -142,7 +143,7 @@ def codec(runs: Runs) -> list[Finding]:
     if case is None or fewer is None or time is None:
         return found
     facts: dict[str, Fact] = {"factor": Number(fewer, "times"), "time": Number(time, "factor")}
-    return [*found, _finding(case, "faq.codec.image", 13, facts)]
+    return [*found, _finding(case, "faq.codec.image", "combinations", facts)]
 
 
 def combine(runs: Runs) -> list[Finding]:
@@ -158,7 +159,7 @@ def combine(runs: Runs) -> list[Finding]:
         "all": known[ALL],
         "sum": Number(total, known[ALL].unit),
     }
-    return [_finding(case, "faq.combine.image", 13, facts)]
+    return [_finding(case, "faq.combine.image", "combinations", facts)]
 
 
 def short(runs: Runs) -> list[Finding]:
@@ -171,20 +172,23 @@ def short(runs: Runs) -> list[Finding]:
     if not known:
         return []
     if any(result.verdict == "unknown" for result in known.values()):
-        return [_finding(case, "faq.short.unknown", 15, {})]
+        return [_finding(case, "faq.short.unknown", "image_case", {})]
     worst = [name for name, result in known.items() if result.verdict == "short"]
     if not worst:
-        return [_finding(case, "faq.short.none", 15, {"count": Number(len(known), "count")})]
+        return [_finding(case, "faq.short.none", "image_case", {"count": Number(len(known), "count")})]
     names = Words(tuple(f"combination.{name}" for name in worst))
-    return [_finding(case, "faq.short.some", 15, {"names": names})]
+    return [_finding(case, "faq.short.some", "image_case", {"names": names})]
 
 
-QUESTIONS: dict[str, tuple[Callable[[Runs], list[Finding]], tuple[int, ...]]] = {
-    "max_norm": (max_norm, (7, 14)),
-    "learning_rate": (learning_rate, (9,)),
-    "codec": (codec, (6,)),
-    "combine": (combine, (13,)),
-    "short": (short, (15,)),
+QUESTIONS: dict[str, tuple[Callable[[Runs], list[Finding]], tuple[str, ...]]] = {
+    "max_norm": (
+        max_norm,
+        ("loss_spikes", "common_failures"),
+    ),
+    "learning_rate": (learning_rate, ("large_batches",)),
+    "codec": (codec, ("link_speeds",)),
+    "combine": (combine, ("combinations",)),
+    "short": (short, ("image_case",)),
 }
 """What answers a question, and the pairs that it should be answered by."""
 
@@ -192,10 +196,10 @@ QUESTIONS: dict[str, tuple[Callable[[Runs], list[Finding]], tuple[int, ...]]] = 
 def answers(runs: Runs, texts: Texts) -> list[Answer]:
     """Every question of the handbook; what no experiment has answered yet is said."""
     found = []
-    for name, (measure, pairs) in QUESTIONS.items():
+    for question, (measure, pairs) in QUESTIONS.items():
         evidence = tuple(Evidence(in_words(one, texts), one) for one in measure(runs))
-        missing = [number for number in pairs if number not in {one.finding.pair for one in evidence}]
-        still = [number for number in missing if not runs.measured(number)] or ([] if evidence else missing)
+        missing = [name for name in pairs if name not in {one.finding.pair for one in evidence}]
+        still = [name for name in missing if not runs.measured(name)] or ([] if evidence else missing)
         said = texts.html("faq.open", pairs=pairs_in_words(texts, *still), command=commands(*still)) if still else ""
-        found.append(Answer(name, texts(f"faq.{name}.q"), evidence, Markup(said)))
+        found.append(Answer(question, texts(f"faq.{question}.q"), evidence, Markup(said)))
     return found

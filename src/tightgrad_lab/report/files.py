@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tightgrad_lab.report.errors import ReportError
-from tightgrad_lab.report.stats import COMBINATIONS
-
-SCHEMA = 1
+from tightgrad_lab.schema import COMBINATIONS, SCHEMA
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +95,9 @@ class Runs:
         """Whether at least one file under runs/ matches the glob pattern."""
         return any(self.root.glob(pattern))
 
-    def measured(self, number: int) -> bool:
+    def measured(self, name: str) -> bool:
         """Whether the experiment of a pair has left a result, here or with the package."""
-        below = f"pair{number:02}/result.json"
+        below = f"{name}/result.json"
         return self.has(below) or self.has(f"published/{below}")
 
     def case(self, name: str) -> Case | None:

@@ -154,9 +154,9 @@ def _panels(
 ) -> None:
     count = flow.get("micro_batches")
     right = layout.width - grid.left
-    parts = [(0, split, texts("fig15.window", count=count) if count else "")] if split else []
+    parts = [(0, split, texts("image_case.figure.window", count=count) if count else "")] if split else []
     if split < len(tops):
-        parts.append((split, len(tops), texts("fig15.step")))
+        parts.append((split, len(tops), texts("image_case.figure.step")))
     for first, beyond, label in parts:
         top = tops[first] + 0.32
         bottom = tops[beyond - 1] - grid.box_height - 0.13

@@ -11,10 +11,9 @@ from tightgrad_lab.report import cells, units
 from tightgrad_lab.report.errors import ReportError
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.model import Cell, Column, Source, Table
-from tightgrad_lab.report.stats import COMBINATIONS
 from tightgrad_lab.report.texts import Texts
+from tightgrad_lab.schema import COMBINATIONS, SCHEMA, label, slug
 
-SCHEMA = 1
 NAME = "full.json"
 PUBLISHED = Path(__file__).parent.parent / "published"
 
@@ -38,7 +37,7 @@ def read_full(runs: Runs, case: str) -> tuple[Mapping[str, Any], bool] | None:
     return found, path == own
 
 
-def full_table(runs: Runs, case: str, label: str, title: str, texts: Texts) -> Table | None:
+def full_table(runs: Runs, case: str, place: tuple[str, str], title: str, texts: Texts) -> Table | None:
     """A row for each variant and combination; None if the full settings were never run."""
     read = read_full(runs, case)
     if read is None:
@@ -86,8 +85,8 @@ def full_table(runs: Runs, case: str, label: str, title: str, texts: Texts) -> T
     command = " · ".join(sorted({str(run["command"]) for run in every}))
     name = f"{runs.root.name}/{case}/{NAME}" if is_own else f"tightgrad_lab/published/{case}.json"
     return Table(
-        slug=f"table{label}",
-        label=label,
+        slug=slug("table", *place),
+        label=label(*place),
         title=title,
         caption=[texts("full.caption", metric=metric)],
         columns=columns,

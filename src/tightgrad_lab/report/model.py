@@ -9,6 +9,7 @@ from typing import Literal
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from tightgrad_lab import schema
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.texts import Texts
 
@@ -113,13 +114,23 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One of the 17 pairs. `content` is None while no experiment writes its files; it returns None without them."""
+    """A figure and its table. `content` is None while no experiment writes its files; it returns None without them."""
 
-    number: int
+    name: str
     chapter: int
     files: tuple[str, ...]
     command: str
     content: Callable[[Runs, Texts], Content | None] | None = None
+
+    @property
+    def number(self) -> int:
+        """Return its number on the page."""
+        return schema.NUMBERS[self.name]
+
+
+def measured_pair(name: str, *, chapter: int, content: Callable[[Runs, Texts], Content | None]) -> Pair:
+    """Make the pair of an experiment, which writes one file."""
+    return Pair(name, chapter, (f"{name}/result.json",), schema.command(name), content)
 
 
 def number(value: float, text: str) -> Markup:

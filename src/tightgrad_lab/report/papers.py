@@ -29,7 +29,7 @@ class Paper:
     title: str
     venue: str
     url: str
-    pairs: tuple[int, ...]
+    pairs: tuple[str, ...]
     methods: tuple[str, ...] = ()
     role: str = ""
 

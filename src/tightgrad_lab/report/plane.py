@@ -11,8 +11,9 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFor
 from tightgrad_lab.report import callouts, figures, units
 from tightgrad_lab.report.callouts import Box
 from tightgrad_lab.report.model import Layout
-from tightgrad_lab.report.stats import TECHNIQUES, Spread, share_noise
+from tightgrad_lab.report.stats import Spread, share_noise
 from tightgrad_lab.report.texts import Texts
+from tightgrad_lab.schema import TECHNIQUES
 
 _MAX_RADIUS = 0.15
 _SPOT = 0.04
@@ -55,7 +56,7 @@ def _legend(figure: Figure, texts: Texts, layout: Layout, top: float) -> None:
         label = texts(f"technique.{technique}")
         figures.inch_text(figure, x + 0.24, y, label, va="center")
         x += 0.24 + figures.text_size(figure, label, figures.SIZE_LABEL)[0] + 0.26
-    note = texts("fig13.area")
+    note = texts("combinations.figure.area")
     if layout.name == "wide":
         figures.inch_text(figure, layout.width - 0.1, y, note, color=figures.MUTED, va="center", ha="right")
     else:
@@ -110,9 +111,13 @@ def draw(points: Sequence[Point], metric: str, samples: int | None, seeds: int, 
     axes.grid(True, axis="y", zorder=0)
     axes.spines["left"].set_visible(False)
     axes.tick_params(length=0, pad=5)
-    axes.set_xlabel(texts("fig13.x" if logarithmic else "fig13.x.linear"), labelpad=7, fontsize=figures.SIZE_SMALL)
+    axes.set_xlabel(
+        texts("combinations.figure.x" if logarithmic else "combinations.figure.x.linear"),
+        labelpad=7,
+        fontsize=figures.SIZE_SMALL,
+    )
     title_y = height - head + 0.16
-    metric_text = texts("fig13.y", metric=texts.metric(metric))
+    metric_text = texts("combinations.figure.y", metric=texts.metric(metric))
     figures.inch_text(figure, 0.1, title_y, metric_text, figures.SIZE_SMALL, color=figures.MUTED, va="center")
     _legend(figure, texts, layout, height)
     _draw_points(figure, points, texts, layout, (left, bottom, left + size[0], bottom + size[1]))

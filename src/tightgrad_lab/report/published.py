@@ -25,8 +25,8 @@ class Published:
 def published(runs: Runs, pair: Pair, texts: Texts) -> Published | None:
     """The published result of a pair; None if there is none, or what this machine has is of the full settings too."""
     folder = runs.root / PUBLISHED
-    result = read_result(folder, pair.number) if folder.is_dir() else None
-    own = read_result(runs.root, pair.number)
+    result = read_result(folder, pair.name) if folder.is_dir() else None
+    own = read_result(runs.root, pair.name)
     if result is None or pair.content is None or (own is not None and (own.is_full or own.published is not None)):
         return None
     content = pair.content(Runs(folder), texts)

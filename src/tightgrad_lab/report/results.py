@@ -8,12 +8,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tightgrad_lab import schema
 from tightgrad_lab.report import units
 from tightgrad_lab.report.errors import ReportError
 from tightgrad_lab.report.model import Source
 from tightgrad_lab.report.texts import Texts
 
-SCHEMA = 1
 PUBLISHED = "published"
 """The folder under runs/ into which the lab copies the results that come with the package, laid out as runs/ is."""
 _KEYS: dict[str, type] = {
@@ -57,31 +57,26 @@ class Result:
         return self.command.endswith(" --full")
 
 
-def result_path(root: Path, number: int) -> Path:
-    """Where the result of a pair lies."""
-    return root / f"pair{number:02}" / "result.json"
-
-
-def read_result(root: Path, number: int) -> Result | None:
-    """The result of a pair, or None if its experiment has not been run.
+def read_result(root: Path, name: str) -> Result | None:
+    """Return the result of an experiment, or None if it has not been run.
 
     Raises:
         ReportError: the file is damaged.
     """
-    path = result_path(root, number)
+    path = schema.result_path(root, name)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise _fail(path, f"cannot be read ({error})", number) from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA or data.get("pair") != number:
-        raise _fail(path, f"not a result of schema {SCHEMA} of pair {number}", number)
+        raise _fail(path, f"cannot be read ({error})", name) from error
+    if not isinstance(data, dict) or data.get("schema") != schema.SCHEMA or data.get("pair") != schema.NUMBERS[name]:
+        raise _fail(path, f"not a result of {name} of schema {schema.SCHEMA}", name)
     for key, kind in _KEYS.items():
         if not isinstance(data.get(key), kind):
-            raise _fail(path, f'"{key}" is not a {kind.__name__}', number)
+            raise _fail(path, f'"{key}" is not a {kind.__name__}', name)
     if not all(isinstance(row, dict) for row in data["table"]):
-        raise _fail(path, '"table" is not a list of objects', number)
+        raise _fail(path, '"table" is not a list of objects', name)
     published = data.get("published")
     return Result(
         path,
@@ -95,9 +90,9 @@ def read_result(root: Path, number: int) -> Result | None:
     )
 
 
-def read_best(root: Path, number: int) -> Result | None:
+def read_best(root: Path, name: str) -> Result | None:
     """The result that says most: the published one of the full settings, unless this machine ran these itself."""
-    own, published = read_result(root, number), read_result(root / PUBLISHED, number)
+    own, published = read_result(root, name), read_result(root / PUBLISHED, name)
     return own if published is None or (own is not None and own.is_full) else published
 
 
@@ -121,5 +116,5 @@ def _setting(value: float | str) -> str:
     return units.count_text(value) if type(value) is int else str(value)
 
 
-def _fail(path: Path, what: str, number: int) -> ReportError:
-    return ReportError(f"{path}: {what}. Delete it and run `tightgrad lab --only {number}` again.")
+def _fail(path: Path, what: str, name: str) -> ReportError:
+    return ReportError(f"{path}: {what}. Delete it and run `{schema.command(name)}` again.")

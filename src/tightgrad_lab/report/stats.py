@@ -5,17 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-TECHNIQUES = ("clip", "accumulate", "compress")
-COMBINATIONS = (
-    "none",
-    "clip",
-    "accumulate",
-    "compress",
-    "clip+accumulate",
-    "clip+compress",
-    "accumulate+compress",
-    "clip+accumulate+compress",
-)
+from tightgrad_lab.schema import COMBINATIONS
+
 EFFECTS = COMBINATIONS[1:]
 
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; the normal one beyond.

@@ -10,8 +10,8 @@ from tightgrad_lab.report import cells, curves, flow, units
 from tightgrad_lab.report.files import Case, Runs
 from tightgrad_lab.report.full import full_table
 from tightgrad_lab.report.model import Cell, Column, Content, FigureSpec, Layout, Pair, Table
-from tightgrad_lab.report.stats import COMBINATIONS
 from tightgrad_lab.report.texts import Texts
+from tightgrad_lab.schema import COMBINATIONS, label, slug
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +19,13 @@ class Study:
     """A case study's place on the page.
 
     Args:
-        number: of the pair.
+        name: of the pair.
         case: name of the case.
-        figures: labels of its flow and of its training curves.
-        tables: labels of its combinations, of its other variants, of its full settings.
+        figures: parts of the number (as b in 15b) of its flow and of its training curves.
+        tables: those of its combinations, of its other variants, of its full settings.
     """
 
-    number: int
+    name: str
     case: str
     figures: tuple[str, str]
     tables: tuple[str, str, str]
@@ -36,7 +36,7 @@ class Study:
         return (f"{self.case}/flow.json", f"{self.case}/*/seed*/summary.json", f"{self.case}/*/seed*/steps.jsonl")
 
 
-def study_pair(number: int, *studies: Study) -> Pair:
+def study_pair(name: str, *studies: Study) -> Pair:
     """The pair that shows these studies, in chapter 8."""
 
     def content(runs: Runs, texts: Texts) -> Content | None:
@@ -45,7 +45,7 @@ def study_pair(number: int, *studies: Study) -> Pair:
 
     files = tuple(pattern for study in studies for pattern in study.files)
     command = " ".join(["tightgrad lab", *(study.case for study in studies)])
-    return Pair(number=number, chapter=8, files=files, command=command, content=content)
+    return Pair(name, chapter=8, files=files, command=command, content=content)
 
 
 def study_blocks(study: Study, runs: Runs, texts: Texts) -> list[FigureSpec | Table]:
@@ -58,7 +58,7 @@ def study_blocks(study: Study, runs: Runs, texts: Texts) -> list[FigureSpec | Ta
         combinations_table(study, case, texts),
         curves_figure(study, case, texts),
         variants_table(study, runs, texts),
-        full_table(runs, study.case, study.tables[2], title(study, texts("full.title"), texts), texts),
+        full_table(runs, study.case, (study.name, study.tables[2]), title(study, texts("full.title"), texts), texts),
     ]
     return [block for block in blocks if block is not None]
 
@@ -82,13 +82,13 @@ def flow_figure(study: Study, case: Case, texts: Texts) -> FigureSpec | None:
     def draw(drawn_texts: Texts, layout: Layout) -> Figure:
         return flow.draw(measured, drawn_texts, layout)
 
-    label = study.figures[0]
+    part = study.figures[0]
     return FigureSpec(
-        slug=f"figure{label}",
-        label=label,
-        title=title(study, texts("fig15.title"), texts),
-        alt=texts("fig15.alt", stages=flow.in_words(measured, texts), **facts),
-        caption=[texts("fig15.caption", **facts)],
+        slug=slug("figure", study.name, part),
+        label=label(study.name, part),
+        title=title(study, texts("image_case.figure.title"), texts),
+        alt=texts("image_case.figure.alt", stages=flow.in_words(measured, texts), **facts),
+        caption=[texts("image_case.figure.caption", **facts)],
         source=cells.source(case, study.files[0]),
         draw=draw,
     )
@@ -96,11 +96,11 @@ def flow_figure(study: Study, case: Case, texts: Texts) -> FigureSpec | None:
 
 def _noise_note(case: Case, texts: Texts) -> str:
     if case.seeds > 1:
-        return texts("table15.noise.seeds")
+        return texts("image_case.table.noise.seeds")
     size = cells.samples(case)
     if size:
-        return texts("table15.noise.test", samples=units.count_text(size))
-    return texts("table15.noise.none")
+        return texts("image_case.table.noise.test", samples=units.count_text(size))
+    return texts("image_case.table.noise.none")
 
 
 def fell_short(case: Case) -> list[str]:
@@ -178,18 +178,18 @@ def combinations_table(study: Study, case: Case, texts: Texts) -> Table:
         )
     rows += [_baseline_row(case, name, columns, texts) for name in case.baselines]
     short = [texts.combination(name) for name in fell_short(case)]
-    note = texts("table15.short", names=texts.join(short)) if short else texts("table15.short.none")
+    note = texts("image_case.table.short", names=texts.join(short)) if short else texts("image_case.table.short.none")
     notes: list[str | Markup] = []
     if "none" in case.combinations and (case.seeds > 1 or cells.samples(case)):
         notes.append(Markup("<strong>{}</strong>").format(note))
     notes.append(_noise_note(case, texts))
     notes += beaten(case, texts)
-    label = study.tables[0]
+    part = study.tables[0]
     return Table(
-        slug=f"table{label}",
-        label=label,
-        title=title(study, texts(f"pair.{study.number}.table"), texts),
-        caption=[texts("table15.caption", metric=metric), cells.seeds_note(case, texts)],
+        slug=slug("table", study.name, part),
+        label=label(study.name, part),
+        title=title(study, texts(f"pair.{study.name}.table"), texts),
+        caption=[texts("image_case.table.caption", metric=metric), cells.seeds_note(case, texts)],
         columns=columns,
         rows=rows,
         source=cells.source(case, *study.files[1:]),
@@ -253,10 +253,10 @@ def curves_figure(study: Study, case: Case, texts: Texts) -> FigureSpec | None:
         return curves.draw(found, metric, drawn_texts, layout, share=share)
 
     last = [f"{texts.combination(name)} {form(cells.mean(case, name, 'value'))}" for name in found]
-    words, label = texts.metric(metric), study.figures[1]
+    words, part = texts.metric(metric), study.figures[1]
     return FigureSpec(
-        slug=f"figure{label}",
-        label=label,
+        slug=slug("figure", study.name, part),
+        label=label(study.name, part),
         title=title(study, texts("curves.title"), texts),
         alt=texts("curves.alt", metric=words, points=texts.join(last)),
         caption=[texts("curves.caption", metric=words)],
@@ -299,10 +299,10 @@ def variants_table(study: Study, runs: Runs, texts: Texts) -> Table | None:
         for name in (COMBINATIONS[0], COMBINATIONS[-1])
         if name in case.combinations
     ]
-    label = study.tables[1]
+    part = study.tables[1]
     return Table(
-        slug=f"table{label}",
-        label=label,
+        slug=slug("table", study.name, part),
+        label=label(study.name, part),
         title=title(study, texts("variants.title"), texts),
         caption=[texts("variants.caption", metric=metric), cells.seeds_note(default, texts)],
         columns=columns,

@@ -9,7 +9,7 @@ import torch
 from tightgrad.codecs import IntBlock, TopK
 from tightgrad_lab.bench import codecs as measurement
 from tightgrad_lab.bench.codec_peers import codec_peers
-from tightgrad_lab.experiments.labels import label
+from tightgrad_lab.common.labels import label
 
 PEERS = {"hivemind": "hivemind", "bitsandbytes": "bitsandbytes"}
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tightgrad_lab.doctor.rules import RULES
-from tightgrad_lab.experiments.pair14 import Job, provoke
-from tightgrad_lab.experiments.pair14_runs import FAILURES
+from tightgrad_lab.experiments.common_failures.experiment import Job, provoke
+from tightgrad_lab.experiments.common_failures.runs import FAILURES
 
 BETTER = {
     "loss": lambda before, after: before is None or after < 0.75 * before,

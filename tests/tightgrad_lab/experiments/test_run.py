@@ -11,8 +11,9 @@ from tightgrad_lab.experiments import catalogue, run
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.report.errors import ReportError
 from tightgrad_lab.report.results import read_result
+from tightgrad_lab.schema import NUMBERS, published_files
 
-NUMBER = 3
+NAME = "window_timeline"
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,6 @@ class Steps:
 
 
 class Counting(Experiment[Steps]):
-    number = NUMBER
     reads = ("image/*.json",)
 
     def __init__(self, lacks: str | None = None, fails: bool = False) -> None:
@@ -45,7 +45,7 @@ class Counting(Experiment[Steps]):
 
 def go(experiment: Counting, runs: Path, *, full: bool = False, again: bool = False) -> str:
     told: list[float] = []
-    outcome = run.run_experiment(NUMBER, experiment, runs, lambda done, text: told.append(done), full=full, again=again)
+    outcome = run.run_experiment(NAME, experiment, runs, lambda done, text: told.append(done), full=full, again=again)
     return outcome.status
 
 
@@ -68,34 +68,34 @@ def test_a_file_that_it_reads_is_an_input(tmp_path: Path) -> None:
 
 def test_the_report_reads_what_was_written(tmp_path: Path) -> None:
     go(Counting(), tmp_path)
-    result = read_result(tmp_path, NUMBER)
+    result = read_result(tmp_path, NAME)
     assert result is not None
     assert result.figure == {"values": [10]}
     assert result.table == ({"steps": 10},)
     assert result.settings == {"steps": 10}
     assert result.environment["backend"] == "gloo"
     assert result.published is None
-    assert result.source.patterns == (f"{tmp_path.name}/pair03/result.json",)
-    assert read_result(tmp_path, 4) is None
+    assert result.source.patterns == (f"{tmp_path.name}/window_timeline/result.json",)
+    assert read_result(tmp_path, "accumulation_memory") is None
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     go(Counting(), tmp_path)
-    path = tmp_path / "pair03" / "result.json"
+    path = tmp_path / "window_timeline" / "result.json"
     path.write_text(path.read_text().replace('"table": [', '"table": ["x",'))
-    with pytest.raises(ReportError, match=r"pair03/result.json.*list of objects.*--only 3"):
-        read_result(tmp_path, NUMBER)
+    with pytest.raises(ReportError, match=r"window_timeline/result.json.*list of objects.*--only 3"):
+        read_result(tmp_path, NAME)
     path.write_text("{")
     with pytest.raises(ReportError, match="cannot be read"):
-        read_result(tmp_path, NUMBER)
+        read_result(tmp_path, NAME)
 
 
 def test_a_failure_leaves_the_traceback_and_the_result_before(tmp_path: Path) -> None:
     go(Counting(), tmp_path)
-    with pytest.raises(RunError, match="pair 3 failed: ZeroDivisionError: as asked"):
+    with pytest.raises(RunError, match="window_timeline failed: ZeroDivisionError: as asked"):
         go(Counting(fails=True), tmp_path, again=True)
-    assert "ZeroDivisionError" in (tmp_path / "pair03" / "error.txt").read_text()
-    assert read_result(tmp_path, NUMBER) is not None
+    assert "ZeroDivisionError" in (tmp_path / "window_timeline" / "error.txt").read_text()
+    assert read_result(tmp_path, NAME) is not None
 
 
 def test_what_a_machine_lacks_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,12 +104,12 @@ def test_what_a_machine_lacks_is_published(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(run, "PUBLISHED", elsewhere)
     lacking = Counting(lacks="it needs root")
     assert go(lacking, runs) == "missing"
-    assert read_result(runs, NUMBER) is None
+    assert read_result(runs, NAME) is None
     go(Counting(), tmp_path / "other")
-    result = (tmp_path / "other" / "pair03" / "result.json").read_text()
-    (elsewhere / "pair03.json").write_text(result)
+    result = (tmp_path / "other" / "window_timeline" / "result.json").read_text()
+    (elsewhere / "window_timeline.json").write_text(result)
     assert go(lacking, runs) == "published"
-    shown = read_result(runs, NUMBER)
+    shown = read_result(runs, NAME)
     assert shown is not None
     assert shown.published == "it needs root"
     assert lacking.runs == 0
@@ -118,23 +118,22 @@ def test_what_a_machine_lacks_is_published(tmp_path: Path, monkeypatch: pytest.M
 def test_what_was_measured_here_is_not_replaced_by_what_is_published(tmp_path: Path) -> None:
     go(Counting(), tmp_path)
     assert go(Counting(lacks="it needs root"), tmp_path) == "unchanged"
-    found = read_result(tmp_path, NUMBER)
+    found = read_result(tmp_path, NAME)
     assert found is not None
     assert found.published is None
 
 
 def test_published_results_are_whole() -> None:
-    for path in sorted(run.PUBLISHED.glob("pair*.json")):
+    for path in published_files():
         data = json.loads(path.read_text(encoding="utf-8"))
         assert {"schema", "pair", "command", "settings", "environment", "figure", "table"} <= data.keys(), path.name
-        assert path.name == f"pair{data['pair']:02}.json"
+        assert NUMBERS[path.stem] == data["pair"]
         assert path.stat().st_size < 400_000
 
 
-@pytest.mark.parametrize("number", catalogue.numbers())
-def test_every_experiment_of_the_catalogue_is_there(number: int) -> None:
-    one = catalogue.experiment(number)
-    assert one.number == number
+@pytest.mark.parametrize("name", catalogue.names())
+def test_every_experiment_of_the_catalogue_is_there(name: str) -> None:
+    one = catalogue.experiment(name)
     assert one.settings(full=False) is not None
     assert one.settings(full=True) is not None
 

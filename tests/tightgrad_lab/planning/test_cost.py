@@ -10,8 +10,8 @@ import tightgrad as tg
 from tightgrad.accumulate.memory import OptimizerMemory
 from tightgrad.collectives import run_threaded
 from tightgrad.collectives.traffic import all_reduce_nbytes
-from tightgrad_lab.bench.recommended import RECOMMENDED
 from tightgrad_lab.cli import app as cli
+from tightgrad_lab.common.recommended import RECOMMENDED
 from tightgrad_lab.planning import scale
 from tightgrad_lab.planning.advise import DENSE, advise, fastest_or_dense, plan_named
 from tightgrad_lab.planning.cost import Compute, PathCost, ddp_buckets, ddp_seconds, plan_seconds

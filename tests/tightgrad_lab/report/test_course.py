@@ -159,8 +159,8 @@ def test_headings_skip_no_level(contents: dict[str, Contents]) -> None:
 
 def test_every_pair_and_every_claim_has_one_place() -> None:
     sections = [section for chapter in COURSE for section in chapter]
-    assert [number for section in sections for number in section.pairs] == [pair.number for pair in PAIRS]
-    assert all(pair.chapter == s.chapter for s in sections for pair in PAIRS if pair.number in s.pairs)
+    assert [name for section in sections for name in section.pairs] == [pair.name for pair in PAIRS]
+    assert all(pair.chapter == s.chapter for s in sections for pair in PAIRS if pair.name in s.pairs)
     assert sorted(CLAIMS) == sorted(JUDGES)
     assert len(set(CLAIMS)) == len(CLAIMS)
 

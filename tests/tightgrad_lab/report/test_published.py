@@ -9,20 +9,20 @@ import pytest
 from browser.fixture_runs import write_runs
 from tightgrad_lab import report
 from tightgrad_lab.experiments.handout import write_handout
-from tightgrad_lab.experiments.run import PUBLISHED
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.pairs import PAIRS
 from tightgrad_lab.report.published import published
 from tightgrad_lab.report.results import read_best
 from tightgrad_lab.report.texts import load
+from tightgrad_lab.schema import NUMBERS, PUBLISHED, published_files
 
-SOURCES = sorted(PUBLISHED.glob("pair*.json"))
+SOURCES = published_files()
 NINE = PAIRS[8]
 
 
 def _own(root: Path, command: str) -> None:
-    result = json.loads((PUBLISHED / "pair09.json").read_text(encoding="utf-8")) | {"command": command}
-    path = root / "pair09" / "result.json"
+    result = json.loads((PUBLISHED / "large_batches.json").read_text(encoding="utf-8")) | {"command": command}
+    path = root / "large_batches" / "result.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result), encoding="utf-8")
 
@@ -36,9 +36,9 @@ def root(tmp_path: Path) -> Path:
 def test_all_of_them_are_handed_to_the_report(root: Path) -> None:
     assert SOURCES
     for source in SOURCES:
-        number = int(source.stem.removeprefix("pair"))
-        assert read_best(root, number) is not None
-        assert PAIRS[number - 1].content is None or published(Runs(root), PAIRS[number - 1], load("en")) is not None
+        pair = PAIRS[NUMBERS[source.stem] - 1]
+        assert read_best(root, pair.name) is not None
+        assert pair.content is None or published(Runs(root), pair, load("en")) is not None
 
 
 def test_it_stands_beside_a_short_run_and_names_its_machine(root: Path, tmp_path: Path) -> None:
@@ -48,17 +48,17 @@ def test_it_stands_beside_a_short_run_and_names_its_machine(root: Path, tmp_path
     own = r'<p class="about">((?:(?!</p>).)*tightgrad lab --only 9 --full.*?)</p>'
     about = re.search(own, page)
     assert about is not None
-    environment = json.loads((PUBLISHED / "pair09.json").read_text())["environment"]
+    environment = json.loads((PUBLISHED / "large_batches.json").read_text())["environment"]
     assert environment["processor"] in about[1]
     assert environment["time"][:10] in about[1]
     assert "min on" in about[1]
     assert (tmp_path / "out" / "tables" / "table09-full.en.csv").is_file()
-    assert "runs/published/pair09/result.json" in page
+    assert "runs/published/large_batches/result.json" in page
 
 
 def test_a_full_run_of_ones_own_takes_its_place(root: Path) -> None:
     _own(root, "tightgrad lab --only 9 --full")
     assert published(Runs(root), NINE, load("zh")) is None
-    best = read_best(root, 9)
+    best = read_best(root, "large_batches")
     assert best is not None
-    assert best.path == root / "pair09" / "result.json"
+    assert best.path == root / "large_batches" / "result.json"

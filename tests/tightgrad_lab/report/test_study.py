@@ -11,7 +11,7 @@ from support.drawing import LAYOUTS, drawn_texts
 from tightgrad_lab.report import ReportError, full
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.model import FigureSpec, Table
-from tightgrad_lab.report.pairs import pair16, pair17
+from tightgrad_lab.report.pairs import language_cases, series_case
 from tightgrad_lab.report.texts import load
 
 LANGUAGES = ("en", "zh")
@@ -59,14 +59,17 @@ def _blocks(pair, runs: Runs, language: str = "en") -> dict[str, FigureSpec | Ta
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_drawn(runs: Runs, language: str, layout) -> None:
-    for pair, slugs in ((pair16.PAIR, ("figure16c", "figure16d")), (pair17.PAIR, ("figure17", "figure17b"))):
+    for pair, slugs in (
+        (language_cases.PAIR, ("figure16c", "figure16d")),
+        (series_case.PAIR, ("figure17", "figure17b")),
+    ):
         blocks = _blocks(pair, runs, language)
         for slug in slugs:
             assert drawn_texts(blocks[slug], language, layout)
 
 
 def test_lower_is_better_for_errors(runs: Runs) -> None:
-    table = _blocks(pair17.PAIR, runs)["table17"]
+    table = _blocks(series_case.PAIR, runs)["table17"]
     assert isinstance(table, Table)
     keys = [column.key for column in table.columns]
     rows = {row[0].value: dict(zip(keys, row, strict=True)) for row in table.rows}
@@ -85,7 +88,7 @@ def test_over_seeds_a_larger_error_falls_short(tmp_path: Path) -> None:
     for path in series.glob("clip/seed*/summary.json"):
         data = json.loads(path.read_text())
         path.write_text(json.dumps(data | {"value": 0.9 + 0.001 * data["seed"]}))
-    table = _blocks(pair17.PAIR, Runs(root))["table17"]
+    table = _blocks(series_case.PAIR, Runs(root))["table17"]
     assert isinstance(table, Table)
     verdicts = {
         row[0].value: next(cell.value for cell in row if cell.value in ("short", "ahead", "within", "base"))
@@ -95,7 +98,7 @@ def test_over_seeds_a_larger_error_falls_short(tmp_path: Path) -> None:
 
 
 def test_both_scores_of_a_translation_are_shown(runs: Runs) -> None:
-    table = _blocks(pair16.PAIR, runs)["table16d"]
+    table = _blocks(language_cases.PAIR, runs)["table16d"]
     assert isinstance(table, Table)
     headings = [column.heading for column in table.columns]
     assert headings[1:3] == ["Test BLEU", "Test BLEU, beam of 4"]
@@ -103,10 +106,10 @@ def test_both_scores_of_a_translation_are_shown(runs: Runs) -> None:
 
 
 def test_other_variants_stand_beside_the_default(runs: Runs) -> None:
-    assert "table17b" not in _blocks(pair17.PAIR, runs)
+    assert "table17b" not in _blocks(series_case.PAIR, runs)
     _other_case(runs.root, "series", {"mse": 0.3, "mae": 0.2}, "variants/dlinear-24")
     _other_case(runs.root, "series", {"mse": 0.3, "mae": 0.2}, "variants/big", "tightgrad lab series --full")
-    table = _blocks(pair17.PAIR, Runs(runs.root))["table17b"]
+    table = _blocks(series_case.PAIR, Runs(runs.root))["table17b"]
     assert isinstance(table, Table)
     assert [(row[0].text, row[1].value) for row in table.rows[2:]] == [
         ("DLinear, 336 h → 24 h", "none"),
@@ -147,14 +150,14 @@ def _results(value: float) -> dict:
 def test_published_results_are_shown_where_none_are_own(runs: Runs) -> None:
     full.PUBLISHED.mkdir()
     (full.PUBLISHED / "series.json").write_text(json.dumps(_results(0.381)))
-    table = _blocks(pair17.PAIR, runs)["table17c"]
+    table = _blocks(series_case.PAIR, runs)["table17c"]
     assert isinstance(table, Table)
     assert table.source.patterns == ("tightgrad_lab/published/series.json",)
     notes = " ".join(map(str, table.notes))
     assert "short of the published 0.374 (Zeng et al. 2023, NLinear); difference +0.007" in notes
     assert "not measured on this machine" in notes
     (runs.root / "series" / "full.json").write_text(json.dumps(_results(0.37)))
-    own = _blocks(pair17.PAIR, runs)["table17c"]
+    own = _blocks(series_case.PAIR, runs)["table17c"]
     assert isinstance(own, Table)
     notes = " ".join(map(str, own.notes))
     assert own.source.patterns == ("runs/series/full.json",)
@@ -170,7 +173,7 @@ def test_runs_of_other_lengths_and_machines_are_told_apart(runs: Runs) -> None:
     longer["environment"] = {**run["environment"], "device": "a GPU"}
     variant["runs"] = [longer, run, {**run, "seed": 1}]
     (runs.root / "series" / "full.json").write_text(json.dumps(results))
-    table = _blocks(pair17.PAIR, runs)["table17c"]
+    table = _blocks(series_case.PAIR, runs)["table17c"]
     assert isinstance(table, Table)
     place = [column.key for column in table.columns].index
     shown = [[row[place(key)].text for key in ("epochs", "seeds", "ranks")] for row in table.rows]
@@ -183,7 +186,7 @@ def test_runs_of_other_lengths_and_machines_are_told_apart(runs: Runs) -> None:
 def test_a_damaged_file_is_named(runs: Runs) -> None:
     (runs.root / "series" / "full.json").write_text("{")
     with pytest.raises(ReportError, match=r"full\.json cannot be read"):
-        pair17.PAIR.content(runs, load("en"))
+        series_case.PAIR.content(runs, load("en"))
     (runs.root / "series" / "full.json").unlink()
     (runs.root / "series" / "baselines.json").write_text('{"baselines": {"naive": {"mse": null}}}')
     with pytest.raises(ReportError, match=r"baselines\.json"):

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from tightgrad_lab.report import figures, units
 from tightgrad_lab.report.texts import breakable, load
+from tightgrad_lab.schema import NUMBERS
 
 EN, ZH = load("en").entries, load("zh").entries
 REFERENCES = json.loads(Path(figures.__file__).with_name("references.json").read_text(encoding="utf-8"))
@@ -72,7 +73,7 @@ def test_references_lead_to_papers() -> None:
     )
     assert all(re.fullmatch(allowed, item["url"]) for item in everything)
     assert len({item["url"] for item in everything}) == len(everything)
-    assert all(1 <= number <= 17 for item in everything for number in item["pairs"])
+    assert all(name in NUMBERS for item in everything for name in item["pairs"])
     assert all(item["pairs"] for item in REFERENCES["course"]), "each paper of the course is used by an experiment"
     assert len({item["role"] for item in REFERENCES["course"]}) == 12
     assert all(f"role.{item['role']}" in EN for item in REFERENCES["course"])

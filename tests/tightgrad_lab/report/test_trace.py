@@ -16,8 +16,8 @@ from browser.fixture_runs import write_runs
 from support.page_numbers import Key, PageNumbers, Shown
 from tightgrad_lab.cli.app import app
 from tightgrad_lab.experiments.handout import write_handout
-from tightgrad_lab.experiments.run import PUBLISHED
 from tightgrad_lab.report.model import Table
+from tightgrad_lab.schema import published_files
 
 COUNT = 10
 COUNTS = {"diverged": 2, "diverged_with": 1}  # of runs: small, and yet measured
@@ -44,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A factorial and every result that comes with the package, as if measured here."""
     root = write_runs(tmp_path_factory.mktemp("lab") / "runs", seeds=3)
     write_handout(root)
-    for source in PUBLISHED.glob("pair*.json"):
+    for source in published_files():
         (root / source.stem).mkdir()
         shutil.copyfile(source, root / source.stem / "result.json")
     return root
@@ -152,5 +152,5 @@ def test_a_number_typed_by_hand_is_found_out(
     key = next(key for key in numbers if key[0] == "claim-bytes")
     typed = numbers | {key: Shown("123.4", numbers[key].files, numbers[key].commands)}
     assert untraced([key], typed, runs, pages, tmp_path) != []
-    elsewhere = {**numbers, key: Shown(numbers[key].value, ("runs/pair09/result.json",), numbers[key].commands)}
+    elsewhere = {**numbers, key: Shown(numbers[key].value, ("runs/large_batches/result.json",), numbers[key].commands)}
     assert untraced([key], elsewhere, runs, pages, tmp_path / "more") != []

@@ -1,6 +1,6 @@
 """What accumulation is said to do: a large batch in little memory, faster and more stable convergence.
 
-Convergence is judged from pair 9: batches accumulated to k times the smallest, all runs seeing the same samples.
+Convergence is judged from `large_batches`: batches accumulated to k times the smallest, on the same samples.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,8 +13,8 @@ from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.results import Result, read_best
 from tightgrad_lab.report.stats import Comparison, compare, variance_ratio
 
-CONVERGENCE = 9
-WINDOW = 3
+CONVERGENCE = "large_batches"
+WINDOW = "window_timeline"
 ROUNDING = 1e-5
 """Relative errors of float32 sums stay below this; other denominators give errors far above it."""
 SUMMARIES = "image/*/seed*/summary.json"
@@ -39,7 +39,7 @@ def best_rules(result: Result) -> list[tuple[Row, Comparison]]:
 
 
 def _rule(row: Row) -> Words:
-    return Words((f"fig09.rule.{row['rule']}",))
+    return Words((f"large_batches.figure.rule.{row['rule']}",))
 
 
 def convergence(runs: Runs) -> Judgement:
@@ -138,7 +138,7 @@ def image_memory(runs: Runs) -> Finding | None:
         "base": Number(cells.mean(case, "none", "peak_memory_bytes"), "bytes"),
     }
     verdict: Verdict = "supported" if found < 1 else "refuted"
-    return Finding("found.image_memory", verdict, facts, 13, cells.source(case, SUMMARIES))
+    return Finding("found.image_memory", verdict, facts, "combinations", cells.source(case, SUMMARIES))
 
 
 def large_batch(runs: Runs) -> Judgement:
@@ -165,7 +165,7 @@ def _exact(result: Result) -> Finding | None:
 
 def memory(runs: Runs) -> Judgement:
     """It does so in little memory: peak memory at the same effective batch."""
-    return judgement([_window_memory(read_best(runs.root, WINDOW)), image_memory(runs)], WINDOW, 4)
+    return judgement([_window_memory(read_best(runs.root, WINDOW)), image_memory(runs)], WINDOW, "accumulation_memory")
 
 
 def _window_memory(result: Result | None) -> Finding | None:

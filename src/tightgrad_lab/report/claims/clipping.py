@@ -1,7 +1,7 @@
 """What clipping is said to do: no explosion, stable training, above all in deep and recurrent networks.
 
-From pair 2 (the temporal-order task, and four kinds of network at high learning rates) and pair 7 (a small GPT with
-outliers in its data).
+From `temporal_order` (the task of that name, and four kinds of network at high learning rates) and `loss_spikes` (a
+small GPT with outliers in its data).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +13,7 @@ from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.results import Result, read_best
 from tightgrad_lab.report.stats import compare, fisher
 
-EXPLOSION, SPIKES = 2, 7
+EXPLOSION, SPIKES = "temporal_order", "loss_spikes"
 RECURRENT = ("rnn", "lstm")
 CERTAIN = 0.05
 """A difference of two shares counts if chance gives it in fewer cases than this."""
@@ -155,7 +155,7 @@ def _others(result: Result) -> Finding | None:
     facts: dict[str, Fact] = {
         "better": Number(len(better), "count"),
         "count": Number(len(verdicts), "count"),
-        "names": Words(tuple(f"fig07.{name}" for name in better) or ("fig07.nobody",)),
+        "names": Words(tuple(f"loss_spikes.figure.{name}" for name in better) or ("loss_spikes.figure.nobody",)),
     }
     return Finding("found.adaptive", of_share(len(better), len(verdicts)), facts, SPIKES, result.source)
 

@@ -1,4 +1,4 @@
-"""What combining the three is said to do: more efficiency and more stability. From the image case, in pair 13."""
+"""What combining the three is said to do: more efficiency and more stability. From the image case."""
 
 from collections.abc import Callable
 
@@ -16,17 +16,19 @@ def combined(runs: Runs) -> Judgement:
     """All three against none: time of a step, bytes, accuracy, and how far seeds lie apart."""
     case = runs.case("image")
     if case is None or not {"none", ALL} <= case.combinations.keys():
-        return Judgement("open", (), (13,))
-    return judgement([_time(case), _bytes(case), _accuracy(case), _skipped(case)], 13)
+        return Judgement("open", (), ("combinations",))
+    return judgement([_time(case), _bytes(case), _accuracy(case), _skipped(case)], "combinations")
 
 
 def _finding(case: Case, key: str, verdict: Verdict, **facts: Number) -> Finding:
-    return Finding(key, verdict, facts, 13, cells.source(case, SUMMARIES))
+    return Finding(key, verdict, facts, "combinations", cells.source(case, SUMMARIES))
 
 
 def _time(case: Case) -> Finding | None:
     found = step_time(case, ALL)
-    return Finding("found.combined.time", *found, 13, cells.source(case, SUMMARIES, STEPS)) if found else None
+    return (
+        Finding("found.combined.time", *found, "combinations", cells.source(case, SUMMARIES, STEPS)) if found else None
+    )
 
 
 def _bytes(case: Case) -> Finding | None:

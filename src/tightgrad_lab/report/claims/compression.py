@@ -1,6 +1,6 @@
 """What compression is said to do: fewer bytes, the same accuracy, faster convergence.
 
-From pair 11, which trains the same model with every method; the bytes also from the image case.
+From `accuracy_vs_bytes`, which trains the same model with every method; the bytes also from the image case.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.results import Result, read_best, read_result
 from tightgrad_lab.report.stats import Comparison, compare
 
-PAIR = 11
+PAIR = "accuracy_vs_bytes"
 SUMMARIES = "image/*/seed*/summary.json"
 STEPS = "image/*/seed*/steps.jsonl"
 QUANTISED = ("float16", "bfloat16", "int8")
@@ -34,7 +34,10 @@ def _dense(result: Result) -> Row | None:
 
 def _named(row: Row) -> Words:
     feedback = row["feedback"]
-    return Words((f"fig11.{row['method']}",), () if feedback == "none" else (f"table11.{feedback}",))
+    return Words(
+        (f"accuracy_vs_bytes.figure.{row['method']}",),
+        () if feedback == "none" else (f"accuracy_vs_bytes.table.{feedback}",),
+    )
 
 
 def _compressed(result: Result, kinds: Iterable[str] | None = None) -> list[Row]:
@@ -45,7 +48,7 @@ def _compressed(result: Result, kinds: Iterable[str] | None = None) -> list[Row]
 
 def saved_bytes(runs: Runs) -> Judgement:
     """Compression cuts communication: of the compressed runs, those that sent fewer bytes than the dense one."""
-    return judgement([_factors(read_best(runs.root, PAIR)), _image_bytes(runs)], PAIR, 13)
+    return judgement([_factors(read_best(runs.root, PAIR)), _image_bytes(runs)], PAIR, "combinations")
 
 
 def _factors(result: Result | None) -> Finding | None:
@@ -78,7 +81,7 @@ def _image_bytes(runs: Runs) -> Finding | None:
         "base": Number(cells.mean(case, "none", "wire_bytes"), "bytes"),
     }
     verdict: Verdict = "supported" if found > 1 else "refuted"
-    return Finding("found.image_bytes", verdict, facts, 13, cells.source(case, SUMMARIES))
+    return Finding("found.image_bytes", verdict, facts, "combinations", cells.source(case, SUMMARIES))
 
 
 def quantisation(runs: Runs) -> Judgement:
@@ -147,7 +150,7 @@ def _group(result: Result, rows: list[Row], key: str, diverged: str) -> Finding 
 
 def efficiency(runs: Runs) -> Judgement:
     """Compression improves the efficiency of training: the time of a step."""
-    return judgement([faster_links(runs), _image_time(runs)], 6)
+    return judgement([faster_links(runs), _image_time(runs)], "link_speeds")
 
 
 def _image_time(runs: Runs) -> Finding | None:
@@ -155,13 +158,13 @@ def _image_time(runs: Runs) -> Finding | None:
     found = step_time(case, "compress") if case else None
     if case is None or found is None:
         return None
-    return Finding("found.image_time", *found, 13, cells.source(case, SUMMARIES, STEPS))
+    return Finding("found.image_time", *found, "combinations", cells.source(case, SUMMARIES, STEPS))
 
 
 def convergence(runs: Runs) -> Judgement:
     """Compression improves the speed of convergence: the loss after the same steps, and the time these take."""
     result = read_best(runs.root, PAIR)
-    return judgement([_loss(result) if result else None, slowest_link(runs)], PAIR, 6)
+    return judgement([_loss(result) if result else None, slowest_link(runs)], PAIR, "link_speeds")
 
 
 def _loss(result: Result) -> Finding | None:

@@ -1,4 +1,4 @@
-"""The three failures can be cured. From pair 14, which provokes each and applies what `tightgrad doctor` says."""
+"""The three failures can be cured: `common_failures` provokes each and applies what `tightgrad doctor` says."""
 
 from collections.abc import Callable, Mapping
 from statistics import fmean
@@ -8,7 +8,7 @@ from tightgrad_lab.report.claims.judgement import Fact, Finding, Judgement, Numb
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.results import Result, read_best
 
-PAIR = 14
+PAIR = "common_failures"
 FAILURES = {
     "cure_vanishing": ("over_clipping",),
     "cure_memory": ("graph_kept_alive", "out_of_memory"),
@@ -50,7 +50,7 @@ def _one(result: Result, row: Row) -> Finding:
 
 def _mean(values: list[float | None], unit: Unit) -> Fact:
     known = [value for value in values if value is not None]
-    return Words(("table14.diverged",)) if len(known) < len(values) else Number(fmean(known), unit)
+    return Words(("common_failures.table.diverged",)) if len(known) < len(values) else Number(fmean(known), unit)
 
 
 JUDGES: dict[str, Callable[[Runs], Judgement]] = {

@@ -61,7 +61,7 @@ def judged(runs: Runs, texts: Texts) -> dict[str, Judged]:
     return found
 
 
-def _open(pairs: list[int], texts: Texts) -> Markup:
+def _open(pairs: list[str], texts: Texts) -> Markup:
     if not pairs:
         return texts.html("evidence.noise")
     return texts.html("evidence.open", pairs=pairs_in_words(texts, *pairs), command=commands(*pairs))

@@ -56,14 +56,14 @@ class Finding:
         key: of its text.
         verdict: what this sentence alone says of the claim.
         facts: what stands in the text's braces.
-        pair: whose table has the row.
+        pair: the name of the experiment whose table has the row.
         source: the files and the command.
     """
 
     key: str
     verdict: Verdict
     facts: Mapping[str, Fact]
-    pair: int
+    pair: str
     source: Source
 
 
@@ -73,10 +73,10 @@ class Judgement:
 
     verdict: Verdict
     findings: tuple[Finding, ...] = ()
-    needs: tuple[int, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
-def judgement(findings: Iterable[Finding | None], *needs: int) -> Judgement:
+def judgement(findings: Iterable[Finding | None], *needs: str) -> Judgement:
     """All say yes: supported; all say no: refuted; else mixed. Findings that are open, or None, do not count."""
     found = tuple(finding for finding in findings if finding is not None)
     said = {finding.verdict for finding in found} - {"open"}

@@ -1,4 +1,7 @@
-"""Which compression method to use over which link: pair 6 says what is fast, pair 11 what keeps the accuracy."""
+"""Which compression method to use over which link.
+
+`link_speeds` says what is fast, `accuracy_vs_bytes` what keeps the accuracy.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,26 +13,29 @@ from tightgrad_lab.report.model import Source
 from tightgrad_lab.report.results import PUBLISHED, Result, read_best, read_result
 from tightgrad_lab.report.stats import Comparison, compare
 
-LINKS, ACCURACY = 6, 11
+LINKS, ACCURACY = "link_speeds", "accuracy_vs_bytes"
 PAYS = 0.95
 """The largest share of an uncompressed step's time at which table 6 says that a method pays."""
 DENSE = "dense"
 METHODS: dict[str, tuple[str, str | None, str]] = {
-    "cast bfloat16": ("fig06.bfloat16", "float16", "none"),
-    "8-bit blocks": ("fig06.int8", "int8", "error_feedback"),
-    "4-bit blocks": ("fig06.int4", "int4", "error_feedback"),
-    "sign": ("fig06.sign", "sign", "error_feedback"),
-    "powersgd rank 4": ("fig06.powersgd", "powersgd_4", "error_feedback"),
-    "powersgd rank 8, 8-bit": ("fig06.powersgd_8", None, "error_feedback"),
-    "topk 1 %": ("fig06.topk_1", "topk_1", "error_feedback"),
-    "topk 0.1 %": ("fig06.topk_01", "topk_01", "error_feedback"),
+    "cast bfloat16": ("link_speeds.figure.bfloat16", "float16", "none"),
+    "8-bit blocks": ("link_speeds.figure.int8", "int8", "error_feedback"),
+    "4-bit blocks": ("link_speeds.figure.int4", "int4", "error_feedback"),
+    "sign": ("link_speeds.figure.sign", "sign", "error_feedback"),
+    "powersgd rank 4": ("link_speeds.figure.powersgd", "powersgd_4", "error_feedback"),
+    "powersgd rank 8, 8-bit": ("link_speeds.figure.powersgd_8", None, "error_feedback"),
+    "topk 1 %": ("link_speeds.figure.topk_1", "topk_1", "error_feedback"),
+    "topk 0.1 %": ("link_speeds.figure.topk_01", "topk_01", "error_feedback"),
 }
-"""For each method of pair 6: the key of its name; then the nearest method of pair 11, if it has one, and feedback."""
+"""For each method of `link_speeds`: the key of its name, then the nearest method and feedback of `accuracy_vs_bytes`.
+
+None where that has no such method.
+"""
 Row = Mapping[str, Any]
 
 
 def by_link(runs: Runs) -> list[Finding]:
-    """Return the advice for every link of pair 6: the fastest method among those that keep the accuracy, or none."""
+    """Return the advice for every link: the fastest method among those that keep the accuracy, or none."""
     result = read_best(runs.root, LINKS)
     if result is None:
         return []

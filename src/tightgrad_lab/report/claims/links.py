@@ -1,4 +1,4 @@
-"""Where compression saves time: steps over links of several speeds, from pair 6."""
+"""Where compression saves time: steps over links of several speeds, from `link_speeds`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, of_shar
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.results import read_best
 
-PAIR = 6
+PAIR = "link_speeds"
 Row = Mapping[str, Any]
 
 

@@ -66,7 +66,7 @@ def load(language: str) -> Texts:
     """The texts of a language."""
     folder = Path(__file__).parent
     entries: dict[str, str] = {}
-    for path in (folder / f"{language}.json", *sorted((folder / "pairs").glob(f"pair*.{language}.json"))):
+    for path in (folder / f"{language}.json", *sorted((folder / "pairs").glob(f"*.{language}.json"))):
         found = json.loads(path.read_text(encoding="utf-8"))
         if twice := entries.keys() & found.keys():
             raise ValueError(f"{path.name}: {', '.join(sorted(twice))} stands in another file already")

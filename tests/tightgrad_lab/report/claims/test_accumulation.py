@@ -17,7 +17,7 @@ BASE = batch(32, "none", [0.87, 0.88, 0.89])
 
 
 def judge(root: Path, claim: str, *rows: dict[str, Any]) -> Any:
-    return accumulation.JUDGES[claim](runs_with(root / "runs", pair09=(FIGURE, [BASE, *rows])))
+    return accumulation.JUDGES[claim](runs_with(root / "runs", large_batches=(FIGURE, [BASE, *rows])))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_convergence(tmp_path: Path, accuracy: list[float], verdict: str) -> Non
     """Ahead per sample and per step; as good in fewer steps; neither."""
     found = judge(tmp_path, "convergence", batch(256, "none", [0.5, 0.5, 0.5]), batch(256, "linear", accuracy))
     assert found.verdict == verdict
-    assert found.findings[0].facts["rule"].keys == ("fig09.rule.linear",)
+    assert found.findings[0].facts["rule"].keys == ("large_batches.figure.rule.linear",)
     assert found.findings[0].facts["difference"].value == pytest.approx(sum(accuracy) / 3 - 0.88)
 
 

@@ -26,7 +26,7 @@ def order(without: int, with_clip: int, seeds: int = 5) -> list[dict[str, Any]]:
 
 
 def judge(root: Path, claim: str, table: list[dict[str, Any]], tried: list[dict[str, Any]]) -> Any:
-    return clipping.JUDGES[claim](runs_with(root / "runs", pair02=({"runs": tried}, table)))
+    return clipping.JUDGES[claim](runs_with(root / "runs", temporal_order=({"runs": tried}, table)))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def gpt(spikes: dict[str, list[int]], losses: dict[str, list[float]] | None = No
 )
 def test_stability(tmp_path: Path, own: list[int], adaptive: list[int], loss: list[float], verdict: str) -> None:
     table = gpt({"none": [6, 6, 7], "global_norm": own, "zclip": adaptive}, {"global_norm": loss})
-    found = clipping.stable(runs_with(tmp_path / "runs", pair07=({}, table)))
+    found = clipping.stable(runs_with(tmp_path / "runs", loss_spikes=({}, table)))
     assert found.verdict == verdict
     difference = found.findings[0].facts["difference"]
     assert difference.value == pytest.approx(sum(own) / 3 - 19 / 3)
@@ -92,7 +92,7 @@ def test_stability(tmp_path: Path, own: list[int], adaptive: list[int], loss: li
 
 def test_one_seed_gives_no_verdict_on_spikes(tmp_path: Path) -> None:
     table = gpt({"none": [6], "global_norm": [0]})
-    assert clipping.stable(runs_with(tmp_path / "runs", pair07=({}, table))).verdict == "open"
+    assert clipping.stable(runs_with(tmp_path / "runs", loss_spikes=({}, table))).verdict == "open"
 
 
 def test_fisher_is_that_of_the_lady_tasting_tea() -> None:

@@ -17,7 +17,7 @@ LIKE_DENSE, BELOW = [0.871, 0.879, 0.891], [0.81, 0.82, 0.83]
 
 
 def judge(root: Path, claim: str, *rows: dict[str, Any]) -> Any:
-    return compression.JUDGES[claim](runs_with(root / "runs", pair11=(FIGURE, [DENSE, *rows])))
+    return compression.JUDGES[claim](runs_with(root / "runs", accuracy_vs_bytes=(FIGURE, [DENSE, *rows])))
 
 
 @pytest.mark.parametrize(
@@ -40,18 +40,18 @@ def test_accuracy_is_kept_or_not(
     facts = found.findings[0].facts
     assert facts["difference"].value == pytest.approx(sum(plain) / 3 - 0.88)
     assert facts["difference"].noise > 0
-    assert found.findings[0].source.patterns == ("runs/pair11/result.json",)
+    assert found.findings[0].source.patterns == ("runs/accuracy_vs_bytes/result.json",)
 
 
 def test_other_methods_do_not_speak_for_a_claim(tmp_path: Path) -> None:
     found = judge(tmp_path, "pruning", compressed("topk_1", "none", LIKE_DENSE, 8.0))
-    assert (found.verdict, found.needs) == ("open", (11,))
+    assert (found.verdict, found.needs) == ("open", ("accuracy_vs_bytes",))
 
 
 def test_what_the_full_result_lacks_is_taken_from_the_own_one(tmp_path: Path) -> None:
-    own = runs_with(tmp_path / "runs", pair11=(FIGURE, [DENSE, compressed("int8", "none", BELOW, 4.0)]))
+    own = runs_with(tmp_path / "runs", accuracy_vs_bytes=(FIGURE, [DENSE, compressed("int8", "none", BELOW, 4.0)]))
     full = [DENSE, compressed("topk_1", "none", LIKE_DENSE, 8.0)]
-    write_result(tmp_path / "runs" / "published", 11, {}, FIGURE, full)
+    write_result(tmp_path / "runs" / "published", "accuracy_vs_bytes", {}, FIGURE, full)
     assert compression.JUDGES["sparsification"](own).verdict == "supported"
     assert compression.JUDGES["quantisation"](own).verdict == "refuted"
 
@@ -65,7 +65,7 @@ def test_one_seed_is_judged_by_the_test_set(tmp_path: Path) -> None:
     dense = compressed("dense", "none", [0.88], 1.0)
     for value, verdict in ((0.87, "supported"), (0.80, "refuted")):
         table = [dense, compressed("int8", "none", [value], 4.0)]
-        found = compression.quantisation(runs_with(tmp_path / str(value), pair11=(FIGURE, table)))
+        found = compression.quantisation(runs_with(tmp_path / str(value), accuracy_vs_bytes=(FIGURE, table)))
         assert found.verdict == verdict
 
 
@@ -104,8 +104,12 @@ def test_without_a_run_everything_is_open(tmp_path: Path) -> None:
 
 
 def test_published_full_results_are_preferred_to_short_ones(tmp_path: Path) -> None:
-    runs_with(tmp_path / "runs" / "published", pair11=(FIGURE, [DENSE, compressed("int8", "none", BELOW, 4.0)]))
-    runs = runs_with(tmp_path / "runs", pair11=(FIGURE, [DENSE, compressed("int8", "none", LIKE_DENSE, 4.0)]))
+    runs_with(
+        tmp_path / "runs" / "published", accuracy_vs_bytes=(FIGURE, [DENSE, compressed("int8", "none", BELOW, 4.0)])
+    )
+    runs = runs_with(
+        tmp_path / "runs", accuracy_vs_bytes=(FIGURE, [DENSE, compressed("int8", "none", LIKE_DENSE, 4.0)])
+    )
     found = compression.quantisation(runs)
     assert found.verdict == "refuted"
-    assert found.findings[0].source.patterns == ("runs/published/pair11/result.json",)
+    assert found.findings[0].source.patterns == ("runs/published/accuracy_vs_bytes/result.json",)

@@ -27,15 +27,15 @@ def problem(name: str, cured: int, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("counts", "verdict"), [((2, 2), "supported"), ((1, 2), "mixed"), ((0, 0), "refuted")])
 def test_cures(tmp_path: Path, claim: str, names: list[str], counts: tuple[int, int], verdict: str) -> None:
     table = [problem(name, counts[i]) for i, name in enumerate(names)] + [problem("rank_drift", 0)]
-    found = cures.cured(runs_with(tmp_path / "runs", pair14=({}, table)), claim)
+    found = cures.cured(runs_with(tmp_path / "runs", common_failures=({}, table)), claim)
     assert found.verdict == verdict
     assert found.findings[0].facts["before"].value == pytest.approx(2.1)
 
 
 def test_a_run_that_was_not_finite_has_no_mean(tmp_path: Path) -> None:
     table = [problem("over_clipping", 2, before=[None, 2.0])]
-    found = cures.cured(runs_with(tmp_path / "runs", pair14=({}, table)), "cure_vanishing")
-    assert found.findings[0].facts["before"].keys == ("table14.diverged",)
+    found = cures.cured(runs_with(tmp_path / "runs", common_failures=({}, table)), "cure_vanishing")
+    assert found.findings[0].facts["before"].keys == ("common_failures.table.diverged",)
 
 
 def link(rate: float, gain: float, ranks: int = 2) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def link(rate: float, gain: float, ranks: int = 2) -> dict[str, Any]:
 
 
 def links(root: Path, *gains: float) -> Runs:
-    return runs_with(root, pair06=({}, [link(10.0 ** (7 + place), gain) for place, gain in enumerate(gains)]))
+    return runs_with(root, link_speeds=({}, [link(10.0 ** (7 + place), gain) for place, gain in enumerate(gains)]))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def window(k: int, memory: float, error: float) -> dict[str, Any]:
 @pytest.mark.parametrize(("error", "verdict"), [(2e-7, "supported"), (0.2, "refuted")])
 def test_a_large_batch_is_imitated_or_not(tmp_path: Path, error: float, verdict: str) -> None:
     table = [window(1, 100.0, 0.0), window(8, 40.0, error)]
-    found = accumulation.large_batch(runs_with(tmp_path / "runs", pair03=({}, table)))
+    found = accumulation.large_batch(runs_with(tmp_path / "runs", window_timeline=({}, table)))
     assert found.verdict == verdict
     assert found.findings[0].facts["worst"].value == error
 
@@ -90,7 +90,7 @@ def test_a_large_batch_is_imitated_or_not(tmp_path: Path, error: float, verdict:
 @pytest.mark.parametrize(("memory", "verdict"), [(40.0, "supported"), (120.0, "refuted")])
 def test_memory(tmp_path: Path, memory: float, verdict: str) -> None:
     table = [window(1, 100.0, 0.0), window(8, memory, 1e-7)]
-    found = accumulation.memory(runs_with(tmp_path / "runs", pair03=({}, table)))
+    found = accumulation.memory(runs_with(tmp_path / "runs", window_timeline=({}, table)))
     assert found.verdict == verdict
     assert found.findings[0].facts["ratio"].value == memory / 100
 
@@ -98,7 +98,7 @@ def test_memory(tmp_path: Path, memory: float, verdict: str) -> None:
 @pytest.mark.parametrize("problem_name", ["over_clipping", "idle_clipping"])
 def test_where_to_set_the_bound_is_answered_from_what_the_doctor_changed(tmp_path: Path, problem_name: str) -> None:
     plans = {"plan_before": {"clip": {"max_norm": 0.001}}, "plan_after": {"clip": {"max_norm": 1.1}}}
-    found = faq.max_norm(runs_with(tmp_path / "runs", pair14=({}, [problem(problem_name, 2, **plans)])))
+    found = faq.max_norm(runs_with(tmp_path / "runs", common_failures=({}, [problem(problem_name, 2, **plans)])))
     facts = found[0].facts
     assert (facts["before"].value, facts["after"].value) == (0.001, 1.1)
     assert facts["difference"].value == pytest.approx(-1.5)

@@ -28,7 +28,7 @@ def runs(root: Path, links: Sequence[Mapping[str, float]], accuracy: Mapping[str
     found = [point for place, seconds in enumerate(links) for point in points(10.0 ** (7 + place), seconds)]
     rows = [compressed("dense", "none", DENSE, 1.0)]
     rows += [compressed(method, "error_feedback", values, 8.0) for method, values in accuracy.items()]
-    return runs_with(root, pair06=({"points": found}, []), pair11=({"test_samples": 1000}, rows))
+    return runs_with(root, link_speeds=({"points": found}, []), accuracy_vs_bytes=({"test_samples": 1000}, rows))
 
 
 def names(finding: Any) -> tuple[str, ...]:
@@ -39,11 +39,11 @@ def test_the_fastest_method_that_keeps_the_accuracy_is_recommended(tmp_path: Pat
     steps = {"dense": 1.0, "8-bit blocks": 0.3, "topk 0.1 %": 0.05}
     found = by_link(runs(tmp_path / "runs", [steps], KEPT))
     assert [one.key for one in found] == ["faq.codec.use", "faq.codec.loses"]
-    assert names(found[0]) == ("fig06.int8",)
+    assert names(found[0]) == ("link_speeds.figure.int8",)
     assert found[0].facts["gain"].value == pytest.approx(1.0 / 0.3)
-    assert found[1].facts["names"].keys == ("fig06.topk_01",)
-    assert found[1].pair == 11
-    assert "pair11" in str(found[1].source.patterns)
+    assert found[1].facts["names"].keys == ("link_speeds.figure.topk_01",)
+    assert found[1].pair == "accuracy_vs_bytes"
+    assert "accuracy_vs_bytes" in str(found[1].source.patterns)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,9 @@ def test_a_method_that_diverged_is_not_recommended(tmp_path: Path) -> None:
     steps = {"dense": 1.0, "8-bit blocks": 0.3}
     rows = [compressed("dense", "none", DENSE, 1.0), compressed("int8", "error_feedback", (), 8.0, diverged=3)]
     both = runs_with(
-        tmp_path / "runs", pair06=({"points": points(1e7, steps)}, []), pair11=({"test_samples": 1000}, rows)
+        tmp_path / "runs",
+        link_speeds=({"points": points(1e7, steps)}, []),
+        accuracy_vs_bytes=({"test_samples": 1000}, rows),
     )
     assert [one.key for one in by_link(both)] == ["faq.codec.unknown"]
 
@@ -93,14 +95,14 @@ def test_the_sentences_name_methods_in_the_language_of_the_page(tmp_path: Path, 
     texts = load(language)
     steps = {"dense": 1.0, "8-bit blocks": 0.3, "topk 0.1 %": 0.05}
     said = [str(in_words(one, texts)) for one in by_link(runs(tmp_path / "runs", [steps], KEPT))]
-    assert texts("fig06.int8") in said[0]
-    assert texts("fig06.topk_01") in said[1]
+    assert texts("link_speeds.figure.int8") in said[0]
+    assert texts("link_speeds.figure.topk_01") in said[1]
 
 
 def test_every_method_of_the_link_bench_has_its_row() -> None:
     """Else a new plan of the bench would never be recommended, and nobody would notice."""
-    from tightgrad_lab.experiments.pair06 import EXPERIMENT
-    from tightgrad_lab.experiments.pair11_methods import METHODS as TRAINED
+    from tightgrad_lab.experiments.accuracy_vs_bytes.methods import METHODS as TRAINED
+    from tightgrad_lab.experiments.link_speeds import EXPERIMENT
 
     measured = set(EXPERIMENT.settings(full=False).plans) | set(EXPERIMENT.settings(full=True).plans)
     assert measured == set(METHODS)

@@ -1,0 +1,208 @@
+"""One real gradient through each family of codecs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from tightgrad_lab.report import cells, figures, units
+from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
+from tightgrad_lab.report.results import Result, notes, read_result
+from tightgrad_lab.report.texts import Texts
+from tightgrad_lab.schema import label, slug
+
+NAME = "codec_gallery"
+FAMILIES = {
+    "cast": "codec_gallery.figure.cast",
+    "quantise": "codec_gallery.figure.quantise",
+    "ternary": "codec_gallery.figure.ternary",
+    "sign": "codec_gallery.figure.sign",
+    "sparsify": "codec_gallery.figure.sparsify",
+    "low_rank": "codec_gallery.figure.low_rank",
+}
+"""The families, in the order of the figure, and the keys of their names."""
+HISTOGRAMS = {
+    "before": "codec_gallery.figure.before",
+    "after": "codec_gallery.figure.after",
+    "residual": "codec_gallery.figure.residual",
+}
+_FLOOR = 1e-5
+_UNBIASED = 1.5
+"""An averaged error up to this many times what independent errors would leave counts as falling with the root."""
+
+
+def _bars(
+    figure: Figure, box: tuple[float, float, float, float], shares: Sequence[float], color: str, reach: float
+) -> Axes:
+    axes = figures.inch_axes(figure, *box)
+    step = 2 * reach / len(shares)
+    centers = [-reach + (place + 0.5) * step for place in range(len(shares))]
+    drawn = [(center, share) for center, share in zip(centers, shares, strict=True) if share > 0]
+    axes.bar([x for x, _ in drawn], [y for _, y in drawn], step, _FLOOR, color=color, linewidth=0)
+    axes.set_yscale("log")
+    axes.set_ylim(_FLOOR, 1.6)
+    axes.set_xlim(-reach, reach)
+    axes.yaxis.set_major_locator(NullLocator())
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(FixedLocator([-reach, 0, reach]))
+    axes.set_xticklabels([f"−{reach:g}", "0", f"{reach:g}"])
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(length=0, pad=3)
+    return axes
+
+
+def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
+    """A row for each family: the gradient, what arrives, what is left behind."""
+    narrow = layout is NARROW
+    found = {family["family"]: family for family in result.figure["families"]}
+    names = [name for name in FAMILIES if name in found]
+    left, right, top, bottom, gap = (0.1, 0.1, 0.5, 0.62, 0.14) if narrow else (1.95, 0.12, 0.5, 0.5, 0.2)
+    head, panel = (0.36, 0.5) if narrow else (0.12, 0.56)
+    width = (layout.width - left - right - 2 * gap) / 3
+    height = top + len(names) * (head + panel) + bottom
+    figure = figures.canvas(layout.width, height)
+    reach = float(result.figure["reach"])
+    colors = {"before": figures.MUTED, "after": figures.COLORS["compress"], "residual": figures.LINK}
+    for column, key in enumerate(HISTOGRAMS.values()):
+        x = left + column * (width + gap) + width / 2
+        figures.inch_text(figure, x, height - 0.3, texts(key), figures.SIZE_SMALL, ha="center", va="center")
+    for row, name in enumerate(names):
+        family, y = found[name], height - top - (row + 1) * (head + panel)
+        for column, kind in enumerate(HISTOGRAMS):
+            shares = result.figure["before"] if kind == "before" else family[kind]
+            axes = _bars(figure, (left + column * (width + gap), y, width, panel), shares, colors[kind], reach)
+            axes.tick_params(labelbottom=row == len(names) - 1)
+        _name(figure, family, texts, narrow, (left, y, panel))
+    lines = [texts("codec_gallery.figure.x"), texts("codec_gallery.figure.height")]
+    lines = lines if narrow else [" · ".join(lines)]
+    for line, text in enumerate(reversed(lines)):
+        where = (layout.width / 2, 0.13 + 0.16 * line)
+        figures.inch_text(figure, *where, text, figures.SIZE_SMALL, color=figures.MUTED, ha="center", va="center")
+    return figure
+
+
+def _name(
+    figure: Figure, family: Mapping[str, Any], texts: Texts, narrow: bool, place: tuple[float, float, float]
+) -> None:
+    left, y, panel = place
+    name, method = texts(FAMILIES[family["family"]]), str(family["method"])
+    error = f"{texts('codec_gallery.figure.error')} {family['relative_error']:.2g}"
+    facts = f"{units.factor_text(family['compression_factor'])} · {error}"
+    if narrow:
+        figures.inch_text(figure, left, y + panel + 0.2, name, figures.SIZE_SMALL, va="center")
+        figures.inch_text(figure, left, y + panel + 0.06, facts, 7.0, color=figures.MUTED, va="center")
+        return
+    for line, (text, color) in enumerate(((name, figures.INK), (method, figures.MUTED), (facts, figures.MUTED))):
+        figures.inch_text(
+            figure, 0.1, y + panel - 0.1 - 0.17 * line, text, figures.SIZE_SMALL, color=color, va="center"
+        )
+
+
+def figure(result: Result, texts: Texts) -> FigureSpec:
+    """Histograms of one layer's gradient."""
+    points = [
+        texts(
+            "codec_gallery.figure.point",
+            family=texts(FAMILIES[family["family"]]),
+            method=family["method"],
+            factor=units.factor_text(family["compression_factor"]),
+            error=f"{family['relative_error']:.2g}",
+            values=units.count_text(family["num_values"]),
+        )
+        for family in result.figure["families"]
+    ]
+    shape = " × ".join(str(size) for size in result.figure["shape"])
+    facts = {
+        "layer": result.figure["layer"],
+        "shape": shape,
+        "steps": result.settings["steps"],
+        "reach": f"{float(result.figure['reach']):g}",
+        "loss": units.number_text(float(result.figure["loss"])),
+    }
+    return FigureSpec(
+        slug=slug("figure", NAME),
+        label=label(NAME),
+        title=texts("pair.codec_gallery.figure"),
+        alt=texts("codec_gallery.figure.alt", shape=shape, points=" ".join(points)),
+        caption=[texts("codec_gallery.figure.caption", **facts)],
+        source=result.source,
+        draw=lambda drawn_texts, layout: draw(result, drawn_texts, layout),
+    )
+
+
+def cancels(row: Mapping[str, Any], draws: int) -> bool | None:
+    """Whether the average of `draws` encodings is nearer by about sqrt(draws) than one; None if not measured."""
+    if row["averaged_error"] is None or not row["relative_error"]:
+        return None
+    return bool(row["averaged_error"] <= _UNBIASED * row["relative_error"] / draws**0.5)
+
+
+def _answer(value: bool | None, texts: Texts) -> str:
+    return units.MISSING if value is None else texts("codec_gallery.table.yes" if value else "codec_gallery.table.no")
+
+
+def _speed(value: float | None) -> Cell:
+    return cells.optional_cell(value, lambda speed: f"{units.number_text(speed / 1e9)}{units.NBSP}GB/s")
+
+
+def table(result: Result, texts: Texts) -> Table:
+    """A row for each codec."""
+    columns = [
+        Column("codec", texts("codec_gallery.column.codec"), numeric=False),
+        Column("nbytes", texts("codec_gallery.column.nbytes"), "B"),
+        Column("compression_factor", texts("col.compression_factor")),
+        Column("relative_error", texts("codec_gallery.column.relative_error")),
+        Column("cosine", texts("codec_gallery.column.cosine")),
+        Column("unbiased", texts("codec_gallery.column.unbiased"), numeric=False),
+        Column("cancels", texts("codec_gallery.column.cancels"), numeric=False),
+        Column("averaged_error", texts("codec_gallery.column.averaged_error"), shown=False),
+        Column("encode", texts("codec_gallery.column.encode"), "B/s"),
+        Column("decode", texts("codec_gallery.column.decode"), "B/s"),
+    ]
+    draws = int(result.settings["draws"])
+    rows = []
+    for row in result.table:
+        is_copy = row["id"] == "copy"
+        measured = None if is_copy else cancels(row, draws)
+        rows.append(
+            [
+                Cell(row["codec"], texts("codec_gallery.table.copy") if is_copy else row["codec"]),
+                Cell(row["nbytes"], units.bytes_text(row["nbytes"])),
+                Cell(row["compression_factor"], units.factor_text(row["compression_factor"])),
+                Cell(row["relative_error"], f"{row['relative_error']:.2g}"),
+                cells.optional_cell(row["cosine"], lambda value: f"{value:.3f}"),
+                Cell(str(row["unbiased"]).lower(), _answer(None if is_copy else row["unbiased"], texts)),
+                Cell(str(measured).lower(), _answer(measured, texts)),
+                cells.optional_cell(row["averaged_error"], lambda value: f"{value:.2g}"),
+                _speed(row["encode_bytes_per_second"]),
+                _speed(row["decode_bytes_per_second"]),
+            ]
+        )
+    facts = {
+        "parameters": units.count_text(result.figure["num_parameters"]),
+        "steps": result.settings["steps"],
+        "draws": draws,
+        "threads": result.settings["threads"],
+    }
+    return Table(
+        slug=slug("table", NAME),
+        label=label(NAME),
+        title=texts("pair.codec_gallery.table"),
+        caption=[texts("codec_gallery.table.caption", **facts)],
+        columns=columns,
+        rows=rows,
+        source=result.source,
+        notes=[texts("codec_gallery.table.note"), *notes(result, texts)],
+    )
+
+
+def content(runs: Runs, texts: Texts) -> Content | None:
+    """Both, if the experiment has been run."""
+    result = read_result(runs.root, NAME)
+    return None if result is None else Content([figure(result, texts), table(result, texts)])
+
+
+PAIR = measured_pair(NAME, chapter=3, content=content)

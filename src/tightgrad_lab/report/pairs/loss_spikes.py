@@ -1,0 +1,257 @@
+"""Loss spikes with injected outliers, without clipping and under five methods."""
+
+import math
+from collections.abc import Mapping
+from statistics import fmean, median
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator
+
+from tightgrad_lab.report import cells, figures, units
+from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
+from tightgrad_lab.report.results import Result, notes, read_result
+from tightgrad_lab.report.stats import Comparison, compare
+from tightgrad_lab.report.texts import Texts
+from tightgrad_lab.schema import label, slug
+
+NAME = "loss_spikes"
+METHODS = {
+    "none": "loss_spikes.figure.none",
+    "global_norm": "loss_spikes.figure.global_norm",
+    "agc": "loss_spikes.figure.agc",
+    "autoclip": "loss_spikes.figure.autoclip",
+    "zclip": "loss_spikes.figure.zclip",
+    "adagc": "loss_spikes.figure.adagc",
+    "clean": "loss_spikes.figure.clean",
+}
+"""The methods, in the order in which they are shown, and the keys of their names."""
+PANELS = [method for method in METHODS if method != "clean"]
+_SMOOTH = 5
+Row = Mapping[str, Any]
+
+
+def _row(result: Result, method: str) -> Row:
+    return next(row for row in result.table if row["method"] == method)
+
+
+def values(row: Row, key: str) -> dict[int, float]:
+    """One value for each seed; a run that was not finite has none."""
+    return {seed: float(run[key]) for seed, run in enumerate(row["runs"]) if run[key] is not None}
+
+
+def _curves(result: Result, method: str) -> list[Row]:
+    return [curve for curve in result.figure["curves"] if curve["method"] == method]
+
+
+def _across_seeds(result: Result, method: str) -> tuple[list[float], list[float], list[float]]:
+    """Median, lowest and highest loss at each step, of the seeds whose batch was text; NaN where none was."""
+    middle, low, high = [], [], []
+    for losses in zip(*(curve["losses"] for curve in _curves(result, method)), strict=True):
+        found = [float(loss) for loss in losses if loss is not None] or [math.nan]
+        middle.append(median(found))
+        low.append(min(found))
+        high.append(max(found))
+    return middle, low, high
+
+
+def _panel(axes: Axes, result: Result, method: str) -> None:
+    color = figures.MUTED if method == "none" else figures.COLORS["clip"]
+    clean, _, _ = _across_seeds(result, "clean")
+    axes.plot(range(len(clean)), clean, color=figures.LINK, linewidth=0.7)
+    for curve in _curves(result, method):
+        losses = [math.nan if loss is None else float(loss) for loss in curve["losses"]]
+        axes.plot(range(len(losses)), losses, color=color, linewidth=0.7, alpha=0.8)
+    axes.grid(True, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(length=0, pad=3)
+
+
+def _limits(result: Result) -> tuple[float, float]:
+    losses = [
+        float(loss) for curve in result.figure["curves"] for loss in curve["losses"][_SMOOTH:] if loss is not None
+    ]
+    return min(losses) - 0.1, max(losses) + 0.1
+
+
+def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
+    """A panel for each method: the loss of every seed, and behind it that without outliers."""
+    columns = 2 if layout is NARROW else 3
+    rows = math.ceil(len(PANELS) / columns)
+    left, right, top, bottom, gap, head, panel = 0.42, 0.12, 0.34, 0.5, 0.2, 0.34, 1.2
+    width = (layout.width - left - right - (columns - 1) * gap) / columns
+    height = top + rows * (head + panel) + bottom
+    figure = figures.canvas(layout.width, height)
+    steps = int(result.settings["steps"])
+    low, high = _limits(result)
+    for place, method in enumerate(PANELS):
+        row, column = divmod(place, columns)
+        x, y = left + column * (width + gap), height - top - (row + 1) * (head + panel)
+        axes = figures.inch_axes(figure, x, y, width, panel)
+        _panel(axes, result, method)
+        axes.set_ylim(low, high)
+        axes.set_xlim(0, steps)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_major_locator(FixedLocator([0, steps / 2, steps]))
+        labels = axes.set_xticklabels([f"{value:g}" for value in (0, steps / 2, steps)])
+        labels[0].set_horizontalalignment("left")
+        labels[-1].set_horizontalalignment("right")
+        axes.tick_params(labelleft=column == 0, labelbottom=place + columns >= len(PANELS))
+        _heading(figure, result, method, texts, (x, y + panel + 0.11, width))
+    figures.inch_text(
+        figure, 0.1, height - 0.16, texts("loss_spikes.figure.y"), figures.SIZE_SMALL, color=figures.MUTED, va="center"
+    )
+    figures.inch_text(
+        figure,
+        layout.width / 2,
+        0.15,
+        texts("loss_spikes.figure.x"),
+        figures.SIZE_SMALL,
+        color=figures.MUTED,
+        ha="center",
+        va="center",
+    )
+    return figure
+
+
+def _heading(figure: Figure, result: Result, method: str, texts: Texts, place: tuple[float, float, float]) -> None:
+    x, y, width = place
+    figures.inch_text(figure, x, y, texts(METHODS[method]), figures.SIZE_SMALL)
+    spikes = fmean(values(_row(result, method), "spikes").values())
+    counted = texts("loss_spikes.figure.spikes", count=f"{spikes:.1f}")
+    figures.inch_text(figure, x + width, y, counted, figures.SIZE_SMALL, color=figures.MUTED, ha="right")
+
+
+def against_none(result: Result, method: str, key: str) -> Comparison | None:
+    """How much lower than without clipping, by seed; None for that itself."""
+    if method in ("none", "clean"):
+        return None
+    own, base = values(_row(result, method), key), values(_row(result, "none"), key)
+    if not own or not base:
+        return None
+    return compare({seed: -value for seed, value in own.items()}, {s: -v for s, v in base.items()}, samples=None)
+
+
+def _findings(result: Result, texts: Texts) -> list[str]:
+    """Which methods have fewer spikes, and which a lower final loss, by more than the noise over seeds."""
+    found = []
+    for key in ("spikes", "final_loss"):
+        better, worse = [], []
+        for method in PANELS[1:]:
+            comparison = against_none(result, method, key)
+            if comparison is not None and comparison.verdict == "ahead":
+                better.append(texts(METHODS[method]))
+            if comparison is not None and comparison.verdict == "short":
+                worse.append(texts(METHODS[method]))
+        nobody = texts("loss_spikes.figure.nobody")
+        names = {"better": texts.join(better) or nobody, "worse": texts.join(worse) or nobody}
+        found.append(texts("loss_spikes.figure.fewer" if key == "spikes" else "loss_spikes.figure.lower", **names))
+    return found
+
+
+def figure(result: Result, texts: Texts) -> FigureSpec:
+    """Loss against steps."""
+    none = _row(result, "none")
+    facts = {
+        "width": result.settings["width"],
+        "layers": result.settings["layers"],
+        "steps": result.settings["steps"],
+        "batch": result.settings["batch_size"],
+        "rate": f"{result.settings['learning_rate']:g}",
+        "betas": texts.join([f"{beta:g}" for beta in result.figure["betas"]]),
+        "outliers": result.settings["outliers"],
+        "seeds": result.settings["seeds"],
+        "burst": result.figure["burst"],
+        "before": result.figure["before"],
+        "after": result.figure["after"],
+        "nats": f"{result.figure['spike_nats']:g}",
+    }
+    norms = {
+        "usual": units.number_text(median(values(none, "usual_norm").values())),
+        "outlier": units.number_text(median(values(none, "outlier_norm").values())),
+    }
+    points = [
+        texts(
+            "loss_spikes.figure.point",
+            method=texts(METHODS[method]),
+            spikes=f"{fmean(values(_row(result, method), 'spikes').values()):.1f}",
+            loss=units.number_text(fmean(values(_row(result, method), "final_loss").values())),
+        )
+        for method in METHODS
+        if values(_row(result, method), "final_loss")
+    ]
+    return FigureSpec(
+        slug=slug("figure", NAME),
+        label=label(NAME),
+        title=texts("pair.loss_spikes.figure"),
+        alt=texts("loss_spikes.figure.alt", points=" ".join(points)),
+        caption=[
+            texts("loss_spikes.figure.caption", **facts),
+            texts("loss_spikes.figure.norms", **norms),
+            *_findings(result, texts),
+        ],
+        source=result.source,
+        draw=lambda drawn_texts, layout: draw(result, drawn_texts, layout),
+    )
+
+
+def _spread(row: Row, key: str) -> Cell:
+    found = values(row, key)
+    if len(found) < len(row["runs"]):
+        return Cell(None, units.MISSING)
+    form = units.percent_text if key == "clip_rate" else units.number_text
+    return cells.spread_cell(found, form)
+
+
+def table(result: Result, texts: Texts) -> Table:
+    """A row for each method."""
+    columns = [
+        Column("method", texts("loss_spikes.column.method"), numeric=False),
+        Column("settings", texts("loss_spikes.column.settings"), numeric=False, shown=False),
+        Column("spikes", texts("loss_spikes.column.spikes")),
+        Column("highest", texts("loss_spikes.column.highest"), "nats"),
+        Column("lost", texts("loss_spikes.column.lost"), "nats"),
+        Column("final_loss", texts("loss_spikes.column.final_loss"), "nats"),
+        Column("clip_rate", texts("col.clipped")),
+        Column("outlier_norm", texts("loss_spikes.column.outlier_norm")),
+    ]
+    rows = []
+    for method, key in METHODS.items():
+        row = _row(result, method)
+        has_outliers = all(run["outlier_norm"] is not None for run in row["runs"])
+        rows.append(
+            [
+                Cell(method, texts("loss_spikes.table.autoclip" if method == "autoclip" else key)),
+                Cell(row["settings"], row["settings"] or units.MISSING),
+                _spread(row, "spikes"),
+                _spread(row, "highest"),
+                _spread(row, "lost"),
+                _spread(row, "final_loss"),
+                Cell(None, units.MISSING) if row["settings"] is None else _spread(row, "clip_rate"),
+                _spread(row, "outlier_norm") if has_outliers else Cell(None, units.MISSING),
+            ]
+        )
+    settings = "; ".join(str(row["settings"]) for row in result.table if row["settings"])
+    facts = {"held_out": units.percent_text(result.figure["held_out"]), "seeds": result.settings["seeds"]}
+    return Table(
+        slug=slug("table", NAME),
+        label=label(NAME),
+        title=texts("pair.loss_spikes.table"),
+        caption=[texts("loss_spikes.table.caption", **facts)],
+        columns=columns,
+        rows=rows,
+        source=result.source,
+        notes=[texts("loss_spikes.table.settings", settings=settings), *notes(result, texts)],
+    )
+
+
+def content(runs: Runs, texts: Texts) -> Content | None:
+    """Both, if the experiment has been run."""
+    result = read_result(runs.root, NAME)
+    return None if result is None else Content([figure(result, texts), table(result, texts)])
+
+
+PAIR = measured_pair(NAME, chapter=4, content=content)
