@@ -72,8 +72,9 @@ class StepHooks:
         self._handles.clear()
 
     def _optimizers(self) -> tuple[Any, ...]:
-        """The optimizer, and what `self.optimizers()` gives for it (private, lightning 2.0 to 2.6: the public way wants a
-        fit under way).
+        """Return the optimizer, and what `self.optimizers()` gives for it.
+
+        Private, lightning 2.0 to 2.6: the public way wants a fit under way.
         """
         return self._optimizer, *self._trainer.strategy._lightning_optimizers
 
