@@ -18,8 +18,8 @@ class MethodCard:
         summary: one line.
         scope: how much the method must see at once: "element", "block", "tensor", "unit", "matrix" or "model".
         reference: the paper or the source.
-        use_when: one line.
-        avoid_when: one line.
+        use_when: one line that stands after "Use when", such as "the link is up to twice too slow".
+        avoid_when: one line that stands after "Avoid when", and says what to use instead.
         unbiased: the expectation of what is delivered equals the input.
         linear: payloads may be summed before they are decoded.
         contraction: for a codec, the delta of ||x - C(x)||^2 <= (1 - delta) ||x||^2, in words or as a formula.
