@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tightgrad.core.card import KINDS, MethodCard
-from tightgrad.pipeline.registry import cards, method
+from tightgrad.plan.registry import cards, method
 from tightgrad_lab.report.course import COURSE
 from tightgrad_lab.report.papers import ARXIV
 from tightgrad_lab.report.texts import load

@@ -26,17 +26,17 @@ from tightgrad.core.errors import (
 )
 from tightgrad.core.notices import TightGradWarning
 from tightgrad.feedback import ErrorFeedback
+from tightgrad.local.outer import OuterPipeline, attach_local
 from tightgrad.pipeline import dcp
 from tightgrad.pipeline.attach import attach
-from tightgrad.pipeline.comm_hook import CommHook, ddp_comm_hook
-from tightgrad.pipeline.guard import Guard
-from tightgrad.pipeline.local_updates import DiLoCo, LocalSGD
-from tightgrad.pipeline.outer import OuterPipeline, attach_local
 from tightgrad.pipeline.pipeline import GradientPipeline
-from tightgrad.pipeline.plan import Compress, Plan
-from tightgrad.pipeline.record import StepRecord
+from tightgrad.plan.guard import Guard
+from tightgrad.plan.local_updates import DiLoCo, LocalSGD
+from tightgrad.plan.plan import Compress, Plan
+from tightgrad.records.step_record import StepRecord
 from tightgrad.scaling import Warmup, scale_lr
 from tightgrad.scaling.loss_scale import LossScale
+from tightgrad.sync.comm_hook import CommHook, ddp_comm_hook
 from tightgrad.version import __version__
 
 __all__ = [

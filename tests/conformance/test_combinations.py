@@ -18,7 +18,7 @@ from tightgrad.core.errors import ConfigError, IncompatiblePlanError
 from tightgrad.core.protocols import Codec, Feedback, ReduceContext, Reducer
 from tightgrad.core.rng import StepRng
 from tightgrad.core.types import MODEL, Grads, Reduced, State
-from tightgrad.pipeline.registry import methods
+from tightgrad.plan.registry import methods
 from tightgrad.reducers import Hierarchical
 
 WORLD_SIZE = 3  # under `Hierarchical`, nodes of two ranks and of one

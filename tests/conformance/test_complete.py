@@ -1,7 +1,7 @@
 """Nobody adds a method without its line in cases.py."""
 
 from conformance.cases import CLIPPERS, CODECS, FEEDBACKS, REDUCERS
-from tightgrad.pipeline.registry import cards
+from tightgrad.plan.registry import cards
 
 
 def test_every_registered_method_has_a_case() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tightgrad.codecs import Cast, IntBlock, SampledThreshold, Threshold, TopK
-from tightgrad.codecs.sparse import count_bytes
+from tightgrad.codecs.bits.sparse import count_bytes
 from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import Payload

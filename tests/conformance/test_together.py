@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tightgrad.codecs import FP8, Cast, IntBlock, PerTensor, SizeAdaptive
-from tightgrad.codecs.choice import Choice
-from tightgrad.codecs.pieces import PIECE_NUMEL, SHORT_NUMEL
+from tightgrad.codecs.bits.choice import Choice
+from tightgrad.codecs.bits.pieces import PIECE_NUMEL, SHORT_NUMEL
 from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec

@@ -14,7 +14,7 @@ import pytest
 import typer.main
 
 from support.waiting import patience
-from tightgrad.pipeline.registry import cards, method
+from tightgrad.plan.registry import cards, method
 from tightgrad_lab.cli.app import app
 
 DOCS = Path(__file__).parents[2] / "docs"

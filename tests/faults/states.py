@@ -20,11 +20,11 @@ from safetensors.torch import save as to_bytes
 
 import tightgrad as tg
 from faults.mutations import damaged_bytes
+from tightgrad.checkpoint import rank_file
+from tightgrad.checkpoint.folder import load_state
+from tightgrad.checkpoint.state import PipelineState
 from tightgrad.collectives import SingleCollective, run_threaded
 from tightgrad.core.errors import TightGradError
-from tightgrad.pipeline import rank_file
-from tightgrad.pipeline.checkpoint import load_state
-from tightgrad.pipeline.state import PipelineState
 
 Files = dict[str, bytes]
 TOPK = tg.codecs.TopK(0.2)

@@ -9,7 +9,7 @@ from torch import Tensor
 from conformance.cases import CODECS
 from support.device import DEVICE, generator, needs_device, without_waiting
 from tightgrad.codecs import FP8, QSGD, Cast, IntBlock, Natural, Sign, TernGrad, int_block, natural, qsgd, terngrad
-from tightgrad.codecs.pieces import uniform
+from tightgrad.codecs.bits.pieces import uniform
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload
 from tightgrad.core.wire import from_bytes, most_nbytes, to_bytes

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import tightgrad as tg
-from tightgrad.pipeline.registry import method, methods
+from tightgrad.plan.registry import method, methods
 
 SOURCE = Path(tg.__file__).parent
 PACKAGES = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))

@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tightgrad.adapters.forward import forget_forward, has_synced_layers, sends_buffers, will_rebuild_buckets
-from tightgrad.adapters.grads import copy_grads, each_grad, put_grads, scale_grads_
-from tightgrad.adapters.names import trainable_parameters
-from tightgrad.adapters.ready_once import ready_once
+from tightgrad.adapters.parts.forward import forget_forward, has_synced_layers, sends_buffers, will_rebuild_buckets
+from tightgrad.adapters.parts.grads import copy_grads, each_grad, put_grads, scale_grads_
+from tightgrad.adapters.parts.names import trainable_parameters
+from tightgrad.adapters.parts.ready_once import ready_once
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.traffic import all_reduce_nbytes
 from tightgrad.core.protocols import Collective

@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tightgrad.adapters.buffers import broadcast_tensors
-from tightgrad.adapters.forward import has_synced_layers, sends_buffers
-from tightgrad.adapters.grads import copy_grads, each_grad, put_grads, scale_grads_
-from tightgrad.adapters.names import trainable_parameters
+from tightgrad.adapters.parts.buffers import broadcast_tensors
+from tightgrad.adapters.parts.forward import has_synced_layers, sends_buffers
+from tightgrad.adapters.parts.grads import copy_grads, each_grad, put_grads, scale_grads_
+from tightgrad.adapters.parts.names import trainable_parameters
 from tightgrad.collectives import TorchCollective
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads

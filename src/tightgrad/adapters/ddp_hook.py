@@ -22,9 +22,9 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.adapters.ddp_explicit import DDPExplicitAdapter
-from tightgrad.adapters.forward import forget_forward, will_rebuild_buckets
-from tightgrad.adapters.names import trainable_parameters
-from tightgrad.adapters.ready_once import grew_late
+from tightgrad.adapters.parts.forward import forget_forward, will_rebuild_buckets
+from tightgrad.adapters.parts.names import trainable_parameters
+from tightgrad.adapters.parts.ready_once import grew_late
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads

@@ -11,13 +11,13 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from tightgrad.adapters.ddp import DDPAdapter
 from tightgrad.adapters.ddp_explicit import DDPExplicitAdapter
 from tightgrad.adapters.ddp_hook import DDPHookAdapter, held_hook, refuses_hook
-from tightgrad.adapters.ddp_torch import check_ddp_internals
 from tightgrad.adapters.fsdp2 import FSDP2Adapter, mesh_is_smaller
 from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter, restore_reduce_scatter
 from tightgrad.adapters.fsdp2_nodes import FSDP2NodesAdapter, smaller_mesh
-from tightgrad.adapters.fsdp2_torch import check_internals, is_fsdp2
-from tightgrad.adapters.names import trainable_parameters, unwrap_compiled
-from tightgrad.adapters.placement import check_not_split, check_split_by_fsdp2
+from tightgrad.adapters.parts.ddp_torch import check_ddp_internals
+from tightgrad.adapters.parts.fsdp2_torch import check_internals, is_fsdp2
+from tightgrad.adapters.parts.names import trainable_parameters, unwrap_compiled
+from tightgrad.adapters.parts.placement import check_not_split, check_split_by_fsdp2
 from tightgrad.adapters.single import SingleAdapter
 from tightgrad.collectives import SingleCollective
 from tightgrad.core.errors import UnsupportedError

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from tightgrad.adapters.fsdp2_grads import (
+from tightgrad.adapters.parts.fsdp2_grads import (
     HeldGrad,
     fill_unused,
     make_dtypes_equal,
@@ -30,13 +30,13 @@ from tightgrad.adapters.fsdp2_grads import (
     unsharded_grad,
     unsharded_param,
 )
-from tightgrad.adapters.fsdp2_torch import fsdp_modules, is_fsdp2, reduces_unused, set_reduces_unused
-from tightgrad.adapters.fsdp2_torch import param_groups as param_groups
-from tightgrad.adapters.fsdp2_use import look_before_post_backward, stop_looking
-from tightgrad.adapters.grads import copy_grads, put_grads, scale_grads_
-from tightgrad.adapters.memory import free_nbytes
-from tightgrad.adapters.names import trainable_parameters
-from tightgrad.adapters.placement import check_is_mesh_of
+from tightgrad.adapters.parts.fsdp2_torch import fsdp_modules, is_fsdp2, reduces_unused, set_reduces_unused
+from tightgrad.adapters.parts.fsdp2_torch import param_groups as param_groups
+from tightgrad.adapters.parts.fsdp2_use import look_before_post_backward, stop_looking
+from tightgrad.adapters.parts.grads import copy_grads, put_grads, scale_grads_
+from tightgrad.adapters.parts.memory import free_nbytes
+from tightgrad.adapters.parts.names import trainable_parameters
+from tightgrad.adapters.parts.placement import check_is_mesh_of
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.backends import backend_name
 from tightgrad.collectives.traffic import all_reduce_nbytes, reduce_scatter_nbytes

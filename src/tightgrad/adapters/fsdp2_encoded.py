@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tightgrad.adapters.fsdp2 import FSDP2Adapter, like_sharded, local_part
-from tightgrad.adapters.fsdp2_torch import fsdp_modules, param_groups, set_reduces_unused
-from tightgrad.adapters.torch_private import check_has, unknown_torch
+from tightgrad.adapters.parts.fsdp2_torch import fsdp_modules, param_groups, set_reduces_unused
+from tightgrad.adapters.parts.torch_private import check_has, unknown_torch
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from tightgrad.adapters.fingerprint import fingerprint
 from tightgrad.adapters.fsdp2 import local_part
 from tightgrad.adapters.fsdp2_encoded import BetweenNodes, FSDP2EncodedAdapter, Unit
-from tightgrad.adapters.names import trainable_parameters
+from tightgrad.adapters.parts.fingerprint import fingerprint
+from tightgrad.adapters.parts.names import trainable_parameters
 from tightgrad.core.errors import RankMismatchError, UnsupportedError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads

@@ -10,10 +10,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from tightgrad.adapters.buffers import broadcast_tensors
 from tightgrad.adapters.detect import make_adapter
-from tightgrad.adapters.fsdp2_torch import is_fsdp2
-from tightgrad.adapters.names import unwrap_compiled
+from tightgrad.adapters.parts.buffers import broadcast_tensors
+from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
+from tightgrad.adapters.parts.names import unwrap_compiled
 from tightgrad.adapters.single import SingleAdapter
 from tightgrad.collectives import SingleCollective, TorchCollective
 from tightgrad.core.errors import UnsupportedError

@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 
-from tightgrad.adapters.forward import has_synced_layers
-from tightgrad.adapters.grads import copy_grads, each_grad, put_grads, scale_grads_
-from tightgrad.adapters.names import trainable_parameters
+from tightgrad.adapters.parts.forward import has_synced_layers
+from tightgrad.adapters.parts.grads import copy_grads, each_grad, put_grads, scale_grads_
+from tightgrad.adapters.parts.names import trainable_parameters
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.pieces import are_short
+from tightgrad.codecs.bits.pieces import are_short
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice
 from tightgrad.core.protocols import Codec

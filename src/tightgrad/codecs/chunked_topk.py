@@ -12,9 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tightgrad.codecs.bits.pieces import pieces
+from tightgrad.codecs.bits.sparse import Sparse, check_values
 from tightgrad.codecs.cast import Cast
-from tightgrad.codecs.pieces import pieces
-from tightgrad.codecs.sparse import Sparse, check_values
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_integer
 from tightgrad.core.protocols import Codec

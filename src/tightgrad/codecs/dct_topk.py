@@ -15,9 +15,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tightgrad.codecs.bits.pieces import pieces
 from tightgrad.codecs.cast import Cast
 from tightgrad.codecs.chunked_topk import ChunkedTopK
-from tightgrad.codecs.pieces import pieces
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_integer
 from tightgrad.core.errors import PayloadError

@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tightgrad.codecs.choice import Choice, check_codec
+from tightgrad.codecs.bits.choice import Choice, check_codec
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_integer, check_number
 from tightgrad.core.errors import ConfigError

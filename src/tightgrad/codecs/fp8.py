@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.blocks_together import BlocksTogether
-from tightgrad.codecs.blockwise import largest_sizes, per_block
+from tightgrad.codecs.bits.blocks_together import BlocksTogether
+from tightgrad.codecs.bits.blockwise import largest_sizes, per_block
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice, check_integer
 

@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tightgrad.codecs.bits.pieces import common_multiple, pieces
 from tightgrad.codecs.int_block import IntBlock
-from tightgrad.codecs.pieces import common_multiple, pieces
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_integer
 from tightgrad.core.errors import ConfigError

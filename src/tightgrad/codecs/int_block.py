@@ -12,9 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.blocks_together import BlocksTogether
-from tightgrad.codecs.blockwise import largest_sizes, may_be_inexact, per_block, small_integers
-from tightgrad.codecs.pieces import uniform
+from tightgrad.codecs.bits.blocks_together import BlocksTogether
+from tightgrad.codecs.bits.blockwise import largest_sizes, may_be_inexact, per_block, small_integers
+from tightgrad.codecs.bits.pieces import uniform
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice, check_integer
 

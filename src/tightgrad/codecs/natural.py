@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.blockwise import BlockCodec
-from tightgrad.codecs.pieces import uniform
+from tightgrad.codecs.bits.blockwise import BlockCodec
+from tightgrad.codecs.bits.pieces import uniform
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_integer
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
-from tightgrad.codecs.choice import Choice, check_codec
+from tightgrad.codecs.bits.choice import Choice, check_codec
 from tightgrad.core.card import MethodCard
 from tightgrad.core.errors import ConfigError
 from tightgrad.core.protocols import Codec

@@ -16,10 +16,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.blockwise import BlockCodec, largest_sizes, per_block, small_integers
-from tightgrad.codecs.entropy import pack_gamma, unpack_gamma
-from tightgrad.codecs.packing import pack_bits, packed_nbytes, unpack_bits
-from tightgrad.codecs.pieces import uniform
+from tightgrad.codecs.bits.blockwise import BlockCodec, largest_sizes, per_block, small_integers
+from tightgrad.codecs.bits.entropy import pack_gamma, unpack_gamma
+from tightgrad.codecs.bits.packing import pack_bits, packed_nbytes, unpack_bits
+from tightgrad.codecs.bits.pieces import uniform
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice, check_integer
 from tightgrad.core.errors import PayloadError

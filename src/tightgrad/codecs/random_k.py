@@ -15,8 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tightgrad.codecs.bits.sparse import check_values
 from tightgrad.codecs.cast import Cast
-from tightgrad.codecs.sparse import check_values
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice, check_number
 from tightgrad.core.protocols import Codec

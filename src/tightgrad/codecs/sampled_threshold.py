@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tightgrad.codecs.bits.selection import above, largest
+from tightgrad.codecs.bits.sparse import VariableSparse, check_values
 from tightgrad.codecs.cast import Cast
-from tightgrad.codecs.selection import above, largest
-from tightgrad.codecs.sparse import VariableSparse, check_values
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_integer, check_number
 from tightgrad.core.protocols import Codec

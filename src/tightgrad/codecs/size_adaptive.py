@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from tightgrad.codecs.bits.choice import Choice, check_codec
 from tightgrad.codecs.cast import Cast
-from tightgrad.codecs.choice import Choice, check_codec
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_integer
 from tightgrad.core.protocols import Codec

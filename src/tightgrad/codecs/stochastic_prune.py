@@ -13,9 +13,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.cast import Cast
-from tightgrad.codecs.packing import index_nbytes, pack_bits, pack_indices, packed_nbytes, unpack_bits, unpack_indices
-from tightgrad.codecs.sparse import (
+from tightgrad.codecs.bits.packing import (
+    index_nbytes,
+    pack_bits,
+    pack_indices,
+    packed_nbytes,
+    unpack_bits,
+    unpack_indices,
+)
+from tightgrad.codecs.bits.sparse import (
     COUNT_NBYTES,
     check_values,
     count_bytes,
@@ -25,6 +31,7 @@ from tightgrad.codecs.sparse import (
     read_count,
     unpack_entries,
 )
+from tightgrad.codecs.cast import Cast
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_number
 from tightgrad.core.errors import PayloadError

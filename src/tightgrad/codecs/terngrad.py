@@ -12,9 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.blockwise import BlockCodec, largest_sizes, per_block, small_integers
-from tightgrad.codecs.packing import pack_base3, unpack_base3
-from tightgrad.codecs.pieces import uniform
+from tightgrad.codecs.bits.blockwise import BlockCodec, largest_sizes, per_block, small_integers
+from tightgrad.codecs.bits.packing import pack_base3, unpack_base3
+from tightgrad.codecs.bits.pieces import uniform
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_integer, check_number
 

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from tightgrad.codecs.bits.selection import largest
+from tightgrad.codecs.bits.sparse import Sparse, check_values
 from tightgrad.codecs.cast import Cast
-from tightgrad.codecs.selection import largest
-from tightgrad.codecs.sparse import Sparse, check_values
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_number
 from tightgrad.core.protocols import Codec

@@ -227,7 +227,7 @@ class ReduceContext:
     def receiving(self) -> Iterator[None]:
         """Catch a `PayloadError` while decoding what came from other ranks, and note it in `failures`: this rank still
         owes the other ranks the rest of the step's collectives, and whoever called the reducer asks all ranks after the
-        last one (`pipeline/delivered.py`). What is returned meanwhile has the right shapes only.
+        last one (`sync/delivered.py`). What is returned meanwhile has the right shapes only.
         """
         try:
             yield

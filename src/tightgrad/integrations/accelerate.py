@@ -35,7 +35,7 @@ from tightgrad.integrations.accelerated_optimizer import TightOptimizer
 from tightgrad.integrations.foreign import ForeignLoop, clips_alike, missing_backward
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
-from tightgrad.pipeline.plan import Plan
+from tightgrad.plan.plan import Plan
 
 COMPATS = ("exact", "accelerate")
 FOLDER = "tightgrad"

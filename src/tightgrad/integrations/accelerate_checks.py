@@ -8,7 +8,7 @@ from accelerate.utils import DistributedType
 
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.integrations.foreign import ForeignLoop, missing_backward, with_micro_batches
-from tightgrad.pipeline.plan import Plan
+from tightgrad.plan.plan import Plan
 
 OTHERS = {
     DistributedType.DEEPSPEED: "DeepSpeed",

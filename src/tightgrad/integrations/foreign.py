@@ -12,8 +12,8 @@ from tightgrad.accumulate import Accumulate, Window
 from tightgrad.core.errors import ConfigError, UsageError
 from tightgrad.core.protocols import Clipper
 from tightgrad.pipeline.pipeline import GradientPipeline
-from tightgrad.pipeline.plan import Plan
-from tightgrad.pipeline.record import StepRecord
+from tightgrad.plan.plan import Plan
+from tightgrad.records.step_record import StepRecord
 
 
 class ForeignLoop:

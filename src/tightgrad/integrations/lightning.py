@@ -23,6 +23,8 @@ from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor, optim
 
 from tightgrad.accumulate.weights import Weight
+from tightgrad.checkpoint.rank_file import serialized
+from tightgrad.checkpoint.save_folder import LATEST, file_name, folder_name
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Collective
 from tightgrad.integrations.foreign import ForeignLoop
@@ -30,9 +32,7 @@ from tightgrad.integrations.lightning_checks import OWN_LOOP, check_supported, f
 from tightgrad.integrations.lightning_hooks import StepHooks
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
-from tightgrad.pipeline.plan import Plan
-from tightgrad.pipeline.rank_file import serialized
-from tightgrad.pipeline.save_folder import LATEST, file_name, folder_name
+from tightgrad.plan.plan import Plan
 
 
 class TightGrad(Callback):

@@ -10,7 +10,7 @@ from tightgrad.clip import GlobalNorm, Value
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.core.protocols import Clipper
 from tightgrad.integrations.foreign import with_clip, with_micro_batches
-from tightgrad.pipeline.plan import Plan
+from tightgrad.plan.plan import Plan
 
 OWN_LOOP = "write the loop yourself with tightgrad.attach"
 

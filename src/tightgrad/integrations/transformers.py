@@ -30,7 +30,7 @@ from tightgrad.integrations.loss_check import check_loss, on_every_rank
 from tightgrad.integrations.transformers_loss import weight_of_loss
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
-from tightgrad.pipeline.plan import Plan
+from tightgrad.plan.plan import Plan
 
 FOLDER = "tightgrad"
 

@@ -9,9 +9,9 @@ from torch.amp import GradScaler
 from tightgrad.accumulate.settings import Accumulate
 from tightgrad.accumulate.weights import Weight
 from tightgrad.adapters import make_adapter
-from tightgrad.adapters.ddp_ignored import check_reduces_all
 from tightgrad.adapters.detect import Reducing
-from tightgrad.adapters.forward import has_synced_layers
+from tightgrad.adapters.parts.ddp_ignored import check_reduces_all
+from tightgrad.adapters.parts.forward import has_synced_layers
 from tightgrad.core.check import check_integer
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Adapter, Collective
@@ -24,16 +24,16 @@ from tightgrad.pipeline.collaborators import (
     check_weight,
     checked_records,
 )
-from tightgrad.pipeline.complex_parameters import check_no_complex
-from tightgrad.pipeline.drift import has_replicas
-from tightgrad.pipeline.guard import Guard
-from tightgrad.pipeline.handshake import check_ranks_agree
-from tightgrad.pipeline.loss_scaling import loss_scaling
 from tightgrad.pipeline.pipeline import GradientPipeline
-from tightgrad.pipeline.plan import Plan
 from tightgrad.pipeline.premises import Premises, held_by
+from tightgrad.plan.guard import Guard
+from tightgrad.plan.loss_scaling import loss_scaling
+from tightgrad.plan.plan import Plan
 from tightgrad.records import RecordWriter, Terminal
 from tightgrad.reducers import Dense
+from tightgrad.sync.complex_parameters import check_no_complex
+from tightgrad.sync.drift import has_replicas
+from tightgrad.sync.handshake import check_ranks_agree
 from tightgrad.version import __version__
 
 

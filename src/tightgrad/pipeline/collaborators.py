@@ -14,8 +14,8 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
-from tightgrad.pipeline.local_updates import LocalUpdates
-from tightgrad.pipeline.plan import Plan, plan_for
+from tightgrad.plan.local_updates import LocalUpdates
+from tightgrad.plan.plan import Plan, plan_for
 
 WRITER_METHODS = ("start", "write", "failed", "close")
 

@@ -17,12 +17,12 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from tightgrad.checkpoint.folder import state_with_id
+from tightgrad.checkpoint.rank_file import serialized
+from tightgrad.checkpoint.save_folder import FILE_SUFFIX, LATEST, file_name, folder_name
 from tightgrad.collectives.dcp import Source, read_tensors
 from tightgrad.core.errors import CheckpointError
-from tightgrad.pipeline.checkpoint import state_with_id
 from tightgrad.pipeline.pipeline import GradientPipeline
-from tightgrad.pipeline.rank_file import serialized
-from tightgrad.pipeline.save_folder import FILE_SUFFIX, LATEST, file_name, folder_name
 
 _KEY = re.compile(r"tightgrad\.(step-\d{8,18})\.(rank-(\d{5})-of-(\d{5,9}))")
 

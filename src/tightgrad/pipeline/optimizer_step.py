@@ -7,15 +7,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tightgrad.accumulate.buffer import GradientBuffer
+from tightgrad.checkpoint.state import PipelineState
 from tightgrad.clip.fold import folded
 from tightgrad.core.clock import StageClock
 from tightgrad.core.types import State
 from tightgrad.pipeline.collaborators import without_closure
-from tightgrad.pipeline.loss_scaling import LossScaling
 from tightgrad.pipeline.ownership import Ownership
 from tightgrad.pipeline.path import Update
-from tightgrad.pipeline.reduction import merge
-from tightgrad.pipeline.state import PipelineState
+from tightgrad.plan.loss_scaling import LossScaling
+from tightgrad.sync.compressed import merge
 
 
 class OptimizerStep:

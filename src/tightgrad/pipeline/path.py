@@ -13,6 +13,8 @@ from tightgrad.adapters.ddp_hook import DDPHookAdapter
 from tightgrad.adapters.fsdp2 import FSDP2Adapter
 from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter
 from tightgrad.adapters.fsdp2_nodes import FSDP2NodesAdapter
+from tightgrad.checkpoint.state import PipelineState
+from tightgrad.clip.cached_norm import CachedNorm
 from tightgrad.clip.fold import Fold, multiplied
 from tightgrad.clip.one_factor import OneFactorClipper, clip_coefficient
 from tightgrad.clip.placed import scale_, zero_nonfinite_
@@ -21,22 +23,20 @@ from tightgrad.core.errors import NonFiniteGradientError
 from tightgrad.core.protocols import Adapter, Observe, ReduceContext
 from tightgrad.core.rng import StepRng
 from tightgrad.core.types import Clipped, Grads, State, slots_with
-from tightgrad.pipeline.cached_norm import CachedNorm
-from tightgrad.pipeline.delivered import check_delivered
-from tightgrad.pipeline.drift import check_no_drift
-from tightgrad.pipeline.fallback import ErrorMeter, sending, sending_densely
-from tightgrad.pipeline.fidelity import MEASURED_STEPS, Fidelity
-from tightgrad.pipeline.flush import residual_slots, summed_residuals, without_residuals
-from tightgrad.pipeline.guard import nonfinite_counts, nonfinite_error, vote, vote_failure
-from tightgrad.pipeline.loss_scaling import LossScaling
-from tightgrad.pipeline.node_reduction import NodeReduction
-from tightgrad.pipeline.outcome import InBackward
-from tightgrad.pipeline.overlap import OverlappedReduction
-from tightgrad.pipeline.plan import Compress, Plan
-from tightgrad.pipeline.reduction import alone_in_memory, merge, reduce_gradients, taken_back
-from tightgrad.pipeline.sharded_reduction import ShardedReduction
-from tightgrad.pipeline.state import PipelineState
+from tightgrad.pipeline.compression_quality import MEASURED_STEPS, Fidelity
+from tightgrad.plan.guard import nonfinite_counts, nonfinite_error, vote, vote_failure
+from tightgrad.plan.loss_scaling import LossScaling
+from tightgrad.plan.plan import Compress, Plan
 from tightgrad.reducers import Dense
+from tightgrad.sync.compressed import alone_in_memory, merge, reduce_gradients, taken_back
+from tightgrad.sync.ddp_buckets import OverlappedReduction
+from tightgrad.sync.delivered import check_delivered
+from tightgrad.sync.drift import check_no_drift
+from tightgrad.sync.fallback import ErrorMeter, sending, sending_densely
+from tightgrad.sync.flush import residual_slots, summed_residuals, without_residuals
+from tightgrad.sync.fsdp2_shards import ShardedReduction
+from tightgrad.sync.node_reduction import NodeReduction
+from tightgrad.sync.outcome import InBackward
 
 SkipReason = Literal["nonfinite", "zero_weight", "no_residual"]
 NOTHING_CLIPPED = Clipped(torch.zeros(()), torch.ones(()))

@@ -15,6 +15,11 @@ from tightgrad.accumulate.cutter import WindowCutter
 from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.uncounted import NO_WINDOW, one, one_batch
 from tightgrad.accumulate.weights import Weight
+from tightgrad.checkpoint.folder import save_state
+from tightgrad.checkpoint.loading import load_matching
+from tightgrad.checkpoint.open_window import OpenWindow
+from tightgrad.checkpoint.state import PipelineState
+from tightgrad.clip.cached_norm import CachedNorm
 from tightgrad.clip.fold import folding
 from tightgrad.clip.norm import exact_norm
 from tightgrad.core.clock import StageClock
@@ -22,25 +27,20 @@ from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Adapter
 from tightgrad.core.types import Clipped, State
 from tightgrad.pipeline.backward import run_backward
-from tightgrad.pipeline.cached_norm import CachedNorm
-from tightgrad.pipeline.checkpoint import save_state
-from tightgrad.pipeline.loading import load_matching
 from tightgrad.pipeline.loss_meter import LossMeter
-from tightgrad.pipeline.loss_scaling import LossScaling
 from tightgrad.pipeline.losses import checked_losses
 from tightgrad.pipeline.noise_meter import NoiseMeter
 from tightgrad.pipeline.normalisation import Normalisation
-from tightgrad.pipeline.open_window import OpenWindow
 from tightgrad.pipeline.optimizer_step import OptimizerStep
 from tightgrad.pipeline.ownership import Ownership
 from tightgrad.pipeline.path import NOTHING_CLIPPED, GradientPath, SkipReason, Update
-from tightgrad.pipeline.plan import Plan
 from tightgrad.pipeline.premises import Premises
-from tightgrad.pipeline.record import StepRecord
 from tightgrad.pipeline.recorder import Recorder
-from tightgrad.pipeline.state import PipelineState
 from tightgrad.pipeline.worst import worst
+from tightgrad.plan.loss_scaling import LossScaling
+from tightgrad.plan.plan import Plan
 from tightgrad.records import RecordWriter
+from tightgrad.records.step_record import StepRecord
 
 Batch = TypeVar("Batch")
 

@@ -6,19 +6,19 @@ from typing import Any
 import torch
 
 from tightgrad.accumulate import Window
-from tightgrad.adapters.memory import used_nbytes
+from tightgrad.adapters.parts.memory import used_nbytes
+from tightgrad.checkpoint.state import PipelineState
 from tightgrad.clip.norm import exact_norm
 from tightgrad.core.clock import StageClock
 from tightgrad.core.protocols import Adapter, TrafficMeter
 from tightgrad.core.types import Clipped
-from tightgrad.pipeline.fidelity import MEASURED_STEPS
+from tightgrad.pipeline.clip_rate import ClipWatch
+from tightgrad.pipeline.compression_quality import MEASURED_STEPS
 from tightgrad.pipeline.path import NOTHING_CLIPPED, GradientPath, SkipReason
-from tightgrad.pipeline.plan import Plan
-from tightgrad.pipeline.record import StepRecord
-from tightgrad.pipeline.reduction import residual_norm
-from tightgrad.pipeline.state import PipelineState
-from tightgrad.pipeline.telemetry import ClipWatch
+from tightgrad.plan.plan import Plan
 from tightgrad.records import RecordWriter
+from tightgrad.records.step_record import StepRecord
+from tightgrad.sync.compressed import residual_norm
 
 
 class Recorder:

@@ -17,7 +17,7 @@ from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload
 from tightgrad.core.wire import as_bytes, from_bytes, most_nbytes, to_bytes
-from tightgrad.pipeline.registry import method
+from tightgrad.plan.registry import method
 from tightgrad.testing.checks import Checks, few_examples, more_examples
 from tightgrad.testing.inputs import INPUTS, normal
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tightgrad.core.config import method_from_config, to_config
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload
-from tightgrad.pipeline.registry import method
+from tightgrad.plan.registry import method
 
 VERSION = "v1"
 WRITE = "TIGHTGRAD_WRITE_GOLDEN"

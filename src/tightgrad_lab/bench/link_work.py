@@ -13,7 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
-from tightgrad.pipeline.local_updates import LocalUpdates
+from tightgrad.plan.local_updates import LocalUpdates
 from tightgrad_lab.common import byte_model
 
 Steps = Iterator["tg.StepRecord | None"]

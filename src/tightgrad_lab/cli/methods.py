@@ -12,7 +12,7 @@ KEYS = ("id", "kind", "summary", "unbiased", "linear", "scope", "reference", "us
 
 def methods(as_json: Json = False) -> None:
     """List the [bold]methods[/]: what each does, when to use it, and when not."""
-    from tightgrad.pipeline.registry import cards
+    from tightgrad.plan.registry import cards
 
     rows = [{key: asdict(card)[key] for key in KEYS} for card in cards()]
     if as_json:

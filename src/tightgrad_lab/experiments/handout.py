@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tightgrad.pipeline.registry import cards
+from tightgrad.plan.registry import cards
 from tightgrad_lab.schema import PUBLISHED, SCHEMA, published_files
 from tightgrad_lab.training.files import write_json
 

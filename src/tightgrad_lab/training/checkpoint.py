@@ -20,9 +20,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 import tightgrad as tg
-from tightgrad.pipeline.checkpoint import newest_on_every_rank, save_state
-from tightgrad.pipeline.rank_file import save_id_of
-from tightgrad.pipeline.save_folder import file_name, newest
+from tightgrad.checkpoint.folder import newest_on_every_rank, save_state
+from tightgrad.checkpoint.rank_file import save_id_of
+from tightgrad.checkpoint.save_folder import file_name, newest
 from tightgrad_lab.errors import RunError
 from tightgrad_lab.training.ranks import Rank
 

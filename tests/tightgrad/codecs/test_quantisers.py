@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import tightgrad.codecs.pieces as pieces
+import tightgrad.codecs.bits.pieces as pieces
 from tightgrad.codecs import FP8, QSGD, Cast, Hadamard, IntBlock, Natural, Sign, TernGrad
+from tightgrad.codecs.bits.packing import pack_base3, unpack_base3
 from tightgrad.codecs.hadamard import rotate
-from tightgrad.codecs.packing import pack_base3, unpack_base3
 from tightgrad.core.errors import ConfigError, PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload

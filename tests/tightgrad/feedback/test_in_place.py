@@ -6,7 +6,7 @@ from torch import nn
 
 import tightgrad as tg
 from support.training import on_ranks
-from tightgrad.pipeline.reduction import alone_in_memory
+from tightgrad.sync.compressed import alone_in_memory
 
 CODEC = tg.codecs.TopK(0.2)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import tightgrad as tg
+from tightgrad.checkpoint.folder import load_state, save_state
 from tightgrad.codecs import Cast, DensityWarmup, IntBlock, SizeAdaptive, TopK
 from tightgrad.collectives import SingleCollective
 from tightgrad.core.clock import StageClock
@@ -18,9 +19,8 @@ from tightgrad.core.types import Grads, Reduced, State
 from tightgrad.feedback import EF21, MomentumCorrection
 from tightgrad.feedback.eight_bit import EightBit
 from tightgrad.feedback.error_feedback import EIGHT_BIT_RESIDUAL
-from tightgrad.pipeline.checkpoint import load_state, save_state
-from tightgrad.pipeline.reduction import state_norm
 from tightgrad.reducers import Gather
+from tightgrad.sync.compressed import state_norm
 
 FEEDBACKS = [tg.ErrorFeedback(), tg.ErrorFeedback("int8"), MomentumCorrection(), EF21()]
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import tightgrad as tg
-from tightgrad.pipeline.local_updates import LocalUpdates, local_updates_from_json
+from tightgrad.plan.local_updates import LocalUpdates, local_updates_from_json
 
 COMPRESSED = tg.DiLoCo(
     every=3,

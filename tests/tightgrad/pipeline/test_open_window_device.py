@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from tightgrad.pipeline.open_window import OpenWindow
+from tightgrad.checkpoint.open_window import OpenWindow
 
 
 def test_gradients_go_where_their_parameters_are() -> None:

@@ -11,7 +11,8 @@ import torch.distributed.checkpoint as torch_dcp
 
 import tightgrad as tg
 from support.training import batches, linear, loss_of, on_ranks
-from tightgrad.pipeline import checkpoint, rank_file, save_folder
+from tightgrad.checkpoint import folder as checkpoint
+from tightgrad.checkpoint import rank_file, save_folder
 
 PLAN = tg.Plan(tg.Accumulate(2), tg.Compress(tg.codecs.TopK(0.3), feedback=tg.ErrorFeedback()), guard=tg.Guard("skip"))
 STEP = 1

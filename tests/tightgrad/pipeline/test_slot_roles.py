@@ -12,8 +12,8 @@ import tightgrad as tg
 from tightgrad.collectives import run_threaded
 from tightgrad.core.protocols import Feedback, ReduceContext
 from tightgrad.core.types import Grads, Reduced, Slot, State
-from tightgrad.pipeline.reduction import residual_norm
 from tightgrad.reducers.powersgd import WARM_START
+from tightgrad.sync.compressed import residual_norm
 
 EARLY = Slot("my_early", across_ranks="sum", like_parameter=True, dtype=torch.float32, role="residual")
 LATE = Slot("my_late", across_ranks="sum", like_parameter=True, dtype=torch.float32, role="residual")

@@ -2,7 +2,7 @@
 
 import json
 
-from tightgrad.pipeline.registry import cards
+from tightgrad.plan.registry import cards
 from tightgrad_lab.cli import app as cli
 
 KEYS = {"id", "kind", "summary", "unbiased", "linear", "scope", "reference", "use_when", "avoid_when"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tightgrad.pipeline.registry import cards
+from tightgrad.plan.registry import cards
 from tightgrad_lab.experiments.handout import write_handout
 from tightgrad_lab.report import ReportError
 from tightgrad_lab.report.papers import (

@@ -9,8 +9,8 @@ from safetensors.torch import save as to_bytes
 
 import tightgrad as tg
 from support.training import batches, linear, train
-from tightgrad.pipeline import checkpoint as pipeline_checkpoint
-from tightgrad.pipeline.rank_file import serialized
+from tightgrad.checkpoint import folder as pipeline_checkpoint
+from tightgrad.checkpoint.rank_file import serialized
 from tightgrad_lab.errors import RunError
 from tightgrad_lab.training import checkpoint
 from tightgrad_lab.training.ranks import Rank

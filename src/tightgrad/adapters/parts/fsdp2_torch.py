@@ -1,0 +1,84 @@
+"""What this library needs of torch's FSDP2 beyond its public interface.
+
+Nothing of `torch.distributed.fsdp` is imported before a model under `fully_shard` is attached: whoever has one has
+imported it already, and everyone else does not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from tightgrad.adapters.parts.torch_private import check_has, unknown_torch
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
+    from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
+    from typing_extensions import TypeIs
+
+WHAT = "a model under fully_shard (FSDP2)"
+
+# Private in torch 2.9 to 2.14: the groups of parameters that are reduced together, and what describes each parameter.
+_OF_GROUP = ("fsdp_params", "post_backward")
+_OF_PARAM = ("sharded_param", "mesh_info", "mp_policy", "padded_sharded_param_size", "unsharded_accumulated_grad")
+
+
+def is_fsdp2(module: nn.Module) -> TypeIs[FSDPModule]:  # type: ignore[narrowed-type-not-subtype]
+    """Return whether a module is under `fully_shard`. It is known by the name of its class, which needs no import."""
+    return any(
+        kind.__name__ == "FSDPModule" and kind.__module__.startswith("torch.distributed.fsdp")
+        for kind in type(module).__mro__
+    )
+
+
+def fsdp_modules(model: nn.Module) -> list[FSDPModule]:
+    """Return all modules under `fully_shard`."""
+    return [module for module in model.modules() if is_fsdp2(module)]
+
+
+def param_groups(module: FSDPModule) -> list[FSDPParamGroup]:
+    """Return what a module under `fully_shard` reduces together: one group a mesh.
+
+    Raises:
+        UnsupportedError: this version of torch keeps the groups elsewhere.
+    """
+    state: Any = module._get_fsdp_state() if hasattr(module, "_get_fsdp_state") else None
+    if hasattr(state, "_fsdp_param_groups"):
+        return list(state._fsdp_param_groups)
+    if not hasattr(state, "_fsdp_param_group"):
+        raise unknown_torch("FSDPModule has no _get_fsdp_state()._fsdp_param_groups", WHAT)
+    group = state._fsdp_param_group  # torch up to 2.11 has at most one
+    return [] if group is None else [group]
+
+
+def reduces_unused(modules: Iterable[FSDPModule]) -> bool:
+    """Return whether this torch can reduce parameters that a rank did not use as zeros: 2.13 and newer."""
+    return all(hasattr(module, "set_reduce_scatter_unused_params") for module in modules)
+
+
+def set_reduces_unused(modules: Iterable[FSDPModule], enable: bool) -> None:
+    """Tell torch to do so, or not to, where it can."""
+    for module in modules:
+        if hasattr(module, "set_reduce_scatter_unused_params"):
+            module.set_reduce_scatter_unused_params(enable, recurse=False)
+
+
+def check_internals(model: nn.Module) -> None:
+    """Raise if FSDP2's own objects lack what the adapters read.
+
+    Raises:
+        UnsupportedError: names the version of torch and what is missing.
+    """
+    for module in fsdp_modules(model):
+        for group in param_groups(module):
+            check_has(group, _OF_GROUP, WHAT)
+            for param in group.fsdp_params:
+                check_has(param, _OF_PARAM, WHAT)
+
+
+def fsdp_params(model: nn.Module) -> list[FSDPParam]:
+    """Return FSDP2's own objects for all parameters, frozen ones too."""
+    return [p for module in fsdp_modules(model) for group in param_groups(module) for p in group.fsdp_params]

@@ -1,0 +1,1 @@
+"""What the codecs share: packing, entropy coding, selection, sparse messages, blocks."""

@@ -1,0 +1,1 @@
+"""Local updates: several steps of each replica between two rounds."""

@@ -1,0 +1,133 @@
+"""From each rank's gradients to their sum over ranks, the same on every rank."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from tightgrad.core.protocols import ReduceContext
+from tightgrad.core.types import Grads, Reduced, Slot, State, slots_with
+from tightgrad.plan.plan import Compress
+from tightgrad.reducers import Dense
+from tightgrad.sync.fallback import Send, sending
+
+BUCKET_NBYTES = 32 * 2**20
+
+
+def reduce_gradients(
+    grads: Grads,
+    compress: Compress,
+    state: State,
+    context: ReduceContext,
+    send: Send | None = None,
+    given_away: frozenset[str] = frozenset(),
+) -> Reduced:
+    """Run feedback and reducer, bucket by bucket. Collective: every rank must call it with the same names.
+
+    Args:
+        grads: this rank's gradients, scaled so that their sum over ranks is the target.
+        compress: codec, reducer, feedback.
+        state: what feedback and reducer remember.
+        context: network, random numbers, clock; its `failures` say what could not be decoded, and must be looked at
+            on all ranks (`delivered.py`) before the totals are used.
+        send: how compensated gradients are sent; None is by the codec and reducer of `compress`.
+        given_away: names of gradients whose memory nobody else has or needs: feedback may overwrite and keep it.
+
+    Returns:
+        Totals, what this rank transmitted (empty, since nothing downstream asks for it), and the new state.
+    """
+    assert compress.reducer is not None
+    total: Grads = {}
+    new_state: State = state
+    is_dense = isinstance(compress.reducer, Dense)
+    send = send or sending(compress.reducer, compress.codec, context)
+    for bucket in buckets(grads, BUCKET_NBYTES):
+        values = bucket if is_dense else {name: grad.float() for name, grad in bucket.items()}
+        inner = partial(send, state=new_state)
+        if compress.feedback is None:
+            reduced = inner(values)
+        elif given_away.issuperset(values):
+            reduced = compress.feedback.reduce_(values, new_state, inner)
+        else:
+            reduced = compress.feedback.reduce(values, new_state, inner)
+        total.update(reduced.total)
+        new_state = merge(new_state, reduced.state)
+    return Reduced(total, {}, new_state)
+
+
+def alone_in_memory(grads: Mapping[str, Tensor]) -> frozenset[str]:
+    """Names of tensors that fill their storages, which no other one of them shares."""
+    storages = {name: grad.untyped_storage() for name, grad in grads.items()}
+    sharers = Counter(storage.data_ptr() for storage in storages.values())
+    return frozenset(
+        name
+        for name, storage in storages.items()
+        if sharers[storage.data_ptr()] == 1 and storage.nbytes() == grads[name].numel() * grads[name].element_size()
+    )
+
+
+def buckets(grads: Mapping[str, Tensor], nbytes: int) -> Iterator[Grads]:
+    """Group tensors, in order, into lots of at most `nbytes` (or one tensor)."""
+    bucket: Grads = {}
+    filled = 0
+    for name, grad in grads.items():
+        size = grad.numel() * grad.element_size()
+        if bucket and filled + size > nbytes:
+            yield bucket
+            bucket, filled = {}, 0
+        bucket[name] = grad
+        filled += size
+    if bucket:
+        yield bucket
+
+
+def merge(state: State, update: State) -> State:
+    """Slot by slot, the update's tensors replace those of the same name."""
+    return {slot: {**state.get(slot, {}), **update.get(slot, {})} for slot in {**state, **update}}
+
+
+def taken_back(state: State, before: State, total: Grads, slots: Mapping[str, Slot]) -> State:
+    """`state`, but as `before` wherever `total`, the same on every rank, is inf or NaN: one of them would never leave
+    a residual, and ranks would no longer agree on what they sent.
+    """
+    result: dict[str, dict[str, Tensor]] = {slot: dict(values) for slot, values in state.items()}
+    for name, grad in total.items():
+        good = torch.isfinite(grad)
+        if bool(good.all()):
+            continue
+        for key, values in result.items():
+            if name not in values or key not in slots:
+                continue
+            old = before.get(key, {}).get(name)
+            if slots[key].like_parameter:
+                values[name] = _mixed(slots[key], good, values[name], old)
+            elif old is not None:
+                values[name] = old
+            else:
+                del values[name]
+    return result
+
+
+def _mixed(slot: Slot, good: Tensor, new: Tensor, old: Tensor | None) -> Tensor:
+    flat = slot.values(new).view(-1)
+    kept = torch.zeros_like(flat) if old is None else slot.values(old).view(-1)
+    # An 8-bit block with one inf has an infinite scale: of its other entries, which were sent, nothing is left.
+    mixed = torch.where(good.reshape(-1), flat.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), kept)
+    return slot.hold(mixed.view(good.shape))
+
+
+def residual_norm(state: State, slots: Mapping[str, Slot]) -> float | None:
+    """Return the 2-norm of what this rank has not sent yet; None where nothing is kept."""
+    norms = [norm for slot in slots_with("residual", slots) if (norm := state_norm(state, slot)) is not None]
+    return math.hypot(*norms) if norms else None
+
+
+def state_norm(state: State, slot: Slot) -> float | None:
+    """2-norm over all tensors of a slot, whatever order they came in; None if there is no such slot."""
+    if slot.name not in state:
+        return None
+    norms = [torch.linalg.vector_norm(slot.values(held)) for _, held in sorted(state[slot.name].items())]
+    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0

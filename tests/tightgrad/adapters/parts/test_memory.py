@@ -1,0 +1,33 @@
+"""Memory that this process uses."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tightgrad.adapters.parts import memory
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.skipif(memory.used_nbytes(CPU) is None, reason="the system does not say")
+def test_grows_by_what_is_allocated():
+    before = memory.used_nbytes(CPU)
+    held = torch.ones(64 * 2**20 // 4)
+    assert memory.used_nbytes(CPU) - before > 0.9 * held.nbytes
+
+
+@pytest.mark.skipif(memory.used_nbytes(CPU) is None, reason="the system does not say")
+def test_another_process_has_a_file_of_its_own():
+    """A forked process would otherwise report its parent's memory."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        files = memory._statm(os.getpid()), memory._statm(child.pid)
+        own, other = (int(os.pread(file, 256, 0).split()[1]) for file in files)
+        child.communicate(b"\n")
+    assert own > 3 * other, "this process has torch loaded, the other one nothing"
+
+
+def test_unknown_where_there_is_no_such_file():
+    assert memory._statm(2**31 - 2) is None

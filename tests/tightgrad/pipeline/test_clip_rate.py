@@ -1,0 +1,72 @@
+"""Clip rate, the two warnings, and the worst parameters on demand."""
+
+import logging
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import tightgrad as tg
+from tightgrad.core.protocols import Collective
+from tightgrad.pipeline.clip_rate import NEVER_STEPS, RECENT_STEPS, ClipWatch
+
+
+def messages(caplog: pytest.LogCaptureFixture, factors: list[float]) -> tuple[ClipWatch, list[str]]:
+    watch = ClipWatch()
+    with caplog.at_level(logging.WARNING, logger="tightgrad"):
+        for factor in factors:
+            watch.saw(factor)
+    return watch, [record.message for record in caplog.records]
+
+
+def test_nearly_always(caplog: pytest.LogCaptureFixture) -> None:
+    watch, said = messages(caplog, [0.5] * (RECENT_STEPS - 4) + [1.0] * 4 + [0.5] * 50)
+    assert len(said) == 1
+    assert "96 of the last 100" in said[0]
+    assert watch.rate == 0.96
+
+
+def test_never(caplog: pytest.LogCaptureFixture) -> None:
+    assert "none of" in messages(caplog, [1.0] * (NEVER_STEPS + 50))[1][0]
+
+
+def test_quiet_otherwise(caplog: pytest.LogCaptureFixture) -> None:
+    watch, said = messages(caplog, [1.0, 0.5] * NEVER_STEPS)
+    assert said == []
+    assert watch.rate == 0.5
+
+
+def test_one_line_for_all_ranks(caplog: pytest.LogCaptureFixture) -> None:
+    def body(collective: Collective) -> None:
+        model = nn.Linear(2, 1)
+        plan = tg.Plan(clip=tg.clip.GlobalNorm(1e-3))
+        pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.0), plan, collective=collective)
+        for window in pipe.windows([torch.ones(1, 2)] * (RECENT_STEPS + 20)):
+            for batch in window:
+                pipe.backward(model(batch).sum())
+            pipe.step()
+
+    with caplog.at_level(logging.WARNING, logger="tightgrad"):
+        tg.collectives.run_threaded(2, body)
+    (record,) = caplog.records
+    assert "100 of the last 100 steps were clipped" in record.message
+    assert "Raise the bound" in record.message
+
+
+def test_record_and_worst() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.0), tg.Plan(clip=tg.clip.GlobalNorm(1e-3)))
+    for window in pipe.windows([torch.ones(2, 4)] * 3):
+        for batch in window:
+            pipe.backward(model(batch).square().mean() * 10)
+        name, norm = pipe.worst(1)[0]
+        assert norm == pytest.approx(max(float(p.grad.norm()) for p in model.parameters()))
+        assert name in dict(model.named_parameters())
+        assert pipe.step().clip_rate == 1.0
+    model[0].bias.register_hook(lambda grad: torch.full_like(grad, math.nan))
+    for window in pipe.windows([torch.ones(2, 4)]):
+        for batch in window:
+            pipe.backward(model(batch).square().mean())
+        assert pipe.worst(2)[0] == ("0.bias", math.inf)
+        pipe.abandon()

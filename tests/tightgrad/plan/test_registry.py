@@ -1,0 +1,52 @@
+"""Methods by id: those of this package. `test_entry_points.py` has those of others."""
+
+import dataclasses
+
+import pytest
+
+import tightgrad as tg
+from tightgrad.plan.registry import cards, collect, method, methods
+
+
+def test_ids_are_unique_and_lead_to_their_class():
+    assert len({card.id for card in cards()}) == len(cards()) == len(methods())
+    for name, cls in methods().items():
+        assert cls.card.id == name
+        assert method(name) is cls
+
+
+def test_an_unknown_id_names_the_known_ones():
+    with pytest.raises(tg.ConfigError, match=r"no method has the id 'topp'; known: .*topk"):
+        method("topp")
+
+
+def test_a_taken_id_raises_and_says_by_whom():
+    other = type("Other", (), {"card": tg.codecs.TopK.card})
+    with pytest.raises(tg.ConfigError, match="method id 'topk' of theirs is taken by ours; choose another id"):
+        collect([("ours", tg.codecs.TopK), ("theirs", other)])
+
+
+def test_a_class_without_a_card_raises():
+    with pytest.raises(tg.ConfigError, match="int from somewhere has no `card`"):
+        collect([("somewhere", int)])
+
+
+@pytest.mark.parametrize("field", ["id", "summary", "scope", "reference", "use_when", "avoid_when"])
+def test_a_card_is_complete(field):
+    with pytest.raises(tg.ConfigError, match=f"has an empty {field}"):
+        dataclasses.replace(tg.codecs.TopK.card, **{field: ""})
+
+
+def test_a_card_has_a_kind():
+    with pytest.raises(tg.ConfigError, match=r"kind='colour'.*'codec'"):
+        dataclasses.replace(tg.codecs.TopK.card, kind="colour")
+
+
+@pytest.mark.parametrize("card", cards(), ids=lambda card: card.id)
+def test_cards_are_one_liners_that_fit_a_table(card):
+    for text in (card.summary, card.use_when, card.avoid_when, card.reference):
+        assert "\n" not in text
+        assert len(text) <= 160
+    assert card.reducer == "" or card.kind == "codec"
+    if card.reducer:
+        assert method(card.reducer).card.kind == "reducer"
