@@ -65,4 +65,4 @@ def test_cells_say_how_they_are_known(tmp_path: Path, language: str) -> None:
 
 def test_what_is_fastest_is_named(tmp_path: Path) -> None:
     assert "half precision, 60.0" in str(content(encode_timeline.PAIR, runs(tmp_path / "a"), "en")[0].caption)
-    assert "nothing to gain" in str(content(encode_timeline.PAIR, runs(tmp_path / "b", 0.005), "en")[0].caption)
+    assert "nothing to save" in str(content(encode_timeline.PAIR, runs(tmp_path / "b", 0.005), "en")[0].caption)

@@ -142,7 +142,7 @@ def test_gains(tmp_path: Path, language: str) -> None:
 def test_what_is_right_and_what_was_not_run_is_said(tmp_path: Path) -> None:
     _, table = content(window_states.PAIR, runs(tmp_path), "en")
     caption, notes = " ".join(map(str, table.caption)), " ".join(map(str, table.notes))
-    assert "Right on every window: TightGrad (TightGrad())." in caption
+    assert "Correct on every window: TightGrad (TightGrad())." in caption
     assert (
         "Equal 1 of 4; Ragged 2 of 4; Partial 2 of 4; After the partial one 3 of 4; One all padding 2 of 4" in caption
     )
