@@ -20,7 +20,7 @@ METHOD_BASES = (Clipper, Codec, Feedback, Reducer)
 
 
 def collect(classes: Iterable[tuple[str, type]]) -> Mapping[str, type]:
-    """Index method classes, given with where they come from, by the id on their card.
+    """Return method classes, given with where they come from, by the id on their card.
 
     Raises:
         ConfigError: a class has no card, or two have the same id.

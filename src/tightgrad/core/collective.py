@@ -1,0 +1,94 @@
+"""The door to the network, and the count of what passes through it."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+ReduceOp = Literal["sum", "max", "min"]
+
+
+class Traffic:
+    """Counts the bytes that leave this rank: the only byte counter there is.
+
+    Attributes:
+        nbytes: of tensors.
+        framing_nbytes: of the headers that the backend puts around them, as far as they are known.
+        by_operation: tensors' bytes by the name of the collective.
+    """
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self.framing_nbytes = 0
+        self.by_operation: dict[str, int] = {}
+
+    def add(self, operation: str, nbytes: int, framing_nbytes: int = 0) -> None:
+        """Count bytes under the name of the collective that sent them."""
+        self.nbytes += nbytes
+        self.framing_nbytes += framing_nbytes
+        self.by_operation[operation] = self.by_operation.get(operation, 0) + nbytes
+
+
+class TrafficMeter:
+    """Counts the bytes that left this rank from one look to the next."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+        self._before = traffic.nbytes, traffic.framing_nbytes
+
+    def take(self) -> tuple[int, int]:
+        """Return the bytes of tensors and of framing since the last call."""
+        before, self._before = self._before, (self._traffic.nbytes, self._traffic.framing_nbytes)
+        return self._before[0] - before[0], self._before[1] - before[1]
+
+
+class Collective(Protocol):
+    """The only door to the network. Every rank must make the same calls in the same order."""
+
+    @property
+    def rank(self) -> int:
+        """Return the number of this process, 0 to world_size - 1."""
+
+    @property
+    def world_size(self) -> int:
+        """Return the number of processes."""
+
+    @property
+    def control_device(self) -> torch.device:
+        """Return where small control tensors must be: the CPU, or this rank's GPU under NCCL."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """Return the counter of the bytes that left this rank so far."""
+
+    def all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Tensor:
+        """Reduce over ranks in place; return the same tensor."""
+
+    def start_all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Callable[[], Tensor]:
+        """Begin an all-reduce, and go on; what is returned waits for it, and gives what `all_reduce_` gives.
+
+        To be waited for once, before or after other operations of the group; until then `tensor` is not to be touched.
+        """
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Stack the ranks' tensors (all of one shape and dtype): shape (world_size, *tensor.shape)."""
+
+    def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Begin an all-gather, and go on; what is returned waits for it, and gives what `all_gather` gives.
+
+        To be waited for once, before or after other operations of the group.
+        """
+
+    def all_to_all(self, chunks: Sequence[Tensor], receive_numels: Sequence[int]) -> list[Tensor]:
+        """Send 1-D `chunks[r]` to rank r; return what each rank sent here, of the given sizes."""
+
+    def broadcast_(self, tensor: Tensor, source: int = 0) -> Tensor:
+        """Overwrite `tensor` with rank `source`'s; return it."""
+
+    def split(self, groups: Sequence[Sequence[int]]) -> "Collective":
+        """Return the group, of those given, that this rank is in: its ranks count from 0 in the order given.
+
+        Collective: every rank must call it with the same groups, which hold each rank once. Bytes sent in a group
+        are counted in this `traffic`. Asking for the same groups again costs nothing.
+        """
