@@ -24,16 +24,16 @@ PENDING = dict.fromkeys(("accumulate", "adapters", "integrations", "pipeline"), 
 
 # What a function, method or property does, as an order.
 _ORDERS = (
-    "accumulate act add allow append apply approximate ask attach average begin bring broadcast build call carry "
-    "catch change check choose clamp clear clip close coalesce collect combine compare compensate compute "
+    "accumulate act add agree allow append apply approximate ask attach average begin bring broadcast build call "
+    "carry catch change check choose clamp clear clip close coalesce collect combine compare compensate compute "
     "concatenate connect contract convert copy correct count create cut decide decode deliver describe divide "
     "draw drop encode end estimate exchange expect fill find finish flag flip flush follow forget format gather "
-    "get give group hand hold install issue join keep leave let limit list load log look make mark measure merge "
-    "multiply name note open order orthonormalise overwrite pack pass pick prepare print put raise read rebuild "
-    "receive record reduce refuse register release remember replace report rescale restore return rotate round "
-    "run save say scale scatter select send serve set show shuffle skip split stack start step stop store "
-    "subtract sum swap take tell time transform turn undo unpack update use vote wait warn widen wrap write yield "
-    "zero "
+    "get give group hand hold index install issue join keep learn leave let limit list load log look make mark "
+    "measure merge multiply name note offer open order orthonormalise overwrite pack pass pick prepare print put "
+    "raise read rebuild receive record reduce refuse register release remember remove replace report rescale "
+    "restore return rotate round run save say scale scatter select send serve set show shrink shuffle skip split "
+    "stack start step stop store subtract sum swap take tell time transform turn undo unpack update use vote wait "
+    "warn widen wrap write yield zero "
 )
 IMPERATIVES = frozenset(_ORDERS.split())
 AUXILIARIES = {"is", "are", "was", "were", "has", "have", "does", "do", "can", "cannot", "must"}

@@ -29,7 +29,7 @@ _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.E
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """What `latest` says: the `number`-th save at `step`, of `world_size` ranks."""
+    """Holds what `latest` says: the `number`-th save at `step`, of `world_size` ranks."""
 
     step: int
     number: int
@@ -37,12 +37,12 @@ class Newest:
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
+        """Return the name of its folder."""
         return folder_name(self.step, self.number)
 
     @property
     def text(self) -> str:
-        """The content of `latest`."""
+        """Return the content of `latest`."""
         return f"{self.name} {self.world_size}"
 
 

@@ -15,7 +15,7 @@ STATE_VERSION = 1
 
 
 class PipelineState:
-    """Counters, and the tensors of the methods: slot -> parameter name -> tensor.
+    """Holds counters, and the tensors of the methods: slot -> parameter name -> tensor.
 
     Args:
         shapes: of what is remembered of each parameter; None is its own.
@@ -42,7 +42,7 @@ class PipelineState:
             self.slots = slots
 
     def state_dict(self, open_window: OpenWindow | None = None, num_consumed: int = 0) -> dict[str, Any]:
-        """Plain tensors (copies) and numbers."""
+        """Return plain tensors (copies) and numbers."""
         slots = {slot: {name: tensor.clone() for name, tensor in values.items()} for slot, values in self.slots.items()}
         return {
             "version": STATE_VERSION,

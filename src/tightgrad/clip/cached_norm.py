@@ -9,7 +9,7 @@ from tightgrad.core.protocols import GradNorm
 
 
 class VoidableNorm(GradNorm, Protocol):
-    """`GradNorm` to which a rank may contribute NaN."""
+    """Measures a norm, as `GradNorm` does, to which a rank may contribute NaN."""
 
     def __call__(self, tensors: Sequence[Tensor], norm_type: float = 2.0, *, is_void: bool = False) -> Tensor:
         """The norm over all elements of all tensors; NaN if it `is_void` on any rank."""

@@ -79,7 +79,7 @@ def vote_failure(names: Sequence[str], collective: Collective) -> None:
 
 
 def nonfinite_counts(grads: Grads) -> dict[str, int]:
-    """Entries of each gradient that are inf or NaN."""
+    """Count the entries of each gradient that are inf or NaN."""
     return {name: int((~torch.isfinite(grad)).sum()) for name, grad in grads.items()}
 
 

@@ -18,10 +18,10 @@ from tightgrad.scaling.loss_scale import LossScale
 
 
 class LossScaling(Protocol):
-    """What the pipeline asks of a loss scale."""
+    """Offers what the pipeline asks of a loss scale."""
 
     def current(self, state: State) -> float:
-        """S for this window."""
+        """Return the scale S of this window."""
 
     def after_applied(self, state: State) -> Mapping[str, Mapping[str, Tensor]]:
         """Learn from a step that was applied; return what the pipeline's state must remember of it."""
@@ -43,7 +43,7 @@ class TorchScaling:
         self._scaler = scaler
 
     def current(self, state: State) -> float:
-        """S for this window. Waits for the device."""
+        """Return the scale S of this window. Waits for the device."""
         return float(self._scaler.get_scale())
 
     def after_applied(self, state: State) -> Mapping[str, Mapping[str, Tensor]]:
@@ -73,7 +73,7 @@ class TorchScaling:
 
 
 def loss_scaling(plan: Plan, scaler: GradScaler | None) -> LossScaling | None:
-    """The plan's or the scaler's; None without either, and for a scaler that is not enabled.
+    """Return the plan's or the scaler's loss scaling; None without either, and for a scaler that is not enabled.
 
     Raises:
         ConfigError: `scaler` is no GradScaler.

@@ -81,7 +81,7 @@ class BucketReduction:
 
     @property
     def failures(self) -> Sequence[str]:
-        """Why payloads of this step could not be decoded."""
+        """Return why payloads of this step could not be decoded."""
         return self._context.failures
 
     @torch.no_grad()

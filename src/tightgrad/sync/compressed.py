@@ -59,7 +59,7 @@ def reduce_gradients(
 
 
 def alone_in_memory(grads: Mapping[str, Tensor]) -> frozenset[str]:
-    """Names of tensors that fill their storages, which no other one of them shares."""
+    """Return the names of tensors that fill their storages, which no other one of them shares."""
     storages = {name: grad.untyped_storage() for name, grad in grads.items()}
     sharers = Counter(storage.data_ptr() for storage in storages.values())
     return frozenset(
@@ -85,13 +85,13 @@ def buckets(grads: Mapping[str, Tensor], nbytes: int) -> Iterator[Grads]:
 
 
 def merge(state: State, update: State) -> State:
-    """Slot by slot, the update's tensors replace those of the same name."""
+    """Replace tensors by the update's tensors of the same name, slot by slot."""
     return {slot: {**state.get(slot, {}), **update.get(slot, {})} for slot in {**state, **update}}
 
 
 def taken_back(state: State, before: State, total: Grads, slots: Mapping[str, Slot]) -> State:
-    """`state`, but as `before` wherever `total`, the same on every rank, is inf or NaN: one of them would never leave
-    a residual, and ranks would no longer agree on what they sent.
+    """Return `state`, but as `before` wherever `total`, the same on every rank, is inf or NaN: one of them would never
+    leave a residual, and ranks would no longer agree on what they sent.
     """
     result: dict[str, dict[str, Tensor]] = {slot: dict(values) for slot, values in state.items()}
     for name, grad in total.items():
@@ -126,7 +126,7 @@ def residual_norm(state: State, slots: Mapping[str, Slot]) -> float | None:
 
 
 def state_norm(state: State, slot: Slot) -> float | None:
-    """2-norm over all tensors of a slot, whatever order they came in; None if there is no such slot."""
+    """Return the 2-norm over all tensors of a slot, in whatever order; None if there is no such slot."""
     if slot.name not in state:
         return None
     norms = [torch.linalg.vector_norm(slot.values(held)) for _, held in sorted(state[slot.name].items())]

@@ -20,7 +20,7 @@ _MOST_NAMED = 5
 
 
 def has_replicas(parameters: Mapping[str, nn.Parameter], world_size: int) -> bool:
-    """Whether any parameter is held by more than one rank."""
+    """Tell whether any parameter is held by more than one rank."""
     return any(_num_shards(parameter) < world_size for parameter in parameters.values())
 
 

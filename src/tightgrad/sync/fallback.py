@@ -17,7 +17,7 @@ from tightgrad.reducers import Dense
 
 
 class Send(Protocol):
-    """Send compensated gradients; collective."""
+    """Sends compensated gradients; collective."""
 
     def __call__(self, values: Grads, /, state: State) -> Reduced:
         """Their sum over ranks, and what this rank sent."""
@@ -64,7 +64,7 @@ class ErrorMeter:
         return metered
 
     def agreed(self, collective: Collective) -> "ErrorMeter":
-        """The sums over all ranks. Collective: every rank must call it."""
+        """Return the sums over all ranks. Collective: every rank must call it."""
         total = ErrorMeter()
         total._squares = collective.all_reduce_(self._squares.to(collective.control_device, copy=True)).cpu()
         return total
@@ -75,7 +75,7 @@ class ErrorMeter:
 
     @property
     def relative_error(self) -> float:
-        """0 where nothing was to be sent; inf where it is not a number."""
+        """Return the error; 0 where nothing was to be sent, inf where it is not a number."""
         missed, whole = self._squares.tolist()
         if whole == 0.0:
             return 0.0

@@ -174,7 +174,7 @@ class ShardedReduction:
         return whole if self._factor == 1.0 else whole.mul_(self._factor)
 
     def finish(self) -> Outcome:
-        """What came of the backward. Collective: every rank must call it."""
+        """Return what came of the backward. Collective: every rank must call it."""
         self._receives = False
         unused = [name for name in self._adapter.parameters if name not in self._used]
         if self._finite:

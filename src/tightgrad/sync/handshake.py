@@ -16,7 +16,7 @@ class Described(Protocol):
     """What ranks are about to do."""
 
     def to_json(self) -> str:
-        """As text, the same for the same settings."""
+        """Write the settings as text, the same for the same settings."""
 
 
 def check_ranks_agree(

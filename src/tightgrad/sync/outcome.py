@@ -11,7 +11,7 @@ from tightgrad.sync.fallback import ErrorMeter
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a backward left.
+    """Holds what a backward left.
 
     Attributes:
         totals: sums over ranks, in the order of the parameters, of those that any rank used; None if the wrapper has
@@ -37,7 +37,7 @@ class Outcome:
 
 
 class InBackward(Protocol):
-    """Reduction while a window's last backward goes on."""
+    """Reduces gradients while a window's last backward goes on."""
 
     def open(
         self, slots: State, step: int, factor: float, *, idle: bool = False, observe: Observe | None = None
