@@ -109,8 +109,9 @@ def _course() -> str:
         lines += ["| Heading | Figure and table | Command | Page |", "|---|---|---|---|"]
         for section in chapter:
             key = f"section.{section.name}"
-            numbers = ", ".join(str(number) for number in section.pairs) or "code"
-            command = " ".join(f"`{_command(number)}`" for number in section.pairs)
+            pairs = _pairs(section.pairs)
+            numbers = ", ".join(str(pair.number) for pair in pairs) or "code"
+            command = " ".join(f"`{pair.command}`" for pair in pairs)
             page = " ".join(_pages_of(section.chapter, section.number))
             title = f"{section.name} {english(key)}<br>{chinese(key)}"
             lines.append(f"| {title} | {numbers} | {command} | {page} |")
@@ -123,10 +124,12 @@ def _course() -> str:
     return "\n".join(lines)
 
 
-def _command(number: int) -> str:
+def _pairs(names: Iterable[str]) -> list[Any]:
+    """Return the pairs of figure and table with these names."""
     from tightgrad_lab.report.pairs import PAIRS
 
-    return PAIRS[number - 1].command
+    by_name = {pair.name: pair for pair in PAIRS}
+    return [by_name[name] for name in names]
 
 
 def _pages_of(chapter: int, section: int) -> Iterable[str]:
