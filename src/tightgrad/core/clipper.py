@@ -1,0 +1,28 @@
+"""What limits gradients, and the norm that it is given."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from tightgrad.core.card import MethodCard
+from tightgrad.core.types import Clipped, Grads, Slot, State
+
+
+class GradNorm(Protocol):
+    """The only code that knows how a gradient is placed."""
+
+    def __call__(self, tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
+        """The norm over all elements of all tensors: a scalar, the same on every rank; in the pipeline float64."""
+
+
+class Clipper(ABC):
+    """Limits gradients in place."""
+
+    card: ClassVar[MethodCard]
+    slots: ClassVar[tuple[Slot, ...]] = ()
+
+    @abstractmethod
+    def clip_(self, grads: Grads, params: Mapping[str, nn.Parameter], norm: GradNorm, state: State) -> Clipped:
+        """Clip `grads` in place. Collective when the gradients are sharded: every rank must call it."""

@@ -1,0 +1,118 @@
+"""What sums gradients over ranks, in its own rounds of communication, and what sends later what was left behind."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+
+from tightgrad.core.card import MethodCard
+from tightgrad.core.clock import StageClock
+from tightgrad.core.codec import Codec
+from tightgrad.core.collective import Collective
+from tightgrad.core.errors import PayloadError
+from tightgrad.core.rng import StepRng
+from tightgrad.core.types import Grads, GradSpec, Reduced, Slot, State
+
+Sizes = Mapping[str, Sequence[int]]
+Observe = Callable[[Grads, Mapping[str, Tensor]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ReduceContext:
+    """Holds what a reducer may use during one step; `observe` is told what was to be sent and what of it was."""
+
+    collective: Collective
+    rng: StepRng
+    clock: StageClock
+    failures: list[str] = field(default_factory=list)
+    observe: Observe | None = None
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """Catch a `PayloadError` while decoding what came from other ranks, and note it in `failures`: this rank still
+        owes the other ranks the rest of the step's collectives, and whoever called the reducer asks all ranks after the
+        last one (`sync/delivered.py`). What is returned meanwhile has the right shapes only.
+        """
+        try:
+            yield
+        except PayloadError as error:
+            self.failures.append(str(error))
+
+    def spec(self, name: str, grad: Tensor) -> GradSpec:
+        """Describe a whole gradient of this step."""
+        return GradSpec.of(name, grad, seed=self.rng.shared_seed(name), step=self.rng.step)
+
+
+class Reducer(ABC):
+    """Runs the rounds of communication. Returns sums over ranks, and never divides."""
+
+    card: ClassVar[MethodCard]
+    slots: ClassVar[tuple[Slot, ...]] = ()
+
+    def refuses(self, codec: Codec | None) -> str | None:
+        """Return why this reducer cannot run with `codec`, and what instead; None if it can."""
+        return None
+
+    @abstractmethod
+    def reduce(self, grads: Grads, codec: Codec | None, state: State, context: ReduceContext) -> Reduced:
+        """Sum float32 `grads` over ranks. Collective: every rank must call it with the same names and shapes.
+
+        The result of each tensor depends on its own values, name, step and rank only, never on the other tensors
+        of the call, so that it is the same however gradients are grouped.
+        """
+
+    def refuses_shards(self, codec: Codec | None) -> str | None:
+        """Say why `reduce_to_shards` cannot run with `codec`, and what instead; None if it can."""
+        return (
+            f"FSDP2 sums shards, and {self.card.id} sums whole gradients; use the reducer two_shot, or sparse_two_shot "
+            "for sparse codecs, or DistributedDataParallel"
+        )
+
+    def reduce_to_shards(
+        self, grads: Grads, sizes: Sizes, codec: Codec | None, state: State, context: ReduceContext
+    ) -> Reduced:
+        """Sum float32 `grads` over ranks, of which each keeps one piece: what FSDP2 needs. Not called where
+        `refuses_shards` gives a reason.
+
+        Collective: every rank must call it with the same names, shapes and sizes.
+
+        Args:
+            grads: this rank's whole gradients.
+            sizes: for each name, the numbers of elements of the ranks' pieces, in the order of ranks. Pieces are cut
+                from the gradient in one dimension, one after the other; some may be empty.
+            codec: of the plan.
+            state: what the method remembers.
+            context: network, random numbers, clock.
+
+        Returns:
+            In `total`, the sum of this rank's piece of each gradient, in one dimension; in `transmitted`, what this
+            rank transmitted, in the gradients' shapes.
+        """
+        raise NotImplementedError
+
+
+Reduce = Callable[[Grads], Reduced]
+
+
+class Feedback(ABC):
+    """Wraps a reducer so that what compression leaves behind is sent later."""
+
+    card: ClassVar[MethodCard]
+    slots: ClassVar[tuple[Slot, ...]] = ()
+    works_on_shards: ClassVar[bool] = True
+    """Whether it can do with a total that holds only this rank's piece of each sum, as under FSDP2."""
+
+    def refuses(self, codec: Codec | None, reducer: Reducer) -> str | None:
+        """Return why this feedback cannot run with the two, and what instead; None if it can."""
+        return None
+
+    @abstractmethod
+    def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
+        """Call `inner` once on the compensated gradients; return its totals and the new state."""
+
+    def reduce_(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
+        """Reduce gradients that nobody looks at again: they may be overwritten, and kept in the new state."""
+        return self.reduce(grads, state, inner)
