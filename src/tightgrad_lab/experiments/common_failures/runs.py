@@ -216,8 +216,10 @@ def out_of_memory(run: Run) -> float:
     narrow = (nn.Linear(784, 32), nn.ReLU())
     model = nn.Sequential(*narrow, nn.Linear(32, LARGE_WIDTH), nn.ReLU(), nn.Linear(LARGE_WIDTH, 10))
     run = replace(run, steps=min(run.steps, LARGE_FROM + LARGE_STEPS))
-    classify(model, next(image_batches(run))).backward()  # what torch sets up once is not held against the batch
+    # What torch sets up once is not held against the batch: an optimizer alone loads 30 MB of modules.
+    classify(model, next(image_batches(run))).backward()
     model.zero_grad()
+    tg.attach(model, torch.optim.SGD(model.parameters(), RATE), run.plan).close()
     with limited_memory(MORE_MEMORY_NBYTES):
         return float(len(fit(run, model, classify, batches())))
 
