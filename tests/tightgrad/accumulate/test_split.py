@@ -162,12 +162,14 @@ def test_every_rank_hears_of_it_before_any_backward(settings):
     assert "rank 1 failed while fetching" in str(first)
 
 
-def test_pieces_that_do_not_add_up_on_one_rank_are_an_error_on_every_rank():
+def after_running_out_of_memory(weight_of_rank_1):
+    """What two ranks say when a batch of four samples has to be cut, and rank 1 weighs in its own way."""
+
     def body(collective):
         model = linear()
         plan = tg.Plan(accumulate=tg.Accumulate(1, on_oom="split"))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        weight = (lambda batch: 4.0) if collective.rank == 1 else len
+        weight = weight_of_rank_1 if collective.rank == 1 else len
         pipe = tg.attach(model, optimizer, plan, weight=weight, collective=collective)
 
         def loss(batch):
@@ -177,11 +179,22 @@ def test_pieces_that_do_not_add_up_on_one_rank_are_an_error_on_every_rank():
 
         return [pipe.run(window, loss) for window in pipe.windows([rows(4, 3)])]
 
-    first, second = on_ranks(2, body)
+    return on_ranks(2, body)
+
+
+def test_pieces_that_do_not_add_up_on_one_rank_are_an_error_on_every_rank():
+    first, second = after_running_out_of_memory(lambda batch: 5.0 if len(batch) == 4 else len(batch))
     assert isinstance(second, tg.ConfigError)
-    assert "8.0 together" in str(second)
+    assert "4.0 together" in str(second)
     assert isinstance(first, tg.ConfigError)
     assert "another rank" in str(first)
+
+
+def test_a_weight_that_halves_do_not_share_is_found_before_the_cut_on_every_rank():
+    first, second = after_running_out_of_memory(lambda batch: 4.0)
+    assert isinstance(second, tg.UnsupportedError)
+    assert "weight(batch) must return what it is averaged over" in str(second)
+    assert isinstance(first, tg.TightGradError)
 
 
 def test_captions_reach_the_loss_with_their_own_images():

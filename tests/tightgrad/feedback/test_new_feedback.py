@@ -12,6 +12,7 @@ from tightgrad.checkpoint.folder import load_state, save_state
 from tightgrad.codecs import Cast, DensityWarmup, IntBlock, SizeAdaptive, TopK
 from tightgrad.collectives import SingleCollective
 from tightgrad.core.clock import StageClock
+from tightgrad.core.collective import Collective
 from tightgrad.core.errors import ConfigError, IncompatiblePlanError
 from tightgrad.core.protocols import Codec, Feedback, ReduceContext
 from tightgrad.core.rng import StepRng
@@ -84,26 +85,18 @@ def test_eight_bit_residuals_are_added_when_ranks_leave(tmp_path: object) -> Non
     """Two ranks saved, one loads: the sum of what they hold, not the sum of the bytes."""
     values = [normal(300, seed) for seed in range(2)]
 
-    class Saved(SingleCollective):
-        world_size = 2
-
-        def __init__(self, rank: int) -> None:
-            super().__init__()
-            self.rank = rank
-
-        def all_gather(self, tensor: Tensor) -> Tensor:
-            return tensor.clone().unsqueeze(0)
-
-    for rank in (1, 0):
+    def save(collective: Collective) -> None:
         state = {
             "version": 1,
             "step": 3,
             "consecutive_skips": 0,
-            "slots": {"residual": {"w": EightBit().pack(values[rank])}},
+            "slots": {"residual": {"w": EightBit().pack(values[collective.rank])}},
             "num_consumed": 0,
             "open_window": None,
         }
-        save_state(lambda state=state: state, tmp_path, Saved(rank))  # type: ignore[arg-type]
+        save_state(lambda: state, tmp_path, collective)  # type: ignore[arg-type]
+
+    tg.collectives.run_threaded(2, save)
     plan = tg.Plan(compress=tg.Compress(TopK(0.1), feedback=tg.ErrorFeedback("int8")))
     loaded = load_state(tmp_path, plan.slots, 0, 1)  # type: ignore[arg-type]
     total = EightBit().unpack(loaded["slots"]["residual"]["w"])
