@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
 from support.ranks import run_ranks
+from support.waiting import patience
 from support.wrapping import ragged_batches, small_model, wrap
 
 K = 3
@@ -126,7 +127,7 @@ HIDDEN = {"ddp bfloat16", "fsdp2 last", "fsdp2 last bfloat16", "fsdp2 compress"}
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_change_is_an_error_on_every_rank(mode):
-    for found in run_ranks(2, changed_in, mode, timeout_seconds=20):
+    for found in run_ranks(2, changed_in, mode, timeout_seconds=patience(20)):
         assert found["clean"] == [False] * 4
         assert found["clean again"] == [False] * 2
         for name in CHANGES if mode != "ddp bfloat16" else ():
@@ -153,7 +154,7 @@ def alone():
 
 
 def test_where_ranks_vote_a_change_on_one_rank_is_an_error_on_all():
-    other, changed = run_ranks(2, alone, timeout_seconds=20)
+    other, changed = run_ranks(2, alone, timeout_seconds=patience(20))
     assert "another rank has failed before this step" in other["explicit"][0]
     assert "rank 1 has dropped the step after an error of its own" in other["hook"][0]
     for mode, (error, clean) in changed.items():

@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
 from support.ranks import run_ranks
+from support.waiting import patience
 from support.wrapping import full, ragged_batches, small_model, wrap
 from tightgrad.collectives import TorchCollective
 
@@ -72,7 +73,7 @@ def trained_by_hand(mode, leaves):
 @pytest.mark.parametrize("leaves", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_closed_pipeline_leaves_a_plain_wrapper(mode, leaves):
-    for pairs, buffers in run_ranks(2, trained_by_hand, mode, leaves, timeout_seconds=200):
+    for pairs, buffers in run_ranks(2, trained_by_hand, mode, leaves, timeout_seconds=patience(200)):
         for ours, plain in pairs:
             for own, other in zip(ours, plain, strict=True):
                 torch.testing.assert_close(own, other)
@@ -97,6 +98,6 @@ def superseded_then_closed():
 
 
 def test_closing_what_was_taken_over_takes_nothing_from_the_new_one():
-    one, other = run_ranks(2, superseded_then_closed, timeout_seconds=200)
+    one, other = run_ranks(2, superseded_then_closed, timeout_seconds=patience(200))
     assert one == other
     assert all(one[1])

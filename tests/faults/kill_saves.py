@@ -91,8 +91,12 @@ def fill(pipe: tg.GradientPipeline, marker: int) -> None:
         tensor.fill_(marker)
     for name, parameter in pipe.adapter.parameters.items():
         pipe.state.slots["residual"][name] = torch.full_like(parameter.detach(), marker)
-        if parameter.grad is not None:
-            parameter.grad.fill_(marker)
+    grads = [parameter.grad for parameter in pipe.adapter.parameters.values() if parameter.grad is not None]
+    if grads:  # of an open window: as the pipeline itself would write them
+        pipe.ownership.take_grads()
+        for grad in grads:
+            grad.fill_(marker)
+        pipe.ownership.leave_grads()
 
 
 def counters(state: dict[str, Any]) -> list[Any]:
