@@ -27,7 +27,14 @@ def batch_weights(batch: Any, weight: Weight, losses: tuple[str, ...]) -> dict[s
 
 
 def _checked(weight: Number) -> float:
-    value = float(weight)
+    try:
+        value = float(weight)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shape = f" of shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else ""
+        raise ConfigError(
+            f"weight(batch) gave a {type(weight).__name__}{shape}; it must give one number, what the batch's loss is "
+            "averaged over, such as mask.sum()."
+        ) from error
     if not math.isfinite(value) or value < 0:
         raise ConfigError(f"a micro-batch weighs {value}; a weight must be finite and at least 0.")
     return value

@@ -108,6 +108,7 @@ class Window(Generic[Batch]):
         self.weights = weights
         self._totals = totals
         self.backwards = 0
+        self._failed: str | None = None
         self._position = -1
         self._held = held
 
@@ -189,12 +190,30 @@ class Window(Generic[Batch]):
         with self._held(position, len(self)):
             yield self.batches[position]
 
+    @contextmanager
+    def during_backward(self) -> Iterator[None]:
+        """Remember a backward that raises within: part of its gradient may be in the sum, so there is no step."""
+        try:
+            yield
+        except BaseException as error:
+            self._failed = (
+                f"the backward of micro-batch {self._position} of {len(self)} has raised {type(error).__name__}, and "
+                "part of its gradient may be in the sum already: this window cannot be finished. Call pipe.abandon() "
+                "to go on with the next one."
+            )
+            raise
+
+    def _check_not_failed(self) -> None:
+        if self._failed is not None:
+            raise UsageError(self._failed)
+
     def take_weights(self) -> Mapping[str, float]:
         """Return the current micro-batch's weights; to be called once for each, by `backward`.
 
         Raises:
-            UsageError: no micro-batch is current, or its backward ran before.
+            UsageError: no micro-batch is current, its backward ran before, or one of the window has raised.
         """
+        self._check_not_failed()
         if self._position < 0:
             raise UsageError("backward() came before the window's first batch; call it inside `for batch in window:`.")
         if self.backwards > self._position:
@@ -208,7 +227,8 @@ class Window(Generic[Batch]):
         return self.weights[self._position]
 
     def check_complete(self) -> None:
-        """Raise `UsageError` unless backward ran for every micro-batch."""
+        """Raise `UsageError` unless backward ran for every micro-batch, and none has raised."""
+        self._check_not_failed()
         if self.backwards != len(self):
             raise UsageError(
                 f"step() came after {self.backwards} of the window's {len(self)} micro-batches. {_ALL_COUNT} A window "

@@ -196,7 +196,7 @@ class GradientPipeline:
         losses = checked_losses(loss, self._accumulate.losses)
         self.ownership.take_grads()
         weights = window.take_weights()
-        with self._clock("backward"):
+        with self._clock("backward"), window.during_backward():
             if self.plan.is_empty:
                 run_backward(next(iter(losses.values())), weights, self.adapter, None)
                 return
