@@ -42,6 +42,9 @@ NUMBERS: dict[str, int] = {
 }
 """The number that a figure and its table have on the page. Everywhere else they go by name."""
 
+PAYS = 0.95
+"""The largest share of an uncompressed step's time at which a compression method is said to pay."""
+
 PUBLISHED = Path(__file__).parent / "published"
 """The results that come with the package, a file for each name."""
 

@@ -107,7 +107,7 @@ class _SentMessage(Sent):
         return {name: torch.zeros(shape, device=device) for name, shape in self._shapes.items()}
 
     def subtract_from_(self, values: Mapping[str, Tensor]) -> None:
-        """Entry by entry."""
+        """Subtract what was sent from each entry, in place."""
         self.decoded.subtract_from_([values[spec.name].view(-1) for spec in self._specs])
 
     def __getitem__(self, name: str) -> Tensor:

@@ -149,7 +149,7 @@ class _Chunks:
         return [list(row) for row in zip(*pieces, strict=True)]
 
     def join(self, rows: list[list[Tensor]]) -> Grads:
-        """Undo `split`."""
+        """Put the pieces that `split` gave together again."""
         columns = zip(*rows, strict=True)
         return {
             name: torch.cat(list(column)).view(shape)

@@ -12,9 +12,9 @@ from tightgrad_lab.bench.link_work import Work
 from tightgrad_lab.common.recommended import RECOMMENDED
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.network import why_not
+from tightgrad_lab.schema import PAYS
 
 DENSE = "dense"
-PAYS = 0.95
 """A method pays when its step takes at most this share of the dense one."""
 SHORT_PLANS = ("8-bit blocks", "powersgd rank 4", "topk 0.1 %")
 

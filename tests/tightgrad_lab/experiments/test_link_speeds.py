@@ -7,8 +7,9 @@ import pytest
 
 from tightgrad_lab.bench.link_work import Work
 from tightgrad_lab.common.recommended import RECOMMENDED
-from tightgrad_lab.experiments.link_speeds import EXPERIMENT, PAYS
+from tightgrad_lab.experiments.link_speeds import EXPERIMENT
 from tightgrad_lab.network import why_not
+from tightgrad_lab.schema import PAYS
 
 REASON = why_not()
 

@@ -12,10 +12,9 @@ from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.model import Source
 from tightgrad_lab.report.results import PUBLISHED, Result, read_best, read_result
 from tightgrad_lab.report.stats import Comparison, compare
+from tightgrad_lab.schema import PAYS
 
 LINKS, ACCURACY = "link_speeds", "accuracy_vs_bytes"
-PAYS = 0.95
-"""The largest share of an uncompressed step's time at which table 6 says that a method pays."""
 DENSE = "dense"
 METHODS: dict[str, tuple[str, str | None, str]] = {
     "cast bfloat16": ("link_speeds.figure.bfloat16", "float16", "none"),
