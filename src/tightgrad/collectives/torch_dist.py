@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tightgrad.collectives import framing, in_pieces
+from tightgrad.collectives import in_pieces
 from tightgrad.collectives.backends import backend_name as backend_name
-from tightgrad.collectives.backends import backends, control_device, derived_group
+from tightgrad.collectives.backends import control_device, derived_group
 from tightgrad.collectives.traffic import all_gather_nbytes, all_reduce_nbytes, all_to_all_nbytes, broadcast_nbytes
 from tightgrad.core.errors import CommunicationError, UsageError
 from tightgrad.core.protocols import ReduceOp, Traffic
@@ -37,7 +37,6 @@ class TorchCollective:
         self.group = group if group is not None else dist.distributed_c10d._get_default_group()
         self.rank = dist.get_rank(self.group)
         self.world_size = dist.get_world_size(self.group)
-        self._is_framed = {device: name == "gloo" for device, name in backends(self.group).items()}
         self.control_device = control_device(self.group)
         self.traffic = Traffic()
         self._parts: dict[tuple[tuple[int, ...], ...], TorchCollective] = {}
@@ -66,16 +65,14 @@ class TorchCollective:
         """Stack the ranks' tensors: shape (world_size, *tensor.shape)."""
         flat = tensor.contiguous().view(-1)
         gathered = torch.empty(self.world_size, flat.numel(), dtype=flat.dtype, device=flat.device)
-        around = framing.of_all_gather(self.world_size) if flat.numel() else 0
         if flat.numel():
             with self._talking("all_gather"):
                 if self.world_size == 2 and in_pieces.are_large(flat, flat):
                     gathered[self.rank] = flat
                     in_pieces.exchange(flat, gathered[1 - self.rank], self.group)
-                    around = framing.of_messages(*[in_pieces.num_pieces(flat)] * 2)
                 else:
                     _all_gather_flat(gathered.view(-1), flat, self.group)
-        self._count("all_gather", all_gather_nbytes(_nbytes(flat), self.world_size), around, flat.device)
+        self.traffic.add("all_gather", all_gather_nbytes(_nbytes(flat), self.world_size))
         return gathered.view(self.world_size, *tensor.shape)
 
     def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
@@ -87,8 +84,7 @@ class TorchCollective:
         gathered = own.new_empty((self.world_size, *own.shape))
         with self._talking("all_gather"):
             work = self.group.allgather([list(gathered.unbind())], [own]) if own.numel() else None
-        around = framing.of_all_gather(self.world_size) if own.numel() else 0
-        self._count("all_gather", all_gather_nbytes(_nbytes(own), self.world_size), around, own.device)
+        self.traffic.add("all_gather", all_gather_nbytes(_nbytes(own), self.world_size))
 
         def receive() -> Tensor:
             if work is not None:
@@ -103,19 +99,16 @@ class TorchCollective:
         like = chunks[self.rank]
         flat = torch.empty(sum(receive_numels), dtype=like.dtype, device=like.device)
         received = list(flat.split(list(receive_numels)))
-        around = framing.of_all_to_all(self.world_size)
         with self._talking("all_to_all"):
             other = 1 - self.rank
             if self.world_size == 2 and in_pieces.are_large(chunks[other], received[other]):
                 received[self.rank].copy_(like)
                 in_pieces.exchange(chunks[other].contiguous(), received[other], self.group)
-                pieces = in_pieces.num_pieces(chunks[other]), in_pieces.num_pieces(received[other])
-                around = framing.of_messages(*pieces)
             else:
                 send_numels = [chunk.numel() for chunk in chunks]
                 dist.all_to_all_single(flat, torch.cat(list(chunks)), list(receive_numels), send_numels, self.group)
         nbytes = all_to_all_nbytes([_nbytes(chunk) for chunk in chunks], self.rank)
-        self._count("all_to_all", nbytes, around, like.device)
+        self.traffic.add("all_to_all", nbytes)
         return received
 
     def split(self, groups: Sequence[Sequence[int]]) -> "TorchCollective":
@@ -125,7 +118,7 @@ class TorchCollective:
             mine = next(group for group in key if self.rank in group)
             members = [dist.get_global_rank(self.group, rank) for rank in mine]
             # Only the ranks of a group make it, so that this also works when this collective is itself a part.
-            part = TorchCollective(derived_group(self.group, members))
+            part = type(self)(derived_group(self.group, members))
             part.traffic = self.traffic
             self._parts[key] = part
         return self._parts[key]
@@ -134,17 +127,12 @@ class TorchCollective:
         """Overwrite `tensor` with rank `source`'s; return it."""
         with self._talking("broadcast"):
             dist.broadcast(tensor, group=self.group, group_src=source)
-        is_source = self.rank == source
-        nbytes = broadcast_nbytes(_nbytes(tensor), self.world_size, is_source=is_source)
-        self._count("broadcast", nbytes, framing.of_broadcast(self.world_size, is_source=is_source), tensor.device)
+        nbytes = broadcast_nbytes(_nbytes(tensor), self.world_size, is_source=self.rank == source)
+        self.traffic.add("broadcast", nbytes)
         return tensor
 
     def _count_all_reduce(self, tensor: Tensor) -> None:
-        around = framing.of_all_reduce(tensor.numel(), self.world_size)
-        self._count("all_reduce", all_reduce_nbytes(_nbytes(tensor), self.world_size), around, tensor.device)
-
-    def _count(self, operation: str, nbytes: int, around: int, device: torch.device) -> None:
-        self.traffic.add(operation, nbytes, around if self._is_framed.get(device.type) else 0)
+        self.traffic.add("all_reduce", all_reduce_nbytes(_nbytes(tensor), self.world_size))
 
     @contextmanager
     def _talking(self, operation: str) -> Iterator[None]:

@@ -14,19 +14,16 @@ class Traffic:
 
     Attributes:
         nbytes: of tensors.
-        framing_nbytes: of the headers that the backend puts around them, as far as they are known.
         by_operation: tensors' bytes by the name of the collective.
     """
 
     def __init__(self) -> None:
         self.nbytes = 0
-        self.framing_nbytes = 0
         self.by_operation: dict[str, int] = {}
 
-    def add(self, operation: str, nbytes: int, framing_nbytes: int = 0) -> None:
+    def add(self, operation: str, nbytes: int) -> None:
         """Count bytes under the name of the collective that sent them."""
         self.nbytes += nbytes
-        self.framing_nbytes += framing_nbytes
         self.by_operation[operation] = self.by_operation.get(operation, 0) + nbytes
 
 
@@ -35,12 +32,12 @@ class TrafficMeter:
 
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic
-        self._before = traffic.nbytes, traffic.framing_nbytes
+        self._before = traffic.nbytes
 
-    def take(self) -> tuple[int, int]:
-        """Return the bytes of tensors and of framing since the last call."""
-        before, self._before = self._before, (self._traffic.nbytes, self._traffic.framing_nbytes)
-        return self._before[0] - before[0], self._before[1] - before[1]
+    def take(self) -> int:
+        """Return the bytes of tensors since the last call."""
+        before, self._before = self._before, self._traffic.nbytes
+        return self._before - before
 
 
 class Collective(Protocol):

@@ -110,19 +110,17 @@ class OuterPipeline:
 
     def _record(self, outcome: Update | str, local_steps: int) -> StepRecord:
         applied = outcome if isinstance(outcome, Update) else None
-        wire_bytes, framing_bytes = self._sent.take()
         return StepRecord(
             step=self.state.step - 1 if applied else self.state.step,
             skipped=applied is None,
             skip_reason=outcome if isinstance(outcome, str) else None,
             grad_norm=float(applied.clipped.total_norm) if applied else None,
             clip_coef=float(applied.clipped.clip_coef) if applied and self._plan.clip else None,
-            wire_bytes=wire_bytes,
+            wire_bytes=self._sent.take(),
             residual_norm=residual_norm(self.state.slots, self._plan.slots),
             weight=float(self.adapter.collective.world_size),
             micro_batches=local_steps,
             stage_seconds=self._clock.take(),
-            framing_bytes=framing_bytes,
         )
 
     def state_dict(self) -> dict[str, Any]:

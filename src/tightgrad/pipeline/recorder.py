@@ -59,7 +59,7 @@ class Recorder:
         clipped = outcome if isinstance(outcome, Clipped) else None
         measured = clipped if clipped is not NOTHING_CLIPPED else None
         self._adapter.collective.traffic.add("wrapper", self._adapter.sent_nbytes())
-        wire_bytes, framing_bytes = self._sent.take()
+        wire_bytes = self._sent.take()
         clip_coef = float(measured.clip_coef) if measured and self._plan.clip else None
         if clip_coef is not None:
             self._clip_watch.saw(clip_coef)
@@ -82,7 +82,6 @@ class Recorder:
             fell_back=self._path.fell_back,
             loss=loss,
             noise_scale=noise_scale,
-            framing_bytes=None if self._plan.is_empty else framing_bytes,
             memory_bytes=used_nbytes(self._device),
             compression_cosine=self._path.fidelity.take_cosine(),
             warm_start_overlap=self._path.fidelity.take_overlap(),

@@ -16,8 +16,6 @@ class StepRecord:
         grad_norm: 2-norm of the delivered gradient before clipping; None for an empty plan.
         clip_coef: norm after clipping over norm before; None without clipping.
         wire_bytes: bytes that left this rank during the step; None for an empty plan, whose wrapper sends on its own.
-        framing_bytes: bytes of gloo's own message headers that left this rank with `wire_bytes`, for the collectives of
-            this library; those of a wrapper are not known. None for an empty plan.
         residual_norm: 2-norm of this rank's residuals; None without feedback.
         weight: N, the weight of the window over all ranks; 0 for a `flush`.
         micro_batches: micro-batches on this rank; 0 for a `flush`.
@@ -61,7 +59,6 @@ class StepRecord:
     warm_start_overlap: float | None = None
     parameter_norm: float | None = None
     noise_scale: float | None = None
-    framing_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON values."""

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 import tightgrad as tg
 from tightgrad.core.config import to_config
+from tightgrad_lab.bench.framing import FramedCollective
 from tightgrad_lab.bench.link_work import PEERS, Steps, Work, bare, by_hand, with_local_updates, with_tightgrad
 from tightgrad_lab.bench.sent import sent_nbytes
 from tightgrad_lab.common import byte_model
@@ -186,12 +187,13 @@ def _measure(rank: NetRank, send: Callable[[Any], None], work: Work, timing: Tim
     alone: list[float] = []
     for row in wanted:
         plan = _plan_of(row)
+        collective = FramedCollective()
         local = LOCAL.get(row["plan"])
         if local is not None:
-            steps = with_local_updates(work, local)
+            steps = with_local_updates(work, local, collective)
         else:
-            steps = by_hand(work, PEERS[row["plan"]]) if plan is None else with_tightgrad(work, plan)
-        measured = _row(row["plan"], steps, base, timing, rank, local.every if local else 1)
+            steps = by_hand(work, PEERS[row["plan"]]) if plan is None else with_tightgrad(work, plan, collective)
+        measured = _row(row["plan"], steps, base, timing, rank, collective, local.every if local else 1)
         alone += measured.pop("alone")
         if rank.rank == 0:
             send(measured | {"predicted_step_seconds": predicted.get(row["plan"])})
@@ -240,7 +242,9 @@ def _predictions(
     return predicted
 
 
-def _row(name: str, steps: Steps, base: Steps, timing: Timing, rank: NetRank, every: int = 1) -> Row:
+def _row(
+    name: str, steps: Steps, base: Steps, timing: Timing, rank: NetRank, collective: FramedCollective, every: int
+) -> Row:
     """Pairs of a step without communication and one of this row; with `every`, pairs of so many, and their means."""
     for _ in range(WARM_UP):
         taken, _record = _timed(lambda: _advance(steps, every))
@@ -259,16 +263,14 @@ def _row(name: str, steps: Steps, base: Steps, timing: Timing, rank: NetRank, ev
         dist.barrier()
         alone.append(_timed(lambda: _advance(base, every))[0] / every)
         dist.barrier()
-        before = sent()
+        before, frames_before = sent(), collective.frames.nbytes
         taken, record = _timed(lambda: _advance(steps, every))
         dist.barrier()  # all that this rank sends has left when every rank has what it waits for
         seconds.append(taken / every)
         counters.append(sent().since(before).since(barrier))
         if record is not None:
-            counted, framing = (
-                None if nbytes is None else round(nbytes / every)
-                for nbytes in (record.wire_bytes, record.framing_bytes)
-            )
+            counted = None if record.wire_bytes is None else round(record.wire_bytes / every)
+            framing = round((collective.frames.nbytes - frames_before) / every)
             stages.append(record.stage_seconds)
     return {
         "plan": name,

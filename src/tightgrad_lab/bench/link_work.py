@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
 from tightgrad.plan.local_updates import LocalUpdates
+from tightgrad_lab.bench.framing import FramedCollective
 from tightgrad_lab.common import byte_model
 
 Steps = Iterator["tg.StepRecord | None"]
@@ -78,21 +79,21 @@ def by_hand(work: Work, wrap: Wrap) -> Steps:
         yield None
 
 
-def with_tightgrad(work: Work, plan: tg.Plan) -> Steps:
+def with_tightgrad(work: Work, plan: tg.Plan, collective: FramedCollective) -> Steps:
     """A plan on a DDP model."""
     model = DistributedDataParallel(work.model())
-    pipe = tg.attach(model, work.optimizer(model), plan)
+    pipe = tg.attach(model, work.optimizer(model), plan, collective=collective)
     for window in pipe.windows(work.batches()):
         for batch in window:
             pipe.backward(byte_model.loss(model, batch))
         yield pipe.step()
 
 
-def with_local_updates(work: Work, updates: LocalUpdates) -> Steps:
+def with_local_updates(work: Work, updates: LocalUpdates, collective: FramedCollective) -> Steps:
     """Every rank for itself, and an outer step every so often: its record is that step's."""
     model = work.model()
     optimizer = work.optimizer(model)
-    outer = tg.attach_local(model, updates)
+    outer = tg.attach_local(model, updates, collective=collective)
     batches = work.batches()
     while True:
         for _ in range(work.micro_batches):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import tightgrad as tg
-from tightgrad.accumulate.memory import (
+from tightgrad.core.errors import ConfigError
+from tightgrad_lab.planning.estimate import (
     ActivationMemory,
     MemoryEstimate,
     OptimizerMemory,
@@ -18,7 +19,6 @@ from tightgrad.accumulate.memory import (
     measure_activations,
     optimizer_memory,
 )
-from tightgrad.core.errors import ConfigError
 
 FLOAT_NBYTES = 4
 NO_ACTIVATIONS = ActivationMemory(0.0, 1, 0.0)

@@ -41,6 +41,15 @@ def test_a_folder_of_ours(tmp_path: Path) -> None:
     assert read_history(tmp_path / "steps.jsonl") == history
 
 
+def test_records_of_an_older_version_have_fields_that_are_gone(tmp_path: Path) -> None:
+    train([tg.records.Jsonl(tmp_path)])
+    path = tmp_path / "steps.jsonl"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert not any("framing_bytes" in record for record in records)
+    write(path, *({**record, "framing_bytes": 96} for record in records))
+    assert [finding.problem for finding in examine(read_history(tmp_path))] == ["over_clipping"]
+
+
 def test_a_folder_of_the_lab(tmp_path: Path) -> None:
     write(tmp_path / "steps.jsonl", {"step": 0, "skipped": False, "loss": None})
     write(tmp_path / "config.json", {"schema": 1, "plan": PLAN.to_config()})

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import tightgrad as tg
-from tightgrad.accumulate.memory import OptimizerMemory
 from tightgrad.collectives import run_threaded
 from tightgrad.collectives.traffic import all_reduce_nbytes
 from tightgrad_lab.cli import app as cli
@@ -15,6 +14,7 @@ from tightgrad_lab.common.recommended import RECOMMENDED
 from tightgrad_lab.planning import scale
 from tightgrad_lab.planning.advise import DENSE, advise, fastest_or_dense, plan_named
 from tightgrad_lab.planning.cost import Compute, PathCost, ddp_buckets, ddp_seconds, plan_seconds
+from tightgrad_lab.planning.estimate import OptimizerMemory
 from tightgrad_lab.planning.link import Call, Link, seconds_of
 from tightgrad_lab.planning.measure import measure_path
 from tightgrad_lab.planning.memory import Footprint, Held

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import tightgrad as tg
-from tightgrad.accumulate.live import LiveBytes
 from tightgrad_lab.cli import app as cli
 from tightgrad_lab.common.recommended import RECOMMENDED
+from tightgrad_lab.planning.live_bytes import LiveBytes
 from tightgrad_lab.planning.memory import available_nbytes, fitting, footprint, of_plan
 
 WIDTH, SAMPLES = 128, 32

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from tightgrad.accumulate.buffer import LOW_PRECISION
-from tightgrad.accumulate.live import LiveBytes
 from tightgrad.accumulate.split import split_batch
 from tightgrad.accumulate.weights import num_samples
 from tightgrad.core.check import check_choice, check_integer, check_number
+from tightgrad_lab.planning.live_bytes import LiveBytes
 
 FLOAT_NBYTES = 4
 BUCKET_NBYTES = 32 * 2**20  # gradients that are encoded together

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import tightgrad as tg
-from tightgrad.accumulate import (
+from tightgrad_lab.planning.estimate import (
     ActivationMemory,
     OptimizerMemory,
     estimate_memory,
@@ -13,7 +13,7 @@ from tightgrad.accumulate import (
     measure_activations,
     optimizer_memory,
 )
-from tightgrad.accumulate.live import LiveBytes
+from tightgrad_lab.planning.live_bytes import LiveBytes
 from tightgrad_lab.training.memory import peak_memory
 
 CPU = torch.device("cpu")

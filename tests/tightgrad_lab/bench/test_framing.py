@@ -8,8 +8,7 @@ import torch
 import torch.distributed as dist
 
 from support.waiting import patience
-from tightgrad.collectives import framing
-from tightgrad.collectives.torch_dist import TorchCollective
+from tightgrad_lab.bench import framing
 from tightgrad_lab.network import NetRank, network, run_in_network, why_not
 from tightgrad_lab.network.counters import sent
 
@@ -30,7 +29,7 @@ def test_of_messages() -> None:
 
 
 def counted_and_sent(rank: NetRank, send: Any) -> None:
-    collective = TorchCollective()
+    collective = framing.FramedCollective()
     ranks = rank.ranks
     operations = {
         "all_reduce": lambda numel: collective.all_reduce_(torch.zeros(numel)),
@@ -45,14 +44,12 @@ def counted_and_sent(rank: NetRank, send: Any) -> None:
             operation(numel)
             dist.barrier()
             time.sleep(SETTLED_SECONDS)
-            traffic = collective.traffic
-            before, counted = sent(), traffic.nbytes + traffic.framing_nbytes
+            traffic, frames = collective.traffic, collective.frames
+            before, counted = sent(), traffic.nbytes + frames.nbytes
             for _ in range(TIMES):
                 operation(numel)
             time.sleep(SETTLED_SECONDS)
-            found = torch.tensor(
-                [sent().since(before).payload_nbytes, traffic.nbytes + traffic.framing_nbytes - counted]
-            )
+            found = torch.tensor([sent().since(before).payload_nbytes, traffic.nbytes + frames.nbytes - counted])
             dist.all_reduce(found)
             if rank.rank == 0:
                 send({"operation": name, "numel": numel, "sent": int(found[0]), "counted": int(found[1])})
