@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor
 import tightgrad as tg
 from support.ranks import run_ranks
 from support.wrapping import full, ragged_batches, small_model, wrap
-from tightgrad.adapters.fsdp2 import param_groups
+from tightgrad.adapters.parts.fsdp2_torch import param_groups
 
 MICRO_BATCHES = 3
 

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 import tightgrad as tg
 from support.ranks import run_ranks
 from support.wrapping import Branches, full
-from tightgrad.adapters.fsdp2 import param_groups
+from tightgrad.adapters.parts.fsdp2_torch import param_groups
 
 NOWHERE, FIRST, LAST, BOTH = (False, False), (True, False), (False, True), (True, True)
 USES = (

@@ -1,111 +1,148 @@
-"""DistributedDataParallel, which averages gradients itself while the last micro-batch's backward runs.
+"""DistributedDataParallel: who sums its gradients, and in which backward.
 
-`no_sync` encloses forward and backward of every other micro-batch. A micro-batch's forward decides what its backward
-does, so both have to be inside.
+What a backward does is decided by its micro-batch's forward, so `no_sync` encloses both.
 """
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Set
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal, TypeAlias
 
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tightgrad.adapters.parts.forward import forget_forward, has_synced_layers, sends_buffers, will_rebuild_buckets
-from tightgrad.adapters.parts.grads import copy_grads, each_grad, put_grads, scale_grads_
-from tightgrad.adapters.parts.names import trainable_parameters
+from tightgrad.adapters.ddp_hook import BucketHandOver
 from tightgrad.adapters.parts.ready_once import ready_once
+from tightgrad.adapters.parts.torch_private import check_can_set, check_has
+from tightgrad.adapters.plain import PlainAdapter, broadcast_tensors
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.traffic import all_reduce_nbytes
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
-LOOKS = 2  # synchronised backwards in which gradients are watched; what makes them ready twice is there from the first
+Sync: TypeAlias = Literal["last", "every", "never", "hook"]
+
+_WHAT = "DistributedDataParallel"
+_LOOKS = 2  # synchronised backwards in which gradients are watched; what makes them ready twice is there from the first
 
 
-class DDPAdapter:
-    """A DDP module that reduces its own gradients, overlapped with backward.
+class DDPAdapter(PlainAdapter):
+    """Connects a module in DistributedDataParallel, whose own all-reduce is used, left out, or replaced.
 
     Args:
-        model: the wrapped module.
-        sync: "last" reduces once a window, "every" after each micro-batch.
-        collective: the ranks; None takes the module's process group.
+        model: the wrapper.
+        sync: "last" lets DDP average once a window, overlapped with the last backward; "every" after each micro-batch.
+            "never" leaves its all-reduce out: the pipeline sums after the last backward, nothing overlaps, and the
+            whole path runs in order. "hook" hands the buckets over during the last backward, for which every rank has
+            to run as many micro-batches as the others.
+        collective: the data-parallel ranks; None takes the wrapper's process group.
+        only: identities of the parameters that are trained; None trains all that require gradients.
+
+    Raises:
+        UnsupportedError: with "hook", the module takes no hook.
     """
 
-    reduces = True
-    every_rank_runs = True
-    counts_writes = True
-    holds_back = False
-    remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
+    hand_over: BucketHandOver | None = None
 
-    def __init__(self, model: DistributedDataParallel, sync: str, collective: Collective | None = None) -> None:
+    def __init__(
+        self,
+        model: DistributedDataParallel,
+        sync: Sync,
+        collective: Collective | None = None,
+        only: Set[int] | None = None,
+    ) -> None:
+        super().__init__(model.module, collective or TorchCollective(model.process_group), only)
         self.model = model
         self.sync = sync
-        self.collective: Collective = collective or TorchCollective(model.process_group)
-        self.parameters = trainable_parameters(model.module)
-        self.divisor = self.collective.world_size
-        self._talks_in_forward = has_synced_layers(model) or sends_buffers(model)
+        self.reduces = sync in ("last", "every")
+        self.every_rank_runs = sync != "never"  # some backward is synchronised
+        self.divisor = self.collective.world_size if self.reduces else 1
+        if sync == "hook":
+            self.hand_over = BucketHandOver(model, self.collective, self.parameters)
+        self._talks_in_forward |= model.broadcast_buffers and any(True for _ in model.module.buffers())
         self._synced = 0
-        self._synced_looked_at = 0
+        self._looks_left = _LOOKS if self.collective.world_size > 1 else 0
 
     @property
     def waits_in_forward(self) -> bool:
-        """Where DDP sends buffers, and until it has built its buckets anew."""
-        return self._talks_in_forward or will_rebuild_buckets(self.model)
+        """Tell whether DDP sends buffers, or has yet to build its buckets anew."""
+        return self._talks_in_forward or self._will_rebuild_buckets()
 
     @property
     def moves_gradients(self) -> bool:
-        """Where gradients are views of buckets, as long as these may be built anew."""
-        return self.model.gradient_as_bucket_view and will_rebuild_buckets(self.model)
+        """Tell whether gradients are views of buckets that may yet be built anew."""
+        return self.model.gradient_as_bucket_view and self._will_rebuild_buckets()
 
-    def connect(self) -> None:
-        """Do nothing: DDP is connected already."""
+    def _will_rebuild_buckets(self) -> bool:
+        """Whether a forward will, once, to agree on the order of gradients seen in the first synchronised backward.
+        Where torch does not say whether that has been, it may come any time.
+        """
+        rebuilds = self.every_rank_runs and (self.model.static_graph or not self.model.find_unused_parameters)
+        return rebuilds and not getattr(self.model, "_has_rebuilt_buckets", False)
 
     def begin_window(self) -> None:
-        """Do nothing: DDP sends buffers in its forward."""
+        """Send rank 0's buffers to all ranks, unless DDP does so in a forward that it synchronises."""
+        if not self.reduces and self.model.training and self.model.broadcast_buffers:
+            broadcast_tensors(self.model.module.buffers(), self.collective)
 
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
-        """`no_sync`, but for the last micro-batch.
+        """Return `no_sync`, but for micro-batches whose backward is synchronised.
 
         Raises:
-            UsageError: at its end, if gradients went on growing after DDP had reduced them.
+            UsageError: at its end, if gradients went on growing after DDP had averaged them.
         """
-        if self.sync == "last" and index < count - 1:
+        if not self.reduces:
+            self.model.require_forward_param_sync = False  # buffers are sent by `begin_window` only
+        if self.sync == "never" or (self.sync != "every" and index < count - 1):
             return self.model.no_sync()
+        if not self.reduces:
+            return self._handed_over()
         self._synced += 1
-        if self._synced_looked_at < LOOKS and self.collective.world_size > 1:
-            self._synced_looked_at += 1
-            return ready_once(self.parameters)
-        return nullcontext()
+        self._looks_left -= 1
+        return ready_once(self.parameters) if self._looks_left >= 0 else nullcontext()
 
-    def leaves(self) -> Iterable[Tensor]:
-        """Return the parameters of the module."""
-        return self.parameters.values()
-
-    def gradients(self) -> Iterable[tuple[str, Tensor | None]]:
-        """Return `parameter.grad` of every parameter."""
-        return each_grad(self.parameters)
-
-    def accumulated(self) -> Grads:
-        """Return copies of every `parameter.grad`."""
-        return copy_grads(self.parameters)
+    @contextmanager
+    def _handed_over(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self.model.require_forward_param_sync = False  # else a forward of evaluation would send buffers
 
     def restore_accumulated(self, grads: Grads) -> None:
-        """Put the gradients back as `parameter.grad`."""
-        put_grads(self.parameters, grads)
-
-    def scale_accumulated_(self, factor: float) -> None:
-        """Multiply every `parameter.grad` in place."""
-        scale_grads_(self.parameters, factor)
+        """Put the gradients back as `parameter.grad`, and take these parameters as used."""
+        super().restore_accumulated(grads)
+        if self.hand_over is not None:
+            self.hand_over.hook.start_with(grads)
 
     def leave_window(self) -> None:
-        """Let DDP forget it."""
-        forget_forward(self.model)
+        """Let DDP forget a synchronised forward whose backward has not run, or has failed. Collective: every rank must
+        call it.
+
+        The next backward would be reduced in its place, under `no_sync` as well. DDP agrees on its buckets anew.
+        """
+        if self.every_rank_runs:
+            self.model._has_rebuilt_buckets = False
+            self.model.reducer._reset_state()
 
     def release(self) -> None:
-        """Do nothing: the module was not changed."""
+        """Let DDP average, and send buffers before its next forward."""
+        if not self.reduces:
+            self.model.require_forward_param_sync = True
+        if self.hand_over is not None:
+            self.hand_over.hook.serve_nobody()
 
     def sent_nbytes(self) -> int:
-        """One all-reduce of all parameters' gradients for each synchronised backward."""
+        """Return the bytes of one all-reduce of all parameters' gradients for each backward that DDP averaged."""
         nbytes = sum(parameter.numel() * parameter.element_size() for parameter in self.parameters.values())
         synced, self._synced = self._synced, 0
         return synced * all_reduce_nbytes(nbytes, self.collective.world_size)
+
+
+def check_ddp_internals(model: DistributedDataParallel) -> None:
+    """Raise if DDP lacks what is set or called here besides its public interface.
+
+    Raises:
+        UnsupportedError: names the version of torch and what is missing.
+    """
+    # Private in torch 2.9 to 2.14. DDP itself sets these at every forward, so they are plain attributes.
+    check_can_set(model, ("require_forward_param_sync", "_has_rebuilt_buckets"), _WHAT)
+    check_has(model, ("reducer", "broadcast_buffers", "find_unused_parameters", "static_graph"), _WHAT)
+    check_has(model.reducer, ("_reset_state",), f"{_WHAT}, whose buckets have to be forgotten after an error,")

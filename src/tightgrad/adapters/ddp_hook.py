@@ -7,24 +7,21 @@ anew after the first backward), so gradients are known by name.
 
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from tightgrad.adapters.ddp_explicit import DDPExplicitAdapter
-from tightgrad.adapters.parts.forward import forget_forward, will_rebuild_buckets
-from tightgrad.adapters.parts.names import trainable_parameters
 from tightgrad.adapters.parts.ready_once import grew_late
+from tightgrad.adapters.plain import trainable_parameters
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
@@ -114,7 +111,7 @@ class BucketHook:
 
     @property
     def receive(self) -> Receiver | None:
-        """Whom it serves; None to let DDP average.
+        """Return whom it serves; None to let DDP average.
 
         Raises:
             UsageError: the object that it served does not live any more.
@@ -143,12 +140,12 @@ class BucketHook:
         return Bucket(grads, used, bucket.buffer(), bucket.is_last())
 
     def average(self, bucket: GradBucket) -> "Future[Tensor]":
-        """What DDP does by itself."""
+        """Average a bucket as DDP does by itself."""
         return allreduce_hook(self._process_group, bucket)
 
 
 def hand_over(state: BucketHook, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """The hook; torch asks for these very names and annotations."""
+    """Serve as the hook; torch asks for these very names and annotations."""
     receive = state.receive
     return state.average(bucket) if receive is None else receive(state.bucket(bucket))
 
@@ -158,7 +155,7 @@ def _nobody() -> None:
 
 
 def bucket_hook(model: DistributedDataParallel) -> BucketHook:
-    """The hook of this module, registered if it is not yet.
+    """Return the hook of this module, registered if it is not yet.
 
     Raises:
         UnsupportedError: the module has another communication hook, or calls hooks in a way that has no buckets.
@@ -184,7 +181,7 @@ _INNER: CodeType = BackwardCFunction.apply.__code__  # what torch calls a Python
 
 
 def in_inner_backward() -> bool:
-    """Whether this is called by a backward that runs inside another one, as reentrant checkpointing does.
+    """Tell whether this is called by a backward inside another one, as reentrant checkpointing does.
 
     A Python function's own backward is on the stack then: the engine runs inner backwards in the thread of the outer.
     """
@@ -216,7 +213,7 @@ def _refuse_join(model: DistributedDataParallel, hook: BucketHook) -> None:
 
 
 def held_hook(model: DistributedDataParallel) -> BucketHook | None:
-    """The hook of this module, if it has been registered."""
+    """Return the hook of this module, if it has been registered."""
     held = getattr(model, _ATTRIBUTE, None)
     return held if isinstance(held, BucketHook) else None
 
@@ -237,14 +234,14 @@ def refuses_hook(model: DistributedDataParallel, several_backwards: bool) -> str
 
 
 def completed(tensor: Tensor) -> "Future[Tensor]":
-    """A future that holds `tensor` already."""
+    """Return a future that holds `tensor` already."""
     future = pending(tensor.device)
     future.set_result(tensor)
     return future
 
 
 def pending(device: torch.device) -> "Future[Tensor]":
-    """A future of a tensor on `device`."""
+    """Return a future of a tensor on `device`."""
     return Future(devices=[device]) if device.type == "cuda" else Future()
 
 
@@ -254,63 +251,32 @@ def _check_calls_hooks(model: DistributedDataParallel) -> None:
         raise UnsupportedError(f'{reason}; use attach() with Compress(overlap="none"), or build the module without it.')
 
 
-class DDPHookAdapter(DDPExplicitAdapter):
-    """A DDP module that hands over its buckets during the backward of a window's last micro-batch.
+class BucketHandOver:
+    """Hands over a module's buckets during the backward of a window's last micro-batch.
 
-    Every rank has to run as many micro-batches as the others, as under plain DDP.
+    Args:
+        model: takes the hook.
+        collective: the data-parallel ranks.
+        parameters: the trained ones, by name.
 
     Attributes:
         background: the ranks, as a process group of its own, for the thread that reduces.
+        votes_on_use: whether ranks may use different parameters.
+        device: of the gradients.
     """
 
-    every_rank_runs = True
+    kind: Literal["buckets"] = "buckets"
     background: Collective
 
-    def __init__(self, model: DistributedDataParallel, collective: Collective | None = None) -> None:
+    def __init__(
+        self, model: DistributedDataParallel, collective: Collective, parameters: Mapping[str, nn.Parameter]
+    ) -> None:
         self.hook = bucket_hook(model)
-        super().__init__(model, collective)
-
-    @property
-    def waits_in_forward(self) -> bool:
-        """Also until DDP has built its buckets anew."""
-        return super().waits_in_forward or will_rebuild_buckets(self.model)
+        self.parameters = parameters
+        self.votes_on_use = bool(model.find_unused_parameters)
+        self.device = next(iter(parameters.values())).device
+        self._collective = collective
 
     def connect(self) -> None:
-        """Make the group for the thread."""
-        self.background = self.collective.split([range(self.collective.world_size)])
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device of the gradients."""
-        return next(iter(self.parameters.values())).device
-
-    def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
-        """`no_sync`, but for the last micro-batch. Buffers are sent by `begin_window` only."""
-        self.model.require_forward_param_sync = False
-        return self.model.no_sync() if index < count - 1 else self._synced()
-
-    def restore_accumulated(self, grads: Grads) -> None:
-        """Set `parameter.grad`, and take it as used."""
-        super().restore_accumulated(grads)
-        self.hook.start_with(grads)
-
-    def leave_window(self) -> None:
-        """Let DDP forget it."""
-        forget_forward(self.model)
-
-    @property
-    def moves_gradients(self) -> bool:
-        """Where gradients are views of buckets, as long as these may be built anew."""
-        return self.model.gradient_as_bucket_view and will_rebuild_buckets(self.model)
-
-    def release(self) -> None:
-        """Let DDP average, and send buffers."""
-        super().release()
-        self.hook.serve_nobody()
-
-    @contextmanager
-    def _synced(self) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            self.model.require_forward_param_sync = False  # else a forward of evaluation would send buffers
+        """Make the group for the thread. Collective: every rank must call it."""
+        self.background = self._collective.split([range(self._collective.world_size)])

@@ -8,18 +8,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from tightgrad.adapters.ddp import DDPAdapter
-from tightgrad.adapters.ddp_explicit import DDPExplicitAdapter
-from tightgrad.adapters.ddp_hook import DDPHookAdapter, held_hook, refuses_hook
-from tightgrad.adapters.fsdp2 import FSDP2Adapter, mesh_is_smaller
-from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter, restore_reduce_scatter
-from tightgrad.adapters.fsdp2_nodes import FSDP2NodesAdapter, smaller_mesh
-from tightgrad.adapters.parts.ddp_torch import check_ddp_internals
+from tightgrad.adapters.ddp import DDPAdapter, check_ddp_internals
+from tightgrad.adapters.ddp_hook import held_hook, refuses_hook
+from tightgrad.adapters.fsdp2 import FSDP2Adapter
+from tightgrad.adapters.fsdp2_hand_over import NodeHandOver, UnitHandOver, sum_by_itself
 from tightgrad.adapters.parts.fsdp2_torch import check_internals, is_fsdp2
-from tightgrad.adapters.parts.names import trainable_parameters, unwrap_compiled
-from tightgrad.adapters.parts.placement import check_not_split, check_split_by_fsdp2
-from tightgrad.adapters.single import SingleAdapter
-from tightgrad.collectives import SingleCollective
+from tightgrad.adapters.parts.placement import check_not_split, check_split_by_fsdp2, mesh_is_smaller, smaller_mesh
+from tightgrad.adapters.plain import PlainAdapter, trainable_parameters, unwrap_compiled
+from tightgrad.collectives import SingleCollective, TorchCollective
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Adapter, Collective
 
@@ -79,7 +75,7 @@ def make_adapter(
             'overlap="backward" needs DistributedDataParallel, which says when gradients are ready; the model is a '
             'plain module. Wrap it, or take Compress(overlap="none").'
         )
-    return SingleAdapter(inner, collective or SingleCollective(), only)
+    return PlainAdapter(inner, collective or SingleCollective(), only)
 
 
 def _ddp(
@@ -96,7 +92,7 @@ def _ddp(
         reason = refuses_hook(model, several)
         if reason is not None:
             raise UnsupportedError(f'overlap="backward" cannot be had: {reason}. Take Compress(overlap="none").')
-        return DDPHookAdapter(model, collective)
+        return DDPAdapter(model, "hook", collective)
     low_precision = any(
         parameter.dtype in (torch.float16, torch.bfloat16) for parameter in trainable_parameters(model.module).values()
     )
@@ -107,7 +103,7 @@ def _ddp(
             'issue 187732); build it without static_graph, or accumulate with sync="every".'
         )
     if explicit:
-        return DDPExplicitAdapter(model, collective, only)
+        return DDPAdapter(model, "never", collective, only)
     _check_ranks_of_ddp(model, collective)
     hook = held_hook(model)
     if hook is not None:
@@ -135,17 +131,17 @@ def _fsdp2(model: nn.Module, collective: Collective | None, reducing: Reducing, 
             'FSDP2 communicates during forward and backward, so neither on_oom="split", which runs a window again, nor '
             'overlap="none" can be had; leave them out, or use DistributedDataParallel with this plan.'
         )
-    restore_reduce_scatter(model)
-    world_size = collective.world_size if collective is not None else dist.get_world_size()
-    smaller = smaller_mesh(model, world_size)
+    sum_by_itself(model)  # an earlier pipeline may have handed over
+    ranks = collective or TorchCollective()
+    smaller = smaller_mesh(trainable_parameters(model), ranks.world_size)
+    hand_over: UnitHandOver | None = None
     if reducing != "wrapper" and smaller is not None:
         if collective is None:
-            raise mesh_is_smaller(*smaller, world_size)
-        return FSDP2NodesAdapter(model, collective)
-    plain = FSDP2Adapter(model, "last" if reducing == "backward" else sync, collective)
-    if reducing in ("wrapper", "any") or plain.collective.world_size == 1:
-        return plain
-    return FSDP2EncodedAdapter(model, plain.collective)
+            raise mesh_is_smaller(*smaller, ranks.world_size)
+        hand_over = NodeHandOver(model, ranks)
+    elif reducing in ("backward", "auto") and ranks.world_size > 1:
+        hand_over = UnitHandOver(model, ranks)
+    return FSDP2Adapter(model, "last" if hand_over or reducing == "backward" else sync, ranks, hand_over)
 
 
 def _check_no_wrapper_inside(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from tightgrad.collectives import in_pieces
 from tightgrad.collectives.backends import backend_name as backend_name
 from tightgrad.collectives.backends import control_device, derived_group
+from tightgrad.collectives.single import SingleCollective
 from tightgrad.collectives.traffic import all_gather_nbytes, all_reduce_nbytes, all_to_all_nbytes, broadcast_nbytes
 from tightgrad.core.errors import CommunicationError, UsageError
 from tightgrad.core.protocols import ReduceOp, Traffic
@@ -145,6 +146,11 @@ class TorchCollective:
                 "elsewhere, or the network is gone; this step was not applied here. See the other ranks' errors, and "
                 "start again from the last checkpoint."
             ) from error
+
+
+def all_processes() -> TorchCollective | SingleCollective:
+    """Return the default process group, or one process where torch.distributed is not initialised."""
+    return TorchCollective() if dist.is_available() and dist.is_initialized() else SingleCollective()
 
 
 def _all_gather_flat(gathered: Tensor, flat: Tensor, group: dist.ProcessGroup | None) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tightgrad.adapters.replica import ReplicaAdapter
 from tightgrad.checkpoint.folder import load_on_every_rank, save_state
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.clip.cached_norm import CachedNorm
@@ -18,6 +17,7 @@ from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import ConfigError, StateMismatchError
 from tightgrad.core.protocols import Collective, TrafficMeter
 from tightgrad.core.types import Slot
+from tightgrad.local.replica import ReplicaAdapter
 from tightgrad.pipeline.collaborators import check_model
 from tightgrad.pipeline.path import GradientPath, Update
 from tightgrad.plan.guard import Guard

@@ -11,7 +11,7 @@ from tightgrad.accumulate.weights import Weight
 from tightgrad.adapters import make_adapter
 from tightgrad.adapters.detect import Reducing
 from tightgrad.adapters.parts.ddp_ignored import check_reduces_all
-from tightgrad.adapters.parts.forward import has_synced_layers
+from tightgrad.adapters.plain import has_synced_layers
 from tightgrad.core.check import check_integer
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Adapter, Collective

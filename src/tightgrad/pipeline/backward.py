@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from tightgrad.adapters.parts.grads import adding_zero
+from tightgrad.adapters.plain import adding_zero
 from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.losses import check_has_gradient
 from tightgrad.pipeline.noise_meter import NoiseMeter

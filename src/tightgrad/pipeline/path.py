@@ -3,16 +3,13 @@
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from tightgrad.accumulate.buffer import zero_gradient
-from tightgrad.adapters.ddp_hook import DDPHookAdapter
 from tightgrad.adapters.fsdp2 import FSDP2Adapter
-from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter
-from tightgrad.adapters.fsdp2_nodes import FSDP2NodesAdapter
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.clip.cached_norm import CachedNorm
 from tightgrad.clip.fold import Fold, multiplied
@@ -41,6 +38,11 @@ from tightgrad.sync.outcome import InBackward
 SkipReason = Literal["nonfinite", "zero_weight", "no_residual"]
 NOTHING_CLIPPED = Clipped(torch.zeros(()), torch.ones(()))
 _DENSE = Compress()
+_IN_BACKWARD: dict[str, Callable[[Any, Plan, int, StageClock], InBackward]] = {
+    "buckets": OverlappedReduction,
+    "units": ShardedReduction,
+    "nodes": NodeReduction,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,10 +376,5 @@ def _largest_norm(plan: Plan) -> float:
 
 def _in_backward(adapter: Adapter, plan: Plan, seed: int, clock: StageClock) -> InBackward | None:
     """What reduces while backward goes on, where the adapter lets it."""
-    if isinstance(adapter, DDPHookAdapter):
-        return OverlappedReduction(adapter, plan, seed, clock)
-    if isinstance(adapter, FSDP2NodesAdapter):
-        return NodeReduction(adapter, plan, seed, clock)
-    if isinstance(adapter, FSDP2EncodedAdapter):
-        return ShardedReduction(adapter, plan, seed, clock)
-    return None
+    hand_over = adapter.hand_over
+    return None if hand_over is None else _IN_BACKWARD[hand_over.kind](hand_over, plan, seed, clock)

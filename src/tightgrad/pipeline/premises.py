@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # torch 2.9 to 2.14: the base
 
 from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.additive import Forward, check_additive
-from tightgrad.adapters.parts.names import trainable_parameters, unwrap
+from tightgrad.adapters.plain import trainable_parameters, unwrap
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Adapter

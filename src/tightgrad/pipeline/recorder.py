@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from tightgrad.accumulate import Window
-from tightgrad.adapters.parts.memory import used_nbytes
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.clip.norm import exact_norm
 from tightgrad.core.clock import StageClock
+from tightgrad.core.memory import used_nbytes
 from tightgrad.core.protocols import Adapter, TrafficMeter
 from tightgrad.core.types import Clipped
 from tightgrad.pipeline.clip_rate import ClipWatch

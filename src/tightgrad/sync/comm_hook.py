@@ -11,13 +11,13 @@ from torch.autograd import Variable
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
+from tightgrad.adapters.ddp import check_ddp_internals
 from tightgrad.adapters.ddp_hook import Bucket, BucketHook, bucket_hook, in_inner_backward, pending
 from tightgrad.adapters.parts.ddp_ignored import check_reduces_all
-from tightgrad.adapters.parts.ddp_torch import check_ddp_internals
-from tightgrad.adapters.parts.fifo import FifoWorker
-from tightgrad.adapters.parts.names import trainable_parameters, unwrap_compiled
 from tightgrad.adapters.parts.placement import check_not_split
 from tightgrad.adapters.parts.torch_private import check_has
+from tightgrad.adapters.plain import trainable_parameters, unwrap_compiled
+from tightgrad.adapters.worker import FifoWorker
 from tightgrad.checkpoint.folder import load_on_every_rank, save_state
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.collectives import TorchCollective

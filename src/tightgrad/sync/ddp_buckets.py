@@ -6,8 +6,8 @@ from functools import partial
 from torch import Tensor
 from torch.futures import Future
 
-from tightgrad.adapters.ddp_hook import Bucket, DDPHookAdapter, completed
-from tightgrad.adapters.parts.fifo import FifoWorker
+from tightgrad.adapters.ddp_hook import Bucket, BucketHandOver, completed
+from tightgrad.adapters.worker import FifoWorker
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Observe
@@ -21,24 +21,24 @@ from tightgrad.sync.outcome import Outcome
 class OverlappedReduction:
     """Takes buckets from the adapter's hook and reduces them in one thread; `finish` waits for it."""
 
-    def __init__(self, adapter: DDPHookAdapter, plan: Plan, seed: int, clock: StageClock) -> None:
+    def __init__(self, hand_over: BucketHandOver, plan: Plan, seed: int, clock: StageClock) -> None:
         assert plan.compress is not None
         assert plan.guard is not None
-        self._adapter = adapter
-        self._worker = FifoWorker(adapter.device)
+        self._hand_over = hand_over
+        self._worker = FifoWorker(hand_over.device)
         self._reduction = BucketReduction(
-            adapter.background,
+            hand_over.background,
             plan.compress,
             seed,
             clock,
             on_nonfinite=plan.guard.on_nonfinite,
-            votes_on_use=adapter.model.find_unused_parameters,
+            votes_on_use=hand_over.votes_on_use,
         )
         self._receives = False
         self._idle = False
         self._seen: set[str] = set()
         self._error: BaseException | None = None
-        adapter.hook.serve(self._receive)
+        hand_over.hook.serve(self._receive)
 
     def open(
         self, slots: State, step: int, factor: float, *, idle: bool = False, observe: Observe | None = None
@@ -54,7 +54,7 @@ class OverlappedReduction:
         """
         self._worker.join()
         self._reduction.open(slots, step, factor, observe)
-        self._adapter.hook.begin()
+        self._hand_over.hook.begin()
         self._seen.clear()
         self._error = None
         self._idle = idle
@@ -91,11 +91,11 @@ class OverlappedReduction:
             UsageError: on every rank, when gradients came twice or not at all on any, or grew after they had come.
             RankMismatchError: on every rank, when they were not at the same place.
         """
-        names = tuple(self._adapter.parameters)
+        names = tuple(self._hand_over.parameters)
         missing = [name for name in names if name not in self._seen]
         if missing:  # one without a gradient holds up the buckets after its own
-            missing = [name for name in missing if self._adapter.parameters[name].grad is None] or missing
-        self._submit(partial(self._reduction.end, names, missing, sorted(self._adapter.hook.late)))
+            missing = [name for name in missing if self._hand_over.parameters[name].grad is None] or missing
+        self._submit(partial(self._reduction.end, names, missing, sorted(self._hand_over.hook.late)))
         self._worker.join()
         self._receives = False
         if self._error is not None:
@@ -112,5 +112,5 @@ class OverlappedReduction:
     def abandon(self) -> None:
         """Drop the window. Collective: every rank must call it, whether it failed or not."""
         if self._receives and not self._idle:
-            self._submit(partial(agree, Round.ABANDON, (), Notice.NOTHING, self._adapter.background))
+            self._submit(partial(agree, Round.ABANDON, (), Notice.NOTHING, self._hand_over.background))
         self.drop()

@@ -3,11 +3,10 @@ end of training.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
-from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter
-from tightgrad.adapters.fsdp2_nodes import FSDP2NodesAdapter
 from tightgrad.codecs import Cast
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Adapter, ReduceContext
@@ -52,16 +51,17 @@ def summed_residuals(state: State, slots: Sequence[Slot], adapter: Adapter, cont
         for name in parameters
         if name in voted
     }
-    if isinstance(adapter, FSDP2NodesAdapter):
-        between = ReduceContext(adapter.between_nodes, context.rng, context.clock)
+    hand_over: Any = adapter.hand_over
+    if hand_over is not None and hand_over.kind == "nodes":
+        between = ReduceContext(hand_over.between_nodes, context.rng, context.clock)
         sums = Dense().reduce(mine, None, {}, between).total
-        return {name: adapter.as_gradient(name, shard) for name, shard in sums.items()}
-    if not isinstance(adapter, FSDP2EncodedAdapter):
+        return {name: hand_over.as_gradient(name, shard) for name, shard in sums.items()}
+    if hand_over is None or hand_over.kind != "units":
         total = Dense().reduce(mine, None, {}, context).total
         return {name: grad.to(parameters[name].dtype) for name, grad in total.items()}
-    sizes = {name: adapter.shard_numels(name) for name in mine}
+    sizes = {name: hand_over.shard_numels(name) for name in mine}
     shards, _ = reduce_scatter_encoded(mine, sizes, Cast("float32"), context)
-    return {name: adapter.as_gradient(name, shard) for name, shard in shards.items()}
+    return {name: hand_over.as_gradient(name, shard) for name, shard in shards.items()}
 
 
 def without_residuals(state: State, slots: Sequence[Slot]) -> State:

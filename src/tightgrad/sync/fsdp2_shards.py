@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tightgrad.adapters.fsdp2_encoded import FSDP2EncodedAdapter, Unit
+from tightgrad.adapters.fsdp2_hand_over import Unit, UnitHandOver
 from tightgrad.clip.norm import total_norm
 from tightgrad.codecs import Cast
 from tightgrad.core.clock import StageClock
@@ -49,19 +49,19 @@ def refuses_in_backward(plan: Plan) -> str | None:
 class ShardedReduction:
     """Takes units from the adapter and fills their shards; `finish` tells what came of it."""
 
-    def __init__(self, adapter: FSDP2EncodedAdapter, plan: Plan, seed: int, clock: StageClock) -> None:
+    def __init__(self, hand_over: UnitHandOver, plan: Plan, seed: int, clock: StageClock) -> None:
         assert plan.compress is not None
         reason = self.refuses(plan)
         if reason is not None:
             raise IncompatiblePlanError(f"{reason}.")
-        self._adapter = adapter
+        self._hand_over = hand_over
         self._compress: Compress = plan.compress
         self._seed = seed
         self._clock = clock
         self._receives = False
         self.open({}, 0, 1.0, idle=True)
         self._receives = False
-        adapter.serve(self._receive)
+        hand_over.serve(self._receive)
 
     def refuses(self, plan: Plan) -> str | None:
         """Say why a plan cannot run here; None if it can."""
@@ -79,7 +79,7 @@ class ShardedReduction:
             idle: nothing will be delivered, since nothing in the window counts.
             observe: is told what was to be sent and what of it was.
         """
-        collective = self._adapter.background
+        collective = self._hand_over.background
         rng = StepRng(self._seed, step, collective.rank)
         self._context = ReduceContext(collective, rng, self._clock, observe=observe)
         self._slots = slots
@@ -176,10 +176,10 @@ class ShardedReduction:
     def finish(self) -> Outcome:
         """Return what came of the backward. Collective: every rank must call it."""
         self._receives = False
-        unused = [name for name in self._adapter.parameters if name not in self._used]
+        unused = [name for name in self._hand_over.parameters if name not in self._used]
         if self._finite:
             for name in unused:
-                self._adapter.parameters[name].grad = None
+                self._hand_over.parameters[name].grad = None
         return Outcome(
             None,
             self._slots,

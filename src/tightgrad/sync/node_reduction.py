@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tightgrad.adapters.fsdp2_nodes import FSDP2NodesAdapter
+from tightgrad.adapters.fsdp2_hand_over import NodeHandOver
 from tightgrad.core.clock import StageClock
 from tightgrad.core.protocols import Codec, ReduceContext, Sizes
 from tightgrad.core.types import Grads, Reduced
@@ -15,9 +15,9 @@ from tightgrad.sync.fsdp2_shards import ShardedReduction, refuses_in_backward
 class NodeReduction(ShardedReduction):
     """A reducer of whole tensors, which are shards here, among the ranks that keep the same ones."""
 
-    def __init__(self, adapter: FSDP2NodesAdapter, plan: Plan, seed: int, clock: StageClock) -> None:
-        self._between_nodes = adapter.between_nodes
-        super().__init__(adapter, plan, seed, clock)
+    def __init__(self, hand_over: NodeHandOver, plan: Plan, seed: int, clock: StageClock) -> None:
+        self._between_nodes = hand_over.between_nodes
+        super().__init__(hand_over, plan, seed, clock)
 
     def refuses(self, plan: Plan) -> str | None:
         """Say why a plan cannot run here; None if it can."""

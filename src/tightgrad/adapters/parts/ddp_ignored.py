@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
-from tightgrad.adapters.parts.names import trainable_parameters, unwrap_compiled
+from tightgrad.adapters.plain import trainable_parameters, unwrap_compiled
 from tightgrad.core.errors import UnsupportedError
 
 _SHOWN = 3

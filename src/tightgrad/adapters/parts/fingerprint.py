@@ -11,7 +11,7 @@ _FACTOR = -7046029254386353131  # odd, from the golden ratio, as a signed 64-bit
 
 
 def fingerprint(tensor: Tensor) -> Tensor:
-    """A scalar int64 that depends on every bit of this rank's part of a tensor, and on where it is."""
+    """Return a scalar int64 that depends on every bit of this rank's part of a tensor, and on where it is."""
     held = stored(tensor.detach())
     flat = (torch.view_as_real(held.resolve_conj()) if held.is_complex() else held).contiguous().view(-1)
     bits = flat.view(_BITS[flat.element_size()])

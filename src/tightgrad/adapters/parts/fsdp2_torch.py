@@ -6,8 +6,9 @@ imported it already, and everyone else does not depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
     from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
     from typing_extensions import TypeIs
+
+    NamedParams: TypeAlias = list[tuple[str, FSDPParam]]
 
 WHAT = "a model under fully_shard (FSDP2)"
 
@@ -54,6 +57,21 @@ def param_groups(module: FSDPModule) -> list[FSDPParamGroup]:
     return [] if group is None else [group]
 
 
+def trained_units(model: nn.Module, names: Mapping[int, str]) -> list[tuple[FSDPModule, FSDPParamGroup, NamedParams]]:
+    """Return what reduces together: module, group, and FSDP2's own objects for the parameters that are trained, with
+    their names and in the order in which they are reduced.
+
+    Args:
+        model: under `fully_shard`.
+        names: of the trained parameters, by identity.
+    """
+    return [
+        (module, group, [(names[id(p.sharded_param)], p) for p in group.fsdp_params if id(p.sharded_param) in names])
+        for module in fsdp_modules(model)
+        for group in param_groups(module)
+    ]
+
+
 def reduces_unused(modules: Iterable[FSDPModule]) -> bool:
     """Return whether this torch can reduce parameters that a rank did not use as zeros: 2.13 and newer."""
     return all(hasattr(module, "set_reduce_scatter_unused_params") for module in modules)
@@ -82,3 +100,32 @@ def check_internals(model: nn.Module) -> None:
 def fsdp_params(model: nn.Module) -> list[FSDPParam]:
     """Return FSDP2's own objects for all parameters, frozen ones too."""
     return [p for module in fsdp_modules(model) for group in param_groups(module) for p in group.fsdp_params]
+
+
+def look_before_post_backward(group: FSDPParamGroup, look: Callable[[], None]) -> None:
+    """Call `look` from now on before a group's `post_backward`, and no longer what an earlier adapter has set.
+
+    FSDP2 calls that method (private in torch 2.9 to 2.14) once a backward; it takes a unit's gradients away and reduces
+    them, after which it cannot be seen which ones a backward has reached. What is noted and set right there is needed
+    for right results, and no public hook is called between a unit's last gradient and its reduction.
+
+    Raises:
+        UnsupportedError: this version of torch does not let a method of its own be replaced.
+    """
+    stop_looking(group)
+    try:
+        group.post_backward = partial(_look_first, look, group.post_backward)  # type: ignore[method-assign]
+    except AttributeError:
+        raise unknown_torch(f"{type(group).__name__}.post_backward cannot be replaced", WHAT) from None
+
+
+def stop_looking(group: FSDPParamGroup) -> None:
+    """Take back what `look_before_post_backward` did."""
+    held = group.post_backward
+    if isinstance(held, partial) and held.func is _look_first:
+        del group.post_backward  # the class's own method comes to light again
+
+
+def _look_first(look: Callable[[], None], post_backward: Callable[..., None], *unused: Any) -> None:
+    look()
+    post_backward(*unused)

@@ -6,6 +6,7 @@ any other axis that a parameter lies on is tensor, expert or sequence parallelis
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist
@@ -78,6 +79,54 @@ def check_is_mesh_of(name: str, mesh: DeviceMesh, collective: Collective) -> Non
             f"{name!r} is sharded over the ranks {ranks}, but collective= has the ranks {given}; pass the collective "
             "of the ranks that train this model: tg.collectives.TorchCollective(mesh.get_group())."
         )
+
+
+def check_whole_mesh(parameters: Mapping[str, Tensor], collective: Collective) -> None:
+    """Raise unless the mesh of every parameter, of one axis or two (HSDP), has the ranks of a collective.
+
+    Raises:
+        UnsupportedError: it has fewer, or others.
+    """
+    for name, parameter in parameters.items():
+        assert isinstance(parameter, DTensor)
+        if parameter.device_mesh.size() != collective.world_size:
+            raise mesh_is_smaller(name, parameter, collective.world_size)
+        check_is_mesh_of(name, parameter.device_mesh, collective)
+
+
+def smaller_mesh(parameters: Mapping[str, Tensor], world_size: int) -> tuple[str, DTensor] | None:
+    """Return the first parameter and its name, if its mesh has one dimension and fewer ranks than `world_size`."""
+    for name, parameter in parameters.items():
+        assert isinstance(parameter, DTensor)
+        mesh = parameter.device_mesh
+        return (name, parameter) if mesh.ndim == 1 and mesh.size() < world_size else None
+    return None
+
+
+def mesh_is_smaller(name: str, parameter: DTensor, world_size: int) -> UnsupportedError:
+    """Return the error for a model whose mesh has fewer ranks than are to train it."""
+    size = parameter.device_mesh.size()
+    return UnsupportedError(
+        f"{name!r} lies on a mesh of {size} ranks of {world_size}, and only these {size} would sum its gradient. If "
+        f"these {size} ranks train this model alone, pass attach(..., collective=tg.collectives.TorchCollective("
+        "mesh.get_group())). If each such mesh is a node with a copy of one model, pass attach(..., collective="
+        "tg.collectives.TorchCollective()) and add compress=tg.Compress(...) to the plan, which then runs between "
+        "nodes; or call fully_shard with a two-dimensional mesh of all ranks (HSDP)."
+    )
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a sharded tensor."""
+    assert isinstance(tensor, DTensor)
+    return tensor.to_local()
+
+
+def like_sharded(parameter: Tensor, local: Tensor) -> Tensor:
+    """Return a tensor sharded as `parameter` is, of which `local` is this rank's part."""
+    assert isinstance(parameter, DTensor)
+    mesh, placements = parameter.device_mesh, parameter.placements
+    shape, stride = parameter.shape, parameter.stride()
+    return DTensor.from_local(local, mesh, placements, run_check=False, shape=shape, stride=stride)
 
 
 def _check_own_mesh(name: str, parameter: Tensor, param: FSDPParam) -> None:

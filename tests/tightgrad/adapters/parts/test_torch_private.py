@@ -5,10 +5,9 @@ import torch
 from torch import nn
 
 import tightgrad as tg
-from tightgrad.adapters.parts.ddp_torch import check_ddp_internals
+from tightgrad.adapters.ddp import check_ddp_internals
 from tightgrad.adapters.parts.fsdp2_grads import HeldGrad, make_dtypes_equal, unsharded_grad
-from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2, param_groups
-from tightgrad.adapters.parts.fsdp2_use import look_before_post_backward
+from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2, look_before_post_backward, param_groups
 from tightgrad.adapters.parts.torch_private import can_set, check_can_set, check_has
 
 ONES = torch.ones(3)

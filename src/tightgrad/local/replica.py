@@ -6,23 +6,20 @@ from there: rounding is no motion, and the anchor keeps what was rounded off.
 """
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from tightgrad.adapters.detect import make_adapter
-from tightgrad.adapters.parts.buffers import broadcast_tensors
 from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
-from tightgrad.adapters.parts.names import unwrap_compiled
-from tightgrad.adapters.single import SingleAdapter
-from tightgrad.collectives import SingleCollective, TorchCollective
+from tightgrad.adapters.plain import PlainAdapter, broadcast_tensors, unwrap_compiled
+from tightgrad.collectives.torch_dist import all_processes
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
 
-class ReplicaAdapter(SingleAdapter):
-    """A plain module on each rank.
+class ReplicaAdapter(PlainAdapter):
+    """Connects the plain module that each rank trains alone, and its anchors.
 
     Args:
         model: the module that this rank trains.
@@ -41,8 +38,7 @@ class ReplicaAdapter(SingleAdapter):
         module = unwrap_compiled(model)
         _check_is_whole(module)
         if collective is None:
-            several = dist.is_available() and dist.is_initialized()
-            collective = TorchCollective() if several else SingleCollective()
+            collective = all_processes()
         make_adapter(module, collective, asks="attach_local")  # for what else it refuses
         super().__init__(module, collective)
         self._module = module
@@ -75,7 +71,7 @@ class ReplicaAdapter(SingleAdapter):
             parameter.copy_(self.parameters[name])
 
     def meet(self) -> None:
-        """Continue from the anchors, and with rank 0's buffers. Collective: every rank must call it."""
+        """Start again from the anchors, and with rank 0's buffers. Collective: every rank must call it."""
         self.to_anchors()
         with torch.no_grad():
             broadcast_tensors(self._module.buffers(), self.collective)

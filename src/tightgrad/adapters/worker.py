@@ -15,7 +15,7 @@ Task = Callable[[], None]
 
 
 class FifoWorker:
-    """One thread, started at once, that ends with this object. It computes with as many threads as its maker.
+    """Runs tasks in one thread, which starts at once and ends with this object, and has as many threads as its maker.
 
     On a CUDA device tasks run on a stream of their own: each starts after what its giver's stream had under way, and
     `join` makes the caller's stream wait for all of them.

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from tightgrad.adapters.parts import memory
+from tightgrad.core import memory
 
 CPU = torch.device("cpu")
 
@@ -23,11 +23,10 @@ def test_grows_by_what_is_allocated():
 def test_another_process_has_a_file_of_its_own():
     """A forked process would otherwise report its parent's memory."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        files = memory._statm(os.getpid()), memory._statm(child.pid)
-        own, other = (int(os.pread(file, 256, 0).split()[1]) for file in files)
+        own, other = memory._resident_nbytes(os.getpid()), memory._resident_nbytes(child.pid)
         child.communicate(b"\n")
     assert own > 3 * other, "this process has torch loaded, the other one nothing"
 
 
 def test_unknown_where_there_is_no_such_file():
-    assert memory._statm(2**31 - 2) is None
+    assert memory._resident_nbytes(2**31 - 2) is None
