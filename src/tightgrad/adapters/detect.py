@@ -11,8 +11,8 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from tightgrad.adapters.ddp import DDPAdapter, check_ddp_internals
 from tightgrad.adapters.ddp_hook import held_hook, refuses_hook
 from tightgrad.adapters.fsdp2 import FSDP2Adapter
-from tightgrad.adapters.fsdp2_hand_over import NodeHandOver, UnitHandOver, sum_by_itself
-from tightgrad.adapters.parts.fsdp2_torch import check_internals, is_fsdp2
+from tightgrad.adapters.fsdp2_hand_over import NodeHandOver, UnitHandOver, sum_by_themselves
+from tightgrad.adapters.parts.fsdp2_torch import check_internals, fsdp_modules, is_fsdp2
 from tightgrad.adapters.parts.placement import check_not_split, check_split_by_fsdp2, mesh_is_smaller, smaller_mesh
 from tightgrad.adapters.plain import PlainAdapter, trainable_parameters, unwrap_compiled
 from tightgrad.collectives import SingleCollective, TorchCollective
@@ -131,7 +131,7 @@ def _fsdp2(model: nn.Module, collective: Collective | None, reducing: Reducing, 
             'FSDP2 communicates during forward and backward, so neither on_oom="split", which runs a window again, nor '
             'overlap="none" can be had; leave them out, or use DistributedDataParallel with this plan.'
         )
-    sum_by_itself(model)  # an earlier pipeline may have handed over
+    sum_by_themselves(fsdp_modules(model))  # an earlier pipeline may have handed over
     ranks = collective or TorchCollective()
     smaller = smaller_mesh(trainable_parameters(model), ranks.world_size)
     hand_over: UnitHandOver | None = None

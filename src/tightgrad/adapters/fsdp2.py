@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from tightgrad.adapters.fsdp2_hand_over import UnitHandOver, sum_by_itself
+from tightgrad.adapters.fsdp2_hand_over import UnitHandOver, sum_by_themselves
 from tightgrad.adapters.parts.fsdp2_grads import (
     HeldGrad,
     fill_unused,
@@ -314,7 +314,7 @@ class FSDP2Adapter(PlainAdapter):
     def release(self) -> None:
         """Let FSDP2 average at every backward, as after `fully_shard`."""
         if self.hand_over is not None:
-            sum_by_itself(self.model)
+            sum_by_themselves(self._modules)
         for module in self._modules:
             module.set_requires_gradient_sync(True, recurse=False)
         for group in self._groups:

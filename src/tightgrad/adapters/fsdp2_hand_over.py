@@ -277,9 +277,9 @@ def shard_numels(size: torch.Size, world_size: int) -> list[int]:
     return [row_numel * (min(size[0], rows * (rank + 1)) - min(size[0], rows * rank)) for rank in range(world_size)]
 
 
-def sum_by_itself(model: FSDPModule) -> None:
-    """Let FSDP2 average again, whatever has been installed in a module to hand units over."""
-    for module in fsdp_modules(model):
+def sum_by_themselves(modules: Iterable[FSDPModule]) -> None:
+    """Let FSDP2 average again, whatever has been installed in its modules to hand units over."""
+    for module in modules:
         groups = param_groups(module)
         scatters = any(isinstance(getattr(group, "_reduce_scatter_comm", None), _ReduceScatter) for group in groups)
         hooks = any(isinstance(getattr(group, "_all_reduce_hook", None), _AllReduceHook) for group in groups)

@@ -57,7 +57,7 @@ class PlainAdapter:
             self.hand_over.connect()
 
     def begin_window(self) -> None:
-        """Do nothing, since there is no wrapper."""
+        """Leave everything as it is: there is no wrapper."""
 
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
         """Hold nothing back, since nothing is synchronised."""
@@ -87,10 +87,10 @@ class PlainAdapter:
                 parameter.grad.detach().mul_(factor)
 
     def leave_window(self) -> None:
-        """Do nothing, since nothing is left of a forward."""
+        """Leave everything as it is: a forward holds nothing."""
 
     def release(self) -> None:
-        """Do nothing, since the module was not changed."""
+        """Leave everything as it is: the module was not changed."""
 
     def sent_nbytes(self) -> int:
         """Return 0, since a plain module sends nothing."""
