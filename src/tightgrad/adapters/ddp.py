@@ -90,7 +90,8 @@ class DDPAdapter(PlainAdapter):
             UsageError: at its end, if gradients went on growing after DDP had averaged them.
         """
         if not self.reduces:
-            self.model.require_forward_param_sync = False  # buffers are sent by `begin_window` only
+            # `begin_window` has sent buffers; DDP would send them again in a forward that not every rank may have.
+            self.model.require_forward_param_sync = False
         if self.sync == "never" or (self.sync != "every" and index < count - 1):
             return self.model.no_sync()
         if not self.reduces:
