@@ -18,69 +18,44 @@ _ALL_COUNT = (
 )
 
 
-class Totals(Protocol):
-    """What a window knows of the other ranks; a look may wait for them."""
+class MicroBatches(Protocol[Batch_co]):
+    """Knows a window's micro-batches on this rank, and what all ranks together have."""
 
     @property
-    def total_weights(self) -> Mapping[str, float]:
-        """N for each loss; the expected one as long as it is not counted."""
+    def weights(self) -> Sequence[Mapping[str, float]]:
+        """Return what each micro-batch fetched so far counts for each loss."""
 
     @property
-    def expected_weights(self) -> Mapping[str, float]:
-        """The N that losses are scaled by from the first backward on."""
+    def failure(self) -> Exception | None:
+        """Return what this rank's loader raised in the middle of the window."""
 
     @property
     def is_counted(self) -> bool:
-        """Whether `total_weights` is the true N."""
+        """Tell whether `wait_for_total` gives the true N, and without waiting."""
+
+    def __len__(self) -> int:
+        """Return how many there are, or will be."""
+
+    def __getitem__(self, position: int, /) -> Batch_co:
+        """Return a micro-batch that `reach` has found."""
+
+    def __iter__(self) -> Iterator[Batch_co]:
+        """Iterate over those that are there."""
+
+    def reach(self, position: int) -> bool:
+        """Tell whether there is such a micro-batch."""
+
+    def wait_for_expected(self) -> dict[str, float]:
+        """Return the N that losses are scaled by from the first backward on."""
+
+    def wait_for_total(self) -> dict[str, float]:
+        """Return N for each loss; the expected one as long as this rank has batches to fetch."""
 
     def close(self) -> None:
         """Count what there is, and wait for it. Collective: every rank must call it."""
 
     def settle(self) -> None:
         """Leave nothing under way."""
-
-
-class Batches(Protocol[Batch_co]):
-    """Where a window's micro-batches are."""
-
-    def __len__(self) -> int:
-        """How many there are, or will be."""
-
-    def __getitem__(self, position: int, /) -> Batch_co:
-        """A micro-batch that `reach` has found."""
-
-    def __iter__(self) -> Iterator[Batch_co]:
-        """Those that are there."""
-
-    def reach(self, position: int) -> bool:
-        """Whether there is such a micro-batch."""
-
-    @property
-    def failure(self) -> Exception | None:
-        """What this rank's loader raised in the middle of the window."""
-
-
-class Together(tuple[Batch, ...]):
-    """All of them, fetched at once.
-
-    Attributes:
-        hand_out: looks at a micro-batch when its turn comes.
-    """
-
-    failure = None
-    hand_out: Callable[[int], None] | None = None
-
-    def reach(self, position: int) -> bool:
-        """Whether there is such a micro-batch.
-
-        Raises:
-            UsageError: the loader has written to it since it was fetched.
-        """
-        if position >= len(self):
-            return False
-        if self.hand_out is not None:
-            self.hand_out(position)
-        return True
 
 
 class Window(Generic[Batch]):
@@ -90,23 +65,18 @@ class Window(Generic[Batch]):
     the place of one that is NaN, adds nothing but leaves the weight in N, so that one of four gives 0.75 times the
     gradient of the other three.
 
+    Args:
+        batches: this rank's micro-batches, by position; with `fetch="batch"`, the current one only. When this rank's
+            loader ended before another's there are fewer, or none; under a wrapper that reduces by itself, the last
+            batch is repeated with weight 0 instead.
+        held: gives what is held around each, by its position and their number.
+
     Attributes:
-        batches: this rank's micro-batches, a tuple; with `fetch="batch"`, the current one by its position. When this
-            rank's loader ended before another's there are fewer, or none; under a wrapper that reduces by itself, the
-            last batch is repeated with weight 0 instead.
-        weights: for each micro-batch, what it counts for each loss; with `fetch="batch"`, of those fetched so far.
+        backwards: micro-batches whose backward has run.
     """
 
-    def __init__(
-        self,
-        batches: Batches[Batch],
-        weights: Sequence[Mapping[str, float]],
-        totals: Totals,
-        held: Held,
-    ) -> None:
+    def __init__(self, batches: MicroBatches[Batch], held: Held) -> None:
         self.batches = batches
-        self.weights = weights
-        self._totals = totals
         self.backwards = 0
         self._failed: str | None = None
         self._position = -1
@@ -116,8 +86,13 @@ class Window(Generic[Batch]):
         return len(self.batches)
 
     @property
-    def total_weights(self) -> dict[str, float]:
-        """N for each loss: the weight of all micro-batches on all ranks. The first look may wait for the other ranks.
+    def weights(self) -> Sequence[Mapping[str, float]]:
+        """Return for each micro-batch what it counts for each loss; with `fetch="batch"`, of those fetched so far."""
+        return self.batches.weights
+
+    def wait_for_total(self) -> dict[str, float]:
+        """Return N for each loss: the weight of all micro-batches on all ranks. Waits for the other ranks once.
+
         With `fetch="batch"`, what is expected until the last micro-batch has been fetched.
 
         Raises:
@@ -125,45 +100,45 @@ class Window(Generic[Batch]):
             Exception: with `fetch="batch"`, what this rank's own loader raised since the window began.
             CommunicationError: another rank cannot be reached.
         """
-        return dict(self._totals.total_weights)
+        return self.batches.wait_for_total()
+
+    @property
+    def total_weights(self) -> dict[str, float]:
+        """Return N for each loss. The first look may wait for the other ranks, as `wait_for_total` does."""
+        return dict(self.wait_for_total())
 
     @property
     def expected_weights(self) -> dict[str, float]:
-        """The N that losses are scaled by from the first backward on. Raises as `total_weights` does."""
-        return dict(self._totals.expected_weights)
+        """Return the N that losses are scaled by from the first backward on. The first look may wait as well."""
+        return dict(self.batches.wait_for_expected())
+
+    @property
+    def total_weight(self) -> float:
+        """Return N of the first loss. The first look may wait for the other ranks, as `wait_for_total` does."""
+        return next(iter(self.wait_for_total().values()))
+
+    def begun_everywhere(self) -> bool:
+        """Wait for the other ranks; tell whether none failed before the first micro-batch."""
+        try:
+            return bool(self.batches.wait_for_expected())
+        except Exception:
+            return False
 
     def close(self) -> bool:
-        """Leave the window; say whether all ranks had it. Collective: every rank must call it."""
-        self._totals.close()
+        """Leave the window; tell whether all ranks had it. Collective: every rank must call it."""
+        self.batches.close()
         try:
-            return bool(self.total_weights)
+            return bool(self.wait_for_total())
         except WindowLeftError:
             return True
         except Exception:
             return False
 
     @property
-    def was_begun_everywhere(self) -> bool:
-        """Whether no rank failed before the first micro-batch, so that all ranks have the window open."""
-        try:
-            return bool(self.expected_weights)
-        except Exception:
-            return False
-
-    def settle(self) -> None:
-        """Leave nothing under way."""
-        self._totals.settle()
-
-    @property
-    def total_weight(self) -> float:
-        """N of the first loss."""
-        return next(iter(self.total_weights.values()))
-
-    @property
     def counts_for_nothing(self) -> bool:
-        """Whether it is known that no micro-batch on any rank has any weight."""
+        """Tell whether it is known, without waiting, that no micro-batch on any rank has any weight."""
         has_weight = any(any(row.values()) for row in self.weights)
-        return not has_weight and self._totals.is_counted and not any(self.total_weights.values())
+        return not has_weight and self.batches.is_counted and not any(self.wait_for_total().values())
 
     def start_at(self, position: int) -> None:
         """Take the first `position` micro-batches as done: their gradients come from a checkpoint."""

@@ -93,7 +93,7 @@ class OpenWindow:
             raise window.batches.failure
         found = [dict(row) for row in window.weights]
         totals = self.total_weights
-        if found != self.weights or (totals != window.expected_weights and totals != window.total_weights):
+        if found != self.weights or totals not in (window.expected_weights, window.wait_for_total()):
             raise StateMismatchError(
                 f"the checkpoint was taken after {self.position} micro-batches of a window with weights "
                 f"{self.weights}, but the loader now starts with {found}; start it at the batch number "

@@ -11,10 +11,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from tightgrad.accumulate import Accumulate, DefaultWeight, Window
 from tightgrad.accumulate.buffer import GradientBuffer
 from tightgrad.accumulate.count import WindowLeftError
-from tightgrad.accumulate.cutter import WindowCutter
+from tightgrad.accumulate.fetched import NO_WINDOW, uncounted
 from tightgrad.accumulate.oom import SmallerMicroBatches
-from tightgrad.accumulate.uncounted import NO_WINDOW, one, one_batch
-from tightgrad.accumulate.weights import Weight
+from tightgrad.accumulate.weights import Weight, one
+from tightgrad.accumulate.windows import WindowCutter
 from tightgrad.checkpoint.folder import save_state
 from tightgrad.checkpoint.loading import load_matching
 from tightgrad.checkpoint.open_window import OpenWindow
@@ -105,7 +105,7 @@ class GradientPipeline:
                 when it was attached.
         """
         windows: Iterator[Window[Batch]] = (
-            map(one_batch, loader) if self.plan.is_empty else self._cutter.cut(loader, lambda: self.state.step)
+            map(uncounted, loader) if self.plan.is_empty else self._cutter.cut(loader, lambda: self.state.step)
         )
         while True:
             self._check_no_open_window()
@@ -157,11 +157,11 @@ class GradientPipeline:
     def _total_weights(self, window: Window[Any]) -> Mapping[str, float]:
         """N for each loss. If a rank failed while fetching, no rank has this window."""
         try:
-            return window.total_weights
+            return window.wait_for_total()
         except WindowLeftError:
             raise
         except Exception:
-            if window.was_begun_everywhere:
+            if window.begun_everywhere():
                 self.adapter.leave_window()
             self._take_back()
             raise

@@ -1,4 +1,4 @@
-"""A window whose micro-batches are fetched one at a time, so that none waits in memory while another one runs.
+"""Micro-batches of a window that are fetched one at a time, so that none waits in memory while another one runs.
 
 N is then not known before the first backward. Ranks exchange the weights of their first batches, losses are scaled by
 K times their sum, and the true N is exchanged when the last micro-batch has been fetched. Gradients are linear in
@@ -6,46 +6,23 @@ K times their sum, and the true N is exchanged when the last micro-batch has bee
 (`pipeline.normalisation`). In a full window of equal micro-batches there is nothing to multiply.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from tightgrad.accumulate.count import Count, WindowLeftError
-from tightgrad.accumulate.reuse import WaitingBatches
+from tightgrad.accumulate.fetched import Fetched
 from tightgrad.core.errors import UsageError
 
 Batch = TypeVar("Batch")
-Rows = Sequence[dict[str, float]]
+Rows = Sequence[Mapping[str, float]]
 
 
-@dataclass
-class Fetched(Generic[Batch]):
-    """What came from a loader.
-
-    Attributes:
-        batches: what came.
-        weights: of each batch, for each loss.
-        num_fetched: batches of the loader that they are made of.
-        is_short: whether the loader has ended.
-        failure: what went wrong.
-        waiting: batches that wait for others of their window.
-    """
-
-    batches: list[Batch] = field(default_factory=list)
-    weights: list[dict[str, float]] = field(default_factory=list)
-    num_fetched: int = 0
-    is_short: bool = False
-    failure: Exception | None = None
-    waiting: WaitingBatches = field(default_factory=WaitingBatches)
-
-
-class Stream(Generic[Batch]):
-    """The micro-batches of one window, each fetched when its turn comes, and what is known of N.
+class Streamed(Generic[Batch]):
+    """Holds the current micro-batch of a window; each is fetched when its turn comes.
 
     Args:
-        first: the first batch, or none; its failure is told by `start`.
-        start: the count of all ranks' first batches.
+        first: the first batch, or none, with the count of all ranks' first batches, which tells of its failure.
         most: K.
         fetch: gives the next batch.
         count: begins the count of the whole window. Collective: every rank calls it once a window, if K > 1 and no rank
@@ -56,34 +33,30 @@ class Stream(Generic[Batch]):
     Attributes:
         weights: of the micro-batches fetched so far.
         failure: what the loader raised here, perhaps not yet known to the other ranks.
-        is_counted: whether `total_weights` has given the true N.
+        is_counted: whether `wait_for_total` has given the true N.
     """
 
     def __init__(
         self,
         first: Fetched[Batch],
-        start: Count,
         most: int,
         fetch: Callable[[], Fetched[Batch]],
         count: Callable[[Rows, Exception | None], Count],
         spare: list[Batch] | None,
     ) -> None:
         self.weights: list[dict[str, float]] = []
-        self._start = start
-        self._most = most
-        self._fetch = fetch
-        self._count = count
-        self._spare = spare
+        self.failure: Exception | None = None
+        self.is_counted = False
+        self._start = first.count
+        self._end: Count | None = first.count if most == 1 else None
+        self._most, self._fetch, self._count, self._spare = most, fetch, count, spare
         self._current: list[Batch] = []
         self._num = most
         self._has_more = True
-        self.failure: Exception | None = None
-        self._end: Count | None = start if most == 1 else None
-        self.is_counted = False
-        self._take(first)
+        self._add(first)
 
     def __len__(self) -> int:
-        """K, or fewer once this rank's loader has ended."""
+        """Return K, or fewer once this rank's loader has ended."""
         return self._num
 
     def __getitem__(self, position: int) -> Batch:
@@ -94,26 +67,25 @@ class Stream(Generic[Batch]):
         return self._current[0]
 
     def __iter__(self) -> Iterator[Batch]:
-        """The current one."""
         return iter(self._current)
 
     def reach(self, position: int) -> bool:
-        """Fetch up to this micro-batch; say whether there is one.
+        """Fetch up to this micro-batch; tell whether there is one.
 
         Raises:
             Exception: what the loader raised, if no other rank waits for this one in a forward or backward.
             UsageError: the same, another rank's loader failed.
         """
         while len(self.weights) <= position and len(self.weights) < self._num:
-            self._take(self._fetch() if self._has_more else Fetched())
+            self._add(self._fetch() if self._has_more else Fetched())
         is_there = position < len(self.weights)
         if not is_there or len(self.weights) == self._num:
             self._count_all()
         if self.failure is not None and self._spare is None:
-            _ = self.total_weights  # raises it, when all ranks know
+            self.wait_for_total()  # raises it, when all ranks know
         return is_there
 
-    def _take(self, fetched: Fetched[Batch]) -> None:
+    def _add(self, fetched: Fetched[Batch]) -> None:
         self._has_more = self._has_more and not fetched.is_short and fetched.failure is None
         self.failure = self.failure or fetched.failure
         if fetched.batches:
@@ -130,23 +102,21 @@ class Stream(Generic[Batch]):
     def _count_all(self, failure: Exception | None = None) -> Count:
         """Begin the count of the whole window, once; not if no rank has it, since a rank failed at its first batch."""
         if self._end is None:
-            _ = self._start.total_weights
+            self._start.wait()
             self._end = self._count(self.weights, self.failure or failure)
         return self._end
 
-    @property
-    def expected_weights(self) -> dict[str, float]:
-        """The N that losses are scaled by before the true one is known: the same on every rank, above 0."""
-        total = self._start.total_weights
-        ranks = len(self._start.num_batches)
-        return {name: self._most * (weight or float(ranks)) for name, weight in total.items()}
+    def wait_for_expected(self) -> dict[str, float]:
+        """Return the N that losses are scaled by before the true one is known: the same on every rank, above 0."""
+        start = self._start.wait()
+        ranks = len(start.num_batches)
+        return {name: self._most * (weight or float(ranks)) for name, weight in start.total_weights.items()}
 
-    @property
-    def total_weights(self) -> dict[str, float]:
-        """N for each loss; the expected one as long as this rank has batches to fetch."""
+    def wait_for_total(self) -> dict[str, float]:
+        """Return N for each loss; the expected one as long as this rank has batches to fetch."""
         if self._end is None and len(self.weights) < self._num:
-            return self.expected_weights
-        totals = self._count_all().total_weights
+            return self.wait_for_expected()
+        totals = self._count_all().wait().total_weights
         self.is_counted = True
         return totals
 
@@ -157,8 +127,7 @@ class Stream(Generic[Batch]):
         self.settle()
 
     def settle(self) -> None:
-        """Leave nothing under way; what went wrong is raised by the next look."""
-        for count in (self._start, self._end):
-            if count is not None:
-                with suppress(Exception):
-                    count.settle()
+        """Leave nothing under way; what went wrong is raised by what waits next."""
+        self._start.settle()
+        if self._end is not None:
+            self._end.settle()
