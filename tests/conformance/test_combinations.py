@@ -103,7 +103,7 @@ class Rank:
             return self.reduced[-1]
 
         grads = gradients(collective.rank, step)
-        outcome = self.feedback.reduce(grads, self.states[-1], booked) if self.feedback else booked(grads)
+        outcome = self.feedback.reduce_(grads, self.states[-1], booked) if self.feedback else booked(grads)
         assert not context.failures
         self.delivered.append(outcome.total)
         self.states.append(outcome.state)

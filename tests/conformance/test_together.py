@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tightgrad.codecs import FP8, Cast, IntBlock, PerTensor, SizeAdaptive
-from tightgrad.codecs.bits.choice import Choice
 from tightgrad.codecs.bits.pieces import PIECE_NUMEL, SHORT_NUMEL
+from tightgrad.codecs.bits.together import Together
 from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec
@@ -39,13 +39,15 @@ def tensors(numels: Sequence[int], scale: float = 1.0) -> list[Tensor]:
     return [scale * torch.randn(n, generator=torch.Generator().manual_seed(i)) for i, n in enumerate(numels)]
 
 
+def generator_of(name: str) -> torch.Generator:
+    return torch.Generator()
+
+
 def check(codec: Codec, flats: list[Tensor], specs: list[GradSpec]) -> None:
     wanted, values = one_by_one(codec, flats, specs)
-    message = codec.encode_together(flats, specs)
-    assert message is not None
+    message = codec.encode_all(flats, specs, generator_of)
     assert torch.equal(message, wanted)
-    decoded = codec.decode_together(message, specs)
-    assert decoded is not None
+    decoded = codec.decode_all(message, specs)
     for found, value, spec in zip(decoded, values, specs, strict=True):
         assert found.dtype == spec.dtype
         assert torch.equal(found, value), spec
@@ -67,22 +69,17 @@ def test_long_tensors_among_short_ones(codec: Codec) -> None:
 def test_long_tensors_go_one_by_one(codec: Codec) -> None:
     numels = [SHORT_NUMEL + 1, SHORT_NUMEL]
     message, _ = one_by_one(codec, tensors(numels), specs_of(numels))
-    together = codec.encode_together(tensors(numels), specs_of(numels))
-    if isinstance(codec, Choice):  # each choice decides for its own tensors
-        assert together is None or torch.equal(together, message)
-    else:
-        assert together is None
-        assert codec.decode_together(message, specs_of(numels)) is None
+    if isinstance(codec, Together):  # a choice lets each of its codecs decide
+        assert not codec.goes_together(specs_of(numels))
+    assert torch.equal(codec.encode_all(tensors(numels), specs_of(numels), generator_of), message)
 
 
 @every_codec
 def test_nothing_is_shared_with_the_input_or_the_message(codec: Codec) -> None:
     numels = [70, 300]
     flats, specs = tensors(numels), specs_of(numels)
-    message = codec.encode_together(flats, specs)
-    assert message is not None
-    decoded = codec.decode_together(message, specs)
-    assert decoded is not None
+    message = codec.encode_all(flats, specs, generator_of)
+    decoded = codec.decode_all(message, specs)
     before = [tensor.clone() for tensor in decoded]
     message.zero_()
     assert all(torch.equal(one, other) for one, other in zip(decoded, before, strict=True))
@@ -95,12 +92,11 @@ def test_nothing_is_shared_with_the_input_or_the_message(codec: Codec) -> None:
 @pytest.mark.parametrize("change", [-1, 1])
 def test_another_length_is_refused(codec: Codec, change: int) -> None:
     specs = specs_of([70, 300])
-    message = codec.encode_together(tensors([70, 300]), specs)
-    assert message is not None
+    message = codec.encode_all(tensors([70, 300]), specs, generator_of)
     with pytest.raises(PayloadError, match="bytes"):
-        codec.decode_together(torch.nn.functional.pad(message, (0, change)), specs)
+        codec.decode_all(torch.nn.functional.pad(message, (0, change)), specs)
 
 
 def test_what_draws_random_numbers_goes_one_by_one() -> None:
     codec = IntBlock(bits=8, rounding="stochastic")
-    assert codec.encode_together(tensors([70, 300]), specs_of([70, 300])) is None
+    assert not codec.goes_together(specs_of([70, 300]))

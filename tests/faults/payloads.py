@@ -11,7 +11,7 @@ from faults.mutations import OBJECTS, damaged_bytes
 from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload
-from tightgrad.core.wire import DecodedMessage, from_bytes, to_bytes
+from tightgrad.core.wire import from_bytes, to_bytes
 
 CPU = torch.device("cpu")
 SHAPES = ((0,), (1,), (7,), (20, 15), (1_001,))
@@ -72,11 +72,13 @@ def _decoded(codec: Codec, payload: Payload) -> str:
 
 
 def _message(codec: Codec) -> tuple[Codec, list[GradSpec], bytes] | None:
-    """Several tensors in one message; None where the codec handles them one by one."""
+    """Several tensors in one message; None where their lengths would have to be told."""
+    if not codec.fixed_size:
+        return None
     flats = [torch.randn(numel, generator=torch.Generator().manual_seed(numel)) for numel in MESSAGE_NUMELS]
     specs = [GradSpec.of(f"p{place}", flat, seed=place, step=3) for place, flat in enumerate(flats)]
-    message = codec.encode_together(flats, specs)
-    return None if message is None else (codec, specs, bytes(message.numpy()))
+    message = codec.encode_all(flats, specs, lambda name: torch.Generator())
+    return codec, specs, bytes(message.numpy())
 
 
 def _attempt_message(codec: Codec, specs: list[GradSpec], message: bytes, draw: random.Random) -> str:
@@ -87,7 +89,7 @@ def _attempt_message(codec: Codec, specs: list[GradSpec], message: bytes, draw: 
         expected = _one_by_one(codec, received, specs)
         try:
             totals = [torch.zeros(spec.numel) for spec in specs]
-            DecodedMessage(codec, received, specs).add_to_(totals)
+            codec.add_all_to_(totals, received, specs)
         except PayloadError:
             assert expected is None, "refused together, and not one by one"
             return "messages: PayloadError"

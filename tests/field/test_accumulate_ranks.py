@@ -148,19 +148,19 @@ def hook_without_no_sync():
 
 def tightgrad_compresses_once():
     given, calls = {}, []
-    encode_together = tg.codecs.Cast.encode_together
+    encode_all = tg.codecs.Cast.encode_all
 
-    def watched(codec, flats, specs):
+    def watched(codec, flats, specs, generator_of):
         for flat, spec in zip(flats, specs, strict=True):
             given[spec.name] = given.get(spec.name, 0) + flat
             calls.append(spec.name)
-        return encode_together(codec, flats, specs)
+        return encode_all(codec, flats, specs, generator_of)
 
     model = DistributedDataParallel(linear_model())
     plan = tg.Plan(
         accumulate=tg.Accumulate(EQUAL), compress=tg.Compress(tg.codecs.Cast("float16"), tg.reducers.Gather())
     )
-    with mock.patch.object(tg.codecs.Cast, "encode_together", watched):
+    with mock.patch.object(tg.codecs.Cast, "encode_all", watched):
         gradient, _ = with_tightgrad(model, equal_batches(), plan)
     names = [name for name, _ in model.module.named_parameters()]
     return torch.cat([given[name] for name in names]), len(calls) // len(names), gradient

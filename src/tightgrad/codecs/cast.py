@@ -14,10 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.bits.pieces import are_short
+from tightgrad.codecs.bits.together import Together
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice
-from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload, TensorLayout
 from tightgrad.core.wire import check_message, checked_tensors
 
@@ -25,7 +24,7 @@ _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torc
 
 
 @dataclass(frozen=True)
-class Cast(Codec):
+class Cast(Together):
     """Sends each element as a number of half precision.
 
     Args:
@@ -78,16 +77,12 @@ class Cast(Codec):
         """Round each element to the nearest number, ties to even."""
         return Payload((flat.to(_DTYPES[self.dtype], copy=True),), spec)
 
-    def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
-        """Convert the elements of all tensors at once; return None if they are long."""
-        if not specs or not are_short(specs):
-            return None
+    def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor:
+        """Convert the elements of all tensors at once."""
         return torch.cat([flat.to(_DTYPES[self.dtype]) for flat in flats]).view(torch.uint8)
 
-    def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor] | None:
-        """Widen the elements of all tensors at once; return None if they are long."""
-        if not specs or not are_short(specs):
-            return None
+    def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor]:
+        """Widen the elements of all tensors at once."""
         numels = [spec.numel for spec in specs]
         check_message(self, message, sum(numels) * _DTYPES[self.dtype].itemsize)
         values = message.clone().view(_DTYPES[self.dtype]).to(torch.float32)

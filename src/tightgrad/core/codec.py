@@ -1,7 +1,7 @@
 """What turns a flat tensor into a payload and back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tightgrad.core.card import MethodCard
 from tightgrad.core.types import GradSpec, Payload, TensorLayout
+from tightgrad.core.wire import from_bytes, to_bytes
 
 
 class Codec(ABC):
@@ -83,29 +84,43 @@ class Codec(ABC):
         """Overwrite `out`, of shape (spec.numel,), with the decoded payload."""
         out.copy_(self.decode(payload))
 
-    def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
-        """Return the bytes of the payloads of several tensors, one after the other, where that is faster than one by
-        one and needs no random numbers; else None.
-        """
-        return None
+    def encode_all(
+        self, flats: Sequence[Tensor], specs: Sequence[GradSpec], generator_of: Callable[[str], torch.Generator]
+    ) -> Tensor:
+        """Encode several tensors, at least one, into one message: the bytes of their payloads, one after the other.
 
-    def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor] | None:
-        """Return a new tensor of shape (spec.numel,) and dtype spec.dtype for each payload of a message, where that is
-        faster than one by one; else None.
+        A codec that is faster on many small tensors at once overrides this, `decode_all` and `add_all_to_`, to the
+        same bytes and values.
+
+        Args:
+            flats: float32, each of shape (spec.numel,); they are left as they are.
+            specs: of the tensors, each with a payload of fixed size.
+            generator_of: gives the generator of a tensor, by name.
+        """
+        payloads = [self.encode(flat, spec, generator_of(spec.name)) for flat, spec in zip(flats, specs, strict=True)]
+        return to_bytes(payloads, flats[0].device)
+
+    def decode_all(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor]:
+        """Decode what `encode_all` gave: new tensors, each of shape (spec.numel,) and dtype spec.dtype.
 
         Raises:
-            PayloadError: the message cannot have come from `encode`.
+            PayloadError: the message cannot have come from `encode_all`.
         """
-        return None
+        return [self.decode(payload) for payload in from_bytes(message, self, specs)]
 
-    def entries_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[tuple[Tensor, Tensor]] | None:
-        """Return for each tensor of a message the ascending indices of what is not 0 in it, and the values there; None
-        where entries are not what a payload holds, or one by one is as fast.
+    def add_all_to_(self, totals: Sequence[Tensor], message: Tensor, specs: Sequence[GradSpec], alpha: int = 1) -> None:
+        """Add `alpha` (1 or -1) times what `decode_all` gives to `totals`, each of shape (spec.numel,), in place.
+
+        Long tensors are added without a decoded copy of the whole.
 
         Raises:
-            PayloadError: the message cannot have come from `encode_together`.
+            PayloadError: the message cannot have come from `encode_all`.
         """
-        return None
+        for total, payload in zip(totals, from_bytes(message, self, specs), strict=True):
+            if alpha == 1:
+                self.add_to_(total, payload)
+            else:
+                total.add_(self.decode(payload), alpha=alpha)
 
     def payload_nbytes(self, spec: GradSpec) -> int | None:
         """Return the bytes that `encode` will produce; None if they depend on the data."""

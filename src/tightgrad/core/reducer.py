@@ -110,9 +110,12 @@ class Feedback(ABC):
         return None
 
     @abstractmethod
-    def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
-        """Call `inner` once on the compensated gradients; return its totals and the new state."""
-
     def reduce_(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
-        """Reduce gradients that nobody looks at again: they may be overwritten, and kept in the new state."""
-        return self.reduce(grads, state, inner)
+        """Call `inner` once on the compensated gradients; return its totals and the new state.
+
+        Args:
+            grads: this rank's float32 gradients, given away: they may be overwritten, and kept in the new state. A
+                caller that needs them afterwards hands over clones.
+            state: what was remembered; its tensors are left as they are.
+            inner: sums over ranks. It leaves its input as it is.
+        """

@@ -186,8 +186,8 @@ class Reduced:
     transmitted: Mapping[str, Tensor]
     state: State = field(default_factory=dict)
 
-    def left_of_(self, values: Grads) -> Grads:
-        """Return what of `values`, which this may overwrite, was not transmitted."""
+    def untransmitted_(self, values: Grads) -> Grads:
+        """Return what of contiguous `values`, which this may overwrite, was not transmitted."""
         if isinstance(self.transmitted, Sent):
             self.transmitted.subtract_from_(values)
             return values

@@ -4,20 +4,33 @@ The layout is known on both sides, so no header is sent. Where a codec's payload
 ranks tell each other these lengths first.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from tightgrad.core.card import MethodCard
 from tightgrad.core.errors import PayloadError
-from tightgrad.core.protocols import Codec
-from tightgrad.core.types import GradSpec, Payload
+from tightgrad.core.types import GradSpec, Payload, TensorLayout
 
 HEADER_NBYTES = 16
 """A payload of data-dependent length may be this much longer than the elements themselves."""
 
 
-def checked_tensors(codec: Codec, payload: Payload) -> tuple[Tensor, ...]:
+class Layouts(Protocol):
+    """Tells what is known of a codec's payloads before there are data; every codec does."""
+
+    card: ClassVar[MethodCard]
+
+    def layout(self, spec: GradSpec) -> tuple[TensorLayout, ...]:
+        """Return the layout of the payload of `spec.numel` elements."""
+
+    def payload_nbytes(self, spec: GradSpec) -> int | None:
+        """Return the bytes of that payload; None if they depend on the data."""
+
+
+def checked_tensors(codec: Layouts, payload: Payload) -> tuple[Tensor, ...]:
     """Return the payload's tensors if they have the layout that `codec` expects, else raise `PayloadError`."""
     expected = codec.layout(payload.spec)
     found = tuple((tensor.dtype, tensor.numel()) for tensor in payload.tensors)
@@ -34,13 +47,13 @@ def checked_tensors(codec: Codec, payload: Payload) -> tuple[Tensor, ...]:
     return payload.tensors
 
 
-def most_nbytes(codec: Codec, spec: GradSpec) -> int:
+def most_nbytes(codec: Layouts, spec: GradSpec) -> int:
     """Return the largest number of bytes that a payload of `spec` may have."""
     nbytes = codec.payload_nbytes(spec)
     return spec.dense_nbytes + HEADER_NBYTES if nbytes is None else nbytes
 
 
-def fixed_nbytes(codec: Codec, spec: GradSpec) -> int:
+def fixed_nbytes(codec: Layouts, spec: GradSpec) -> int:
     """Return the bytes of a payload whose size is known before the data is.
 
     Raises:
@@ -52,7 +65,7 @@ def fixed_nbytes(codec: Codec, spec: GradSpec) -> int:
     return nbytes
 
 
-def check_message(codec: Codec, message: Tensor, nbytes: int) -> None:
+def check_message(codec: Layouts, message: Tensor, nbytes: int) -> None:
     """Raise `PayloadError` unless `message` is so many bytes."""
     if message.dtype != torch.uint8 or message.dim() != 1 or message.numel() != nbytes:
         raise PayloadError(
@@ -69,7 +82,7 @@ def to_bytes(payloads: Iterable[Payload], device: torch.device) -> Tensor:
 
 
 def from_bytes(
-    buffer: Tensor, codec: Codec, specs: Sequence[GradSpec], nbytes: Sequence[int] | None = None
+    buffer: Tensor, codec: Layouts, specs: Sequence[GradSpec], nbytes: Sequence[int] | None = None
 ) -> list[Payload]:
     """Cut one uint8 tensor into the payloads of `specs`, in order.
 
@@ -92,82 +105,7 @@ def from_bytes(
     return payloads
 
 
-def encode_message(
-    codec: Codec, flats: Sequence[Tensor], specs: Sequence[GradSpec], generator_of: Callable[[str], torch.Generator]
-) -> Tensor:
-    """Encode several tensors (at least one) into one message of payloads of fixed size.
-
-    Args:
-        codec: of fixed size.
-        flats: float32, each of shape (spec.numel,).
-        specs: of them.
-        generator_of: gives the generator of a tensor, by name.
-    """
-    message = codec.encode_together(flats, specs)
-    if message is not None:
-        return message
-    payloads = [codec.encode(flat, spec, generator_of(spec.name)) for flat, spec in zip(flats, specs, strict=True)]
-    return to_bytes(payloads, flats[0].device)
-
-
-def decode_message(codec: Codec, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor]:
-    """Undo `encode_message`: new tensors of shape (spec.numel,) and dtype spec.dtype.
-
-    Raises:
-        PayloadError: the message cannot have come from `encode_message`.
-    """
-    decoded = codec.decode_together(message, specs)
-    if decoded is not None:
-        return decoded
-    return [codec.decode(payload) for payload in from_bytes(message, codec, specs)]
-
-
-def add_message_to_(totals: Sequence[Tensor], codec: Codec, message: Tensor, specs: Sequence[GradSpec]) -> None:
-    """Add what `decode_message` gives to 1-D tensors, in place; long ones without a decoded copy of the whole.
-
-    Raises:
-        PayloadError: the message cannot have come from `encode_message`.
-    """
-    decoded = codec.decode_together(message, specs)
-    if decoded is not None:
-        torch._foreach_add_(list(totals), decoded)
-        return
-    for total, payload in zip(totals, from_bytes(message, codec, specs), strict=True):
-        codec.add_to_(total, payload)
-
-
-class DecodedMessage:
-    """Holds what `encode_message` gave, decoded once and added or subtracted as often as needed.
-
-    Raises:
-        PayloadError: the message cannot have come from `encode_message`; at once, or when payloads are decoded.
-    """
-
-    def __init__(self, codec: Codec, message: Tensor, specs: Sequence[GradSpec]) -> None:
-        self._codec = codec
-        self._entries = codec.entries_together(message, specs)
-        self._payloads = from_bytes(message, codec, specs) if self._entries is None else []
-
-    def add_to_(self, totals: Sequence[Tensor]) -> None:
-        """Add to 1-D tensors, in place."""
-        if self._entries is None:
-            for total, payload in zip(totals, self._payloads, strict=True):
-                self._codec.add_to_(total, payload)
-            return
-        for total, (indices, values) in zip(totals, self._entries, strict=True):
-            total.index_add_(0, indices, values)
-
-    def subtract_from_(self, values: Sequence[Tensor]) -> None:
-        """Take off 1-D tensors, in place."""
-        if self._entries is None:
-            for value, payload in zip(values, self._payloads, strict=True):
-                value.sub_(self._codec.decode(payload))
-            return
-        for value, (indices, sent) in zip(values, self._entries, strict=True):
-            value.index_add_(0, indices, sent, alpha=-1)
-
-
-def _sizes(available: int, codec: Codec, specs: Sequence[GradSpec]) -> list[int]:
+def _sizes(available: int, codec: Layouts, specs: Sequence[GradSpec]) -> list[int]:
     sizes = [codec.payload_nbytes(spec) for spec in specs]
     if sizes.count(None) > 1:
         raise PayloadError(f"{sizes.count(None)} payloads of {codec.card.id} have no fixed size; give their lengths.")
@@ -175,7 +113,7 @@ def _sizes(available: int, codec: Codec, specs: Sequence[GradSpec]) -> list[int]
     return [left if size is None else size for size in sizes]
 
 
-def _cut(buffer: Tensor, codec: Codec, spec: GradSpec) -> Payload:
+def _cut(buffer: Tensor, codec: Layouts, spec: GradSpec) -> Payload:
     tensors = []
     start = 0
     for layout in codec.layout(spec):

@@ -33,7 +33,7 @@ class EF21(Feedback):
         ...     return Reduced(total=sent, transmitted=sent)
         >>> feedback, state = tg.feedback.EF21(), {}
         >>> for _ in range(3):
-        ...     reduced = feedback.reduce({"weight": torch.tensor([3.0, 2.0, 1.0])}, state, send_largest)
+        ...     reduced = feedback.reduce_({"weight": torch.tensor([3.0, 2.0, 1.0])}, state, send_largest)
         ...     state = reduced.state
         ...     print(reduced.total["weight"].tolist())
         [3.0, 0.0, 0.0]
@@ -54,7 +54,7 @@ class EF21(Feedback):
     slots: ClassVar[tuple[Slot, ...]] = (ESTIMATE, TOTAL)
     works_on_shards: ClassVar[bool] = False  # `TOTAL` is of whole sums
 
-    def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
+    def reduce_(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
         """Send the change, and follow it. Parameters not in this call keep their estimates."""
         estimates, totals = state.get(ESTIMATE.name, {}), state.get(TOTAL.name, {})
         change = {name: grad - estimates[name] if name in estimates else grad for name, grad in grads.items()}

@@ -6,12 +6,10 @@ The residual is local: each rank keeps what it did not send itself. Over time, a
 was sent plus the residual; with `residual="int8"` up to the rounding of the residual, which has no bias.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice
@@ -40,7 +38,7 @@ class ErrorFeedback(Feedback):
         ...     return Reduced(total=sent, transmitted=sent)
         >>> feedback, state = tg.ErrorFeedback(), {}
         >>> for _ in range(3):
-        ...     reduced = feedback.reduce({"weight": torch.tensor([3.0, 2.0])}, state, send_largest)
+        ...     reduced = feedback.reduce_({"weight": torch.tensor([3.0, 2.0])}, state, send_largest)
         ...     state = reduced.state
         ...     print(reduced.total["weight"].tolist(), state["residual"]["weight"].tolist())
         [3.0, 0.0] [0.0, 2.0]
@@ -64,34 +62,18 @@ class ErrorFeedback(Feedback):
         check_choice("residual", self.residual, _SLOTS)
         object.__setattr__(self, "slots", (_SLOTS[self.residual],))
 
-    def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
-        """Add the residuals, reduce, and keep what was not sent. Residuals of parameters not in this call stay as they
-        are.
+    def reduce_(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
+        """Add the residuals, reduce, and keep what was not sent in the gradients' own memory. Residuals of parameters
+        not in this call stay as they are.
         """
         residuals = state.get(self._slot.name, {})
-        # Contiguous, and not the caller's own: what is not sent is left in it.
-        compensated = {
-            name: grad.contiguous() + self._slot.values(residuals[name]).view(grad.shape)
-            if name in residuals
-            else grad.clone(memory_format=torch.contiguous_format)
-            for name, grad in grads.items()
-        }
-        return self._reduced(compensated, residuals, inner)
-
-    def reduce_(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
-        """Reduce as `reduce`, in the gradients' own memory: it holds the new residual afterwards."""
-        residuals = state.get(self._slot.name, {})
-        compensated = {name: grad.contiguous() for name, grad in grads.items()}
-        for name, value in compensated.items():
+        values = {name: grad.contiguous() for name, grad in grads.items()}
+        for name, value in values.items():
             if name in residuals:
                 value.add_(self._slot.values(residuals[name]).view(value.shape))
-        return self._reduced(compensated, residuals, inner)
-
-    def _reduced(self, compensated: Grads, residuals: Mapping[str, Tensor], inner: Reduce) -> Reduced:
-        reduced = inner(compensated)
-        left = {name: self._slot.hold(value) for name, value in reduced.left_of_(compensated).items()}
-        state = {**reduced.state, self._slot.name: {**residuals, **left}}
-        return Reduced(reduced.total, reduced.transmitted, state)
+        reduced = inner(values)
+        left = {name: self._slot.hold(value) for name, value in reduced.untransmitted_(values).items()}
+        return Reduced(reduced.total, reduced.transmitted, {**reduced.state, self._slot.name: {**residuals, **left}})
 
     @property
     def _slot(self) -> Slot:

@@ -42,7 +42,7 @@ class MomentumCorrection(Feedback):
         ...     return Reduced(total=sent, transmitted=sent)
         >>> feedback, state = tg.feedback.MomentumCorrection(0.5), {}
         >>> for _ in range(3):
-        ...     reduced = feedback.reduce({"weight": torch.tensor([4.0, 2.0])}, state, send_largest)
+        ...     reduced = feedback.reduce_({"weight": torch.tensor([4.0, 2.0])}, state, send_largest)
         ...     state = reduced.state
         ...     print(reduced.total["weight"].tolist(), state["residual"]["weight"].tolist())
         [4.0, 0.0] [0.0, 2.0]
@@ -79,11 +79,11 @@ class MomentumCorrection(Feedback):
             f"tensor, such as topk, not {found}; or take error_feedback with momentum in the optimizer"
         )
 
-    def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
+    def reduce_(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
         """Accumulate velocity, reduce, and clear what was sent. Parameters not in this call keep both."""
         velocities, residuals = state.get(VELOCITY.name, {}), state.get(RESIDUAL.name, {})
         velocity = {
-            name: grad + self.momentum * velocities[name] if name in velocities else grad.clone()
+            name: grad + self.momentum * velocities[name] if name in velocities else grad
             for name, grad in grads.items()
         }
         value = {name: v + residuals[name] if name in residuals else v for name, v in velocity.items()}

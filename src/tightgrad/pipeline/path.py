@@ -25,7 +25,7 @@ from tightgrad.plan.guard import nonfinite_counts, nonfinite_error, vote, vote_f
 from tightgrad.plan.loss_scaling import LossScaling
 from tightgrad.plan.plan import Compress, Plan
 from tightgrad.reducers import Dense
-from tightgrad.sync.compressed import alone_in_memory, merge, reduce_gradients, taken_back
+from tightgrad.sync.compressed import merge, owns_storage, reduce_gradients, taken_back
 from tightgrad.sync.ddp_buckets import OverlappedReduction
 from tightgrad.sync.delivered import check_delivered
 from tightgrad.sync.drift import check_no_drift
@@ -320,7 +320,7 @@ class GradientPath:
             state.slots,
             context,
             meter.around(send) if meter is not None else send,
-            given_away=alone_in_memory(grads) if meter is None else frozenset(),  # a fallback sends them again
+            owned=owns_storage(grads) if meter is None else frozenset(),  # a fallback sends them again
         )
         if meter is not None and self._is_too_far_off(meter):
             return self._reduce_(grads, state, densely=True)

@@ -17,7 +17,7 @@ from tightgrad.core.card import MethodCard
 from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec, ReduceContext, Reducer, Sizes
 from tightgrad.core.types import Grads, GradSpec, Payload, Reduced, Sent, State
-from tightgrad.core.wire import DecodedMessage, encode_message, from_bytes, most_nbytes, to_bytes
+from tightgrad.core.wire import from_bytes, most_nbytes, to_bytes
 from tightgrad.reducers.scatter import refuses_cutting, shards_of_sums
 
 
@@ -77,45 +77,41 @@ class Gather(Reducer):
 
 def _gather_fixed(grads: Grads, codec: Codec, specs: list[GradSpec], context: ReduceContext) -> Reduced:
     device = specs[0].device
-    shapes = {name: grad.shape for name, grad in grads.items()}
     with context.clock("encode"):
         flats = [grads[spec.name].reshape(-1) for spec in specs]
-        message = encode_message(codec, flats, specs, lambda name: context.rng.local(name, device))
+        message = codec.encode_all(flats, specs, lambda name: context.rng.local(name, device))
     with context.clock("collective"):
         messages = context.collective.all_gather(message)
     with context.clock("decode"):
-        mine = _SentMessage(DecodedMessage(codec, message, specs), specs, shapes)
-        total = mine.zeros()
-        for rank, row in enumerate(messages):
+        total = {name: torch.zeros(grad.shape, device=device) for name, grad in grads.items()}
+        sums = [total[spec.name].view(-1) for spec in specs]
+        for row in messages:
             with context.receiving():
-                is_mine = rank == context.collective.rank
-                decoded = mine.decoded if is_mine else DecodedMessage(codec, row, specs)
-                decoded.add_to_([total[spec.name].view(-1) for spec in specs])
-    return Reduced(total, mine)
+                codec.add_all_to_(sums, row, specs)
+    return Reduced(total, _SentMessage(codec, message, specs, {name: grad.shape for name, grad in grads.items()}))
 
 
 class _SentMessage(Sent):
-    def __init__(self, decoded: DecodedMessage, specs: list[GradSpec], shapes: Mapping[str, torch.Size]) -> None:
-        self.decoded = decoded
+    """This rank's message, decoded when it is asked for."""
+
+    def __init__(self, codec: Codec, message: Tensor, specs: list[GradSpec], shapes: Mapping[str, torch.Size]) -> None:
+        self._codec = codec
+        self._message = message
         self._specs = specs
         self._shapes = shapes
         self._dense: Grads = {}
 
-    def zeros(self) -> Grads:
-        """One tensor for each name."""
-        device = self._specs[0].device
-        return {name: torch.zeros(shape, device=device) for name, shape in self._shapes.items()}
-
     def subtract_from_(self, values: Mapping[str, Tensor]) -> None:
         """Subtract what was sent from each entry, in place."""
-        self.decoded.subtract_from_([values[spec.name].view(-1) for spec in self._specs])
+        flats = [values[spec.name].view(-1) for spec in self._specs]
+        self._codec.add_all_to_(flats, self._message, self._specs, alpha=-1)
 
     def __getitem__(self, name: str) -> Tensor:
         if not self._dense:
-            dense = self.zeros()
-            self.decoded.add_to_([dense[spec.name].view(-1) for spec in self._specs])
-            self._dense = dense
-        return self._dense[name]
+            decoded = self._codec.decode_all(self._message, self._specs)
+            self._dense = {spec.name: tensor for spec, tensor in zip(self._specs, decoded, strict=True)}
+        dense = self._dense[name] if name in self._dense else torch.zeros(0, device=self._specs[0].device)
+        return dense.view(self._shapes[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)

@@ -14,7 +14,6 @@ import torch
 from tightgrad.core.card import MethodCard
 from tightgrad.core.protocols import Codec, ReduceContext, Reducer
 from tightgrad.core.types import Grads, Reduced, State
-from tightgrad.core.wire import from_bytes, to_bytes
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ class MajorityVote(Reducer):
         device = next(iter(grads.values())).device
         specs = [context.spec(name, grad) for name, grad in grads.items()]
         with context.clock("encode"):
-            mine = [codec.encode(grads[s.name].reshape(-1), s, context.rng.local(s.name, device)) for s in specs]
-            message = to_bytes(mine, device)
+            flats = [grad.reshape(-1) for grad in grads.values()]
+            message = codec.encode_all(flats, specs, lambda name: context.rng.local(name, device))
         with context.clock("collective"):
             messages = context.collective.all_gather(message)
         votes = {spec.name: torch.zeros(spec.numel, device=device) for spec in specs}
@@ -71,13 +70,11 @@ class MajorityVote(Reducer):
         with context.clock("decode"):
             for row in messages:
                 with context.receiving():
-                    for payload in from_bytes(row, codec, specs):
-                        decoded = codec.decode(payload)
-                        votes[payload.spec.name] += decoded.sign()
-                        scales[payload.spec.name] += decoded.abs_()
-            for payload in mine:
-                name = payload.spec.name
+                    for name, decoded in zip(grads, codec.decode_all(row, specs), strict=True):
+                        votes[name] += decoded.sign()
+                        scales[name] += decoded.abs_()
+            for name, decoded in zip(grads, codec.decode_all(message, specs), strict=True):
                 outcome = votes[name].sign_()
                 total[name] = (outcome * scales[name]).view(grads[name].shape)
-                transmitted[name] = (outcome * codec.decode(payload).abs_()).view(grads[name].shape)
+                transmitted[name] = (outcome * decoded.abs_()).view(grads[name].shape)
         return Reduced(total, transmitted)

@@ -10,7 +10,6 @@ import torch
 
 from tightgrad.core.protocols import Codec, ReduceContext, Sizes
 from tightgrad.core.types import Grads, Reduced
-from tightgrad.core.wire import add_message_to_, decode_message, encode_message
 
 CUT_SCOPES = ("element", "block")
 
@@ -61,7 +60,7 @@ def reduce_scatter_encoded(grads: Grads, sizes: Sizes, codec: Codec, context: Re
         pieces = [grad.reshape(-1).split(list(sizes[name])) for name, grad in grads.items()]
         rows = [[specs[name].part(sizes[name][other]) for name in grads] for other in range(len(pieces[0]))]
         messages = [
-            encode_message(codec, chunks, row, rngs.__getitem__)
+            codec.encode_all(chunks, row, rngs.__getitem__)
             for chunks, row in zip(zip(*pieces, strict=True), rows, strict=True)
         ]
     with context.clock("collective"):
@@ -70,8 +69,8 @@ def reduce_scatter_encoded(grads: Grads, sizes: Sizes, codec: Codec, context: Re
         sums = {name: torch.zeros(sizes[name][rank], device=device) for name in grads}
         for message in received:
             with context.receiving():
-                add_message_to_(list(sums.values()), codec, message, rows[rank])
-        decoded = zip(*(decode_message(codec, *sent) for sent in zip(messages, rows, strict=True)), strict=True)
+                codec.add_all_to_(list(sums.values()), message, rows[rank])
+        decoded = zip(*(codec.decode_all(*sent) for sent in zip(messages, rows, strict=True)), strict=True)
         transmitted = {
             name: torch.cat(parts).view(grad.shape) for (name, grad), parts in zip(grads.items(), decoded, strict=True)
         }

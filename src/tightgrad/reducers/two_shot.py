@@ -22,7 +22,7 @@ from torch import Tensor
 from tightgrad.core.card import MethodCard
 from tightgrad.core.protocols import Codec, ReduceContext, Reducer, Sizes
 from tightgrad.core.types import Grads, Reduced, State
-from tightgrad.core.wire import add_message_to_, decode_message, encode_message, fixed_nbytes
+from tightgrad.core.wire import fixed_nbytes
 from tightgrad.reducers.scatter import refuses_cutting, shards_of_sums
 
 CHUNK_SCOPES = ("element", "block")
@@ -102,7 +102,7 @@ def reduce_in_two_shots(grads: Grads, first: Codec, second: Codec, context: Redu
     with context.clock("encode"):
         rngs = {name: context.rng.local(name, device) for name in grads}
         messages = [
-            encode_message(first, chunks, specs, rngs.__getitem__)
+            first.encode_all(chunks, specs, rngs.__getitem__)
             for chunks, specs in zip(plan.split(grads), plan.specs, strict=True)
         ]
     with context.clock("collective"):
@@ -112,10 +112,10 @@ def reduce_in_two_shots(grads: Grads, first: Codec, second: Codec, context: Redu
         sums = [torch.zeros(spec.numel, device=device) for spec in own]
         for message in received:
             with context.receiving():
-                add_message_to_(sums, first, message, own)
-        transmitted = [decode_message(first, *sent) for sent in zip(messages, plan.specs, strict=True)]
+                first.add_all_to_(sums, message, own)
+        transmitted = [first.decode_all(*sent) for sent in zip(messages, plan.specs, strict=True)]
     with context.clock("encode"):
-        message = encode_message(second, sums, own, rngs.__getitem__)
+        message = second.encode_all(sums, own, rngs.__getitem__)
     with context.clock("collective"):
         delivered = plan.exchange(message, context)
     with context.clock("decode"):
@@ -123,7 +123,7 @@ def reduce_in_two_shots(grads: Grads, first: Codec, second: Codec, context: Redu
         for message, row in zip(delivered, plan.specs, strict=True):
             totals = [torch.zeros(spec.numel, device=device) for spec in row]
             with context.receiving():
-                totals = decode_message(second, message, row)
+                totals = second.decode_all(message, row)
             rows.append(totals)
         for mine, total, final in zip(transmitted[rank], sums, rows[rank], strict=True):
             mine.add_(final - total)

@@ -23,7 +23,7 @@ def reduce_gradients(
     state: State,
     context: ReduceContext,
     send: Send | None = None,
-    given_away: frozenset[str] = frozenset(),
+    owned: frozenset[str] = frozenset(),
 ) -> Reduced:
     """Run feedback and reducer, bucket by bucket. Collective: every rank must call it with the same names.
 
@@ -34,7 +34,8 @@ def reduce_gradients(
         context: network, random numbers, clock; its `failures` say what could not be decoded, and must be looked at
             on all ranks (`delivered.py`) before the totals are used.
         send: how compensated gradients are sent; None is by the codec and reducer of `compress`.
-        given_away: names of gradients whose memory nobody else has or needs: feedback may overwrite and keep it.
+        owned: names of gradients whose memory nobody else has or needs: feedback may overwrite and keep it. The others
+            are cloned for it.
 
     Returns:
         Totals, what this rank transmitted (empty, since nothing downstream asks for it), and the new state.
@@ -49,16 +50,15 @@ def reduce_gradients(
         inner = partial(send, state=new_state)
         if compress.feedback is None:
             reduced = inner(values)
-        elif given_away.issuperset(values):
-            reduced = compress.feedback.reduce_(values, new_state, inner)
         else:
-            reduced = compress.feedback.reduce(values, new_state, inner)
+            given = {n: v.clone() if v is bucket[n] and n not in owned else v for n, v in values.items()}
+            reduced = compress.feedback.reduce_(given, new_state, inner)
         total.update(reduced.total)
         new_state = merge(new_state, reduced.state)
     return Reduced(total, {}, new_state)
 
 
-def alone_in_memory(grads: Mapping[str, Tensor]) -> frozenset[str]:
+def owns_storage(grads: Mapping[str, Tensor]) -> frozenset[str]:
     """Return the names of tensors that fill their storages, which no other one of them shares."""
     storages = {name: grad.untyped_storage() for name, grad in grads.items()}
     sharers = Counter(storage.data_ptr() for storage in storages.values())

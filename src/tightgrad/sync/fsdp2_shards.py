@@ -167,7 +167,10 @@ class ShardedReduction:
 
     def _compensated(self, grads: Grads, send: Send) -> Reduced:
         feedback = self._compress.feedback
-        return send(grads) if feedback is None else feedback.reduce(grads, self._slots, send)
+        if feedback is None:
+            return send(grads)
+        clones = {name: grad.clone() for name, grad in grads.items()}  # a fallback sends them again
+        return feedback.reduce_(clones, self._slots, send)
 
     def _whole(self, pieces: Sequence[Tensor], shape: torch.Size) -> Tensor:
         whole = torch.cat([piece.float() for piece in pieces]).view(shape)

@@ -282,18 +282,29 @@ def one_by_one(codec: Codec, flats: Sequence[Tensor], specs: Sequence[GradSpec])
     return to_bytes(payloads, CPU), [codec.decode(payload) for payload in payloads]
 
 
-@CODEC_CHECKS.add()
+def has_fixed_size(codec: Codec) -> bool:
+    """Return whether several payloads can be one message without their lengths being told."""
+    return codec.fixed_size
+
+
+@CODEC_CHECKS.add(applies=has_fixed_size)
 def check_what_is_done_together_is_the_same(codec: Codec) -> None:
-    """Check that `encode_together` and `decode_together`, where they give something, give what one by one gives."""
+    """Check that `encode_all`, `decode_all` and `add_all_to_` give what one by one gives, to the bit."""
     numels = [70, 300, 256, 9]
     flats = [normal(numel, seed) for seed, numel in enumerate(numels)]
     specs = [GradSpec(str(i), (n,) if i % 3 == 0 else (1, n), n) for i, n in enumerate(numels)]
-    message = codec.encode_together(flats, specs)
-    if message is not None:
-        wanted, values = one_by_one(codec, flats, specs)
-        assert torch.equal(message, wanted)
-        decoded = codec.decode_together(message, specs)
-        assert decoded is None or all(torch.equal(a, b) for a, b in zip(decoded, values, strict=True))
+    message = codec.encode_all(flats, specs, lambda name: torch.Generator())
+    wanted, values = one_by_one(codec, flats, specs)
+    assert torch.equal(message, wanted), "encode_all() gives other bytes than encode(), one after the other"
+    decoded = codec.decode_all(message, specs)
+    assert all(torch.equal(a, b) for a, b in zip(decoded, values, strict=True)), "decode_all() differs from decode()"
+    for alpha in (1, -1):
+        totals = [normal(numel, seed=9) for numel in numels]
+        expected = [total.add(value, alpha=alpha) for total, value in zip(totals, values, strict=True)]
+        codec.add_all_to_(totals, message, specs, alpha)
+        assert all(torch.equal(a, b) for a, b in zip(totals, expected, strict=True)), (
+            f"add_all_to_(alpha={alpha}) adds something else than decode() gives"
+        )
 
 
 @CODEC_CHECKS.add()

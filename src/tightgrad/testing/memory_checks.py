@@ -43,9 +43,9 @@ def check_a_parameter_left_out_keeps_what_is_remembered(sending: Sending) -> Non
         state: State = {}
         inner = partial(sending.reducer.reduce, codec=sending.codec, state=state, context=context)
         feedback = sending.case.feedback
-        first = feedback.reduce(gradients(collective.rank, 0), state, inner)
+        first = feedback.reduce_(gradients(collective.rank, 0), state, inner)
         only_bias = {"bias": gradients(collective.rank, 1)["bias"]}
-        second = feedback.reduce(only_bias, first.state, inner)
+        second = feedback.reduce_(only_bias, first.state, inner)
         for slot in feedback.slots:
             for name in ("matrix", "scalar"):
                 kept, before = second.state[slot.name].get(name), first.state[slot.name][name]

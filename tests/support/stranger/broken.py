@@ -98,8 +98,8 @@ class Forgetful(Later):
 
     card = replace(Later.card, id="forgetful")
 
-    def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
-        reduced = super().reduce(grads, state, inner)
+    def reduce_(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
+        reduced = super().reduce_(grads, state, inner)
         left = {name: 0.5 * value for name, value in reduced.state[LEFT.name].items()}
         return replace(reduced, state={LEFT.name: left})
 

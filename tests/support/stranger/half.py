@@ -64,7 +64,7 @@ class Later(Feedback):
     )
     slots: ClassVar[tuple[Slot, ...]] = (LEFT,)
 
-    def reduce(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
+    def reduce_(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
         left = state.get(LEFT.name, {})
         values = {name: grad + left[name] if name in left else grad.clone() for name, grad in grads.items()}
         reduced = inner(values)

@@ -25,7 +25,7 @@ def residual_over_gradient(codec: Codec) -> float:
         context = ReduceContext(SingleCollective(), StepRng(0, step, 0), StageClock())
         grads = {"weight": torch.randn(4_096, generator=generator)}
         inner = partial(Gather().reduce, codec=codec, state=state, context=context)
-        state = tg.ErrorFeedback().reduce(grads, state, inner).state
+        state = tg.ErrorFeedback().reduce_(grads, state, inner).state
     return float(state["residual"]["weight"].norm()) / 4_096**0.5
 
 

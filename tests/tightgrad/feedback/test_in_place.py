@@ -6,7 +6,11 @@ from torch import nn
 
 import tightgrad as tg
 from support.training import on_ranks
-from tightgrad.sync.compressed import alone_in_memory
+from tightgrad.collectives import run_threaded
+from tightgrad.core.clock import StageClock
+from tightgrad.core.protocols import ReduceContext
+from tightgrad.core.rng import StepRng
+from tightgrad.sync.compressed import owns_storage, reduce_gradients
 
 CODEC = tg.codecs.TopK(0.2)
 
@@ -15,7 +19,8 @@ class Apart(tg.ErrorFeedback):
     """Never overwrites a gradient."""
 
     def reduce_(self, grads, state, inner):
-        return self.reduce(grads, state, inner)
+        clones = {name: grad.clone(memory_format=torch.contiguous_format) for name, grad in grads.items()}
+        return super().reduce_(clones, state, inner)
 
 
 class Sharing(nn.Module):
@@ -156,7 +161,7 @@ def test_the_gradient_holds_the_new_residual_and_the_old_one_is_untouched():
     assert old.tolist() == [0.5, 0.25]
 
 
-def test_alone_in_memory():
+def test_owns_storage():
     whole, pair = torch.zeros(4), torch.zeros(2, 2)
     grads = {
         "whole": whole,
@@ -166,4 +171,18 @@ def test_alone_in_memory():
         "shared as well": pair.view(4),
         "empty": torch.zeros(0),
     }
-    assert alone_in_memory(grads) == {"whole", "transposed", "empty"}
+    assert owns_storage(grads) == {"whole", "transposed", "empty"}
+
+
+def test_gradients_that_others_hold_are_cloned_for_feedback():
+    def body(collective):
+        context = ReduceContext(collective, StepRng(0, 0, collective.rank), StageClock())
+        compress = tg.Compress(CODEC, feedback=tg.ErrorFeedback())
+        grads = {"owned": torch.arange(5.0), "held": torch.arange(5.0)}
+        reduced = reduce_gradients(grads, compress, {}, context, owned=frozenset({"owned"}))
+        return grads, reduced.state["residual"]
+
+    for grads, residual in run_threaded(2, body):
+        assert grads["held"].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+        assert residual["held"].tolist() == [0.0, 1.0, 2.0, 3.0, 0.0]
+        assert residual["owned"].data_ptr() == grads["owned"].data_ptr()

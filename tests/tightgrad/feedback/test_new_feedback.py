@@ -39,7 +39,7 @@ def run(feedback: Feedback, codec: Codec, grads: list[Grads], state: State | Non
         def inner(values: Grads, held: State = held, context: ReduceContext = context) -> Reduced:
             return Gather().reduce(values, codec, held, context)
 
-        results.append(feedback.reduce(grad, held, inner))
+        results.append(feedback.reduce_({name: value.clone() for name, value in grad.items()}, held, inner))
         held = results[-1].state
     return results
 

@@ -27,7 +27,7 @@ class Kept(Feedback):
     card = replace(tg.ErrorFeedback.card, id="kept")
     slots: ClassVar = (EARLY,)
 
-    def reduce(self, grads: Grads, state: State, inner) -> Reduced:
+    def reduce_(self, grads: Grads, state: State, inner) -> Reduced:
         held = [state.get(slot.name, {}) for slot in self.slots]
         values = {n: sum((part[n] for part in held if n in part), grad.clone()) for n, grad in grads.items()}
         reduced = inner(values)

@@ -146,7 +146,7 @@ def test_error_feedback_returns_what_a_coarse_codec_lost() -> None:
             context = ReduceContext(collective, StepRng(0, step, collective.rank), StageClock())
             inner = partial(PowerSGD(2).reduce, codec=compress.codec, state=state, context=context)
             assert compress.feedback is not None
-            reduced = compress.feedback.reduce({"m": noisy(10 * step + collective.rank)}, state, inner)
+            reduced = compress.feedback.reduce_({"m": noisy(10 * step + collective.rank)}, state, inner)
             arrived += reduced.total["m"]
             state = {**state, **reduced.state}
         return arrived, state["residual"]["m"]

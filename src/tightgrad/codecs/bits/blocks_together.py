@@ -11,42 +11,39 @@ from torch import Tensor
 
 from tightgrad.codecs.bits.blockwise import BlockCodec
 from tightgrad.codecs.bits.pieces import PIECE_NUMEL, are_short
+from tightgrad.codecs.bits.together import Together
 from tightgrad.core.types import GradSpec, Payload
 from tightgrad.core.wire import check_message
 
 SCALE_NBYTES = 4
 
 
-class BlocksTogether(BlockCodec):
+class BlocksTogether(Together, BlockCodec):
     """Encodes short tensors together, for codecs that zeros at the end of a block do not change otherwise."""
 
     def payload_nbytes(self, spec: GradSpec) -> int:
         """Return the bytes of the packed integers and of the scales."""
         return self.code_nbytes(spec.numel) + SCALE_NBYTES * self.num_blocks(spec.numel)
 
-    def _can_do_together(self, specs: Sequence[GradSpec]) -> bool:
-        """Tensors are short, nothing is drawn, and blocks fill whole bytes."""
+    def goes_together(self, specs: Sequence[GradSpec]) -> bool:
+        """Tell whether tensors are short, nothing is drawn, and blocks fill whole bytes."""
         fills_bytes = self.block_size * self.code_bits % 8 == 0
-        return bool(specs) and are_short(specs) and not self.unbiased and fills_bytes
+        return are_short(specs) and not self.unbiased and fills_bytes
 
-    def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
-        """Encode short tensors as the blocks of one tensor; return None where that is not possible."""
-        if not self._can_do_together(specs):
-            return None
+    def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor:
+        """Encode short tensors as the blocks of one tensor."""
         parts: list[Tensor] = []
-        for start, stop in _lots(self, specs):
-            parts += _encode_lot(self, flats[start:stop])
+        for start, stop in _groups(self, specs):
+            parts += _encode_group(self, flats[start:stop])
         return torch.cat(parts)
 
-    def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor] | None:
-        """Decode short tensors as the blocks of one tensor; return None where that is not possible."""
-        if not self._can_do_together(specs):
-            return None
+    def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor]:
+        """Decode short tensors as the blocks of one tensor."""
         parts = _cut(self, message, specs)
         decoded: list[Tensor] = []
-        for start, stop in _lots(self, specs):
+        for start, stop in _groups(self, specs):
             codes, scales = parts[2 * start : 2 * stop : 2], parts[2 * start + 1 : 2 * stop : 2]
-            decoded += _decode_lot(self, codes, scales, specs[start:stop])
+            decoded += _decode_group(self, codes, scales, specs[start:stop])
         return decoded
 
 
@@ -60,7 +57,7 @@ def _cut(codec: BlockCodec, message: Tensor, specs: Sequence[GradSpec]) -> Seque
     return parts
 
 
-def _lots(codec: BlockCodec, specs: Sequence[GradSpec]) -> Iterator[tuple[int, int]]:
+def _groups(codec: BlockCodec, specs: Sequence[GradSpec]) -> Iterator[tuple[int, int]]:
     """(start, stop) of neighbours that fit into the cache together; a long tensor is alone."""
     if specs[0].device.type != "cpu":
         yield 0, len(specs)
@@ -80,7 +77,7 @@ def _with_gaps(sizes: Sequence[int], multiple: int) -> list[int]:
     return [part for size in sizes for part in (size, -size % multiple)]
 
 
-def _encode_lot(codec: BlockCodec, flats: Sequence[Tensor]) -> list[Tensor]:
+def _encode_group(codec: BlockCodec, flats: Sequence[Tensor]) -> list[Tensor]:
     numels = [flat.numel() for flat in flats]
     device = flats[0].device
     if len(flats) == 1:
@@ -98,7 +95,7 @@ def _encode_lot(codec: BlockCodec, flats: Sequence[Tensor]) -> list[Tensor]:
     return [part for pair in zip(packed, scale_bytes, strict=True) for part in pair]
 
 
-def _decode_lot(
+def _decode_group(
     codec: BlockCodec, packed: Sequence[Tensor], scale_bytes: Sequence[Tensor], specs: Sequence[GradSpec]
 ) -> list[Tensor]:
     scales = torch.cat(list(scale_bytes)).view(torch.float32)

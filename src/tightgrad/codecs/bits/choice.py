@@ -1,7 +1,7 @@
 """What codecs share that choose another codec by what every rank knows of a tensor: its name, its shape, the step."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -78,39 +78,35 @@ class Choice(Codec):
         """Encode with the chosen codec."""
         return self.choose(spec).encode(flat, spec, generator)
 
-    def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
-        """Encode the tensors of each chosen codec together; return None where one by one is as fast."""
-        parts: list[Tensor | None] = [None] * len(specs)
+    def encode_all(
+        self, flats: Sequence[Tensor], specs: Sequence[GradSpec], generator_of: Callable[[str], torch.Generator]
+    ) -> Tensor:
+        """Encode all tensors of each chosen codec with it."""
+        payloads: dict[int, Tensor] = {}
         for codec, places in self._places(specs).items():
-            message = codec.encode_together([flats[i] for i in places], [specs[i] for i in places])
-            if message is None or len(places) == len(specs):
-                return message
-            nbytes = [fixed_nbytes(codec, specs[i]) for i in places]
-            for place, part in zip(places, message.split(nbytes), strict=True):
-                parts[place] = part
-        return torch.cat([part for part in parts if part is not None]) if parts else None
+            message = codec.encode_all([flats[i] for i in places], [specs[i] for i in places], generator_of)
+            payloads |= zip(places, message.split([fixed_nbytes(codec, specs[i]) for i in places]), strict=True)
+        return torch.cat([payloads[i] for i in range(len(specs))])
 
-    def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor] | None:
-        """Decode the tensors of each chosen codec together; return None where one by one is as fast."""
-        places_of = self._places(specs)
-        if not all(codec.fixed_size for codec in places_of):
-            return None
+    def decode_all(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor]:
+        """Decode all tensors of each chosen codec with it."""
+        decoded: dict[int, Tensor] = {}
+        for codec, places, part in self._parts(message, specs):
+            decoded |= zip(places, codec.decode_all(part, [specs[i] for i in places]), strict=True)
+        return [decoded[i] for i in range(len(specs))]
+
+    def add_all_to_(self, totals: Sequence[Tensor], message: Tensor, specs: Sequence[GradSpec], alpha: int = 1) -> None:
+        """Add all tensors of each chosen codec with it."""
+        for codec, places, part in self._parts(message, specs):
+            codec.add_all_to_([totals[i] for i in places], part, [specs[i] for i in places], alpha)
+
+    def _parts(self, message: Tensor, specs: Sequence[GradSpec]) -> Iterator[tuple[Codec, list[int], Tensor]]:
+        """Each chosen codec, which tensors are its own, and their payloads."""
         nbytes = [fixed_nbytes(self, spec) for spec in specs]
         check_message(self, message, sum(nbytes))
         payloads = message.split(nbytes)
-        decoded: list[Tensor | None] = [None] * len(specs)
-        for codec, places in places_of.items():
-            found = codec.decode_together(torch.cat([payloads[i] for i in places]), [specs[i] for i in places])
-            if found is None:
-                return None
-            for place, tensor in zip(places, found, strict=True):
-                decoded[place] = tensor
-        return [tensor for tensor in decoded if tensor is not None]
-
-    def entries_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[tuple[Tensor, Tensor]] | None:
-        """Return the entries as the chosen codec does, where it is the same for all tensors; else None."""
-        chosen = list(self._places(specs))
-        return chosen[0].entries_together(message, specs) if len(chosen) == 1 else None
+        for codec, places in self._places(specs).items():
+            yield codec, places, torch.cat([payloads[i] for i in places])
 
     def _places(self, specs: Sequence[GradSpec]) -> dict[Codec, list[int]]:
         places: dict[Codec, list[int]] = {}

@@ -28,7 +28,9 @@ def pieces(numel: int, multiple: int, device: torch.device, *, numel_each: int =
 
 def are_short(specs: Sequence[GradSpec]) -> bool:
     """Tell whether tensors are better handled together: on average, operations cost more than numbers."""
-    return specs[0].device.type != "cpu" or sum(spec.numel for spec in specs) <= len(specs) * SHORT_NUMEL
+    if not specs or specs[0].device.type != "cpu":
+        return bool(specs)
+    return sum(spec.numel for spec in specs) <= len(specs) * SHORT_NUMEL
 
 
 def uniform(numel: int, generator: torch.Generator, device: torch.device) -> Tensor:

@@ -14,11 +14,13 @@ from tightgrad.codecs.bits.packing import index_nbytes, pack_indices, unpack_ind
 from tightgrad.codecs.bits.sparse_message import (
     KEPT_LAYOUTS,
     MOST_ENTRIES,
+    MessageLayout,
     is_supported,
     message_layout,
     pack_message,
     unpack_message,
 )
+from tightgrad.codecs.bits.together import Together
 from tightgrad.core.errors import ConfigError, PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload, TensorLayout
@@ -37,7 +39,7 @@ def check_values(values: object) -> None:
         )
 
 
-class Sparse(Codec):
+class Sparse(Together):
     """Sends a number of entries that is known beforehand: packed indices, and values encoded by another codec."""
 
     values: Codec
@@ -79,23 +81,32 @@ class Sparse(Codec):
         kept = self.values.encode(flat[indices], spec.part(count), generator)
         return Payload((*pack_indices(indices, spec.numel), *kept.tensors), spec)
 
-    def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor | None:
-        """Select in each tensor, and pack all entries together; return None where one by one is as fast."""
-        counts = self._counts_together(specs)
-        if counts is None:
-            return None
-        layout = message_layout(self.values, tuple(spec.numel for spec in specs), counts)
-        indices = [self.select(flat, count) for flat, count in zip(flats, counts, strict=True)]
+    def goes_together(self, specs: Sequence[GradSpec]) -> bool:
+        """Tell whether the entries of all tensors are few, and their values drawn without random numbers."""
+        return self._counts_together(specs) is not None
+
+    def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor:
+        """Select in each tensor, and pack all entries together."""
+        layout = self._message_layout(specs)
+        indices = [self.select(flat, count) for flat, count in zip(flats, layout.counts, strict=True)]
         kept = [flat[chosen] for flat, chosen in zip(flats, indices, strict=True)]
         return pack_message(torch.cat(indices), torch.cat(kept), self.values, layout)
 
-    def entries_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[tuple[Tensor, Tensor]] | None:
-        """Unpack the entries of all tensors together; return None where one by one is as fast."""
+    def decode_together(self, message: Tensor, specs: Sequence[GradSpec]) -> list[Tensor]:
+        """Unpack the entries of all tensors together, and scatter them into zeros."""
+        entries = zip(*unpack_message(message, self.values, self._message_layout(specs)), specs, strict=True)
+        return [scattered(indices, values, spec) for indices, values, spec in entries]
+
+    def add_together_(self, totals: Sequence[Tensor], message: Tensor, specs: Sequence[GradSpec], alpha: int) -> None:
+        """Unpack the entries of all tensors together, and add them, leaving the others untouched."""
+        entries = unpack_message(message, self.values, self._message_layout(specs))
+        for total, indices, values in zip(totals, *entries, strict=True):
+            total.index_add_(0, indices, values, alpha=alpha)
+
+    def _message_layout(self, specs: Sequence[GradSpec]) -> MessageLayout:
         counts = self._counts_together(specs)
-        if counts is None:
-            return None
-        layout = message_layout(self.values, tuple(spec.numel for spec in specs), counts)
-        return list(zip(*unpack_message(message, self.values, layout), strict=True))
+        assert counts is not None
+        return message_layout(self.values, tuple(spec.numel for spec in specs), counts)
 
     def _counts_together(self, specs: Sequence[GradSpec]) -> tuple[int, ...] | None:
         """How many entries of each tensor are kept; None where tensors are better handled one by one."""
