@@ -64,8 +64,7 @@ class DCTTopK(Codec):
 
     def __post_init__(self) -> None:
         check_integer("block_size", self.block_size, low=2, high=4096)
-        check_integer("count_per_block", self.count_per_block, low=1, high=self.block_size)
-        self._selection()
+        self._selection()  # checks the other settings
 
     def _selection(self) -> ChunkedTopK:
         return ChunkedTopK(self.block_size, self.count_per_block, self.values)

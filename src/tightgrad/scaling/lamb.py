@@ -19,7 +19,7 @@ from torch.optim.optimizer import ParamsT
 
 from tightgrad.core.check import check_number
 from tightgrad.core.errors import ConfigError
-from tightgrad.scaling.layerwise import Group, LayerwiseOptimizer, local_part, tensor_norms, trust_ratio
+from tightgrad.scaling.layerwise import Group, LayerwiseOptimizer, local_part, trust_ratios
 
 
 class LAMB(LayerwiseOptimizer):
@@ -102,7 +102,7 @@ class LAMB(LayerwiseOptimizer):
         unbiased_second = second / (1 - beta2**step)
         update = unbiased_first / (unbiased_second.sqrt() + group["eps"]) + group["weight_decay"] * weight
         if group["layer_adaptation"] == "trust_ratio":
-            (ratio,) = _ratios([param], [update])
+            (ratio,) = trust_ratios([param], [update], torch.div)
             update = update * ratio
         weight.sub_(group["lr"] * update)
 
@@ -121,11 +121,5 @@ class LAMB(LayerwiseOptimizer):
         if group["weight_decay"]:
             torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
         if group["layer_adaptation"] == "trust_ratio":
-            torch._foreach_mul_(updates, _ratios(params, list(updates)))
+            torch._foreach_mul_(updates, trust_ratios(params, list(updates), torch.div))
         torch._foreach_add_(weights, updates, alpha=-group["lr"])
-
-
-def _ratios(params: list[Tensor], updates: list[Tensor]) -> list[Tensor]:
-    norms = tensor_norms([*params, *updates], placed_like=[*params, *params])
-    weight_norms, update_norms = torch.stack(norms[: len(params)]), torch.stack(norms[len(params) :])
-    return list(trust_ratio(weight_norms, update_norms, weight_norms / update_norms).unbind())

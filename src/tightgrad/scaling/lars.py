@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from tightgrad.core.check import check_choice, check_number
-from tightgrad.scaling.layerwise import Group, LayerwiseOptimizer, local_part, tensor_norms, trust_ratio
+from tightgrad.scaling.layerwise import Group, LayerwiseOptimizer, local_part, trust_ratios
 from tightgrad.scaling.momentum import BUFFER
 
 MOMENTUM_RULES = ("heavy_ball", "nesterov")
@@ -141,8 +141,5 @@ class LARS(LayerwiseOptimizer):
 
 
 def _ratios(params: list[Tensor], grads: list[Tensor], group: Group) -> list[Tensor]:
-    norms = tensor_norms([*params, *grads])
-    weight_norms, grad_norms = torch.stack(norms[: len(params)]), torch.stack(norms[len(params) :])
-    denominators = grad_norms + group["weight_decay"] * weight_norms + group["eps"]
-    ratios = trust_ratio(weight_norms, grad_norms, group["trust_coefficient"] * weight_norms / denominators)
-    return list(ratios.unbind())
+    trust, decay, eps = group["trust_coefficient"], group["weight_decay"], group["eps"]
+    return trust_ratios(params, grads, lambda weights, grads: trust * weights / (grads + decay * weights + eps))

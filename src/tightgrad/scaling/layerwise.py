@@ -47,11 +47,11 @@ def tensor_norms(tensors: list[Tensor], placed_like: list[Tensor] | None = None)
     for index, piece in enumerate(pieces):
         if piece.dtype is torch.float64:
             norms[index] = _scaled_norm(piece)
-    lots: dict[Axes, list[int]] = {}
+    groups: dict[Axes, list[int]] = {}
     for index, like in enumerate(placed_like or tensors):
         if axes := shard_axes(like):
-            lots.setdefault(axes, []).append(index)
-    for axes, indices in lots.items():
+            groups.setdefault(axes, []).append(index)
+    for axes, indices in groups.items():
         is_wide = any(pieces[index].dtype is torch.float64 for index in indices)
         join = _joined_scaled if is_wide else _joined
         for index, norm in zip(indices, join(torch.stack([norms[i] for i in indices]), axes).unbind(), strict=True):
@@ -94,9 +94,21 @@ def _as_dtensor(tensor: Tensor) -> Any:
     return tensor
 
 
-def trust_ratio(weight_norm: Tensor, update_norm: Tensor, ratio: Tensor) -> Tensor:
-    """Return `ratio`, or 1 where weights or update are all zero, so that zero-initialised weights learn."""
-    return torch.where((weight_norm > 0) & (update_norm > 0), ratio, 1.0)
+def trust_ratios(
+    params: list[Tensor], updates: list[Tensor], ratio: Callable[[Tensor, Tensor], Tensor]
+) -> list[Tensor]:
+    """Return one ratio for each parameter, or 1 where weights or update are all zero, so that zero-initialised weights
+    learn.
+
+    Args:
+        params: whole or sharded.
+        updates: what lies as each of them does, whole or this rank's piece.
+        ratio: of the parameters' norms and the updates' norms, float64 vectors.
+    """
+    norms = tensor_norms([*params, *updates], placed_like=[*params, *params])
+    weight_norms, update_norms = torch.stack(norms[: len(params)]), torch.stack(norms[len(params) :])
+    moves = (weight_norms > 0) & (update_norms > 0)
+    return list(torch.where(moves, ratio(weight_norms, update_norms), 1.0).unbind())
 
 
 class LayerwiseOptimizer(Optimizer, ABC):
@@ -145,8 +157,8 @@ class LayerwiseOptimizer(Optimizer, ABC):
         for group in self.param_groups:
             params = [param for param in group["params"] if param.grad is not None]
             if group["implementation"] == "foreach":
-                for lot in _same_kind(params):
-                    self._foreach_(lot, [_grad(param) for param in lot], group)
+                for alike in _same_kind(params):
+                    self._foreach_(alike, [_grad(param) for param in alike], group)
             else:
                 for param in params:
                     self._single_tensor_(param, _grad(param), group)
@@ -195,8 +207,8 @@ def _grad(param: Tensor) -> Tensor:
 
 
 def _same_kind(params: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    lots: dict[tuple[Any, ...], list[Tensor]] = {}
+    groups: dict[tuple[Any, ...], list[Tensor]] = {}
     for param in params:
         mesh = _as_dtensor(param).device_mesh if is_dtensor(param) else None
-        lots.setdefault((param.device, param.dtype, mesh), []).append(param)
-    yield from lots.values()
+        groups.setdefault((param.device, param.dtype, mesh), []).append(param)
+    yield from groups.values()

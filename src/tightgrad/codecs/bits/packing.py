@@ -23,8 +23,9 @@ def pack_bits(values: Tensor, bits: int) -> Tensor:
     if bits in (1, 2, 4):
         return _pack_within_byte(values, bits)
     shifts = torch.arange(bits, device=values.device)
-    lots = [((lot.to(torch.int64)[:, None] >> shifts) & 1).to(torch.uint8).view(-1) for lot in values.split(_LOT_NUMEL)]
-    return torch.cat([_pack_within_byte(lot, 1) for lot in lots])
+    pieces = values.split(_PIECE_NUMEL)
+    streams = [((piece.to(torch.int64)[:, None] >> shifts) & 1).to(torch.uint8).view(-1) for piece in pieces]
+    return torch.cat([_pack_within_byte(stream, 1) for stream in streams])
 
 
 def unpack_bits(packed: Tensor, numel: int, bits: int) -> Tensor:
@@ -34,13 +35,13 @@ def unpack_bits(packed: Tensor, numel: int, bits: int) -> Tensor:
     if bits in (1, 2, 4):
         return _unpack_within_byte(packed, bits)[:numel]
     shifts = torch.arange(bits, device=packed.device)
-    lots = []
-    for start in range(0, max(numel, 1), _LOT_NUMEL):
-        count = min(_LOT_NUMEL, numel - start)
-        lot = packed[start * bits // 8 : packed_nbytes(start + count, bits)]
-        stream = _unpack_within_byte(lot, 1)[: count * bits].view(count, bits).to(torch.int64)
-        lots.append((stream << shifts).sum(dim=1))
-    return torch.cat(lots)
+    pieces = []
+    for start in range(0, max(numel, 1), _PIECE_NUMEL):
+        count = min(_PIECE_NUMEL, numel - start)
+        piece = packed[start * bits // 8 : packed_nbytes(start + count, bits)]
+        stream = _unpack_within_byte(piece, 1)[: count * bits].view(count, bits).to(torch.int64)
+        pieces.append((stream << shifts).sum(dim=1))
+    return torch.cat(pieces)
 
 
 def pack_base3(values: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ _WIDE = {1: torch.int64, 2: torch.int32, 4: torch.int16}
 _GATHER_BITS = 0x0102040810204080  # brings bit 8 i of an int64 to bit 56 + i
 _EVERY_BYTE = 0x0101010101010101
 _DIAGONAL = 0x8040201008040201 - 2**64  # bit i of byte i, as a signed number
-_LOT_NUMEL = 2**16  # a multiple of 8, so that lots end with whole bytes
+_PIECE_NUMEL = 2**16  # a multiple of 8, so that pieces end with whole bytes
 
 
 def _pack_within_byte(values: Tensor, bits: int) -> Tensor:
