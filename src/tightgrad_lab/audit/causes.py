@@ -5,10 +5,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cause:
-    """A named mistake: what it is, and how to mend it."""
+    """A named mistake.
+
+    Args:
+        text: what it is.
+        cure: how to mend it.
+        kind: what two findings of the same mistake share, whatever their numbers; the text if it has none.
+    """
 
     text: str
     cure: str
+    kind: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.kind or self.text
 
 
 _FACTORS = {
@@ -86,6 +97,14 @@ _BASES = {
     ),
 }
 _BASES["only last synced, mean"] = _BASES["only last synced"]
+_LEAVE_OUT_EMPTY = (
+    "divide the sum of the losses by the total weight of the window over all ranks, or leave out micro-batches whose "
+    "labels are all masked."
+)
+_UNSCALED_TWICE = Cause(
+    "the gradient is unscaled twice",
+    "unscale once: scaler.unscale_(optimizer) before the clip, and scaler.step, which then leaves it alone.",
+)
 _CLIPS = {
     "tied twice": Cause(
         "a tied weight is clipped twice",
@@ -104,6 +123,7 @@ _CLIPS = {
         "clip ran on gradients that were divided by the accumulation steps once too often", "divide once, then clip."
     ),
     "bound times S": Cause("clip ran on gradients that were unscaled twice", "unscale once, then clip."),
+    "unscaled twice": _UNSCALED_TWICE,
     "in mid-window": Cause("clip in mid-window", "clip once, after the window's last backward."),
     "each micro-batch": Cause(
         "clip in mid-window (each micro-batch's gradient alone)", "clip once, after the window's last backward."
@@ -149,6 +169,24 @@ def cause_of(explanation: str, gain: float) -> Cause:
         )
     if kind == "clip":
         return _CLIPS[rest]
+    if explanation == "leaked":
+        return Cause(
+            "micro-batches of the epoch before enter the first window of the next: what was left over was neither "
+            "stepped nor cleared",
+            "step after the last micro-batch of an epoch too, or call zero_grad when an epoch begins.",
+        )
+    if kind in ("unheld", "frozen", "additive"):
+        return _remark(kind, rest)
+    if explanation == "empty":
+        return Cause(
+            "a micro-batch has no target that counts (its weight is 0): its mean is 0/0, which is NaN",
+            _LEAVE_OUT_EMPTY,
+        )
+    if explanation == "empty counts":
+        return Cause(
+            "a micro-batch has no target that counts (its weight is 0), and takes part in the mean all the same",
+            _LEAVE_OUT_EMPTY,
+        )
     if explanation == "not finite":
         return Cause(
             "the gradient that the optimizer takes is inf or NaN",
@@ -159,6 +197,8 @@ def cause_of(explanation: str, gain: float) -> Cause:
             "the step is taken one micro-batch off: after the first of each window, not after its last",
             "step when (i + 1) % K == 0, and once more after the last micro-batch.",
         )
+    if explanation.startswith("not additive "):
+        return _remark("additive", explanation.removeprefix("not additive "))
     if kind == "after":
         return Cause(
             "gradients of the window before are still there: zero_grad is missing", "call zero_grad after every step."
@@ -181,10 +221,44 @@ def cause_of(explanation: str, gain: float) -> Cause:
     return _whole(base, factor, gain)
 
 
+def _remark(kind: str, rest: str) -> Cause:
+    if kind == "unheld":
+        return Cause(
+            f"{rest}: no optimizer holds these parameters, which require a gradient",
+            "give them to an optimizer that is made after all layers are, or set requires_grad = False.",
+            "unheld",
+        )
+    if kind == "additive":
+        return Cause(
+            f"the loss of a micro-batch is not the weighted mean of its halves' losses ({rest}), so accumulation does "
+            "not give the gradient of the big batch",
+            "losses that compare samples of a batch (InfoNCE, balance terms) cannot be accumulated: compute them over "
+            "the whole batch (cached representations), or let loss() return the weight that it is averaged over.",
+            "not additive",
+        )
+    if rest.startswith("module "):
+        names = rest.removeprefix("module ")
+        return Cause(
+            f"{names}: requires_grad = False was set on the module, which freezes nothing; its parameters train",
+            "call module.requires_grad_(False).",
+            "frozen",
+        )
+    return Cause(
+        f"{rest}: frozen, and changed all the same",
+        "set requires_grad = False before the optimizer is made and before gradients are there (or .grad = None), and "
+        "do not switch it on again; if the layer is to train, let build_model leave it trainable.",
+        "frozen",
+    )
+
+
 def _whole(base: str, factor: str, gain: float) -> Cause:
     if factor.startswith("S="):
+        if float(factor.removeprefix("S=")) < 1:
+            return _UNSCALED_TWICE
         return Cause(
-            f"{gain:g}x: the loss scale is still in the gradient", "call scaler.unscale_ or step through the scaler."
+            f"{gain:g}x: the loss scale is still in the gradient",
+            "call scaler.unscale_ or step through the scaler.",
+            "scaled",
         )
     if factor == "1":
         return _BASES[base]
@@ -197,11 +271,10 @@ def _whole(base: str, factor: str, gain: float) -> Cause:
             "divide by the total weight of the window over all ranks.",
         )
     text = f"{gain:.2f}x on {known.text}" if factor == "K_t/K" else f"{gain:.2f}x = {known.text}"
-    if base == "exact":
-        return Cause(text, known.cure)
-    if base == "micro means" and factor in _FACTORS:
-        return Cause(text, known.cure)
-    return Cause(f"{_BASES[base].text}; and {text}", f"{_BASES[base].cure} {known.cure}")
+    if base == "exact" or (base == "micro means" and factor in _FACTORS):
+        return Cause(text, known.cure, known.text)
+    both = f"{_BASES[base].text}; and {known.text}"
+    return Cause(f"{_BASES[base].text}; and {text}", f"{_BASES[base].cure} {known.cure}", both)
 
 
 def _words(factor: str) -> str:

@@ -32,6 +32,9 @@ def clip_mistakes(
             yield f"before division by {name}", clip(right, max_norm) / scale
             if max_norm * scale < norm:
                 yield f"bound times {name}", clip(right, max_norm * scale)
+    for scale in POWERS_OF_TWO:
+        yield "unscaled twice", clip(right, max_norm) / scale
+        yield "unscaled twice", clip(right / scale, max_norm)
     parts = shares(window.micro_batches)
     if window.length > 1:
         yield "in mid-window", _in_mid_window(parts, max_norm)

@@ -1,14 +1,18 @@
 """From observations to the fewest mistakes that explain them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tightgrad_lab.audit.causes import cause_of
+from tightgrad_lab.audit.causes import Cause, cause_of
 from tightgrad_lab.audit.observe import Observation, RankReport
 from tightgrad_lab.audit.scenario import Scenario
+from tightgrad_lab.audit.specification import PARTIALS
 from tightgrad_lab.training.files import finite
 
 NO_SYNC = "ranks differ"
+LOST = "the last window is never applied: it is shorter than the others"
+CARRIED = "windows go on across the border of two epochs"
 
 
 @dataclass(frozen=True)
@@ -33,65 +37,86 @@ class Finding:
 def diagnose(scenarios: Sequence[Scenario], reports: Sequence[RankReport], partial: str) -> list[Finding]:
     """Name what is wrong, the plainest circumstances first; empty if nothing is."""
     findings = _steps(scenarios, reports, partial)
+    remarks = _remarks(scenarios, reports)
     wrong = [seen for report in reports for seen in report.observations if not seen.ok]
     wrong.sort(key=lambda seen: (seen.scenario, seen.window, seen.rank))
     wrong = _comparable(wrong)
+    if any(key in ("unheld", "not additive") for key in remarks):
+        wrong = [seen for seen in wrong if seen.explanations]  # a norm over more parameters, or no reference at all
     while wrong:
-        explanation = _best(wrong)
-        here = [seen for seen in wrong if explanation is None or explanation in seen.explanations]
-        findings.append(_finding(explanation, here, scenarios))
+        key = _best(wrong)
+        here = [seen for seen in wrong if key is None or key in _causes(seen)]
+        findings.append(_finding(key, here, scenarios))
         wrong = [seen for seen in wrong if seen not in here]
-    findings = _merged(findings)
+    findings = _without_consequences(findings + list(remarks.values()))
     return findings + _disagreeing(scenarios, reports, findings)
+
+
+def _without_consequences(findings: list[Finding]) -> list[Finding]:
+    """What is left over at an epoch's end is lost where it leaks, or where windows go on: that is said once."""
+    if any(finding.cause in (CARRIED, cause_of("leaked", math.nan).text) for finding in findings):
+        return [finding for finding in findings if finding.cause != LOST]
+    return findings
+
+
+def _causes(seen: Observation) -> dict[str, Cause]:
+    """What would explain an observation, by what two findings of the same mistake share."""
+    found: dict[str, Cause] = {}
+    for name in seen.explanations:
+        cause = cause_of(name, seen.gain)
+        found.setdefault(cause.key, cause)
+    return found
 
 
 def _comparable(wrong: list[Observation]) -> list[Observation]:
     """Without what follows ranks that differ: their weights are no longer the same, so the reference is not theirs."""
     parted: dict[int, int] = {}
     for seen in wrong:
-        if any(cause_of(name, seen.gain).text.startswith(NO_SYNC) for name in seen.explanations):
+        if any(key.startswith(NO_SYNC) for key in _causes(seen)):
             parted[seen.scenario] = min(seen.window, parted.get(seen.scenario, seen.window))
     return [seen for seen in wrong if seen.explanations or seen.window <= parted.get(seen.scenario, seen.window)]
 
 
 def _best(wrong: list[Observation]) -> str | None:
-    """The explanation of most observations; among equals, the one that observations name first."""
+    """The cause of most observations; among equals, the one that observations name first."""
     counts: dict[str, int] = {}
     for seen in wrong:
-        for explanation in seen.explanations:
-            counts[explanation] = counts.get(explanation, 0) + 1
+        for key in _causes(seen):
+            counts[key] = counts.get(key, 0) + 1
     return max(counts, key=lambda name: counts[name]) if counts else None
 
 
-def _finding(explanation: str | None, here: list[Observation], scenarios: Sequence[Scenario]) -> Finding:
+def _finding(key: str | None, here: list[Observation], scenarios: Sequence[Scenario]) -> Finding:
     seen = here[0]
     places = list(dict.fromkeys(scenarios[one.scenario].name for one in here))
     where = f"{scenarios[seen.scenario].name}: window {seen.window + 1}, rank {seen.rank}"
     also = f"seen in {len(places)} of {len(scenarios)} circumstances"
-    if explanation is None:
+    if key is None:
         cause = f"{seen.gain:.2f}x, cosine {seen.cosine:.4f}: not a mistake that is known"
         return Finding(cause, where, seen.gain, seen.cosine, f"relative error {seen.relative_error:.2g}; {also}.")
-    cause_found = cause_of(explanation, seen.gain)
-    detail = f"{also}; relative error {seen.relative_error:.2g}. Cure: {cause_found.cure}"
-    return Finding(cause_found.text, where, finite(seen.gain), finite(seen.cosine), detail)
+    known = _causes(seen)[key]
+    detail = f"{also}; relative error {seen.relative_error:.2g}. Cure: {known.cure}"
+    return Finding(known.text, where, finite(seen.gain), finite(seen.cosine), detail)
 
 
-def _merged(findings: list[Finding]) -> list[Finding]:
-    """Each cause once: the same one can have several explanations, or a gain that differs by circumstances."""
+def _remarks(scenarios: Sequence[Scenario], reports: Sequence[RankReport]) -> dict[str, Finding]:
     found: dict[str, Finding] = {}
-    for finding in findings:
-        key = finding.cause.partition("x ")[2] if finding.gain is not None else finding.cause
-        found.setdefault(key or finding.cause, finding)
-    return list(found.values())
+    for report in reports:
+        for remark in report.remarks:
+            known = cause_of(remark, math.nan)
+            where = f"{scenarios[report.scenario].name}, rank {report.rank}"
+            found.setdefault(known.key, Finding(known.text, where, None, None, f"Cure: {known.cure}"))
+    return found
 
 
 def _steps(scenarios: Sequence[Scenario], reports: Sequence[RankReport], partial: str) -> list[Finding]:
     found: dict[str, Finding] = {}
     for report in reports:
         scenario = scenarios[report.scenario]
-        expected = len(scenario.windows())
-        dropped = partial == "drop" and scenario.left_over > 0
-        if report.steps == expected or (dropped and report.steps == expected - 1):
+        flushed, dropped, carried = (len(scenario.windows(one)) for one in PARTIALS)
+        expected = {"flush": flushed, "drop": dropped, "carry": carried}[partial]
+        allowed = {"flush": (flushed,), "drop": (dropped, flushed), "carry": (carried, carried + 1)}[partial]
+        if report.steps in allowed:
             continue
         where = f"{scenario.name}, rank {report.rank}"
         counted = f"{report.steps} optimizer steps for {expected} windows of {scenario.micro_batches} micro-batches."
@@ -106,11 +131,16 @@ def _step_cause(scenario: Scenario, steps: int, expected: int) -> tuple[str, str
             "no optimizer step was seen",
             "train() must step a torch optimizer over the parameters of the model that it was given.",
         )
-    if steps == scenario.count:
+    if steps == scenario.count * scenario.epochs:
         return "the optimizer steps after every micro-batch", "step once a window, after its last micro-batch."
-    if scenario.left_over and steps == expected - 1:
+    if scenario.epochs > 1 and steps == len(scenario.windows("carry")):
         return (
-            "the last window is never applied: it is shorter than the others",
+            CARRIED,
+            'count micro-batches from the beginning of each epoch; or say PARTIAL = "carry" if this is meant.',
+        )
+    if scenario.left_over and steps == len(scenario.windows("drop")):
+        return (
+            LOST,
             'step after the last micro-batch too; or say PARTIAL = "drop" if this is meant.',
         )
     return "the number of optimizer steps is wrong", "step once a window, after its last micro-batch."
@@ -122,7 +152,8 @@ def _disagreeing(
     if any(NO_SYNC in finding.cause for finding in findings):
         return []
     for index, scenario in enumerate(scenarios):
-        digests = {report.rank: report.weights for report in reports if report.scenario == index}
+        here = [report for report in reports if report.scenario == index and not report.alone]
+        digests = {report.rank: report.weights for report in here}
         different = [rank for rank, digest in sorted(digests.items()) if digest != digests[min(digests)]]
         if different:
             ranks = ", ".join(map(str, different))

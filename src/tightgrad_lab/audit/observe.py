@@ -1,22 +1,26 @@
 """One rank's side of the audit: runs the user's loop and compares each optimizer step with the reference."""
 
-import hashlib
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from tightgrad_lab.audit.candidates import Window, bases, exact, factors
-from tightgrad_lab.audit.clipped import clip, clip_mistakes, groups
-from tightgrad_lab.audit.reference import MicroBatch, Reference, without_dropout
-from tightgrad_lab.audit.scenario import NEVER_CLIPS, Scenario
-from tightgrad_lab.audit.specification import Specification
-from tightgrad_lab.audit.watch import Taken, watched, weights_of
+from tightgrad_lab.audit.additive import not_additive
+from tightgrad_lab.audit.candidates import Window, exact
+from tightgrad_lab.audit.explain import Step, distance, explain, right
+from tightgrad_lab.audit.frozen import frozen_modules
+from tightgrad_lab.audit.randomness import Draws, fixed_randomness, without_dropout
+from tightgrad_lab.audit.reference import Reference
+from tightgrad_lab.audit.scenario import NEVER_CLIPS, Scenario, Windows
+from tightgrad_lab.audit.specification import PARTIALS, Specification
+from tightgrad_lab.audit.watch import Taken, Watch, digest, watched, weights_of
+from tightgrad_lab.errors import ArgumentError
 
 SEED = 1234
 TOLERANCE = {"float32": 2e-4, "bfloat16": 4e-2, "float16": 5e-3}
@@ -63,6 +67,8 @@ class RankReport:
         steps: optimizer steps that were seen.
         weights: a digest of the final weights.
         observations: one for each step that could be compared.
+        alone: whether the loop never spoke to another rank, and does not mean to.
+        remarks: explanations of what no gradient shows: parameters without an optimizer, a loss that is not additive.
     """
 
     scenario: int
@@ -70,6 +76,25 @@ class RankReport:
     steps: int
     weights: str
     observations: tuple[Observation, ...]
+    alone: bool
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a scenario's steps are compared with.
+
+    Args:
+        everyone: rank -> its micro-batches.
+        rank: this one's place in it.
+    """
+
+    specification: Specification
+    scenario: Scenario
+    reference: Reference
+    everyone: Sequence[Sequence[Any]]
+    rank: int
+    max_norm: float | None
 
 
 def observe(specification: Specification, index: int, scenario: Scenario, rank: int) -> RankReport:
@@ -77,61 +102,120 @@ def observe(specification: Specification, index: int, scenario: Scenario, rank: 
     _seed(SEED)
     batches = specification.make_batches(scenario.ranks * scenario.count, scenario.ragged)
     if len(batches) != scenario.ranks * scenario.count:
-        raise ValueError(f"make_batches({scenario.ranks * scenario.count}, ...) gave {len(batches)} micro-batches")
+        asked = scenario.ranks * scenario.count
+        raise ArgumentError(f"make_batches({asked}, ...) gave {len(batches)} micro-batches; it must give {asked}.")
     own = batches[rank :: scenario.ranks]
     _seed(SEED + 1)
     model = without_dropout(specification.build_model())
-    reference = Reference(specification, model)
-    everyone = [batches[other :: scenario.ranks] for other in range(scenario.ranks)]
-    windows = scenario.windows()
-    max_norm = _bound(specification, scenario, reference, weights_of(model), everyone)
-    _set(specification, scenario, max_norm)
-    with watched(model) as taken:
-        specification.train(model, own)
-    observations = []
-    before: Tensor | None = None
-    for number, (window, step) in enumerate(zip(windows, taken, strict=False)):
-        if len(taken) > len(windows) or not all(bool(torch.isfinite(one).all()) for one in step.weights.values()):
+    with fixed_randomness() as draws:
+        reference = Reference(specification, model)
+        if reference.is_random(batches[0]):
+            raise ArgumentError(
+                "loss(model, batch) gives another value for the same micro-batch when it is called again, so nothing "
+                "can be compared: draw its random numbers with torch (the audit holds those fixed) or in make_batches."
+            )
+        everyone = [batches[other :: scenario.ranks] for other in range(scenario.ranks)]
+        start = weights_of(model)
+        max_norm = _bound(scenario, reference, start, everyone)
+        _set(specification, scenario, max_norm)
+        spoken = _collectives()
+        with watched(model) as watch:
+            specification.train(model, own)
+        alone = specification.alone and scenario.ranks > 1 and _collectives() == spoken
+        if alone:
+            everyone, place = [own], 0
+        else:
+            place = rank
+            _average_inside(watch.steps)
+        run = _Run(specification, scenario, reference, everyone, place, max_norm)
+        remarks = _remarks(run, watch, draws)
+    observations = _observations(run, watch, index, rank)
+    weights = digest(weights_of(model))
+    return RankReport(index, rank, len(watch.steps), weights, tuple(observations), alone, remarks)
+
+
+def _observations(run: _Run, watch: Watch, index: int, rank: int) -> list[Observation]:
+    windows = _windows(run, len(watch.steps))
+    found: list[Observation] = []
+    before: tuple[tuple[str, ...], Tensor] | None = None
+    for number, taken in enumerate(watch.steps[: len(windows)]):
+        finite = all(bool(torch.isfinite(one).all()) for part in taken.parts for one in part.weights.values())
+        if not finite or not taken.names:
             break  # what follows has no reference
-        micro_batches = _micro_batches(reference, step, everyone, window)
-        gradient = reference.vector(step.gradient)
-        one = Window(micro_batches, rank, scenario.micro_batches, gradient, before)
-        seen = _compare(specification, one, step, reference, max_norm, (index, number, rank))
-        if not seen.ok and not seen.explanations and _is_off_by_one(one, reference, step, everyone, number, seen):
-            seen = replace(seen, explanations=("off by one",))
-        observations.append(seen)
-        before = gradient
-    return RankReport(index, rank, len(taken), _digest(weights_of(model)), tuple(observations))
+        gradient = torch.cat([taken.gradient[name].reshape(-1) for name in taken.names])
+        previous = before[1] if before is not None and before[0] == taken.names else None
+        with fixed_randomness():
+            step = _step(run, taken, windows, number, gradient, previous)
+            found.append(_compare(run.specification, step, taken, (index, number, rank)))
+        before = taken.names, gradient
+    return found
 
 
-def _compare(
-    specification: Specification,
-    window: Window,
-    step: Taken,
-    reference: Reference,
-    max_norm: float | None,
-    place: tuple[int, int, int],
-) -> Observation:
-    right = exact(window.micro_batches)
-    if max_norm is not None:
-        right = clip(right, max_norm)
-    tolerance = TOLERANCE[specification.precision]
-    taken = window.taken
-    error = _distance(taken, right)
+def _windows(run: _Run, steps: int) -> Windows:
+    """Those of the reading of the last window that the number of steps fits; none if there are more steps than that."""
+    readings = [run.specification.partial, *PARTIALS]
+    fitting = [windows for one in readings if len(windows := run.scenario.windows(one)) == steps]
+    if fitting:
+        return fitting[0]
+    carried = run.scenario.windows("carry")
+    if steps == len(carried) + 1:  # and what was left over at the very end
+        return carried
+    meant = run.scenario.windows(run.specification.partial)
+    return meant if steps < len(meant) and run.scenario.epochs == 1 else []
+
+
+def _step(run: _Run, taken: Taken, windows: Windows, number: int, gradient: Tensor, before: Tensor | None) -> Step:
+    scenario, reference = run.scenario, run.reference
+
+    def made(places: Sequence[int]) -> list[list[Any]]:
+        return [reference.micro_batches(taken.parts, [rank[place] for place in places]) for rank in run.everyone]
+
+    def off_by_one() -> list[list[Any]]:
+        size = scenario.micro_batches
+        if size == 1 or scenario.epochs > 1:
+            return []
+        return made(range(max(0, (number - 1) * size + 1), number * size + 1))
+
+    def leaked() -> list[list[Any]]:
+        first_of_epoch = number and windows[number][0] == 0 and scenario.left_over
+        return made([*scenario.tail, *windows[number]]) if first_of_epoch else []
+
+    window = Window(made(windows[number]), run.rank, scenario.micro_batches, gradient, before)
+    return Step(
+        window,
+        run.max_norm,
+        lambda vector: reference.pieces(vector, taken.names),
+        reference.tied,
+        [part.names for part in taken.parts],
+        TOLERANCE[run.specification.precision],
+        off_by_one,
+        leaked,
+    )
+
+
+def _compare(specification: Specification, step: Step, taken: Taken, place: tuple[int, int, int]) -> Observation:
+    gradient, tolerance = step.window.taken, step.tolerance
+    likely = right(step)
+    meant = min(likely, key=lambda one: distance(gradient, one))
+    error = distance(gradient, meant)
     ok = error <= tolerance
-    size = float(right.square().sum())
-    dtype = _DTYPES.get(step.dtype, str(step.dtype))
+    size = float(meant.square().sum())
+    dtype = _DTYPES.get(taken.dtype, str(taken.dtype))
+    if not ok and not bool(torch.isfinite(gradient).all()):
+        empty = any(not micro.weight for rank in step.window.micro_batches for micro in rank)
+        why = ("empty",) if empty else ("not finite",)
+        return Observation(*place, math.nan, math.nan, math.inf, False, why, dtype, specification.precision)
     names: list[str] = []
-    if not ok and not bool(torch.isfinite(taken).all()):
-        return Observation(*place, math.nan, math.nan, math.inf, False, ("not finite",), dtype, specification.precision)
     if not ok:
-        names = _explain(window, max_norm, reference, tolerance)
+        names = explain(step)
+        if "micro means | 1" in names and _some_are_empty(step.window):
+            names.insert(0, "empty counts")
         if not names and tolerance < error < LOW_PRECISION_LIMIT and dtype != "float32":
             names = [f"low precision {dtype}"]
-        if not names and step.missing:
-            names = [f"no gradient {', '.join(step.missing)}"]
-    norms = float(torch.linalg.vector_norm(taken) * torch.linalg.vector_norm(right))
-    inner = float(taken @ right)
+        if not names and taken.missing:
+            names = [f"no gradient {', '.join(taken.missing)}"]
+    norms = float(torch.linalg.vector_norm(gradient) * torch.linalg.vector_norm(meant))
+    inner = float(gradient @ meant)
     return Observation(
         *place,
         gain=inner / size if size else 1.0,
@@ -144,142 +228,75 @@ def _compare(
     )
 
 
-def _explain(window: Window, max_norm: float | None, reference: Reference, tolerance: float) -> list[str]:
-    if max_norm is not None:
-        mistakes = clip_mistakes(window, max_norm, reference.pieces, reference.tied)
-        found = [f"clip {name}" for name, value in mistakes if _distance(window.taken, value) <= tolerance]
-        known = {name: base for name, base in bases(window) if name != "exact"}
-        found += [
-            f"{name} | 1" for name, base in known.items() if _distance(window.taken, clip(base, max_norm)) <= tolerance
-        ]
-        return found or _partly_clipped(window, max_norm, reference, tolerance)
-    by_name = factors(window)
+def _some_are_empty(window: Window) -> bool:
+    """Whether all micro-batches weigh the same, but for some that weigh nothing."""
+    weights = {micro.weight for rank in window.micro_batches for micro in rank}
+    return len(weights) == 2 and 0.0 in weights
+
+
+def _remarks(run: _Run, watch: Watch, draws: Draws) -> tuple[str, ...]:
+    """What is wrong with the run and is no matter of one gradient."""
     found = []
-    for previous in ("", "after "):
-        taken = window.taken
-        if previous:
-            if window.before is None:
-                break
-            taken = taken - window.before
-        for base, value in bases(window):
-            for factor, scale in by_name.items():
-                if _distance(taken, value * scale) <= tolerance:
-                    found.append(f"{previous}{base} | {factor}")
-        if found:
-            return found
-    found = _scaled_to_the_bound(window, reference, tolerance)
-    if found:
-        return found
-    gain = _power_of_two(window.taken, exact(window.micro_batches), tolerance)
-    return [f"exact | S={gain:g}"] if gain else _by_parameter(window, reference, tolerance)
+    trains = [name for name, parameter in watch.model.named_parameters() if parameter.requires_grad]
+    if watch.steps and (unheld := [name for name in trains if name not in watch.held]):
+        found.append(f"unheld {', '.join(unheld)}")
+    moved = {name for step in watch.steps for name in step.frozen}
+    moved |= {name for step in watch.steps for name in step.names if name in run.reference.frozen and step.moved}
+    if moved:
+        found.append(f"frozen {', '.join(sorted(moved))}")
+    found += [f"frozen module {name}" for name in frozen_modules(watch.model)]
+    drawn = draws.count
+    if watch.has_nan_loss and any(not weight for _, weight in run.reference.losses(run.everyone[run.rank])):
+        found.append("empty")
+    if run.specification.accumulates:
+        why = not_additive(run.reference.losses, list(run.everyone[0]))
+        found += [f"not additive {why}"] if why and draws.count == drawn else []
+    return tuple(found)
 
 
-def _is_off_by_one(
-    window: Window, reference: Reference, step: Taken, everyone: Sequence[Sequence[Any]], number: int, seen: Observation
-) -> bool:
-    """Whether the window ends after the first micro-batch of its place: what `if i % K == 0` gives."""
-    size = window.size
-    if size == 1:
-        return False
-    places = range(max(0, (number - 1) * size + 1), number * size + 1)
-    micro_batches = _micro_batches(reference, step, everyone, places)
-    mean = torch.stack([micro.gradient for rank in micro_batches for micro in rank]).mean(0)
-    likely = (mean * (len(places) / size), mean, exact(micro_batches))
-    return any(_distance(window.taken, one) <= TOLERANCE[seen.precision] for one in likely)
+def _average_inside(steps: Sequence[Taken]) -> None:
+    """Optimizers that average over ranks inside `step()`: gradients differ, weights after it do not. Take the mean.
+
+    Collective: every rank must call it.
+    """
+    own = [(step.moved, step.after) for step in steps]
+    everyone: list[list[tuple[bool, str]]] = [own] * dist.get_world_size()
+    dist.all_gather_object(everyone, own)
+    columns = list(zip(*everyone, strict=False))
+    moving = [column for column in columns if any(moved for moved, _ in column)]
+    if not moving or any(len({after for _, after in column}) > 1 for column in moving):
+        return
+    for step in steps[: len(columns)]:
+        for gradient in step.gradient.values():
+            dist.all_reduce(gradient)
+            gradient /= len(everyone)
 
 
-def _scaled_to_the_bound(window: Window, reference: Reference, tolerance: float) -> list[str]:
-    """Where nothing is to be clipped, the gradient is as long as the bound all the same."""
-    norm = float(torch.linalg.vector_norm(window.taken))
-    right = exact(window.micro_batches)
-    size = torch.linalg.vector_norm(right)
-    if abs(norm - NEVER_CLIPS) > tolerance * NEVER_CLIPS or not size > 0:
-        return []
-    return ["clip always"] if _distance(window.taken / norm, right / size) <= tolerance else []
-
-
-def _power_of_two(taken: Tensor, right: Tensor, tolerance: float) -> float:
-    """The power of two, at least 16, that `taken` is `right` multiplied by; 0 if it is none."""
-    ratio = float(torch.linalg.vector_norm(taken) / torch.linalg.vector_norm(right).clamp_min(1e-300))
-    if ratio < 8:
-        return 0.0
-    power = 2.0 ** round(float(np.log2(ratio)))
-    return power if _distance(taken, right * power) <= tolerance else 0.0
-
-
-def _by_parameter(window: Window, reference: Reference, tolerance: float) -> list[str]:
-    """Some parameters are right and all others share one other explanation."""
-    taken, right = reference.pieces(window.taken), reference.pieces(exact(window.micro_batches))
-    wrong = [name for name in taken if _distance(taken[name], right[name]) > tolerance]
-    if not wrong or len(wrong) == len(taken):
-        return []
-    for base, value in bases(window):
-        pieces = reference.pieces(value)
-        for factor, scale in factors(window).items():
-            if all(_distance(taken[name], pieces[name] * scale) <= tolerance for name in wrong):
-                return [f"parameters {base} | {factor} | {', '.join(wrong)}"]
-    if all(not taken[name].any() for name in wrong):
-        return [f"no gradient {', '.join(wrong)}"]
-    return []
-
-
-def _partly_clipped(window: Window, max_norm: float, reference: Reference, tolerance: float) -> list[str]:
-    """Some parameters are not clipped, the others are clipped by their own norm."""
-    whole = exact(window.micro_batches)
-    taken, right = reference.pieces(window.taken), reference.pieces(whole)
-    together = groups(taken, right, max_norm, tolerance)
-    if together:
-        return [f"clip groups {len(together)}"]
-    free = [name for name in taken if _distance(taken[name], right[name]) <= tolerance]
-    if not free or len(free) == len(taken):
-        return []
-    norm = torch.linalg.vector_norm(torch.cat([right[name] for name in taken if name not in free]))
-    limited = [name for name in taken if name not in free]
-    if all(_distance(taken[name], clip(right[name], max_norm, norm)) <= tolerance for name in limited):
-        return [f"clip partly {', '.join(free)}"]
-    return []
+def _collectives() -> int:
+    """How many collectives this rank has begun, DDP's own included."""
+    # torch 2.9 to 2.14: the number by which gloo and NCCL tell that ranks have parted; DDP's are counted in C++ alone.
+    groups: Any = dist.distributed_c10d._world.pg_map
+    return int(sum(group._get_sequence_number_for_group() for group in groups))
 
 
 def _bound(
-    specification: Specification,
-    scenario: Scenario,
-    reference: Reference,
-    weights: dict[str, Tensor],
-    everyone: Sequence[Sequence[Any]],
+    scenario: Scenario, reference: Reference, weights: dict[str, Tensor], everyone: Sequence[Sequence[Any]]
 ) -> float | None:
     if scenario.max_norm_share is None:
         return None
-    reference.load(weights)
-    first = [[reference.micro_batch(batch) for batch in batches[: scenario.micro_batches]] for batches in everyone]
+    whole = reference.whole_model(weights)
+    first = [reference.micro_batches(whole, batches[: scenario.micro_batches]) for batches in everyone]
     return scenario.max_norm_share * float(torch.linalg.vector_norm(exact(first)))
 
 
 def _set(specification: Specification, scenario: Scenario, max_norm: float | None) -> None:
+    module: Any = specification.module
     if specification.accumulates:
-        specification.module.ACCUMULATE = scenario.micro_batches  # type: ignore[attr-defined]
+        module.ACCUMULATE = scenario.micro_batches
+    if specification.epochs:
+        module.EPOCHS = scenario.epochs
     if specification.clips:
-        bound = NEVER_CLIPS if max_norm is None else max_norm
-        specification.module.MAX_NORM = bound  # type: ignore[attr-defined]
-
-
-def _micro_batches(
-    reference: Reference, step: Taken, everyone: Sequence[Sequence[Any]], window: range
-) -> list[list[MicroBatch]]:
-    reference.load(step.weights)
-    return [[reference.micro_batch(batches[place]) for place in window] for batches in everyone]
-
-
-def _distance(taken: Tensor, right: Tensor) -> float:
-    norm = float(torch.linalg.vector_norm(right))
-    difference = float(torch.linalg.vector_norm(taken - right))
-    return difference / norm if norm else difference
-
-
-def _digest(weights: dict[str, Tensor]) -> str:
-    found = hashlib.sha256()
-    for tensor in weights.values():
-        found.update(tensor.numpy().tobytes())
-    return found.hexdigest()
+        module.MAX_NORM = NEVER_CLIPS if max_norm is None else max_norm
 
 
 def _seed(seed: int) -> None:

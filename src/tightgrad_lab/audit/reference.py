@@ -1,14 +1,20 @@
 """The gradient of every micro-batch of every rank, in float64, at the weights that the loop had."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # torch 2.9 to 2.14: the base of all kinds, without a public name
 
 from tightgrad_lab.audit.specification import Specification
+from tightgrad_lab.audit.watch import Part, Weights
+
+SAME = 1e-9
+"""Relative difference up to which two float64 losses of one micro-batch are the same."""
 
 
 @dataclass(frozen=True)
@@ -30,45 +36,78 @@ class Reference:
     def __init__(self, specification: Specification, model: nn.Module) -> None:
         self._loss = specification.loss
         self._model = copy.deepcopy(model).double()
-        self.trainable = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
+        self._parameters = dict(self._model.named_parameters())
+        self.frozen = {name for name, parameter in self._parameters.items() if not parameter.requires_grad}
+        for parameter in self._parameters.values():
+            parameter.requires_grad_(parameter.is_floating_point())
+        self.names = tuple(name for name in self._parameters if name not in self.frozen)
         self.tied = _times_listed(self._model)
 
-    def load(self, weights: dict[str, Tensor]) -> None:
-        """Take these weights."""
+    def micro_batches(self, parts: Sequence[Part], batches: Sequence[Any]) -> list[MicroBatch]:
+        """Gradients and weights of micro-batches: of each part's parameters at the weights that it was taken at."""
+        pieces: list[list[Tensor]] = [[] for _ in batches]
+        weights = [0.0] * len(batches)
+        for part in _joined(parts):
+            self._load(part.weights)
+            parameters = [self._parameters[name] for name in part.names]
+            for place, batch in enumerate(batches):
+                loss, weight = self._loss(self._model, as_double(batch))
+                weights[place] = float(weight)
+                pieces[place] += _gradients(loss, parameters, empty=not weights[place])
+        return [MicroBatch(torch.cat(piece), weight) for piece, weight in zip(pieces, weights, strict=True)]
+
+    def losses(self, batches: Sequence[Any]) -> list[tuple[float, float]]:
+        """Mean loss and weight of each micro-batch; BatchNorm uses what it has learned."""
+        norms = [module for module in self._model.modules() if isinstance(module, _BatchNorm) and module.training]
+        for module in norms:
+            module.eval()
         with torch.no_grad():
-            for name, parameter in self._model.named_parameters():
-                parameter.copy_(weights[name])
+            found = [self._loss(self._model, as_double(batch)) for batch in batches]
+        for module in norms:
+            module.train()
+        return [(float(loss), float(weight)) for loss, weight in found]
 
-    def micro_batch(self, batch: Any) -> MicroBatch:
-        """Gradient and weight of one micro-batch."""
-        loss, weight = self._loss(self._model, as_double(batch))
-        gradients: Sequence[Tensor | None] = torch.autograd.grad(loss, list(self.trainable.values()), allow_unused=True)
-        whole = [
-            torch.zeros_like(parameter) if gradient is None else gradient
-            for parameter, gradient in zip(self.trainable.values(), gradients, strict=True)
-        ]
-        return MicroBatch(torch.cat([gradient.reshape(-1) for gradient in whole]), float(weight))
+    def is_random(self, batch: Any) -> bool:
+        """Whether two calls of `loss` on the same micro-batch differ."""
+        (first, _), (second, _) = self.losses([batch]) + self.losses([batch])
+        return not (math.isnan(first) or math.isclose(first, second, rel_tol=SAME, abs_tol=SAME))
 
-    def vector(self, gradient: dict[str, Tensor]) -> Tensor:
-        """A gradient by name as one vector, in this model's order."""
-        return torch.cat([gradient[name].reshape(-1) for name in self.trainable])
+    def whole_model(self, weights: Weights) -> list[Part]:
+        """All parameters that `build_model` leaves trainable, as one part."""
+        return [Part(self.names, weights)]
 
-    def pieces(self, vector: Tensor) -> dict[str, Tensor]:
+    def pieces(self, vector: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """The parts of a vector by parameter name: views."""
-        sizes = [parameter.numel() for parameter in self.trainable.values()]
-        return dict(zip(self.trainable, vector.split(sizes), strict=True))
+        sizes = [self._parameters[name].numel() for name in names]
+        return dict(zip(names, vector.split(sizes), strict=True))
+
+    @torch.no_grad()
+    def _load(self, weights: Weights) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.copy_(weights[name])
 
 
-def without_dropout(model: nn.Module) -> nn.Module:
-    """Set every dropout rate to 0, so that two runs of a batch agree."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        if isinstance(module, nn.MultiheadAttention):
-            module.dropout = 0.0
-        if isinstance(module, nn.RNNBase):
-            module.dropout = 0.0
-    return model
+def _joined(parts: Sequence[Part]) -> list[Part]:
+    """Neighbours that were taken at the same weights as one."""
+    found: list[Part] = []
+    for part in parts:
+        if found and found[-1].weights is part.weights:
+            found[-1] = Part(found[-1].names + part.names, part.weights)
+        else:
+            found.append(part)
+    return found
+
+
+def _gradients(loss: Tensor, parameters: Sequence[nn.Parameter], *, empty: bool) -> list[Tensor]:
+    """Flat gradients; zeros where there is none, and where the mean is one of nothing."""
+    if empty or not loss.requires_grad:
+        return [torch.zeros(parameter.numel(), dtype=torch.float64) for parameter in parameters]
+    found: Sequence[Tensor | None] = torch.autograd.grad(loss, parameters, allow_unused=True)
+    whole = [
+        torch.zeros_like(parameter) if gradient is None else gradient
+        for parameter, gradient in zip(parameters, found, strict=True)
+    ]
+    return [gradient.reshape(-1) for gradient in whole]
 
 
 def as_double(batch: Any) -> Any:
@@ -77,6 +116,8 @@ def as_double(batch: Any) -> Any:
         return batch.double() if batch.is_floating_point() else batch
     if isinstance(batch, dict):
         return {key: as_double(value) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(as_double(value) for value in batch))
     if isinstance(batch, tuple | list):
         return type(batch)(as_double(value) for value in batch)
     return batch

@@ -1,6 +1,7 @@
 """What an audited file says: a model, micro-batches, the loss that is meant, and the loop as its author writes it."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,12 @@ from tightgrad_lab.errors import ArgumentError
 
 REQUIRED = ("build_model", "make_batches", "loss", "train")
 PRECISIONS = ("float32", "bfloat16", "float16")
-PARTIALS = ("flush", "drop")
+PARTIALS = ("flush", "drop", "carry")
+
+_DISTRIBUTED = re.compile(
+    r"distributed|\bdist\b|world_size|WORLD_SIZE|LOCAL_RANK|get_rank|[Aa]ccelerat|[Ll]ightning|[Ff]abric|Trainer|tightgrad|"
+    "fully_shard|all_reduce"
+)
 
 
 @dataclass(frozen=True)
@@ -26,11 +32,15 @@ class Specification:
         make_batches: (count, ragged) -> that many micro-batches; with `ragged`, their weights differ.
         loss: (model, micro-batch) -> its mean loss and the weight that it is averaged over. What is meant.
         train: (model, micro-batches of this rank) -> None. The loop that is audited.
-        module: the file, whose ACCUMULATE and MAX_NORM are set for each scenario.
+        module: the file, whose ACCUMULATE, MAX_NORM and EPOCHS are set for each scenario.
         accumulates: whether the file has ACCUMULATE: micro-batches of one optimizer step.
         clips: whether the file has MAX_NORM: the loop clips the global 2-norm to it.
         precision: of the loop: how closely it is compared.
-        partial: what the loop means to do with the last window if it is shorter: "flush" or "drop".
+        partial: what the loop means to do with the last window of an epoch if it is shorter: "flush", "drop", or
+            "carry" it over to the next epoch.
+        epochs: whether the file has EPOCHS: how often `train` goes over its micro-batches.
+        ranks: numbers of local ranks that the loop is meant for; None if the file does not say.
+        alone: whether the file's text names nothing of torch.distributed or of a framework that starts it.
     """
 
     build_model: Callable[[], nn.Module]
@@ -42,6 +52,9 @@ class Specification:
     clips: bool
     precision: str
     partial: str
+    epochs: bool
+    ranks: tuple[int, ...] | None
+    alone: bool
 
 
 def load(path: Path) -> Specification:
@@ -77,7 +90,20 @@ def load(path: Path) -> Specification:
         clips=getattr(module, "MAX_NORM", None) is not None,
         precision=_one_of(path, module, "PRECISION", PRECISIONS),
         partial=_one_of(path, module, "PARTIAL", PARTIALS),
+        epochs=hasattr(module, "EPOCHS"),
+        ranks=_ranks(path, module),
+        alone=_DISTRIBUTED.search(path.read_text(encoding="utf-8")) is None,
     )
+
+
+def _ranks(path: Path, module: ModuleType) -> tuple[int, ...] | None:
+    value = getattr(module, "RANKS", None)
+    if value is None:
+        return None
+    found = (value,) if isinstance(value, int) else tuple(value)
+    if not found or not all(isinstance(one, int) and one > 0 for one in found):
+        raise ArgumentError(f"{path}: RANKS is {value!r}; write numbers of local ranks, such as RANKS = (1, 2).")
+    return found
 
 
 def _one_of(path: Path, module: ModuleType, name: str, allowed: tuple[str, ...]) -> str:

@@ -28,13 +28,15 @@ class Template(StrEnum):
 
 def audit(
     file: Annotated[Path | None, typer.Argument(metavar="FILE.py", help="The loop; see --template.")] = None,
-    ranks: Annotated[list[int] | None, typer.Option(min=1, help="Local ranks to try; 1, 2 and 4 if not given.")] = None,
+    ranks: Annotated[
+        list[int] | None, typer.Option(min=1, help="Local ranks to try; RANKS of the file, or 1, 2 and 4.")
+    ] = None,
     template: Annotated[Template | None, typer.Option(help="Print a file to start from, and stop.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run [bold]your own training step[/] under 1, 2 and 4 ranks beside a float64 reference, and name what is wrong.
 
-    Exits with 1 if a problem is found.
+    Exits with 1 if a problem is found, with 2 if the file cannot be run.
     """
     if template is not None:
         print((TEMPLATES / f"{template}.py").read_text(encoding="utf-8"), end="")
@@ -42,11 +44,11 @@ def audit(
     if file is None:
         raise ArgumentError("audit needs a FILE.py; `tightgrad audit --template raw` prints one to start from.")
     from tightgrad_lab.audit import audit as run_audit
-    from tightgrad_lab.audit.run import RANKS, rows
+    from tightgrad_lab.audit.run import rows
     from tightgrad_lab.cli.progress import share_progress
 
     with share_progress(f"audit {file.name}") as report:
-        found = run_audit(file, tuple(ranks) if ranks else RANKS, report)
+        found = run_audit(file, tuple(ranks) if ranks else None, report)
     if as_json:
         print_json(rows(found), ok=found.ok)
     else:
@@ -61,6 +63,8 @@ def _print(file: Path, found: "Audit") -> None:
 
     console = Console(highlight=False)
     compared = f"{found.steps} optimizer steps in {len(found.scenarios)} circumstances"
+    for note in found.notes:
+        console.print(f"[dim]note[/] {escape(note)}")
     if found.ok:
         console.print(f"[green]ok[/] {escape(file.name)}: {compared} agree with the float64 reference.")
         return

@@ -1,5 +1,8 @@
 """Progress of the lab, on stderr: one bar with the time left, and one line for each finished run."""
 
+import math
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +15,8 @@ from tightgrad_lab.schema import NUMBERS
 
 if TYPE_CHECKING:
     from tightgrad_lab.experiments.factorial import Job, Message
+
+SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
@@ -77,9 +82,24 @@ def titled(name: str) -> str:
 
 @contextmanager
 def share_progress(title: str) -> Iterator[Callable[[float, str], None]]:
-    """Show one bar while the block runs; yields what takes the share that is done and what is being done."""
+    """Show one bar while the block runs; yields what takes the share that is done and what is being done.
+
+    Where stderr is no terminal, a line at most every five seconds.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last = -math.inf
+
+        def tell(done: float, text: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                print(f"{title}: {done:.0%}, {text}", file=sys.stderr, flush=True)
+
+        yield tell
+        return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), expand=True, transient=True) as progress:
+    with Progress(*columns, console=console, expand=True, transient=True) as progress:
         task = progress.add_task(title, total=1.0)
 
         def report(done: float, text: str) -> None:

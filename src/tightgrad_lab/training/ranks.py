@@ -82,12 +82,12 @@ def run_ranks(
 def _run_local(ranks: int, body: Body, args: tuple[Any, ...], receive: Send, timeout_seconds: float | None) -> None:
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)
     messages: Queue[Any] = mp.get_context("spawn").Queue()
-    with tempfile.TemporaryDirectory(prefix="tightgrad-") as folder:
+    with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="tightgrad-") as folder:
         store = (Path(folder) / "store").as_uri()
         with _interrupts_ignored():
             context = start_processes(
                 _local_main,
-                (ranks, store, timeout_seconds, messages, body, args),
+                (ranks, os.getpid(), store, timeout_seconds, messages, body, args),
                 nprocs=ranks,
                 join=False,
                 daemon=True,
@@ -111,6 +111,7 @@ def _run_local(ranks: int, body: Body, args: tuple[Any, ...], receive: Send, tim
 def _local_main(
     index: int,
     ranks: int,
+    parent: int,
     store: str,
     timeout_seconds: float | None,
     messages: "Queue[Any]",
@@ -118,6 +119,9 @@ def _local_main(
     args: tuple[Any, ...],
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports; a killed parent takes its ranks along
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if os.getppid() != parent:  # it was killed before this could be noticed
+        os._exit(1)
     torch.set_num_threads(max(1, usable_cores() // ranks))
     loopback = [name for _, name in socket.if_nameindex() if name in LOOPBACK_NAMES]
     if loopback:
@@ -162,6 +166,23 @@ def _interrupts_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM leaves as an exception, so that ranks are ended and files removed; it would leave them behind."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _reason(error: ProcessRaisedException | ProcessExitedException) -> str:

@@ -223,4 +223,14 @@ def test_rows_are_json_values() -> None:
     row = finding.to_row()
     assert set(row) == {"problem", "evidence", "cure", "step", "plan"}
     assert tg.Plan.from_config(row["plan"]) == finding.plan
-    assert len(RULES) == 9
+    assert len(RULES) == 10
+
+
+def test_micro_batches_without_a_target_are_named() -> None:
+    skipped = healthy(skip_reason=lambda step: "zero_weight" if step in (7, 9) else None)
+    finding = next(one for one in examine(History([skipped])) if one.problem == "all_masked")
+    assert finding.step == 7
+    assert "2 of 200 windows had no target that counts" in finding.evidence
+    undefined = healthy(loss=lambda step: math.nan if step == 5 else 2.0)
+    other_rank = next(one for one in examine(History([healthy(), undefined])) if one.problem == "all_masked")
+    assert other_rank.step == 5

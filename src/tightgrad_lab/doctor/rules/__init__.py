@@ -5,6 +5,7 @@ from collections.abc import Callable
 from tightgrad_lab.doctor.finding import Finding
 from tightgrad_lab.doctor.history import History
 from tightgrad_lab.doctor.rules import (
+    all_masked,
     exploding_norms,
     graph_kept_alive,
     idle_clipping,
@@ -27,6 +28,7 @@ RULES: dict[str, Rule] = {
     precision_lost.PROBLEM: precision_lost.check,
     stale_warm_start.PROBLEM: stale_warm_start.check,
     rank_drift.PROBLEM: rank_drift.check,
+    all_masked.PROBLEM: all_masked.check,
     wrong_denominator.PROBLEM: wrong_denominator.check,
 }
 
