@@ -1,195 +1,328 @@
-"""Is the loss a weighted mean of per-sample terms? Looked at before a batch is split without having been asked to.
+"""Is the loss a weighted mean of per-sample terms? The loss of a batch is compared with those of its halves.
 
-    n L(piece) = n1 L(first half) + n2 L(second half)          for means; without n, n1 and n2 for sums
+    n L(batch) = n1 L(first half) + n2 L(second half)          for means; without n, n1 and n2 for sums
 
-Forwards only, without gradients. Buffers, training modes and random numbers are as before.
+The gradients are compared as well where they are asked for: a loss may be 0 for the batch and for its halves, and its
+gradients differ (advantages that are normalised within the batch). Parameters have no gradient afterwards that they had
+not before; buffers, training modes and random numbers are put back.
 """
 
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm  # torch 2.9 to 2.14: the base of all kinds, without a public name
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from tightgrad.accumulate.buffer import LOW_PRECISION
 from tightgrad.accumulate.split import batch_size, split_batch
-from tightgrad.core.errors import ConfigError, UnsupportedError
+from tightgrad.accumulate.trial_forward import ForwardWatch, left_as_it_was
+from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.core.memory import is_out_of_memory
 from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Collective
 
-FINE = 1e-4  # float32 on a CPU: the sum of a piece and those of its halves are rounded otherwise
-ON_A_GPU = 1e-3  # TF32, and other kernels for another number of samples
-COARSE = 1e-2  # float16 and bfloat16 inside the forward, or compiled code, into which nobody looks
 ROUNDINGS = 8  # of the loss's own dtype, where that is coarser
+SMALL = 1e-2  # sums below it are compared by their difference, and not in proportion
+GRADIENT = 4  # a gradient is rounded more often than a loss
 
 Weights = Mapping[str, float]
-Verdict = Literal["additive", "random", "unknown"]
+Kind = Literal["uncut", "additive", "random", "differs", "failed"]
+KINDS: tuple[Kind, ...] = ("uncut", "additive", "random", "differs", "failed")  # later ones outweigh earlier ones
+WHAT_IS_NOT_ADDITIVE = (
+    "Losses that compare the samples of a batch (InfoNCE, balance terms, advantages normalised within the batch) are "
+    "no weighted mean of per-sample terms; for one that is, weight(batch) must return what it is averaged over."
+)
+RANDOM = "two forwards of the same samples give different losses, also in evaluation mode"
 
 
 @dataclass(frozen=True)
 class Forward:
-    """How a piece is evaluated.
+    """How a batch is evaluated.
 
     Args:
-        losses_of: gives a piece's losses, scalars by name.
-        weigh: what a piece counts for each loss.
+        losses_of: gives a batch's losses, scalars by name.
+        weigh: what a batch counts for each loss.
         model: that the forward runs.
         is_mean: whether losses are means over their weight, and not sums.
+        parameters: whose gradients are compared as well; none compares the losses only.
     """
 
     losses_of: Callable[[Any], Mapping[str, Tensor]]
     weigh: Callable[[Any], Weights]
     model: nn.Module
     is_mean: bool
+    parameters: Sequence[Tensor] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of the comparison, on all ranks.
+
+    Attributes:
+        kind: "additive"; "differs"; "random", if two forwards of one batch differ; "uncut", if no batch has halves.
+        message: what was seen, as a part of a sentence.
+        cure: what to do about it, in sentences; empty where it is not known.
+        loss: largest relative difference of a loss.
+        gradient: relative difference of the gradients; None where they were not compared.
+    """
+
+    kind: Kind
+    message: str = ""
+    loss: float = 0.0
+    gradient: float | None = None
+    cure: str = ""
+
+
+def compare_with_halves(
+    batches: Sequence[Any], forward: Forward, collective: Collective, *, pieces: int = 1, in_step: bool = False
+) -> Found:
+    """Compare the loss of one batch with those of its halves. Collective: every rank must call it.
+
+    Args:
+        batches: the one whose halves weigh most differently is taken.
+        forward: how it is evaluated.
+        collective: the ranks, which all find the same.
+        pieces: how many parts the batch is cut into before one of them is taken as the batch.
+        in_step: whether ranks wait for each other in the forward, so that all must run as many.
+
+    Raises:
+        UsageError: the forward failed on another rank.
+        Exception: what it raised here, once the other ranks know.
+    """
+
+    def agree(here: bool) -> bool:
+        flag = torch.tensor([here], dtype=torch.int32).to(collective.control_device)
+        return bool(collective.all_reduce_(flag, "max"))
+
+    error: Exception | None = None
+    try:
+        found = _found(batches, pieces, forward, agree if in_step else bool)
+    except Exception as raised:
+        error, found = raised, Found("failed")
+    numbers = [KINDS.index(found.kind), found.loss, -1.0 if found.gradient is None else found.gradient]
+    row = torch.tensor(numbers, dtype=torch.float64).to(collective.control_device)
+    rows = collective.all_gather(row).cpu().tolist()
+    if error is not None:
+        raise error
+    rank, (index, loss, gradient) = max(enumerate(rows), key=lambda item: item[1])
+    kind = KINDS[int(index)]
+    if kind == "failed":
+        raise UsageError(f"the check of the loss failed on rank {rank}, which says why.")
+    message = found.message
+    if kind != found.kind:
+        differs = f"the loss of a batch on another rank ({rank}) is not that of its halves"
+        message = differs if kind == "differs" else RANDOM
+    return Found(kind, message, loss, gradient if gradient >= 0 else None, found.cure)
+
+
+def _found(batches: Sequence[Any], pieces: int, forward: Forward, agree: Callable[[bool], bool]) -> Found:
+    """What this rank finds."""
+    count = pieces
+    while True:
+        cut = _cut(batches, count, forward)
+        try:
+            with left_as_it_was(forward.model):
+                return _compared(cut, batches, forward, agree)
+        except Exception as error:
+            if not is_out_of_memory(error) or agree is not bool:
+                raise
+            if not isinstance(cut, _Cut) or batch_size(cut.piece) < 4:
+                return Found("uncut", "there is no memory for a batch of two samples")
+        count *= 2
+
+
+@dataclass(frozen=True)
+class _Cut:
+    piece: Any
+    halves: Sequence[Any]
+    unevenness: float
+
+
+def _cut(batches: Sequence[Any], count: int, forward: Forward) -> "_Cut | str":
+    """A piece of a batch, and its halves; or why there is none."""
+    reason = "there is no batch"
+    cuts = []
+    for batch in batches:
+        try:
+            most = batch_size(batch) // 2
+            pieces = split_batch(batch, min(count, most)) if most else []
+            piece = next((piece for piece in pieces if all(forward.weigh(piece).values())), None)
+            if piece is None:
+                reason = "no batch has two samples with a weight above 0"
+                continue
+            halves = split_batch(piece, 2)
+            weights = [sum(forward.weigh(half).values()) / batch_size(half) for half in halves]
+            cuts.append(_Cut(piece, halves, abs(weights[0] - weights[1])))
+        except ConfigError as error:
+            reason = str(error)
+    return max(cuts, key=lambda cut: (cut.unevenness, batch_size(cut.piece)), default=reason)
+
+
+def _compared(cut: "_Cut | str", batches: Sequence[Any], forward: Forward, agree: Callable[[bool], bool]) -> Found:
+    """What differs. A rank that has nothing to compare runs as many forwards as the others if it waits for them."""
+    if isinstance(cut, str):
+        if agree is bool or not batches:
+            runs: list[Any] = []
+        else:
+            runs = [batches[0]] * 3
+    else:
+        runs = [cut.piece, *cut.halves]
+    if agree(bool(runs) and _is_random(runs[0], forward)):
+        forward.model.eval()  # without dropout
+        if agree(bool(runs) and _is_random(runs[0], forward)):
+            return Found("random", RANDOM)
+    if not runs:
+        return Found("uncut", str(cut))
+    with ForwardWatch() as watch:
+        whole = _evaluated(runs[0], forward)
+    halves = [_evaluated(half, forward) for half in runs[1:]]
+    if isinstance(cut, str):
+        return Found("uncut", cut)
+    tolerance = watch.tolerance(forward.model)
+    num = batch_size(cut.piece)
+    texts, losses = [], []
+    for name in whole.sums:
+        text, loss = _loss_difference(name, whole, halves, num, tolerance, forward.is_mean)
+        texts.append(text)
+        losses.append(loss)
+    text = next(filter(None, texts), "")
+    cure = _other_reduction(whole, halves, tolerance, forward.is_mean) if text else ""
+    gradient = _gradient_difference(whole, halves)
+    if not text and gradient is not None and gradient > GRADIENT * tolerance:
+        text = (
+            f"the gradient of {num} samples is not that of their two halves, by {gradient:.2g} of its norm, although "
+            "the losses agree"
+        )
+    if text and watch.normalises_batch:
+        text += "; batch_norm(training=True) normalises each micro-batch by its own mean and variance"
+        cure = "Take GroupNorm or LayerNorm, or normalise by statistics that are frozen (training=False)."
+    return Found("differs" if text else "additive", text, max(losses), gradient, cure)
+
+
+def _is_random(batch: Any, forward: Forward) -> bool:
+    with torch.no_grad():
+        once, again = forward.losses_of(batch), forward.losses_of(batch)
+    return any(not torch.equal(loss.nan_to_num(), again[name].nan_to_num()) for name, loss in once.items())
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """Each loss summed over its samples, what to divide it by for people to read, and the rounding of its dtype; the
+    gradient of all of them.
+    """
+
+    sums: Mapping[str, tuple[float, float, float]]
+    counts: Weights
+    grads: list[Tensor] | None
+
+
+def _evaluated(batch: Any, forward: Forward) -> _Evaluated:
+    with torch.set_grad_enabled(bool(forward.parameters)):
+        losses = forward.losses_of(batch)
+        weights = forward.weigh(batch)
+        scaled = {name: loss * weights[name] if forward.is_mean else loss for name, loss in losses.items()}
+        counted = [scaled[name] for name in losses if weights[name]]  # 0 x NaN is left out
+        grads = _gradient(sum(counted[1:], start=counted[0]), forward.parameters) if counted else None
+    sums = {}
+    for name, loss in losses.items():
+        divisor = weights[name] if forward.is_mean else 1.0
+        sums[name] = (float(scaled[name].detach()) if weights[name] else 0.0, divisor, torch.finfo(loss.dtype).eps)
+    return _Evaluated(sums, weights, grads)
+
+
+def _gradient(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor] | None:
+    """Not into `.grad`; None where there is none to be had in this way, as under reentrant checkpointing."""
+    if not parameters or not loss.requires_grad:
+        return None
+    try:
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        return None
+    dense = [None if grad is None else grad.to_dense() if grad.layout is not torch.strided else grad for grad in found]
+    return [torch.zeros_like(p) if grad is None else grad for grad, p in zip(dense, parameters, strict=True)]
+
+
+def _loss_difference(
+    name: str, whole: _Evaluated, halves: Sequence[_Evaluated], num: int, tolerance: float, is_mean: bool
+) -> tuple[str, float]:
+    """What differs, in words, and by how much in proportion."""
+    loss, weight, rounding = whole.sums[name]
+    parts = [half.sums[name][0] for half in halves]
+    difference = _relative(loss, parts)
+    if difference <= max(tolerance, ROUNDINGS * rounding):
+        return "", difference
+    text = (
+        f"the {'mean' if is_mean else 'sum'} {name} of {num} samples is {loss / weight:.4g}, and "
+        f"{sum(parts) / weight:.4g} from its two halves"
+    )
+    return text, difference
+
+
+def _relative(whole: float, parts: Sequence[float]) -> float:
+    return abs(whole - sum(parts)) / max(abs(whole), sum(map(abs, parts)), SMALL)
+
+
+def _other_reduction(whole: _Evaluated, halves: Sequence[_Evaluated], tolerance: float, is_mean: bool) -> str:
+    """What to write if all losses are reduced the other way; nothing if they are not."""
+    others = []
+    for name, (loss, weight, _) in whole.sums.items():
+        parts = [half.sums[name][:2] for half in halves]
+        if is_mean:
+            others.append(_relative(loss / weight, [part / count if count else 0.0 for part, count in parts]))
+        else:
+            counts = [half.counts[name] for half in halves]
+            means = [part * count for (part, _), count in zip(parts, counts, strict=True)]
+            others.append(_relative(loss * whole.counts[name], means))
+    if any(other > tolerance for other in others):
+        return ""
+    is_now, found = ("mean", "sum") if is_mean else ("sum", "mean")
+    return (
+        f'The losses of the halves add up as a {found} does: write Accumulate(loss_reduction="{found}"), or let the '
+        f"loss be a {is_now}."
+    )
+
+
+def _gradient_difference(whole: _Evaluated, halves: Sequence[_Evaluated]) -> float | None:
+    grads = [evaluated.grads for evaluated in (whole, *halves)]
+    if grads[0] is None or any(one is None for one in grads):
+        return None
+    norms = [_norm(one) for one in grads if one is not None]
+    left: Sequence[Tensor] = grads[0]
+    for one in grads[1:]:
+        left = torch._foreach_sub(left, one)
+    scale = max(norms[0], sum(norms[1:]))
+    return _norm(left) / scale if scale else 0.0
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return math.hypot(*(float(torch.linalg.vector_norm(_exact(tensor))) for tensor in tensors))
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in LOW_PRECISION else tensor
 
 
 def check_additive(batches: Sequence[Any], pieces: int, forward: Forward, collective: Collective) -> None:
-    """Compare the loss of one piece with those of its halves, before batches are cut into `pieces`.
+    """Look at the loss before batches are cut into `pieces` after running out of memory.
 
     Collective: every rank must call it.
 
     Raises:
-        UnsupportedError: on every rank, if they differ on any.
+        UnsupportedError: on every rank, if the loss of a piece is not that of its halves on any.
     """
-    found = _verdict(batches, pieces, forward)
-    differs = found not in ("additive", "random", "unknown")
-    flags = torch.tensor([differs, found == "random"], dtype=torch.int32).to(collective.control_device)
-    any_differs, any_random = collective.all_reduce_(flags, "max").tolist()
-    if any_differs:
-        seen = found if differs else "the loss of a piece on another rank is not that of its halves"
+    found = compare_with_halves(batches, forward, collective, pieces=pieces)
+    if found.kind == "differs":
         raise UnsupportedError(
-            f"out of memory, and the batch cannot be split: {seen}, so smaller micro-batches would train on another "
-            "gradient. Losses that compare the samples of a batch (InfoNCE, balance terms, advantages normalised "
-            "within the batch) are no weighted mean of per-sample terms; for one that is, weight(batch) must return "
-            'what it is averaged over. Take smaller batches from the loader, or on_oom="raise".'
+            f"out of memory, and the batch cannot be split: {found.message}, so smaller micro-batches would train on "
+            f'another gradient. {WHAT_IS_NOT_ADDITIVE} Take smaller batches from the loader, or on_oom="raise".'
         )
-    if any_random and collective.rank == 0:
+    if found.kind == "random" and collective.rank == 0:
         warn(
             "out of memory: batches are split, and whether the loss is a weighted mean of per-sample terms could not "
-            "be checked, since two forwards of the same samples give different losses. The gradient is that of the "
-            "whole batch only if it is.",
+            f"be checked, since {RANDOM}. The gradient is that of the whole batch only if it is.",
             stacklevel=4,
         )
-
-
-def _verdict(batches: Sequence[Any], pieces: int, forward: Forward) -> "Verdict | str":
-    """What differs on this rank, in words; or why nothing can be said to differ."""
-    try:
-        whole = max(batches, key=batch_size, default=None)
-        size = 0 if whole is None else batch_size(whole)
-    except ConfigError:  # cannot be cut, which is told where it is cut to be run
-        return "unknown"
-    count = pieces
-    while size >= 2:
-        count = min(count, size // 2)  # a piece has halves
-        try:
-            piece = next((p for p in split_batch(whole, count) if all(forward.weigh(p).values())), None)
-        except ConfigError:
-            return "unknown"
-        if piece is None:
-            return "unknown"
-        try:
-            with _left_as_it_was(forward.model):
-                return _compared(piece, forward)
-        except Exception as error:
-            if not is_out_of_memory(error) or count >= size // 2:
-                if is_out_of_memory(error):
-                    return "unknown"
-                raise
-        count *= 2
-    return "unknown"
-
-
-def _compared(piece: Any, forward: Forward) -> "Verdict | str":
-    if _is_random(piece, forward):
-        forward.model.eval()  # without dropout
-        if _is_random(piece, forward):
-            return "random"
-    with _Dtypes() as dtypes:
-        whole = _sums(piece, forward)
-    tolerance = dtypes.tolerance(forward.model)
-    parts = [_sums(half, forward) for half in split_batch(piece, 2)]
-    for name, (loss, weight, rounding) in whole.items():
-        halves = [part[name][0] for part in parts]
-        scale = max(abs(loss), sum(map(abs, halves)))
-        if abs(loss - sum(halves)) > max(tolerance, ROUNDINGS * rounding) * scale + 1e-6:
-            return (
-                f"the {'mean' if forward.is_mean else 'sum'} {name} of {batch_size(piece)} samples is "
-                f"{loss / weight:.4g}, and {sum(halves) / weight:.4g} from its two halves"
-            )
-    return "additive"
-
-
-def _sums(batch: Any, forward: Forward) -> dict[str, tuple[float, float, float]]:
-    """Each loss summed over its samples; what to divide it by for people to read; the rounding of its dtype."""
-    sums = {}
-    for name, loss in forward.losses_of(batch).items():
-        weight = forward.weigh(batch)[name] if forward.is_mean else 1.0
-        sums[name] = (float(loss) * weight if weight else 0.0, weight, torch.finfo(loss.dtype).eps)
-    return sums
-
-
-class _Dtypes(TorchDispatchMode):
-    """Held around a forward: sees in what precision it computes."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._is_low = self._is_on_gpu = False
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Run the operator; take note of the dtype of what it made."""
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._is_low |= leaf.dtype in LOW_PRECISION
-                self._is_on_gpu |= leaf.is_cuda
-        return result
-
-    def tolerance(self, model: nn.Module) -> float:
-        """The relative difference that rounding alone may make."""
-        # torch.compile's wrapper and Module.compile's attribute (torch 2.9 to 2.14).
-        marks = ("_orig_mod", "_compiled_call_impl")
-        is_compiled = any(getattr(module, mark, None) is not None for module in model.modules() for mark in marks)
-        return COARSE if self._is_low or is_compiled else ON_A_GPU if self._is_on_gpu else FINE
-
-
-def _is_random(batch: Any, forward: Forward) -> bool:
-    once, again = forward.losses_of(batch), forward.losses_of(batch)
-    return any(not torch.equal(loss.nan_to_num(), again[name].nan_to_num()) for name, loss in once.items())
-
-
-@contextmanager
-def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Forwards inside leave no trace. BatchNorm, which has a warning of its own, uses what it has learned."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    states = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    try:
-        for module, _ in modes:
-            if isinstance(module, _BatchNorm):
-                module.training = False
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)

@@ -1,0 +1,84 @@
+"""Forwards that are run only to look at their loss: what they compute with is seen, and nothing is left of them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # torch 2.9 to 2.14: the base of all kinds, without a public name
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tightgrad.accumulate.buffer import LOW_PRECISION
+from tightgrad.core.global_rng import GlobalRng
+
+FINE = 1e-4  # float32 on a CPU: the sum of a piece and those of its halves are rounded otherwise
+ON_A_GPU = 1e-3  # TF32, and other kernels for another number of samples
+COARSE = 1e-2  # float16 and bfloat16 inside the forward, or compiled code, into which nobody looks
+
+
+class ForwardWatch(TorchDispatchMode):
+    """Sees the operators that run inside of it.
+
+    Attributes:
+        normalises_batch: whether one was batch normalisation by the batch's own statistics.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._is_low = self._is_on_gpu = False
+        self.normalises_batch = False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the operator; take note of what it is and of the dtype of what it made."""
+        result = func(*args, **(kwargs or {}))
+        if "batch_norm" in func.__name__ and not func.__name__.startswith("batch_norm_elemt"):
+            names = [argument.name for argument in func._schema.arguments]
+            given = dict(zip(names, args, strict=False)) | dict(kwargs or {})
+            self.normalises_batch |= bool(given.get("training", given.get("train", False)))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._is_low |= leaf.dtype in LOW_PRECISION
+                self._is_on_gpu |= leaf.is_cuda
+        return result
+
+    def tolerance(self, model: nn.Module) -> float:
+        """The relative difference that rounding alone may make."""
+        # torch.compile's wrapper and Module.compile's attribute (torch 2.9 to 2.14).
+        marks = ("_orig_mod", "_compiled_call_impl")
+        is_compiled = any(getattr(module, mark, None) is not None for module in model.modules() for mark in marks)
+        return COARSE if self._is_low or is_compiled else ON_A_GPU if self._is_on_gpu else FINE
+
+
+@contextmanager
+def left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Forwards inside leave no trace. BatchNorm, which is told of elsewhere, uses what it has learned."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    generators = GlobalRng.now()
+    try:
+        for module, _ in modes:
+            if isinstance(module, _BatchNorm):
+                module.training = False
+        yield
+    finally:
+        generators.restore()
+        for module, mode in modes:
+            module.training = mode
+        for buffer, before in buffers:
+            buffer.detach().copy_(before)
+
+
+def own_statistics(model: nn.Module) -> list[str]:
+    """Names of the layers that normalise by the statistics of the batch, in the mode that they are in."""
+    return [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None)
+    ]
