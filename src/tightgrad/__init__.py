@@ -29,6 +29,7 @@ from tightgrad.feedback import ErrorFeedback
 from tightgrad.local.outer import OuterPipeline, attach_local
 from tightgrad.pipeline import dcp
 from tightgrad.pipeline.attach import attach
+from tightgrad.pipeline.check_loss import LossCheck, check_loss
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.plan.guard import Guard
 from tightgrad.plan.local_updates import DiLoCo, LocalSGD
@@ -52,6 +53,7 @@ __all__ = [
     "Guard",
     "IncompatiblePlanError",
     "LocalSGD",
+    "LossCheck",
     "LossScale",
     "MethodCard",
     "NonFiniteGradientError",
@@ -70,6 +72,7 @@ __all__ = [
     "__version__",
     "attach",
     "attach_local",
+    "check_loss",
     "clip",
     "clip_grad_norm_",
     "clip_grad_value_",

@@ -233,7 +233,7 @@ def _evaluated(batch: Any, forward: Forward) -> _Evaluated:
 
 
 def _gradient(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor] | None:
-    """Not into `.grad`; None where there is none to be had in this way, as under reentrant checkpointing."""
+    """Not into `.grad`; None where there is none to be had in this way."""
     if not parameters or not loss.requires_grad:
         return None
     try:
@@ -241,6 +241,8 @@ def _gradient(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor] | None
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
+        return None
+    if all(grad is None for grad in found):  # reentrant checkpointing hides its parameters
         return None
     dense = [None if grad is None else grad.to_dense() if grad.layout is not torch.strided else grad for grad in found]
     return [torch.zeros_like(p) if grad is None else grad for grad, p in zip(dense, parameters, strict=True)]

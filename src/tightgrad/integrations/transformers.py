@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
+from tightgrad.accumulate.additive import Forward, compare_with_halves
 from tightgrad.accumulate.weights import Weight
 from tightgrad.clip import GlobalNorm
 from tightgrad.clip.placed import is_plain
-from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.integrations.accelerate_checks import check_supported
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
 from tightgrad.integrations.foreign import ForeignLoop, with_clip, with_micro_batches
-from tightgrad.integrations.loss_check import check_loss, on_every_rank
 from tightgrad.integrations.transformers_loss import weight_of_loss
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
@@ -120,7 +120,7 @@ class TightTrainerMixin:
     def _check_loss(self, batches: list[Any]) -> None:
         """On the first window; not where ranks hold parts of the weights, whose forwards have to be as many."""
         self._checks_loss = False
-        model, accelerator = self.model, self.accelerator  # type: ignore[attr-defined]
+        model = self.model  # type: ignore[attr-defined]
         if not all(is_plain(parameter) for parameter in model.parameters()):
             return
 
@@ -129,12 +129,20 @@ class TightTrainerMixin:
                 loss: Tensor = self.compute_loss(model, self._prepare_inputs(batch))  # type: ignore[attr-defined]
             return loss
 
-        def check() -> None:
-            reduction = self.plan.accumulate.loss_reduction if self.plan.accumulate else "mean"
-            low = accelerator.mixed_precision != "no"
-            check_loss(loss_of, self._weight, batches, model, reduction=reduction, low_precision=low)
-
-        on_every_rank(check, self.pipe.adapter.collective)
+        is_mean = self.plan.accumulate is None or self.plan.accumulate.loss_reduction == "mean"
+        forward = Forward(
+            lambda batch: {"loss": loss_of(dict(batch))},
+            lambda batch: {"loss": float(self._weight(batch))},
+            model,
+            is_mean,
+        )
+        found = compare_with_halves(batches, forward, self.pipe.adapter.collective)
+        if found.kind == "differs":
+            raise UsageError(
+                f"{found.message}: the loss is not averaged over these items, and micro-batches would not add up to "
+                "the big batch. Pass TightTrainer(weight=lambda batch: ...) with the number that it is averaged over; with "
+                "a weight of your own nothing is checked."
+            )
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch; returns what it counts for in the window's mean loss."""

@@ -14,8 +14,8 @@ from tightgrad.accumulate.settings import LOSS_REDUCTIONS
 from tightgrad.accumulate.trial_forward import left_as_it_was, own_statistics
 from tightgrad.accumulate.weights import Weight, batch_weights
 from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
-from tightgrad.adapters.parts.names import trainable_parameters, unwrap, unwrap_compiled
 from tightgrad.adapters.parts.trial import without_reduction
+from tightgrad.adapters.plain import trainable_parameters, unwrap, unwrap_compiled
 from tightgrad.clip.placed import is_plain
 from tightgrad.collectives import SingleCollective, TorchCollective
 from tightgrad.core.check import check_choice
@@ -102,6 +102,7 @@ def check_loss(
         loss = loss_of(batch)
     names = tuple(map(str, loss)) if isinstance(loss, Mapping) else ("loss",)
     weigh = weight or DefaultWeight()
+    batch_weights(batch, weigh, names)  # asks, where the batch does not show what it counts
     forward = Forward(
         lambda piece: checked_losses(loss_of(piece), names),
         lambda piece: batch_weights(piece, weigh, names),

@@ -10,8 +10,8 @@ import tightgrad as tg
 from support.hf_models import IGNORED, InOrder, Rows, arguments, model_of, relative_error, reset, trainer_of
 from support.ranks import run_ranks
 from support.tagging import launched
+from tightgrad.accumulate.additive import Forward, compare_with_halves
 from tightgrad.collectives.torch_dist import TorchCollective
-from tightgrad.integrations.loss_check import on_every_rank
 from tightgrad.integrations.transformers_loss import count_answers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*before:UserWarning")
@@ -192,12 +192,14 @@ def test_on_two_ranks(tmp_path):
 
 
 def failing_ranks():
-    def check():
+    def losses_of(batch):
         if torch.distributed.get_rank() == 1:
             raise tg.UsageError("not averaged over these items.")
+        return {"loss": batch.mean()}
 
+    forward = Forward(losses_of, lambda batch: {"loss": len(batch)}, torch.nn.Linear(1, 1), is_mean=True)
     with pytest.raises(tg.UsageError) as caught:
-        on_every_rank(check, TorchCollective())
+        compare_with_halves([torch.ones(4)], forward, TorchCollective())
     return str(caught.value)
 
 

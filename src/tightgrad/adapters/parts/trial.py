@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
-from tightgrad.adapters.parts.names import unwrap_compiled
+from tightgrad.adapters.plain import unwrap_compiled
 
 
 @contextmanager
