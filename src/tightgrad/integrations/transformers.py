@@ -140,8 +140,8 @@ class TightTrainerMixin:
         if found.kind == "differs":
             raise UsageError(
                 f"{found.message}: the loss is not averaged over these items, and micro-batches would not add up to "
-                "the big batch. Pass TightTrainer(weight=lambda batch: ...) with the number that it is averaged over; with "
-                "a weight of your own nothing is checked."
+                "the big batch. Pass TightTrainer(weight=lambda batch: ...) with the number that it is averaged over; "
+                "with a weight of your own nothing is checked."
             )
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
