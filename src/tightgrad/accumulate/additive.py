@@ -242,10 +242,13 @@ def _gradient(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor] | None
         if is_out_of_memory(error):
             raise
         return None
-    if all(grad is None for grad in found):  # reentrant checkpointing hides its parameters
+    grads: list[Tensor | None] = [*found]
+    if all(grad is None for grad in grads):  # reentrant checkpointing hides its parameters
         return None
-    dense = [None if grad is None else grad.to_dense() if grad.layout is not torch.strided else grad for grad in found]
-    return [torch.zeros_like(p) if grad is None else grad for grad, p in zip(dense, parameters, strict=True)]
+    return [
+        torch.zeros_like(p) if grad is None else grad if grad.layout is torch.strided else grad.to_dense()
+        for grad, p in zip(grads, parameters, strict=True)
+    ]
 
 
 def _loss_difference(
@@ -289,13 +292,13 @@ def _other_reduction(whole: _Evaluated, halves: Sequence[_Evaluated], tolerance:
 
 
 def _gradient_difference(whole: _Evaluated, halves: Sequence[_Evaluated]) -> float | None:
-    grads = [evaluated.grads for evaluated in (whole, *halves)]
-    if grads[0] is None or any(one is None for one in grads):
+    grads = [evaluated.grads for evaluated in (whole, *halves) if evaluated.grads is not None]
+    if len(grads) <= len(halves):
         return None
-    norms = [_norm(one) for one in grads if one is not None]
-    left: Sequence[Tensor] = grads[0]
+    norms = [_norm(one) for one in grads]
+    left = grads[0]
     for one in grads[1:]:
-        left = torch._foreach_sub(left, one)
+        left = [*torch._foreach_sub(left, one)]
     scale = max(norms[0], sum(norms[1:]))
     return _norm(left) / scale if scale else 0.0
 

@@ -15,9 +15,13 @@ from torch import Tensor
 MOST_NODES = 20_000  # of a graph that are looked at
 _PARAMETER = "torch::autograd::AccumulateGrad"
 # What leaves the entries of a tensor as they are, up to order, dtype or a factor.
-_SAME_ENTRIES = ("TBackward", "TransposeBackward", "PermuteBackward", "ViewBackward", "UnsafeViewBackward")
-_SAME_ENTRIES += ("ReshapeAliasBackward", "AliasBackward", "ToCopyBackward", "CloneBackward", "UnsqueezeBackward")
-_SAME_ENTRIES += ("SqueezeBackward", "ExpandBackward")
+_SAME_ENTRIES = frozenset(
+    f"{name}Backward"
+    for name in (
+        *("T", "Transpose", "Permute", "View", "UnsafeView", "ReshapeAlias", "Alias", "ToCopy", "Clone", "Unsqueeze"),
+        *("Squeeze", "Expand"),
+    )
+)
 # Names of the saved sizes of both factors of a product (torch 2.9 to 2.14); a torch without them is not looked at.
 _FACTORS = {
     "MmBackward": ("_saved_self_sym_sizes", "_saved_mat2_sym_sizes"),

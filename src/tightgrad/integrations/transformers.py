@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from tightgrad.accumulate.additive import Forward, compare_with_halves
-from tightgrad.accumulate.weights import Weight
+from tightgrad.accumulate.weights import Weight, batch_weights
 from tightgrad.clip import GlobalNorm
 from tightgrad.clip.placed import is_plain
 from tightgrad.core.errors import UnsupportedError, UsageError
@@ -132,7 +132,7 @@ class TightTrainerMixin:
         is_mean = self.plan.accumulate is None or self.plan.accumulate.loss_reduction == "mean"
         forward = Forward(
             lambda batch: {"loss": loss_of(dict(batch))},
-            lambda batch: {"loss": float(self._weight(batch))},
+            lambda batch: batch_weights(batch, self._weight, ("loss",)),
             model,
             is_mean,
         )
