@@ -18,15 +18,8 @@ from tightgrad.core.memory import is_out_of_memory
 from tightgrad.core.protocols import Collective
 
 Weights = Mapping[str, float]
+Piece = tuple[Any, Weights]
 BeforeSplit = Callable[[int, Callable[[Any], Weights]], None]
-
-
-class _CannotBeCutError(Exception):
-    """Told to the other ranks before it is raised."""
-
-    def __init__(self, reason: ConfigError) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
 
 
 class SmallerMicroBatches:
@@ -69,13 +62,9 @@ class SmallerMicroBatches:
         """
         retries = 0
         while True:
-            refusal: ConfigError | None = None
-            failed = hopeless = False
-            try:
-                failed = self._attempt(window, backward)
-                hopeless = failed and self.pieces >= max(map(batch_size, window.batches), default=1)
-            except _CannotBeCutError as error:
-                refusal = error.reason
+            pieces, refusal = self._cut_all(window)
+            failed = _runs_out_of_memory(pieces, backward)
+            hopeless = failed and self.pieces >= max(map(batch_size, window.batches), default=1)
             states = [failed, hopeless, refusal is not None]
             flags = torch.tensor(states, dtype=torch.int32).to(self._collective.control_device)
             any_failed, any_hopeless, any_refused = self._collective.all_reduce_(flags, "max").tolist()
@@ -98,31 +87,34 @@ class SmallerMicroBatches:
             self.pieces *= 2
             retries += 1
 
-    def _attempt(self, window: Window[Any], backward: Callable[[Any, Weights], None]) -> bool:
-        for batch, weights in zip(window.batches, window.weights, strict=True):
-            try:
-                pieces = self._cut(batch, weights)
-            except ConfigError as error:
-                raise _CannotBeCutError(error) from error
-            try:
-                for piece, piece_weights in pieces:
-                    backward(piece, piece_weights)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                return True
-        return False
+    def _cut_all(self, window: Window[Any]) -> tuple[list[Piece], ConfigError | None]:
+        """The pieces of a window and their weights; or none, and why it cannot be cut, which other ranks hear of."""
+        try:
+            rows = zip(window.batches, window.weights, strict=True)
+            return [piece for batch, weights in rows for piece in self._cut(batch, weights)], None
+        except ConfigError as error:
+            return [], error
 
-    def _cut(self, batch: Any, weights: Weights) -> list[tuple[Any, Weights]]:
+    def _cut(self, batch: Any, weights: Weights) -> list[Piece]:
         if self.pieces == 1:
             return [(batch, weights)]
-        pieces = split_batch(batch, self.pieces)
-        cut = [(piece, self._weigh(piece)) for piece in pieces]
+        cut: list[Piece] = [(piece, self._weigh(piece)) for piece in split_batch(batch, self.pieces)]
         for name, weight in weights.items():
             total = sum(row[name] for _, row in cut)
             if abs(total - weight) > 1e-9 * max(1.0, abs(weight)):
                 raise ConfigError(
-                    f"the {len(pieces)} pieces of a batch weigh {total} together, the batch itself {weight}; out of "
+                    f"the {len(cut)} pieces of a batch weigh {total} together, the batch itself {weight}; out of "
                     "memory can be retried only if weight(batch) adds up over samples."
                 )
-        return [(piece, row) for piece, row in cut]
+        return cut
+
+
+def _runs_out_of_memory(pieces: list[Piece], backward: Callable[[Any, Weights], None]) -> bool:
+    try:
+        for piece, weights in pieces:
+            backward(piece, weights)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return True
+    return False

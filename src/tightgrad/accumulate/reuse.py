@@ -6,12 +6,13 @@ again and again, which is right in a loop that uses each batch before it fetches
 Memory that several batches share is no fault as long as nobody writes to it: a batch that is repeated, overlapping
 slices of one tensor. So a digest of each tensor is taken when it is fetched, of a sample of its entries where there are
 many, and compared where a later batch of the window lies in the same memory. Torch's version counters alone would not
-do: writes through NumPy, other libraries and `.data` leave them as they are.
+do: writes through NumPy, other libraries and `.data` leave them as they are. Containers that are filled again, such as
+one dict for all batches, are seen by what is in them.
 """
 
-from collections.abc import Iterator
+from collections import deque
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from math import gcd
 from typing import Any
 
@@ -19,22 +20,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tightgrad.accumulate.batch_tree import Array, entries, is_array
+from tightgrad.accumulate.batch_tree import Array, entries, is_array, is_constant
 from tightgrad.core.errors import UsageError
 
 WHOLE = 16384  # entries up to which a tensor is compared in full
 SAMPLE = 4096
 _GOLDEN = 0.6180339887498949  # steps of this share of the whole spread evenly, without the period of rows or channels
-_DEPTH = 6
+_PARTS = {  # torch 2.9 to 2.14: the public accessors of COO refuse what is not coalesced
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: ("col_indices", "values"),
+    torch.sparse_bsr: ("col_indices", "values"),
+    torch.sparse_csc: ("row_indices", "values"),
+    torch.sparse_bsc: ("row_indices", "values"),
+    torch.jagged: ("offsets", "values"),
+}
+_MOST = 4096  # entries of a batch, and of all that is in it, that are looked at
 _WAY_OUT = (
-    'Take Accumulate(fetch="batch"), which uses each batch before the next one is fetched, or let the loader yield '
-    "copies (clone())."
+    'Take Accumulate(fetch="batch"), which uses each batch before the next one is fetched, or let the loader yield a '
+    "new batch each time (clone())."
 )
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """A tensor as it was when it was fetched: where it lies, its version and what it held."""
+    """Keeps a tensor as it was when it was fetched: where it lies, its version and what it held."""
 
     batch: int
     path: str
@@ -43,6 +52,11 @@ class _Seen:
     stop: int
     version: int | None
     digest: int | Tensor
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether it lies elsewhere now."""
+        return _span(self.array) != (self.start, self.stop)
 
     @property
     def was_written(self) -> bool:
@@ -56,27 +70,39 @@ class _Seen:
 
 
 class WaitingBatches:
-    """The batches of one window while they are fetched."""
+    """Watches the batches of one window while they are fetched."""
 
     def __init__(self) -> None:
         self._seen: list[_Seen] = []
-        self._num_batches = 0
+        self._batches: list[tuple[Any, list[tuple[str, Any]]]] = []
 
     def fetched(self, batch: Any) -> None:
         """Take note of a batch that has just come from the loader."""
-        for path, array in _arrays(batch, "batch", _DEPTH):
-            span = _span(array)
-            if span is not None:
-                seen = _Seen(self._num_batches, path, array, *span, _version(array), digest(array))
-                self._seen.append(seen)
-        self._num_batches += 1
+        leaves = _leaves(batch)
+        for path, leaf in leaves:
+            for array in _arrays(leaf):
+                span = _span(array)
+                if span is not None:
+                    self._seen.append(_Seen(len(self._batches), path, array, *span, _version(array), digest(array)))
+        self._batches.append((batch, leaves))
 
     def check(self) -> None:
-        """Look through the window once it is fetched.
+        """Look through the window once it is fetched; batches may be changed by others from then on.
 
         Raises:
-            UsageError: a later batch lies in the memory of an earlier one, which has been written to in between.
+            UsageError: a batch holds something else than when it was fetched, or a later one lies in the memory of an
+                earlier one, which has been written to in between.
         """
+        batches, self._batches = self._batches, []
+        for position, (batch, before) in enumerate(batches):
+            now = _leaves(batch)
+            changed = [old[0] for old, new in zip(before, now, strict=False) if not _is_same(old, new)]
+            changed += [seen.path for seen in self._seen if seen.batch == position and seen.has_moved]
+            if changed or len(before) != len(now):
+                raise UsageError(
+                    f"the loader has put something else into micro-batch {position} ({[*changed, 'batch'][0]}), which "
+                    f"still waits in its window: it reuses its buffers. {_WAY_OUT}"
+                )
         for earlier, later in _overlapping(self._seen):
             if earlier.was_written:
                 raise UsageError(
@@ -115,18 +141,41 @@ def _overlapping(seen: list[_Seen]) -> list[tuple[_Seen, _Seen]]:
     return list(found.values())
 
 
-def _arrays(value: Any, path: str, depth: int) -> Iterator[tuple[str, Array]]:
-    """Tensors and arrays of a batch, also those that are attributes of an object."""
-    if is_array(value):
-        yield path, value
-        return
-    if depth == 0 or isinstance(value, str | bytes | int | float | type | torch.nn.Module):
-        return
-    items = list(entries(value, path))
-    if not items and hasattr(value, "__dict__"):
-        items = [(f"{path}.{name}", name, item) for name, item in vars(value).items()]
-    for item_path, _, item in items:
-        yield from _arrays(item, item_path, depth - 1)
+def _leaves(batch: Any) -> list[tuple[str, Any]]:
+    """Path and value of what a batch is made of; of attributes of objects, which may count or cache, arrays only."""
+    found, queue = [], deque([("batch", batch, False)])
+    for _ in range(_MOST):
+        if not queue:
+            break
+        path, value, in_object = queue.popleft()
+        is_leaf = is_array(value) or isinstance(value, str | type | torch.nn.Module)
+        items = [] if is_leaf else list(islice(entries(value, path), _MOST))
+        if not items and isinstance(value, list | tuple):  # of a class of their own
+            items = [(f"{path}[{index}]", index, item) for index, item in enumerate(value[:_MOST])]
+        elif not items and not is_leaf:
+            slots = (name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()))
+            fields = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+            fields |= getattr(value, "__dict__", {})
+            items = [(f"{path}.{name}", name, item) for name, item in fields.items()]
+            in_object = in_object or bool(items)
+        queue.extend((item_path, item, in_object) for item_path, _, item in items)
+        if not items and (is_array(value) or not in_object):
+            found.append((path, value))
+    return found
+
+
+def _is_same(old: tuple[str, Any], new: tuple[str, Any]) -> bool:
+    """Whether an entry of a batch is what it was, its memory aside."""
+    (path, before), (other, now) = old, new
+    return path == other and (before is now or (is_constant(before) and not is_array(before) and before == now))
+
+
+def _arrays(leaf: Any) -> list[Array]:
+    """What a tensor keeps its numbers in."""
+    if isinstance(leaf, Tensor) and (leaf.is_nested or leaf.layout is not torch.strided):
+        names = _PARTS.get(leaf.layout, ("values",) if leaf.is_nested else ())
+        return [getattr(leaf, name)() for name in names]
+    return [leaf] if is_array(leaf) else []
 
 
 def _span(array: Array) -> tuple[int, int] | None:
@@ -136,7 +185,7 @@ def _span(array: Array) -> tuple[int, int] | None:
             return None
         start, strides, itemsize = array.__array_interface__["data"][0], array.strides, array.itemsize
     else:
-        if array.layout is not torch.strided or array.is_nested or array.numel() == 0 or array.device.type == "meta":
+        if array.numel() == 0 or array.device.type == "meta":
             return None
         try:
             start = array.data_ptr()

@@ -81,25 +81,20 @@ def _read(batch: Any) -> tuple[int, _Reading]:
 
 def _sizes(batch: Any) -> list[int]:
     """How many samples there may be: what the first field says, or what lists say if no field is a tensor."""
-    fields = list(_field_sizes(batch, top=True))
-    return fields[:1] if fields else sorted(set(_list_sizes(batch, top=True)))
+    found = list(_lengths(batch, is_outer=True, is_field=True))
+    fields = [size for size, is_field in found if is_field]
+    return fields[:1] or sorted({size for size, _ in found})
 
 
-def _field_sizes(value: Any, *, top: bool) -> Iterator[int]:
+def _lengths(value: Any, *, is_outer: bool, is_field: bool) -> Iterator[tuple[int, bool]]:
+    """Lengths of tensors and inner lists, and whether they are those of a field."""
     if is_array(value) and value.ndim and odd_kind(value) is None:
-        yield value.shape[0]
-    elif top or named_entries(value) is not None:
-        for _, _, item in entries(value, ""):
-            yield from _field_sizes(item, top=False)
-
-
-def _list_sizes(value: Any, *, top: bool) -> Iterator[int]:
-    if is_array(value) and value.ndim and odd_kind(value) is None:
-        yield value.shape[0]
-    if is_sequence(value) and not top:
-        yield len(value)
+        yield value.shape[0], is_field
+    is_list = is_sequence(value) and not is_outer
+    if is_list:
+        yield len(value), False
     for _, _, item in entries(value, ""):
-        yield from _list_sizes(item, top=False)
+        yield from _lengths(item, is_outer=False, is_field=is_field and not is_list)
 
 
 def _readings(value: Any, size: int, path: str, top: bool, reasons: list[str]) -> list[_Reading]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import tightgrad as tg
 from support.training import linear, on_ranks
@@ -60,6 +61,65 @@ def only_labels():
         yield X[4 * index : 4 * index + 4], y
 
 
+class Slotted:
+    __slots__ = ("x", "y")
+
+
+class Several(list):
+    """A list of a class of its own."""
+
+
+def one_container(container, put=setattr):
+    """Filled with new tensors each time."""
+    for index in range(4):
+        put(container, "x", X[4 * index : 4 * index + 4].clone())
+        put(container, "y", Y[4 * index : 4 * index + 4].clone())
+        yield container
+
+
+def refilled_list():
+    batch = Several([None, None])
+    for index in range(4):
+        batch[:] = X[4 * index : 4 * index + 4].clone(), Y[4 * index : 4 * index + 4].clone()
+        yield batch
+
+
+def numbers_in_lists():
+    batch = {"x": [], "y": []}
+    for index in range(4):
+        batch["x"][:] = X[4 * index : 4 * index + 4].tolist()
+        batch["y"][:] = Y[4 * index : 4 * index + 4].tolist()
+        yield batch
+
+
+def moved_to_other_memory():
+    x = torch.zeros(4, 3)
+    for index in range(4):
+        yield x.set_(X[4 * index : 4 * index + 4].clone()), Y[4 * index : 4 * index + 4]
+
+
+def sparse():
+    values = torch.zeros(12)
+    places = torch.cartesian_prod(torch.arange(4), torch.arange(3)).T
+    for index in range(4):
+        values.copy_(X[4 * index : 4 * index + 4].flatten())
+        yield torch.sparse_coo_tensor(places, values, (4, 3), check_invariants=True), Y[4 * index : 4 * index + 4]
+
+
+def packed():
+    x = torch.zeros(4, 3)
+    for index in range(4):
+        x.copy_(X[4 * index : 4 * index + 4])
+        yield nn.utils.rnn.PackedSequence(x, torch.ones(4, dtype=torch.int64)), Y[4 * index : 4 * index + 4]
+
+
+def nested():
+    x = torch.zeros(4, 3)
+    for index in range(4):
+        x.copy_(X[4 * index : 4 * index + 4])
+        yield torch.nested.nested_tensor_from_jagged(x, torch.tensor([0, 1, 4])), Y[4 * index : 4 * index + 4]
+
+
 REUSING = {
     "one buffer": one_buffer,
     "a ring shorter than the window": lambda: one_buffer(3),
@@ -69,13 +129,28 @@ REUSING = {
     "new tensors on a numpy buffer": new_tensors_on_a_numpy_buffer,
     "written through .data": data_written,
     "only the labels": only_labels,
+    "one dict": lambda: one_container({}, dict.__setitem__),
+    "one object": lambda: one_container(Batch(X, Y)),
+    "one object with slots": lambda: one_container(Slotted()),
+    "one list": refilled_list,
+    "numbers in lists": numbers_in_lists,
+    "other memory": moved_to_other_memory,
+    "sparse": sparse,
+    "packed": packed,
+    "nested": nested,
 }
 
 
 def unpacked(batch):
     if isinstance(batch, dict):
-        return batch["x"], batch["more"][0]
-    return (batch.x, batch.y) if isinstance(batch, Batch) else batch
+        x, y = batch["x"], batch["more"][0] if "more" in batch else batch["y"]
+    else:
+        x, y = (batch.x, batch.y) if hasattr(batch, "x") else batch
+    if isinstance(x, list):
+        return torch.tensor(x), torch.tensor(y)
+    if isinstance(x, nn.utils.rnn.PackedSequence):
+        return x.data, y
+    return (x.values() if x.is_nested else x.to_dense()), y
 
 
 def gradient(loader, collective=None, weight=lambda batch: 4.0, **settings):
@@ -137,7 +212,24 @@ def overlapping_and_written():
         yield buffer[index : index + 5], Y[index : index + 5]
 
 
+class Source:
+    """What batches know of where they are from."""
+
+    def __init__(self):
+        self.count, self.seen = 0, {}
+
+    def __iter__(self):
+        for index in range(4):
+            self.count += 1
+            self.seen[index] = str(index)
+            batch = Batch(X[4 * index : 4 * index + 4], Y[4 * index : 4 * index + 4])
+            batch.source = self
+            yield batch
+
+
 HARMLESS = {
+    "batches that hold their source": Source,
+    "one dict, never filled again": lambda: [{"x": X[:4], "y": Y[:4], "name": "one", "nothing": None}] * 4,
     "the same batch again": lambda: [(X[:4], Y[:4])] * 4,
     "repeated": lambda: itertools.repeat((X[:4], Y[:4]), 4),
     "slices of one tensor": lambda: zip(X.split(4), Y.split(4), strict=True),
