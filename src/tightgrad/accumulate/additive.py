@@ -58,7 +58,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Found:
-    """What came of the comparison, on all ranks.
+    """Tells what came of the comparison, on all ranks.
 
     Attributes:
         kind: "additive"; "differs"; "random", if two forwards of one batch differ; "uncut", if no batch has halves.

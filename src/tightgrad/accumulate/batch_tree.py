@@ -18,22 +18,22 @@ _TOKEN_FIELDS = 4  # token ids, attention mask, token types, labels
 
 
 def is_array(value: Any) -> bool:
-    """Whether this is a tensor or a NumPy array."""
+    """Tell whether this is a tensor or a NumPy array."""
     return isinstance(value, Tensor | np.ndarray)
 
 
 def is_constant(value: Any) -> bool:
-    """Whether this is a single number, text or nothing."""
+    """Tell whether this is a single number, text or nothing."""
     return isinstance(value, _CONSTANTS) or (is_array(value) and value.ndim == 0)
 
 
 def is_sequence(value: Any) -> bool:
-    """Whether this is a plain list or tuple, and no shape or tuple with names."""
+    """Tell whether this is a plain list or tuple, and no shape or tuple with names."""
     return type(value) in (list, tuple)
 
 
 def named_entries(value: Any) -> dict[Any, Any] | None:
-    """Entries of a mapping or a named tuple; None for anything else."""
+    """Return the entries of a mapping or a named tuple; None for anything else."""
     if isinstance(value, Mapping):
         return dict(value.items())
     if isinstance(value, tuple) and hasattr(value, "_fields") and not isinstance(value, PackedSequence):
@@ -42,14 +42,14 @@ def named_entries(value: Any) -> dict[Any, Any] | None:
 
 
 def entry_path(path: str, owner: Any, key: Any) -> str:
-    """How one writes an entry of `owner` in Python."""
+    """Return how one writes an entry of `owner` in Python."""
     if isinstance(owner, tuple) and hasattr(owner, "_fields"):
         return f"{path}.{key}"
     return f"{path}[{json.dumps(key) if isinstance(key, str) else repr(key)}]"
 
 
 def entries(value: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """Path, key and value of each entry of a mapping, named tuple, list or tuple; nothing for anything else."""
+    """Yield path, key and value of each entry of a mapping, named tuple, list or tuple; nothing for anything else."""
     named = named_entries(value)
     if named is None and is_sequence(value):
         named = dict(enumerate(value))
@@ -58,7 +58,7 @@ def entries(value: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def odd_kind(value: Any) -> str | None:
-    """Name of a container whose samples cannot be told from outside; None for others."""
+    """Name a container whose samples cannot be told from outside; None for others."""
     if isinstance(value, PackedSequence):
         return "PackedSequence"
     if isinstance(value, Tensor) and (value.is_nested or value.layout is not torch.strided):
@@ -69,8 +69,9 @@ def odd_kind(value: Any) -> str | None:
 
 
 def looks_like_samples(batch: Any) -> bool:
-    """Whether a list or tuple could be a list of samples as well as a batch's fields: it has three or more entries of
-    one kind.
+    """Tell whether a list or tuple could be a list of samples as well as a batch's fields.
+
+    It has three or more entries of one kind then.
     """
     if not is_sequence(batch) or len(batch) < _SEVERAL:
         return False
@@ -85,7 +86,7 @@ def looks_like_samples(batch: Any) -> bool:
 
 
 def is_integer(array: Array) -> bool:
-    """Whether an array holds integers; truth values are none."""
+    """Tell whether an array holds integers; truth values are none."""
     if isinstance(array, Tensor):
         return not array.is_floating_point() and not array.is_complex() and array.dtype is not torch.bool
     return bool(np.issubdtype(array.dtype, np.integer))

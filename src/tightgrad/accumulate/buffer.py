@@ -15,7 +15,7 @@ LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 class GradientBuffer:
-    """Sums of gradients by parameter name."""
+    """Adds up gradients by parameter name."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self._parameters = parameters
@@ -24,11 +24,11 @@ class GradientBuffer:
 
     @property
     def absorbs(self) -> bool:
-        """Whether `absorb` may have something to do in this window."""
+        """Tell whether `absorb` may have something to do in this window."""
         return bool(self._absorbed)
 
     def absorb(self) -> None:
-        """Move low-precision gradients into the buffer; to be called after each backward."""
+        """Add low-precision gradients to the buffer, and take them away; to be called after each backward."""
         for name, parameter in self._absorbed.items():
             grad = parameter.grad
             if grad is None or grad.dtype not in LOW_PRECISION:
@@ -40,7 +40,7 @@ class GradientBuffer:
             parameter.grad = None
 
     def grads(self) -> dict[str, Tensor]:
-        """The window's gradients so far, float32 or float64, without the parameters that have none.
+        """Return the window's gradients so far, float32 or float64, without the parameters that have none.
 
         Raises:
             UnsupportedError: a gradient is sparse.
@@ -56,7 +56,7 @@ class GradientBuffer:
         return grads
 
     def sums(self) -> dict[str, Tensor]:
-        """Copies of the float32 sums."""
+        """Return copies of the float32 sums."""
         return {name: tensor.clone() for name, tensor in self._sums.items()}
 
     def restore(self, sums: Mapping[str, Tensor]) -> None:
@@ -95,6 +95,6 @@ def _may_be_low(parameter: nn.Parameter) -> bool:
 
 
 def zero_gradient(parameter: nn.Parameter) -> Tensor:
-    """Zeros for a parameter that only other ranks used, in the dtype that gradients are summed in."""
+    """Return zeros for a parameter that only other ranks used, in the dtype that gradients are summed in."""
     dtype = torch.float32 if parameter.dtype in LOW_PRECISION else parameter.dtype
     return torch.zeros_like(parameter, dtype=dtype, requires_grad=False)

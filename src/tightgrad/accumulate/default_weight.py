@@ -24,6 +24,7 @@ from tightgrad.accumulate.batch_tree import (
     looks_like_samples,
     odd_kind,
 )
+from tightgrad.accumulate.weights import no_tensor
 from tightgrad.core.errors import ConfigError
 
 IGNORED = -100
@@ -86,10 +87,7 @@ class DefaultWeight:
         """
         leaves = [leaf for leaf in _leaves(batch, "batch") if leaf.array.ndim]
         if not leaves:
-            raise ConfigError(
-                f"a batch of type {type(batch).__name__} holds no tensor to count samples by; pass "
-                "attach(..., weight=lambda batch: ...) with the number that its loss is averaged over."
-            )
+            raise no_tensor(batch)
         _check_samples(batch, leaves)
         self._check_length(batch)
         labels = [leaf for leaf in leaves if self._is_label(leaf)]

@@ -57,7 +57,7 @@ class DenominatorCheck:
 
 
 def mean_divisor(loss: Tensor) -> Tensor | None:
-    """What torch's cross entropy has divided by to get this loss; None for other losses, and for sums."""
+    """Return what torch's cross entropy has divided by to get this loss; None for other losses, and for sums."""
     function: Any = loss.grad_fn
     # NllLossBackward0 and NllLoss2DBackward0, which cross_entropy without label smoothing ends with. Their saved values
     # have had these names since torch 1.9; a torch without them is not looked at.

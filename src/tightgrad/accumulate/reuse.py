@@ -111,8 +111,10 @@ class WaitingBatches:
                 )
 
     def hand_out(self, position: int) -> None:
-        """Look at a batch once more when its turn comes: a thread of the loader may have gone on writing. Writes that
-        torch has counted are left alone, since they may be the user's own; an accelerator is not waited for.
+        """Look at a batch once more when its turn comes: a thread of the loader may have gone on writing.
+
+        Writes that torch has counted are left alone, since they may be the user's own; an accelerator is not waited
+        for.
 
         Raises:
             UsageError: it is not what was fetched.
@@ -213,8 +215,9 @@ def _numel(array: Array) -> int:
 
 
 def digest(array: Array) -> int | Tensor:
-    """What tells the content from another: on the host a number that needs no memory, on an accelerator the sample
-    itself, so that nothing waits for it.
+    """Return what tells the content from another.
+
+    On the host a number that needs no memory, on an accelerator the sample itself, so that nothing waits for it.
     """
     sample = _sample(array)
     if isinstance(sample, np.ndarray):

@@ -70,7 +70,7 @@ class Streamed(Generic[Batch]):
         return iter(self._current)
 
     def reach(self, position: int) -> bool:
-        """Fetch up to this micro-batch; tell whether there is one.
+        """Get batches up to this micro-batch; tell whether there is one.
 
         Raises:
             Exception: what the loader raised, if no other rank waits for this one in a forward or backward.

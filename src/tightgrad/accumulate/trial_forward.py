@@ -18,7 +18,7 @@ COARSE = 1e-2  # float16 and bfloat16 inside the forward, or compiled code, into
 
 
 class ForwardWatch(TorchDispatchMode):
-    """Sees the operators that run inside of it.
+    """Takes note of the operators that run inside of it.
 
     Attributes:
         normalises_batch: whether one was batch normalisation by the batch's own statistics.
@@ -49,7 +49,7 @@ class ForwardWatch(TorchDispatchMode):
         return result
 
     def tolerance(self, model: nn.Module) -> float:
-        """The relative difference that rounding alone may make."""
+        """Return the relative difference that rounding alone may make."""
         # torch.compile's wrapper and Module.compile's attribute (torch 2.9 to 2.14).
         marks = ("_orig_mod", "_compiled_call_impl")
         is_compiled = any(getattr(module, mark, None) is not None for module in model.modules() for mark in marks)
@@ -58,7 +58,7 @@ class ForwardWatch(TorchDispatchMode):
 
 @contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Forwards inside leave no trace. BatchNorm, which is told of elsewhere, uses what it has learned."""
+    """Leave no trace of the forwards inside. BatchNorm, which is told of elsewhere, uses what it has learned."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     generators = GlobalRng.now()
@@ -76,7 +76,7 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
 
 
 def own_statistics(model: nn.Module) -> list[str]:
-    """Names of the layers that normalise by the statistics of the batch, in the mode that they are in."""
+    """Name the layers that normalise by the statistics of the batch, in the mode that they are in."""
     return [
         name
         for name, layer in model.named_modules()

@@ -53,11 +53,16 @@ def num_samples(batch: Any) -> int:
     """
     tensor = _first_tensor(batch)
     if tensor is None:
-        raise ConfigError(
-            f"a batch of type {type(batch).__name__} holds no tensor to count samples by; pass "
-            "attach(..., weight=lambda batch: ...) with the number that its loss is averaged over."
-        )
+        raise no_tensor(batch)
     return int(tensor.shape[0])
+
+
+def no_tensor(batch: Any) -> ConfigError:
+    """Make the error about a batch whose samples cannot be counted."""
+    return ConfigError(
+        f"a batch of type {type(batch).__name__} holds no tensor to count samples by; pass "
+        "attach(..., weight=lambda batch: ...) with the number that its loss is averaged over."
+    )
 
 
 def _first_tensor(batch: Any) -> Tensor | None:

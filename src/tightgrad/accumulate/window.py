@@ -9,7 +9,7 @@ from tightgrad.core.errors import UsageError
 
 Batch = TypeVar("Batch")
 Batch_co = TypeVar("Batch_co", covariant=True)
-Held = Callable[[int, int], AbstractContextManager[None]]
+MicroBatchContext = Callable[[int, int], AbstractContextManager[None]]
 _ALL_COUNT = (
     "Every batch of `for batch in window:` needs one pipe.backward(loss), because all weights are in N. To leave one "
     "out, give it the weight 0 where the batch shows it, such as weight=lambda batch: len(batch) if is_good(batch) "
@@ -59,7 +59,7 @@ class MicroBatches(Protocol[Batch_co]):
 
 
 class Window(Generic[Batch]):
-    """One optimizer step's micro-batches on this rank. Iterate once over the user's own batches.
+    """Gives one optimizer step's micro-batches on this rank: the user's own batches, to be iterated once.
 
     All of them need their backward. A micro-batch is left out by the weight 0 and by nothing else: a loss of 0, put in
     the place of one that is NaN, adds nothing but leaves the weight in N, so that one of four gives 0.75 times the
@@ -75,7 +75,7 @@ class Window(Generic[Batch]):
         backwards: micro-batches whose backward has run.
     """
 
-    def __init__(self, batches: MicroBatches[Batch], held: Held) -> None:
+    def __init__(self, batches: MicroBatches[Batch], held: MicroBatchContext) -> None:
         self.batches = batches
         self.backwards = 0
         self._failed: str | None = None

@@ -10,7 +10,7 @@ from tightgrad.accumulate.settings import Accumulate
 from tightgrad.accumulate.split import batch_size, split_batch
 from tightgrad.accumulate.streamed import Rows, Streamed
 from tightgrad.accumulate.weights import Weight, batch_weights
-from tightgrad.accumulate.window import Held, MicroBatches, Window
+from tightgrad.accumulate.window import MicroBatchContext, MicroBatches, Window
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Collective
 
@@ -19,7 +19,7 @@ Short = Literal["fewer", "repeat"]
 
 
 class WindowCutter(Generic[Batch]):
-    """Fetches, weighs and counts one window after the other.
+    """Cuts one window after the other: fetches, weighs and counts its batches.
 
     Args:
         settings: how many micro-batches make a window.
@@ -37,7 +37,7 @@ class WindowCutter(Generic[Batch]):
         settings: Accumulate,
         weight: Weight,
         collective: Collective,
-        held: Held,
+        held: MicroBatchContext,
         when_short: Short,
         waits_in_forward: Callable[[], bool],
     ) -> None:
