@@ -17,30 +17,37 @@ _MEAN = 1  # torch's number for reduction="mean"
 _STACK = 5  # the user's line, above backward() and what it calls
 
 
+Seen = tuple[float, float]
+"""What a loss was averaged over, and the weight of its micro-batch."""
+
+
 class DenominatorCheck:
     """Looks at the first micro-batches after `attach`, compares those of one window, and warns once."""
 
     def __init__(self) -> None:
         self._looks = LOOKS
-        self._first: tuple[float, float] | None = None
 
-    def clear(self) -> None:
-        """Forget what was seen of the window."""
-        self._first = None
+    def compare(self, loss: Tensor, weight: float, first: Seen | None) -> Seen | None:
+        """Compare one micro-batch with the first of its window.
 
-    def saw(self, loss: Tensor, weight: float) -> None:
-        """Take in one micro-batch's mean loss and its weight, above 0."""
+        Args:
+            loss: the mean loss of the micro-batch.
+            weight: what the micro-batch counts, above 0.
+            first: what was returned for the micro-batch before; None at the first.
+
+        Returns:
+            What the next micro-batch of this window is to be compared with.
+        """
         if not self._looks:
-            return
+            return first
         divisor = mean_divisor(loss)
         if divisor is None:
-            return
+            return first
         self._looks -= 1
         number = float(divisor)
-        if self._first is None:
-            self._first = (number, weight)
-            return
-        first_number, first_weight = self._first
+        if first is None:
+            return number, weight
+        first_number, first_weight = first
         here, there = number * first_weight, first_number * weight
         tolerance = max(TOLERANCE, 4 * torch.finfo(divisor.dtype).eps)
         if abs(here - there) > tolerance * max(here, there):
@@ -54,6 +61,7 @@ class DenominatorCheck:
                 '`class_weights[batch["labels"]].sum()` with class weights.',
                 _STACK,
             )
+        return first
 
 
 def mean_divisor(loss: Tensor) -> Tensor | None:

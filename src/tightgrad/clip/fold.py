@@ -17,7 +17,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from tightgrad.clip.one_factor import OneFactorClipper
 from tightgrad.clip.own_step import CHANNELS, reader_of_gradients
 from tightgrad.clip.placed import distinct, is_plain, scale_
 from tightgrad.core.errors import ConfigError
@@ -46,7 +45,7 @@ def folding(clipper: Clipper | None, optimizer: torch.optim.Optimizer) -> Fold:
         ConfigError: the clipper insists on folding, and the optimizer cannot as it is now. At a later step gradients
             that cannot be folded are changed in place, which is right as well.
     """
-    if not isinstance(clipper, OneFactorClipper) or clipper.fold == "off":
+    if clipper is None or clipper.fold == "off":
         return multiplied
     if clipper.fold == "on" and (reason := obstacle(optimizer)):
         raise ConfigError(

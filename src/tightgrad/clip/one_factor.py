@@ -35,13 +35,7 @@ def plain_coefficient(norm: float, max_norm: float, compat: str = "exact") -> fl
 
 
 class OneFactorClipper(Clipper):
-    """Limits gradients by one factor for all of them.
-
-    Attributes:
-        fold: whether the factor travels in a fused optimizer's step: "auto", "on" or "off".
-    """
-
-    fold: str
+    """Limits gradients by one factor for all of them."""
 
     @abstractmethod
     def factor(self, grads: Grads, norm: GradNorm, state: State) -> Clipped:

@@ -22,6 +22,14 @@ class Clipper(ABC):
 
     card: ClassVar[MethodCard]
     slots: ClassVar[tuple[Slot, ...]] = ()
+    fold: str = "off"
+    """Whether what `factor` gives may travel in a fused optimizer's step: "auto", "on" or "off"."""
+
+    def factor(self, grads: Grads, norm: GradNorm, state: State) -> Clipped | None:
+        """Return the one factor for all gradients, which are left as they are; None if there is no such factor, and
+        `clip_` is to be called. Collective when the gradients are sharded: every rank must call it.
+        """
+        return None
 
     @abstractmethod
     def clip_(self, grads: Grads, params: Mapping[str, nn.Parameter], norm: GradNorm, state: State) -> Clipped:

@@ -51,6 +51,8 @@ class Reducer(ABC):
 
     card: ClassVar[MethodCard]
     slots: ClassVar[tuple[Slot, ...]] = ()
+    leaves_nothing: ClassVar[bool] = False
+    """Whether gradients, each in its own dtype, arrive as they are: feedback or a fallback would have nothing to do."""
 
     def refuses(self, codec: Codec | None) -> str | None:
         """Return why this reducer cannot run with `codec`, and what instead; None if it can."""
@@ -70,6 +72,12 @@ class Reducer(ABC):
             f"FSDP2 sums shards, and {self.card.id} sums whole gradients; use the reducer two_shot, or sparse_two_shot "
             "for sparse codecs, or DistributedDataParallel"
         )
+
+    def refuses_between_nodes(self, codec: Codec | None) -> str | None:
+        """Say why `reduce` cannot run on shards, between nodes within which FSDP2 has summed; None if it can."""
+        if self.card.scope == "matrix" or (codec is not None and codec.scope == "matrix"):
+            return f"{self.card.id} needs matrices, and shards have none; use two_shot, or gather with a sparse codec"
+        return None
 
     def reduce_to_shards(
         self, grads: Grads, sizes: Sizes, codec: Codec | None, state: State, context: ReduceContext

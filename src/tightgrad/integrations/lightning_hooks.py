@@ -43,7 +43,7 @@ class StepHooks:
         self._check_early()
 
     def _check_early(self) -> None:
-        if self._early and self._pipe._buffer.absorbs:
+        if self._early and self._pipe.parts.buffer.absorbs:
             raise UnsupportedError(
                 f"{' and '.join(self._early)} overrides {EARLY}, which would see no gradients: those of bfloat16 and "
                 f"float16 parameters are summed in float32 elsewhere. Override {LATE}, which sees the sum."
@@ -52,7 +52,7 @@ class StepHooks:
     def install(self) -> None:
         """From now on, call hooks at the pipeline's steps."""
         if overriders(LATE, self._trainer, self._module):
-            self._pipe._path.before_clip = self._before_clip
+            self._pipe.parts.before_clip = self._before_clip
         if clips_by_itself(self._module):
             self._handles.append(self._optimizer.register_step_pre_hook(self._configured_clipping))
         for optimizer in self._optimizers():
@@ -63,7 +63,7 @@ class StepHooks:
 
     def remove(self) -> None:
         """Give back everything that was replaced."""
-        self._pipe._path.before_clip = None
+        self._pipe.parts.before_clip = None
         self._trainer.precision_plugin.__dict__.pop("clip_gradients", None)
         for optimizer in self._optimizers():
             optimizer.__dict__.pop("zero_grad", None)

@@ -1,7 +1,6 @@
 """The outer step of local updates: count local steps, and every so often walk the pseudo-gradient down the path."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,18 @@ from tightgrad.core.check import check_integer
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import ConfigError, StateMismatchError
 from tightgrad.core.protocols import Collective, TrafficMeter
-from tightgrad.core.types import Slot
+from tightgrad.core.types import Grads, Slot, State
 from tightgrad.local.replica import ReplicaAdapter
 from tightgrad.pipeline.collaborators import check_model
-from tightgrad.pipeline.path import GradientPath, Update
-from tightgrad.plan.guard import Guard
+from tightgrad.pipeline.delivery import Delivery, Outcome
 from tightgrad.plan.local_updates import LocalUpdates
 from tightgrad.plan.plan import Plan
 from tightgrad.records.step_record import StepRecord
+from tightgrad.sync.after_backward import AfterBackward
 from tightgrad.sync.complex_parameters import check_no_complex
 from tightgrad.sync.compressed import residual_norm
 from tightgrad.sync.handshake import check_ranks_agree
+from tightgrad.sync.protocol import WindowFacts
 from tightgrad.version import __version__
 
 ANCHOR = Slot("anchor", across_ranks="equal", like_parameter=True)
@@ -50,12 +50,11 @@ class OuterPipeline:
         self.num_local_steps = 0
         self.num_since = 0
         self.state = PipelineState()
-        plan = replace(updates.plan, guard=updates.plan.guard or Guard())
-        self._plan = plan
+        self._plan = plan = updates.plan.resolved()
         self._slots = {**plan.slots, ANCHOR.name: ANCHOR, VELOCITY.name: VELOCITY}
         self._clock = StageClock()
-        self._norm = CachedNorm(exact_norm)
-        self._path = GradientPath(adapter, plan, seed, self._clock, self._norm)
+        self._sync = AfterBackward(adapter, plan, seed, self._clock)
+        self._delivery = Delivery(adapter, plan, self.state, self._clock)
         self._sent = TrafficMeter(adapter.collective.traffic)
 
     def step(self) -> StepRecord | None:
@@ -82,40 +81,46 @@ class OuterPipeline:
 
         Collective: every rank must call it. Raises as `step` does.
         """
-        try:
-            with self._clock("accumulate"):
-                moved = self.adapter.moved()
-            update = self._path.walk(moved, self.state)
-            if isinstance(update, Update):
-                self._apply(update)
-            self.adapter.meet()
-        finally:
-            self._norm.clear()
+        with self._clock("accumulate"):
+            moved = self.adapter.moved()
+        norm = CachedNorm(exact_norm)
+        self._sync.begin(WindowFacts(self.state.slots, self.state.step, factor=1.0))
+        summed = self._sync.sum(moved, norm)
+        if summed.finite:
+            self._delivery.compare(summed.grads)
+        slots = self._delivery.admit(summed, norm)
+        if slots is None:
+            outcome = Outcome.of(summed, skipped="nonfinite")
+        else:
+            limited = self._delivery.clip(summed.grads, slots, norm)
+            self._apply(summed.grads, limited.slots)
+            outcome = Outcome.of(summed, limited.clipped)
+        self.adapter.meet()
         since, self.num_since = self.num_since, 0
-        return self._record(update, since)
+        return self._record(outcome, since)
 
-    def _apply(self, update: Update) -> None:
+    def _apply(self, directions: Grads, slots: State) -> None:
         with self._clock("optimizer"):
             lr, momentum = self.updates.outer_lr, self.updates.outer_momentum
             before = self.state.slots.get(VELOCITY.name, {})
             velocity: dict[str, Tensor] = {}
             for name, anchor in self.adapter.parameters.items():
-                direction = update.grads[name]
+                direction = directions[name]
                 if momentum:
                     held = (before[name] * momentum).add_(direction) if name in before else direction.clone()
                     velocity[name] = held
                     direction = direction.add(held, alpha=momentum)
                 anchor.sub_(direction, alpha=lr)
-            self.state.applied({**update.slots, VELOCITY.name: velocity} if momentum else update.slots)
+            self.state.applied({**slots, VELOCITY.name: velocity} if momentum else slots)
 
-    def _record(self, outcome: Update | str, local_steps: int) -> StepRecord:
-        applied = outcome if isinstance(outcome, Update) else None
+    def _record(self, outcome: Outcome, local_steps: int) -> StepRecord:
+        clipped = outcome.clipped
         return StepRecord(
-            step=self.state.step - 1 if applied else self.state.step,
-            skipped=applied is None,
-            skip_reason=outcome if isinstance(outcome, str) else None,
-            grad_norm=float(applied.clipped.total_norm) if applied else None,
-            clip_coef=float(applied.clipped.clip_coef) if applied and self._plan.clip else None,
+            step=self.state.step - (outcome.skipped is None),
+            skipped=outcome.skipped is not None,
+            skip_reason=outcome.skipped,
+            grad_norm=float(clipped.total_norm) if clipped else None,
+            clip_coef=float(clipped.clip_coef) if clipped and self._plan.clip else None,
             wire_bytes=self._sent.take(),
             residual_norm=residual_norm(self.state.slots, self._plan.slots),
             weight=float(self.adapter.collective.world_size),
@@ -239,6 +244,6 @@ def attach_local(
         raise ConfigError(f"updates={given!r} must be LocalSGD(...) or DiLoCo(...){hint}.")
     adapter = ReplicaAdapter(model, collective)
     check_ranks_agree(updates, adapter.parameters, seed, adapter.collective, __version__)
-    check_no_complex(updates.plan.compress, adapter.parameters)
+    check_no_complex(updates.plan.resolved().compress, adapter.parameters)
     adapter.start_together()
     return OuterPipeline(adapter, updates, seed=seed)

@@ -13,6 +13,7 @@ from tightgrad.adapters.detect import Reducing
 from tightgrad.adapters.parts.ddp_ignored import check_reduces_all
 from tightgrad.adapters.plain import has_synced_layers
 from tightgrad.core.check import check_integer
+from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Adapter, Collective
 from tightgrad.pipeline.collaborators import (
@@ -31,6 +32,7 @@ from tightgrad.plan.loss_scaling import loss_scaling
 from tightgrad.plan.plan import Plan
 from tightgrad.records import RecordWriter, Terminal
 from tightgrad.reducers import Dense
+from tightgrad.sync.choose import make_sync
 from tightgrad.sync.complex_parameters import check_no_complex
 from tightgrad.sync.drift import has_replicas
 from tightgrad.sync.handshake import check_ranks_agree
@@ -138,15 +140,19 @@ def attach(
         )
     scale = "none" if scaling is None else repr(scaling.current({}))
     check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__, loss_scale=scale)
-    check_no_complex(plan.compress, adapter.parameters)
+    resolved, clock = plan.resolved(), StageClock()
+    check_no_complex(resolved.compress, adapter.parameters)
+    sync = make_sync(adapter, resolved, seed, clock)
     premises = Premises(model, optimizer, adapter, accumulate, stacklevel=2)
     adapter.connect()
+    sync.connect()
     return GradientPipeline(
         adapter,
         optimizer,
         plan,
+        sync,
+        clock,
         weight=weight,
-        seed=seed,
         scheduler=scheduler,
         records=[*records, Terminal()] if progress else records,
         scaling=scaling,

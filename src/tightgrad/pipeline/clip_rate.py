@@ -10,7 +10,7 @@ NEARLY_ALL = 0.95
 NEVER_STEPS = 1000
 
 
-class ClipWatch:
+class ClipRate:
     """Counts clipped steps. Logs a warning at most once for each of the two ways to be wrong.
 
     Args:
@@ -26,11 +26,11 @@ class ClipWatch:
 
     @property
     def rate(self) -> float | None:
-        """The share of the last applied steps (at most 100) that were clipped; None before the first."""
+        """Return the share of the last applied steps (at most 100) that were clipped; None before the first."""
         return sum(self._recent) / len(self._recent) if self._recent else None
 
-    def saw(self, clip_coef: float) -> None:
-        """Take in one applied step."""
+    def add(self, clip_coef: float) -> None:
+        """Count one applied step, clipped or not."""
         self._recent.append(clip_coef < 1.0)
         self._steps += 1
         self._clipped_steps += clip_coef < 1.0

@@ -7,48 +7,60 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from tightgrad.core.types import Grads
+from tightgrad.core.protocols import Observe, Reducer
+from tightgrad.core.types import Grads, Slot, State, slots_with
 
 MEASURED_STEPS = 10
 """Steps from one measurement to the next: each reads the gradients once more."""
 
 
-class Fidelity:
-    """What a reducer was given beside what it transmitted, on this rank; and its factors before and after."""
+class CompressionQuality:
+    """Compares, in one step and on this rank, what was to be sent with what was, and factors before and after.
 
-    def __init__(self) -> None:
+    Args:
+        step: number of applied steps; only some steps are measured.
+        reducer: of the plan; one that leaves nothing is not measured.
+    """
+
+    def __init__(self, step: int, reducer: Reducer) -> None:
+        self._is_measured = step % MEASURED_STEPS == 0 and not reducer.leaves_nothing
         self._sums: Tensor | None = None
         self._overlaps: list[float] = []
 
-    def clear(self) -> None:
-        """Forget a window that was not finished."""
-        self._sums = None
-        self._overlaps = []
+    @property
+    def observe(self) -> Observe | None:
+        """Return what is to be shown each bucket; None at steps that are not measured."""
+        return self.add if self._is_measured else None
 
-    def saw(self, given: Grads, transmitted: Mapping[str, Tensor]) -> None:
-        """Take in one bucket."""
+    def add(self, given: Grads, transmitted: Mapping[str, Tensor]) -> None:
+        """Add one bucket: what a reducer was given, and what of it was transmitted."""
         for name, value in given.items():
             first, second = value.reshape(-1), transmitted[name].reshape(-1)
             sums = torch.stack([torch.dot(a, b) for a, b in ((first, second), (first, first), (second, second))])
             self._sums = sums.double() if self._sums is None else self._sums + sums
 
-    def saw_factors(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor], used: Container[str]) -> None:
-        """Take in the factors, of independent columns, that a step started from and ended with, of what it used."""
-        self._overlaps += [_overlap(before[n], factor) for n, factor in after.items() if n in before and n in used]
+    def add_factors(self, before: State, after: State, slots: Mapping[str, Slot], used: Container[str]) -> None:
+        """Add the factors, of independent columns, that a step started from and ended with, of what it used."""
+        if not self._is_measured:
+            return
+        for slot in slots_with("factors", slots):
+            first = before.get(slot.name, {})
+            last = after.get(slot.name, {})
+            self._overlaps += [_overlap(first[n], factor) for n, factor in last.items() if n in first and n in used]
 
-    def take_overlap(self) -> float | None:
-        """The share of directions that factors kept in the last step, in [0, 1]; None if there were none before it."""
-        overlaps, self._overlaps = self._overlaps, []
-        return fmean(overlaps) if overlaps else None
+    @property
+    def overlap(self) -> float | None:
+        """Return the share of directions that factors kept, in [0, 1]; None if there were none before."""
+        return fmean(self._overlaps) if self._overlaps else None
 
-    def take_cosine(self) -> float | None:
-        """The cosine of the angle between what was given and what was transmitted, since the last call; None if
-        nothing was seen, 0 if nothing was transmitted.
+    @property
+    def cosine(self) -> float | None:
+        """Return the cosine of the angle between what was given and what was transmitted; None if nothing was seen, 0
+        if nothing was transmitted.
         """
-        sums, self._sums = self._sums, None
-        if sums is None:
+        if self._sums is None:
             return None
-        inner, given, transmitted = sums.tolist()
+        inner, given, transmitted = self._sums.tolist()
         size = math.sqrt(given * transmitted)
         return float(inner) / size if size > 0 else 0.0
 

@@ -17,7 +17,7 @@ from tightgrad.scaling.noise_scale import NOISE_SCALE, NoiseScale, estimate_nois
 
 
 class NoiseMeter:
-    """Adds up the squared norms of a window's micro-batch gradients.
+    """Measures one window: adds up the squared norms of its micro-batch gradients.
 
     Args:
         settings: of the running averages.
@@ -27,16 +27,12 @@ class NoiseMeter:
     def __init__(self, settings: NoiseScale, collective: Collective) -> None:
         self._settings = settings
         self._collective = collective
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget the sums of the window."""
         self._square_sum: Tensor | float = 0.0
         self._count = 0
 
     @contextmanager
     def watching(self, leaves: Iterable[Tensor], weight: float) -> Iterator[None]:
-        """Held around the backward of one micro-batch.
+        """Hold this around the backward of one micro-batch.
 
         Args:
             leaves: all trainable parameters, as autograd sees them.
@@ -54,7 +50,7 @@ class NoiseMeter:
             self._count += 1
 
     def learned(self, window: Window[object], total_norm: Tensor, factor: float, state: State) -> State:
-        """The state with this window in it. Collective: every rank must call it.
+        """Return the state with this window in it. Collective: every rank must call it.
 
         Args:
             window: all of whose micro-batches have been watched, or the window tells nothing.
@@ -76,7 +72,7 @@ class NoiseMeter:
         return {NOISE_SCALE.name: {MODEL: self._settings.to_tensor(after)}}
 
     def value(self, state: State) -> float | None:
-        """The noise scale, in the unit of the weights; None while it cannot be told."""
+        """Return the noise scale, in the unit of the weights; None while it cannot be told."""
         if NOISE_SCALE.name not in state:
             return None
         value = float(self._settings.value(self._settings.from_tensor(state[NOISE_SCALE.name][MODEL].cpu())))

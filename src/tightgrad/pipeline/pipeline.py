@@ -8,39 +8,35 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from tightgrad.accumulate import Accumulate, DefaultWeight, Window
+from tightgrad.accumulate import DefaultWeight, Window
 from tightgrad.accumulate.buffer import GradientBuffer
 from tightgrad.accumulate.count import WindowLeftError
-from tightgrad.accumulate.fetched import NO_WINDOW, uncounted
+from tightgrad.accumulate.cutter import WindowCutter
+from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.oom import SmallerMicroBatches
-from tightgrad.accumulate.weights import Weight, one
-from tightgrad.accumulate.windows import WindowCutter
+from tightgrad.accumulate.uncounted import NO_WINDOW, one, one_batch
+from tightgrad.accumulate.weights import Weight
 from tightgrad.checkpoint.folder import save_state
 from tightgrad.checkpoint.loading import load_matching
 from tightgrad.checkpoint.open_window import OpenWindow
 from tightgrad.checkpoint.state import PipelineState
-from tightgrad.clip.cached_norm import CachedNorm
 from tightgrad.clip.fold import folding
-from tightgrad.clip.norm import exact_norm
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Adapter
-from tightgrad.core.types import Clipped, State
-from tightgrad.pipeline.backward import run_backward
-from tightgrad.pipeline.loss_meter import LossMeter
-from tightgrad.pipeline.losses import checked_losses
-from tightgrad.pipeline.noise_meter import NoiseMeter
-from tightgrad.pipeline.normalisation import Normalisation
+from tightgrad.pipeline.delivery import Delivery
 from tightgrad.pipeline.optimizer_step import OptimizerStep
 from tightgrad.pipeline.ownership import Ownership
-from tightgrad.pipeline.path import NOTHING_CLIPPED, GradientPath, SkipReason, Update
+from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.premises import Premises
 from tightgrad.pipeline.recorder import Recorder
+from tightgrad.pipeline.step import PlainStep, Step
 from tightgrad.pipeline.worst import worst
 from tightgrad.plan.loss_scaling import LossScaling
 from tightgrad.plan.plan import Plan
 from tightgrad.records import RecordWriter
 from tightgrad.records.step_record import StepRecord
+from tightgrad.sync.protocol import GradientSync
 
 Batch = TypeVar("Batch")
 
@@ -57,42 +53,45 @@ class GradientPipeline:
         adapter: Adapter,
         optimizer: torch.optim.Optimizer,
         plan: Plan,
+        sync: GradientSync,
+        clock: StageClock,
         *,
         weight: Weight | None,
-        seed: int,
         premises: Premises,
         scheduler: LRScheduler | None = None,
         records: Sequence[RecordWriter] = (),
         scaling: LossScaling | None = None,
     ) -> None:
         self.adapter, self.optimizer, self.plan = adapter, optimizer, plan
-        self._scaling, self._premises = scaling, premises
-        self._loss_scale: float | None = None
+        resolved = plan.resolved()
+        accumulate = resolved.accumulate
         self.state = PipelineState(adapter.remembered_shapes)
-        self._accumulate = plan.accumulate or Accumulate()
+        self.ownership = Ownership(adapter, optimizer, watches=not plan.is_empty)
+        delivery = Delivery(adapter, resolved, self.state, clock, folding(plan.clip, optimizer), scaling)
+        self.parts = Parts(
+            adapter,
+            sync,
+            resolved,
+            self.state,
+            GradientBuffer(adapter.parameters),
+            delivery,
+            OptimizerStep(optimizer, scheduler, self.ownership),
+            self.ownership,
+            premises,
+            clock,
+            scaling,
+        )
         self._cutter: WindowCutter[Any] = WindowCutter(
-            self._accumulate,
+            accumulate,
             weight or (DefaultWeight() if plan.accumulate else one),
             adapter.collective,
             adapter.micro_batch,
             "repeat" if adapter.every_rank_runs else "fewer",
             lambda: adapter.waits_in_forward,
         )
-        self._window: Window[Any] | None = None
-        self._retries = 0
         self._smaller = SmallerMicroBatches(adapter.collective, self._cutter.weigh)
-        self._buffer = GradientBuffer(adapter.parameters)
-        self._normalisation = Normalisation(self._accumulate, adapter, self._buffer)
-        self._clock = StageClock()
-        self._norm = CachedNorm(exact_norm)
-        self._path = GradientPath(
-            adapter, plan, seed, self._clock, self._norm, fold=folding(plan.clip, optimizer), scaling=scaling
-        )
-        self._noise = NoiseMeter(plan.noise_scale, adapter.collective) if plan.noise_scale else None
-        self.ownership = Ownership(adapter, optimizer, watches=not plan.is_empty)
-        self._optimizer_step = OptimizerStep(optimizer, scheduler, self._buffer, self._clock, self.ownership, scaling)
-        self._recorder = Recorder(adapter, plan, self._path, self._clock, records)
-        self._losses = LossMeter(self._accumulate.losses[0], is_mean=self._accumulate.loss_reduction == "mean")
+        self._recorder = Recorder(self.parts, plan, records)
+        self._step: Step | None = None
 
     def windows(self, loader: Iterable[Batch]) -> Iterator[Window[Batch]]:
         """Cut `loader` into windows, one for each optimizer step.
@@ -105,34 +104,36 @@ class GradientPipeline:
                 when it was attached.
         """
         windows: Iterator[Window[Batch]] = (
-            map(uncounted, loader) if self.plan.is_empty else self._cutter.cut(loader, lambda: self.state.step)
+            map(one_batch, loader) if self.plan.is_empty else self._cutter.cut(loader, lambda: self.state.step)
         )
         while True:
             self._check_no_open_window()
             window = next(windows, None)
             if window is None:
                 return
-            self._loss_scale = self._scaling.current(self.state.slots) if self._scaling is not None else None
+            step = self._new_step(window)
             if self.state.open_window is not None:
-                self._reopen(window, self.state.open_window)
-            elif not self.plan.is_empty:
-                self._premises.look_again()
-                self._discard()
-                self.adapter.begin_window()
-            self._path.open(self.state, self._loss_scale, idle=window.counts_for_nothing)
-            self._window = window
+                self._reopen(step, self.state.open_window)
+            else:
+                step.begin()
+            step.begin_sum()
+            self._step = step
             self.ownership.leave_grads()
             yield window
 
-    def _open_window(self, method: str) -> Window[Any]:
+    def _new_step(self, window: Window[Any]) -> Step:
+        kind = PlainStep if self.plan.is_empty else Step
+        return kind(self.parts, window, lambda: self._total_weights(window))
+
+    def _open_step(self, method: str) -> Step:
         self.ownership.check()
-        if self._window is None:
+        if self._step is None:
             raise UsageError(f"{method}() needs a window; call it inside `for window in pipe.windows(loader):`.")
-        return self._window
+        return self._step
 
     def _check_no_open_window(self) -> None:
         self.ownership.check()
-        if self._window is not None:
+        if self._step is not None:
             raise UsageError(
                 "the previous window has no step(); call pipe.step() once after `for batch in window:`, or "
                 "pipe.abandon() to drop it after an error."
@@ -145,38 +146,42 @@ class GradientPipeline:
         fetched are gone, with `fetch="batch"` perhaps not as many on each rank.
         """
         if not self.ownership.is_held:
-            self._window = None  # gradients and wrapper are another pipeline's by now
+            self._step = None  # gradients and wrapper are another pipeline's by now
             return
         self.adapter.leave_window()
-        if self._window is not None and not self._window.close():
+        if self._step is not None and not self._step.window.close():
             self._take_back()
             return
-        self._path.abandon()
-        self._discard()
+        self.parts.sync.abandon()
+        self._restart()
 
     def _total_weights(self, window: Window[Any]) -> Mapping[str, float]:
         """N for each loss. If a rank failed while fetching, no rank has this window."""
         try:
-            return window.wait_for_total()
+            return window.total_weights
         except WindowLeftError:
             raise
         except Exception:
-            if window.begun_everywhere():
+            if window.was_begun_everywhere:
                 self.adapter.leave_window()
             self._take_back()
             raise
 
     def _take_back(self) -> None:
         self._cutter.take_back()
-        self._discard()
+        self._restart()
 
-    def _reopen(self, window: Window[Any], saved: OpenWindow) -> None:
+    def _restart(self) -> None:
+        self._step = None
+        self.parts.restart()
+
+    def _reopen(self, step: Step, saved: OpenWindow) -> None:
         """Go on in the middle of the window that a checkpoint was taken in."""
-        saved.check_is(window, self._loss_scale)
+        saved.check_is(step.window, step.loss_scale)
         self.adapter.restore_accumulated(dict(saved.grads))
-        self._buffer.restore(saved.sums)
-        self._normalisation.totals = saved.total_weights
-        window.start_at(saved.position)
+        self.parts.buffer.restore(saved.sums)
+        step.totals = saved.total_weights
+        step.window.start_at(saved.position)
         self.state.open_window = None
 
     def backward(self, loss: Tensor | Mapping[str, Tensor]) -> None:
@@ -192,28 +197,13 @@ class GradientPipeline:
                 the other ranks then do not have either.
             Exception: with `fetch="batch"`, what this rank's loader raised since the window began, once all know.
         """
-        window = self._open_window("backward")
-        losses = checked_losses(loss, self._accumulate.losses)
+        step = self._open_step("backward")
+        losses = checked_losses(loss, self.parts.plan.accumulate.losses)
+        del loss
         self.ownership.take_grads()
-        weights = window.take_weights()
-        with self._clock("backward"), window.during_backward():
-            if self.plan.is_empty:
-                run_backward(next(iter(losses.values())), weights, self.adapter, None)
-                return
-            scaled = self._scaled(losses, weights, window)
-            del loss, losses  # a loop by hand does not hold them during their backward either
-            run_backward(scaled, weights, self.adapter, self._noise)
-        self._absorb()
-
-    def _scaled(self, losses: Mapping[str, Tensor], weights: Mapping[str, float], window: Window[Any]) -> Tensor | None:
-        self._losses.saw(losses, weights)
-        return self._normalisation.loss(losses, weights, lambda: self._total_weights(window), self._loss_scale)
-
-    def _absorb(self) -> None:
-        if self._buffer.absorbs and not self.adapter.holds_back:
-            with self._clock("accumulate"):
-                self._buffer.absorb()
-        self.ownership.leave_grads()
+        weights = step.window.take_weights()
+        with step.window.during_backward():
+            step.backward(losses, weights)
 
     def run(self, window: Window[Batch], loss_of: Callable[[Batch], Tensor | Mapping[str, Tensor]]) -> StepRecord:
         """Run forward, backward and step of a whole window; with `on_oom="split"`, again with smaller micro-batches
@@ -230,37 +220,28 @@ class GradientPipeline:
             OutOfMemoryError: on every rank, when micro-batches of one sample are too large on any.
             UnsupportedError: on every rank, when the loss of a piece is not that of its halves on any.
         """
-        if self._accumulate.on_oom == "raise":
+        accumulate = self.parts.plan.accumulate
+        if accumulate.on_oom == "raise":
             for batch in window:
                 self.backward(loss_of(batch))
             return self.step()
 
         def backward(piece: Batch, weights: Mapping[str, float]) -> None:
             with self.adapter.micro_batch(0, 1):
-                losses = checked_losses(loss_of(piece), self._accumulate.losses)
+                losses = checked_losses(loss_of(piece), accumulate.losses)
                 self.ownership.take_grads()
-                with self._clock("backward"):
-                    run_backward(self._scaled(losses, weights, window), weights, self.adapter, self._noise)
-                self._absorb()
+                self._open_step("run").backward(losses, weights)
+
+        def start_again() -> None:
+            self.parts.restart()
+            self._step = self._new_step(window)
+            self._step.begin_sum()
 
         self._total_weights(window)
-        self._retries = self._smaller.run(
-            window, backward, lambda: self._discard(window), self._premises.on_split(window, loss_of)
-        )
+        retries = self._smaller.run(window, backward, start_again, self.parts.premises.on_split(window, loss_of))
         window.backwards = len(window)
+        self._open_step("run").retries = retries
         return self.step()
-
-    def _discard(self, still_open: Window[Any] | None = None) -> None:
-        self._window = still_open
-        self.ownership.forget_grads()
-        self._path.drop()
-        self.adapter.restore_accumulated({})
-        self._buffer.clear()
-        self._norm.clear()
-        self._losses.clear()
-        self._normalisation.totals = None
-        if self._noise is not None:
-            self._noise.clear()
 
     def step(self) -> StepRecord:
         """Finish the window: guard, reduce, clip, optimizer step, and clear the gradients.
@@ -271,25 +252,16 @@ class GradientPipeline:
             UsageError: there is no window, a micro-batch's backward is missing, or gradients were changed from outside.
             NonFiniteGradientError: inf or NaN, under the policy "raise" or after too many skips in a row.
         """
-        window = self._open_window("step")
-        window.check_complete()
-        self.ownership.take_grads(None if window.counts_for_nothing else self._path.fail)
-        if not self.plan.is_empty:
-            self._premises.look_again()
-            self._normalisation.follow(self._total_weights(window))
-        loss = self._losses.take()
-        retries, self._retries = self._retries, 0
+        step = self._open_step("step")
+        step.complete()
         try:
-            outcome = self._apply(window)
+            outcome = step.apply()
         except Exception as error:
             self._recorder.failed(error)
             raise
         finally:
-            self._discard()
-        noise = self._noise.value(self.state.slots) if self._noise else None
-        return self._recorder.record(
-            window, outcome, self.state, loss=loss, loss_scale=self._loss_scale, retries=retries, noise_scale=noise
-        )
+            self._restart()
+        return self._recorder.record(step, outcome)
 
     def flush(self) -> StepRecord:
         """Deliver what compression has left behind on all ranks: one optimizer step on the sum of all residuals, which
@@ -302,40 +274,21 @@ class GradientPipeline:
             UsageError: a window is open, or the plan keeps no residuals.
         """
         self._check_no_open_window()
+        step = self._new_step(NO_WINDOW)
         try:
-            outcome = self._take(self._path.flush(self.state))
+            outcome = step.flush()
         finally:
-            self._discard()
-        return self._recorder.record(NO_WINDOW, outcome, self.state)
-
-    def _take(self, update: Update | SkipReason, window: Window[Any] | None = None) -> Clipped | SkipReason:
-        if isinstance(update, str):
-            return update
-        learned: State = {}
-        if self._noise is not None and window is not None:
-            factor = self.adapter.divisor * (self._loss_scale or 1.0)
-            learned = self._noise.learned(window, update.clipped.total_norm, factor, update.slots)
-        self._optimizer_step.take(update, self.state, learned)
-        return update.clipped
-
-    def _apply(self, window: Window[Any]) -> Clipped | SkipReason:
-        if self.plan.is_empty:
-            self._optimizer_step.take_as_they_are(self.state)
-            return NOTHING_CLIPPED
-        if window.counts_for_nothing:
-            return "zero_weight"
-        with self._clock("accumulate"):
-            grads = self._buffer.grads()
-        return self._take(self._path.walk(grads, self.state), window)
+            self._restart()
+        return self._recorder.record(step, outcome)
 
     def close(self) -> None:
         """Give model and optimizer back to loops without this pipeline, and close the writers of records. Afterwards
         the pipeline can still be saved, and no longer be trained with. With a window open, call `abandon` first.
         """
         self._recorder.close()
-        if self._window is not None and self.ownership.is_held:
-            self._discard()
-        self._window = None
+        if self._step is not None and self.ownership.is_held:
+            self._restart()
+        self._step = None
         self.ownership.release()
 
     def worst(self, count: int = 5) -> list[tuple[str, float]]:
@@ -346,18 +299,18 @@ class GradientPipeline:
         Returns:
             Names and 2-norms of this rank's gradients, scaled as their losses were.
         """
-        return worst(self._buffer.grads(), count)
+        return worst(self.parts.buffer.grads(), count)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything this rank remembers, also in mid-window: plain tensors and numbers. Differs by rank."""
-        open_window = None
-        if self._window is not None:
-            self.ownership.check_grads()
-            totals = self._normalisation.totals or self._window.expected_weights
-            grads, sums = self.adapter.accumulated(), self._buffer.sums()
-            open_window = OpenWindow.of(self._window, totals, grads, sums, self._loss_scale)
-        consumed = self._cutter.num_consumed if self._window is None else self._cutter.num_consumed_before
-        return self.state.state_dict(open_window, consumed)
+        step = self._step
+        if step is None:
+            return self.state.state_dict(None, self._cutter.num_consumed)
+        self.ownership.check_grads()
+        totals = step.totals or step.window.expected_weights
+        grads, sums = self.adapter.accumulated(), self.parts.buffer.sums()
+        open_window = OpenWindow.of(step.window, totals, grads, sums, step.loss_scale)
+        return self.state.state_dict(open_window, self._cutter.num_consumed_before)
 
     def save(self, folder: str | Path) -> Path:
         """Write every rank's state below `folder`, which all ranks share. Collective: every rank must call it.
@@ -394,4 +347,4 @@ class GradientPipeline:
         self.state.load_state_dict(state, self.adapter.parameters, self.plan.slots)
         self.adapter.leave_window()
         self._cutter.num_consumed = int(state["num_consumed"])
-        self._discard()
+        self._restart()

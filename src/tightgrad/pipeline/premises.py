@@ -11,12 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm  # torch 2.9 to 2.14: the base
 
 from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.additive import Forward, check_additive
+from tightgrad.accumulate.losses import checked_losses
 from tightgrad.adapters.plain import trainable_parameters, unwrap
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Adapter
-from tightgrad.pipeline.losses import checked_losses
-from tightgrad.pipeline.strangers import check_no_strangers
 
 MOST_NAMED = 5
 
@@ -45,7 +44,7 @@ class Premises:
         trainable = trainable_parameters(unwrap(model))
         check_holds_some(optimizer, trainable)
         self._named = dict(unwrap(model).named_parameters())
-        check_no_strangers(optimizer, trainable, self._named)
+        check_no_unknown(optimizer, trainable, self._named)
         speaks = adapter.collective.rank == 0
         if speaks:
             warn_of_unheld(optimizer, trainable, adapter.parameters, stacklevel + 1)
@@ -54,8 +53,8 @@ class Premises:
 
     def look_again(self) -> None:
         """Look at what may have changed since, before a window and at its step."""
-        check_no_strangers(self._optimizer, self._adapter.parameters, self._named)
-        self._batch_norm.look(stacklevel=3)
+        check_no_unknown(self._optimizer, self._adapter.parameters, self._named)
+        self._batch_norm.look(stacklevel=4)
 
     def on_split(self, window: Window[Any], loss_of: LossOf) -> Callable[[int, Weigh], None]:
         """Return what looks at the loss before the batches of `window` are cut into a number of pieces, given how these
@@ -105,6 +104,41 @@ def held_by(optimizer: optim.Optimizer) -> frozenset[int]:
     return frozenset(id(parameter) for group in optimizer.param_groups for parameter in group["params"])
 
 
+def check_no_unknown(
+    optimizer: optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    model_parameters: Mapping[str, nn.Parameter],
+) -> None:
+    """Raise `UsageError` if the optimizer holds a trainable tensor that is not among `parameters`.
+
+    Args:
+        optimizer: of the pipeline.
+        parameters: that the pipeline knows, by name.
+        model_parameters: all of the model's at attach, by name.
+    """
+    known = {id(parameter) for parameter in parameters.values()}
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    unknown = [parameter for parameter in held if parameter.requires_grad and id(parameter) not in known]
+    if not unknown:
+        return
+    names = {id(parameter): name for name, parameter in model_parameters.items()}
+    late = [repr(names[id(parameter)]) for parameter in unknown if id(parameter) in names]
+    if late:
+        raise UsageError(
+            f"attach() has left out {_first(late, 3)}, which were frozen or were not yet in the optimizer: their "
+            "gradients would be neither summed over ranks nor clipped nor cleared. Unfreeze before attach() and give "
+            "all parameters to the optimizer before it, or call attach() again between two windows."
+        )
+    raise UsageError(
+        f"the optimizer holds {len(unknown)} parameter(s) that attach() did not see in the model (shapes "
+        f"{_first([str(tuple(p.shape)) for p in unknown], 3)}): their gradients would be neither summed "
+        "over ranks nor clipped nor cleared. If they are float32 copies of the model's parameters, pass an optimizer "
+        "over model.parameters() (bfloat16 gradients are accumulated and clipped in float32 here), or keep the model "
+        "in float32 and train it under torch.autocast. If they belong to another module, attach a module that has them "
+        "all. If they were added to the model later, call attach() again."
+    )
+
+
 def check_holds_some(optimizer: optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> None:
     """Raise `UsageError` if the optimizer holds none of the model's trainable parameters."""
     if trainable and held_by(optimizer).isdisjoint(map(id, trainable.values())):
@@ -128,7 +162,7 @@ def warn_of_unheld(
     Args:
         optimizer: of the pipeline.
         trainable: parameters of the model by name.
-        walked: those whose gradients walk down the path.
+        walked: those whose gradients the pipeline takes.
         stacklevel: as of `warnings.warn`.
     """
     held = held_by(optimizer)
@@ -156,5 +190,9 @@ def warn_of_unheld(
 
 
 def _named(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(map(repr, names[:MOST_NAMED])) + more
+    return _first(list(map(repr, names)), MOST_NAMED)
+
+
+def _first(words: list[str], most: int) -> str:
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more

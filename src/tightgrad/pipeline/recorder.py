@@ -1,20 +1,17 @@
 """Makes each step's record, and hands it to the writers."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from tightgrad.accumulate import Window
-from tightgrad.checkpoint.state import PipelineState
 from tightgrad.clip.norm import exact_norm
-from tightgrad.core.clock import StageClock
 from tightgrad.core.memory import used_nbytes
-from tightgrad.core.protocols import Adapter, TrafficMeter
-from tightgrad.core.types import Clipped
-from tightgrad.pipeline.clip_rate import ClipWatch
+from tightgrad.core.protocols import TrafficMeter
+from tightgrad.pipeline.clip_rate import ClipRate
 from tightgrad.pipeline.compression_quality import MEASURED_STEPS
-from tightgrad.pipeline.path import NOTHING_CLIPPED, GradientPath, SkipReason
+from tightgrad.pipeline.delivery import Outcome
+from tightgrad.pipeline.parts import Parts
+from tightgrad.pipeline.step import Step
 from tightgrad.plan.plan import Plan
 from tightgrad.records import RecordWriter
 from tightgrad.records.step_record import StepRecord
@@ -25,67 +22,53 @@ class Recorder:
     """Knows what there is to measure about a step.
 
     Args:
-        adapter: of the model.
-        plan: that is run.
-        path: that gradients are walked down.
-        clock: of the stages.
+        parts: of the pipeline.
+        plan: as it is written to the records.
         writers: of the records.
     """
 
-    def __init__(
-        self, adapter: Adapter, plan: Plan, path: GradientPath, clock: StageClock, writers: Sequence[RecordWriter]
-    ) -> None:
-        self._adapter, self._plan, self._path, self._clock = adapter, plan, path, clock
+    def __init__(self, parts: Parts, plan: Plan, writers: Sequence[RecordWriter]) -> None:
+        self._parts, self._plan = parts, parts.plan
         self._writers = tuple(writers)
-        self._clip_watch = ClipWatch(speaks=adapter.collective.rank == 0)
-        self._sent = TrafficMeter(adapter.collective.traffic)
-        parameter = next(iter(adapter.parameters.values()), None)
+        collective = parts.adapter.collective
+        self._clip_rate = ClipRate(speaks=collective.rank == 0)
+        self._sent = TrafficMeter(collective.traffic)
+        parameter = next(iter(parts.adapter.parameters.values()), None)
         self._device = torch.device("cpu") if parameter is None else parameter.device
         for writer in self._writers:
-            writer.start(adapter.collective.rank, adapter.collective.world_size, plan.to_config())
+            writer.start(collective.rank, collective.world_size, plan.to_config())
 
-    def record(
-        self,
-        window: Window[Any],
-        outcome: Clipped | SkipReason,
-        state: PipelineState,
-        *,
-        loss: float | None = None,
-        loss_scale: float | None = None,
-        retries: int = 0,
-        noise_scale: float | None = None,
-    ) -> StepRecord:
-        """What the step did. Collective when parameters are sharded: every rank must call it."""
-        clipped = outcome if isinstance(outcome, Clipped) else None
-        measured = clipped if clipped is not NOTHING_CLIPPED else None
-        self._adapter.collective.traffic.add("wrapper", self._adapter.sent_nbytes())
+    def record(self, step: Step, outcome: Outcome) -> StepRecord:
+        """Make and write the record of a step. Collective when parameters are sharded: every rank must call it."""
+        parts, plan, clipped, slots = self._parts, self._plan, outcome.clipped, self._parts.state.slots
+        parts.adapter.collective.traffic.add("wrapper", parts.adapter.sent_nbytes())
         wire_bytes = self._sent.take()
-        clip_coef = float(measured.clip_coef) if measured and self._plan.clip else None
+        clip_coef = float(clipped.clip_coef) if clipped and plan.clip else None
         if clip_coef is not None:
-            self._clip_watch.saw(clip_coef)
-        step = state.step - 1 if clipped else state.step
+            self._clip_rate.add(clip_coef)
+        number = parts.state.step - (outcome.skipped is None)
         record = StepRecord(
-            step=step,
-            skipped=clipped is None,
-            skip_reason=outcome if isinstance(outcome, str) else None,
-            grad_norm=float(measured.total_norm) if measured else None,
+            step=number,
+            skipped=outcome.skipped is not None,
+            skip_reason=outcome.skipped,
+            grad_norm=float(clipped.total_norm) if clipped else None,
             clip_coef=clip_coef,
-            wire_bytes=None if self._plan.is_empty else wire_bytes,
-            residual_norm=residual_norm(state.slots, self._plan.slots),
-            weight=window.total_weight,
-            micro_batches=len(window),
-            loss_scale=loss_scale,
-            retries=retries,
-            stage_seconds=self._clock.take(),
-            clip_rate=self._clip_watch.rate,
-            relative_error=self._path.relative_error,
-            fell_back=self._path.fell_back,
-            loss=loss,
-            noise_scale=noise_scale,
+            wire_bytes=None if plan.is_empty else wire_bytes,
+            residual_norm=residual_norm(slots, plan.slots),
+            weight=step.window.total_weight,
+            micro_batches=len(step.window),
+            loss_scale=step.loss_scale,
+            retries=step.retries,
+            stage_seconds=parts.clock.take(),
+            clip_rate=self._clip_rate.rate,
+            relative_error=outcome.relative_error,
+            fell_back=outcome.fell_back,
+            loss=step.losses.pop(),
+            noise_scale=step.noise.value(slots) if step.noise else None,
             memory_bytes=used_nbytes(self._device),
-            compression_cosine=self._path.fidelity.take_cosine(),
-            warm_start_overlap=self._path.fidelity.take_overlap(),
-            parameter_norm=self._parameter_norm() if step % MEASURED_STEPS == 0 and not self._plan.is_empty else None,
+            compression_cosine=step.quality.cosine,
+            warm_start_overlap=step.quality.overlap,
+            parameter_norm=self._parameter_norm() if number % MEASURED_STEPS == 0 and not plan.is_empty else None,
         )
         for writer in self._writers:
             writer.write(record.to_dict())
@@ -103,4 +86,4 @@ class Recorder:
 
     @torch.no_grad()
     def _parameter_norm(self) -> float:
-        return float(exact_norm([parameter.detach() for parameter in self._adapter.parameters.values()]))
+        return float(exact_norm([parameter.detach() for parameter in self._parts.adapter.parameters.values()]))

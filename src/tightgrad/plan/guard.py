@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
+from tightgrad.clip.placed import zero_nonfinite_
 from tightgrad.core.check import check_choice, check_integer
 from tightgrad.core.errors import NonFiniteGradientError, UsageError
-from tightgrad.core.protocols import Collective
+from tightgrad.core.protocols import Collective, GradNorm
 from tightgrad.core.types import Grads
 
 POLICIES = ("raise", "skip", "zero", "propagate")
@@ -35,6 +36,20 @@ class Guard:
         check_choice("on_nonfinite", self.on_nonfinite, POLICIES)
         check_integer("max_consecutive_skips", self.max_consecutive_skips, low=1)
         check_integer("compare_every", self.compare_every, low=0)
+
+    def admits_(self, grads: Grads, norm: GradNorm, largest: float) -> bool:
+        """Tell whether gradients may go on; "zero" makes them so. Collective where they are sharded.
+
+        Args:
+            grads: of one rank, or their sums.
+            norm: measures them.
+            largest: the largest norm that is let pass.
+        """
+        if self.on_nonfinite == "propagate" or float(norm(list(grads.values()))) <= largest:
+            return True
+        if self.on_nonfinite == "zero":
+            zero_nonfinite_(grads.values())
+        return self.on_nonfinite == "zero"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,12 @@ together.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
+
+import torch
 
 from tightgrad.accumulate import Accumulate
 from tightgrad.clip import GlobalNorm
@@ -17,7 +20,6 @@ from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
 from tightgrad.core.types import Slot
 from tightgrad.plan.guard import Guard
 from tightgrad.plan.registry import method
-from tightgrad.reducers import Dense
 from tightgrad.scaling.loss_scale import LossScale
 from tightgrad.scaling.noise_scale import NoiseScale
 
@@ -62,18 +64,25 @@ class Compress:
             if self.codec is not None and not self.codec.reducer:
                 raise ConfigError(f"the card of {self.codec.card.id} names no reducer; pass reducer=... as well.")
             object.__setattr__(self, "reducer", method(self.codec.reducer if self.codec else "dense")())
-        assert self.reducer is not None
-        reason = self.reducer.refuses(self.codec)
+        reducer = self.resolved().reducer
+        reason = reducer.refuses(self.codec)
         if reason:
             raise IncompatiblePlanError(f"{reason}.")
-        if self.feedback is not None and self.reducer.card.id == "dense":
-            raise IncompatiblePlanError("dense leaves nothing behind, so feedback has no use; drop one of them.")
-        reason = self.feedback.refuses(self.codec, self.reducer) if self.feedback is not None else None
+        if self.feedback is not None and reducer.leaves_nothing:
+            raise IncompatiblePlanError(
+                f"{reducer.card.id} leaves nothing behind, so feedback has no use; drop one of them."
+            )
+        reason = self.feedback.refuses(self.codec, reducer) if self.feedback is not None else None
         if reason:
             raise IncompatiblePlanError(f"{reason}.")
-        self._check_fallback()
+        self._check_fallback(reducer)
 
-    def _check_fallback(self) -> None:
+    def resolved(self) -> "ResolvedCompress":
+        """Return the settings as they run, with the reducer that was chosen."""
+        assert self.reducer is not None  # __post_init__ has chosen it
+        return ResolvedCompress(self.codec, self.reducer, self.feedback, self.max_relative_error)
+
+    def _check_fallback(self, reducer: Reducer) -> None:
         check_choice("fallback", self.fallback, FALLBACKS)
         if (self.fallback is None) != (self.max_relative_error is None):
             raise ConfigError(
@@ -82,8 +91,55 @@ class Compress:
             )
         if self.max_relative_error is not None:
             check_number("max_relative_error", self.max_relative_error, above=0.0)
-            if self.reducer is not None and self.reducer.card.id == "dense":
-                raise IncompatiblePlanError("dense leaves nothing out, so a fallback has no use; drop it.")
+            if reducer.leaves_nothing:
+                raise IncompatiblePlanError(f"{reducer.card.id} leaves nothing out, so a fallback has no use; drop it.")
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedCompress:
+    """Holds what crosses the network, with a reducer in any case.
+
+    Args:
+        codec: how a gradient is encoded; None sends float32.
+        reducer: who talks to whom.
+        feedback: what happens to what compression leaves behind; None drops it.
+        max_relative_error: above it a step is sent again, densely; None measures nothing.
+    """
+
+    codec: Codec | None
+    reducer: Reducer
+    feedback: Feedback | None
+    max_relative_error: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Holds a plan as it runs: where it left a part out, the one that stands for it.
+
+    Args:
+        accumulate: how micro-batches make a step.
+        compress: what crosses the network.
+        clip: what limits the delivered gradient; None leaves it.
+        local_clip: bound of what each rank adds, times the root of their number; None bounds nothing.
+        noise_scale: how the gradient noise scale is measured; None measures nothing.
+        guard: what happens at inf or NaN.
+        slots: what the methods remember, by slot name.
+        is_empty: whether this is plain PyTorch.
+    """
+
+    accumulate: Accumulate
+    compress: ResolvedCompress
+    clip: Clipper | None
+    local_clip: float | None
+    noise_scale: NoiseScale | None
+    guard: Guard
+    slots: Mapping[str, Slot]
+    is_empty: bool
+
+    @property
+    def largest_norm(self) -> float:
+        """Return the largest norm that the guard lets pass: codecs add and multiply in float32."""
+        return torch.finfo(torch.float64 if self.compress.reducer.leaves_nothing else torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -153,7 +209,7 @@ class Plan:
     def _check_noise_scale(self) -> None:
         if self.noise_scale is None:
             return
-        if self.compress is not None and not isinstance(self.compress.reducer, Dense):
+        if not self.resolved().compress.reducer.leaves_nothing:
             raise IncompatiblePlanError(
                 "noise_scale needs the norm of the whole window's gradient, and what compression delivers is another "
                 "one; measure it in a run without compress."
@@ -198,6 +254,19 @@ class Plan:
     def slots(self) -> dict[str, Slot]:
         """Return what the plan's methods remember, by slot name."""
         return {slot.name: slot for part in self._remembering() for slot in part.slots}
+
+    def resolved(self) -> Resolved:
+        """Return the plan with every part in its place, none of them None that has to run."""
+        return Resolved(
+            accumulate=self.accumulate or Accumulate(),
+            compress=(self.compress or Compress()).resolved(),
+            clip=self.clip,
+            local_clip=self.local_clip,
+            noise_scale=self.noise_scale,
+            guard=self.guard or Guard(),
+            slots=self.slots,
+            is_empty=self.is_empty,
+        )
 
     def _remembering(self) -> list[Any]:
         compress = self.compress or Compress()

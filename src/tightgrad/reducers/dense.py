@@ -44,6 +44,7 @@ class Dense(Reducer):
         use_when="the link is fast enough",
         avoid_when="`tightgrad plan` says that the step waits for the link",
     )
+    leaves_nothing: ClassVar[bool] = True
 
     def refuses(self, codec: Codec | None) -> str | None:
         """Return the reason if there is a codec, since dense sends no payload; else None."""

@@ -75,6 +75,10 @@ class Hierarchical(Reducer):
         """Return the inner reducer's reason against `codec`; None if it has none."""
         return self.inner.refuses(codec)
 
+    def refuses_between_nodes(self, codec: Codec | None) -> str | None:
+        """Return the reason why it is not needed under FSDP2, which sums within nodes itself."""
+        return "FSDP2 sums within nodes already, and compress runs between them; use the inner reducer by itself"
+
     def reduce(self, grads: Grads, codec: Codec | None, state: State, context: ReduceContext) -> Reduced:
         """Sum `grads` over ranks. Collective: every rank must call it with the same names and shapes."""
         if not grads:

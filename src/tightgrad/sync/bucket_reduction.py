@@ -13,25 +13,23 @@ from tightgrad.accumulate.buffer import LOW_PRECISION
 from tightgrad.adapters.parts.ready_once import grew_late
 from tightgrad.clip.norm import total_norm
 from tightgrad.clip.placed import zero_nonfinite_
-from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
-from tightgrad.core.protocols import Collective, Observe, ReduceContext
-from tightgrad.core.rng import StepRng
-from tightgrad.core.types import Grads, State
-from tightgrad.plan.plan import Compress
+from tightgrad.core.protocols import ReduceContext
+from tightgrad.core.types import Grads
+from tightgrad.plan.plan import ResolvedCompress
 from tightgrad.sync.compressed import reduce_gradients
 from tightgrad.sync.fallback import ErrorMeter, sending
 from tightgrad.sync.lockstep import Notice, Round, agree, shown
+from tightgrad.sync.protocol import WindowFacts
 
 
 class BucketReduction:
-    """Every method is collective: every rank must call it in the same order.
+    """Reduces the buckets of one backward. Every method is collective: every rank must call it in the same order.
 
     Args:
-        collective: the ranks.
         compress: codec, reducer, feedback.
-        seed: of all random numbers that methods draw.
-        clock: takes the seconds of the stages.
+        facts: of the step.
+        context: the ranks, random numbers and clock of the thread.
         on_nonfinite: the guard's policy.
         votes_on_use: whether ranks ask each other which parameters any of them used.
 
@@ -40,43 +38,26 @@ class BucketReduction:
         slots: what the methods would remember.
         finite: whether all gradients of all ranks were finite so far.
         meter: what compression left out on this rank; None where no fallback asks for it.
-        failures: what could not be decoded.
     """
 
     def __init__(
         self,
-        collective: Collective,
-        compress: Compress,
-        seed: int,
-        clock: StageClock,
+        compress: ResolvedCompress,
+        facts: WindowFacts,
+        context: ReduceContext,
         *,
         on_nonfinite: str,
         votes_on_use: bool,
     ) -> None:
-        self._collective = collective
         self._compress = compress
-        self._seed = seed
-        self._clock = clock
+        self._factor = facts.factor
+        self._context = context
         self._on_nonfinite = on_nonfinite
         self._votes_on_use = votes_on_use
-        self.open({}, 0, 1.0)
-
-    def open(self, slots: State, step: int, factor: float, observe: Observe | None = None) -> None:
-        """Begin a step of this reduction.
-
-        Args:
-            slots: what the methods remember.
-            step: number of applied steps.
-            factor: gradients are multiplied by it before anything else.
-            observe: is told what was to be sent and what of it was.
-        """
-        rng = StepRng(self._seed, step, self._collective.rank)
-        self._context = ReduceContext(self._collective, rng, self._clock, observe=observe)
-        self._factor = factor
         self._norms: list[Tensor] = []
-        self.meter = ErrorMeter() if self._compress.fallback is not None else None
+        self.meter = ErrorMeter() if compress.max_relative_error is not None else None
         self.totals: Grads = {}
-        self.slots = slots
+        self.slots = facts.slots
         self.finite = True
 
     @property
@@ -97,11 +78,14 @@ class BucketReduction:
             UsageError: on every rank, when any had these gradients before.
             RankMismatchError: on every rank, when they come with different buckets.
         """
-        with self._clock("guard"):
+        with self._context.clock("guard"):
             values = self._prepared(grads)
             is_finite = self._is_finite(values)
         seen = agree(
-            Round.BUCKET, tuple(grads), notice | (Notice.NOTHING if is_finite else Notice.NONFINITE), self._collective
+            Round.BUCKET,
+            tuple(grads),
+            notice | (Notice.NOTHING if is_finite else Notice.NONFINITE),
+            self._context.collective,
         )
         if seen & Notice.REPEATED:
             raise UsageError(
@@ -114,13 +98,11 @@ class BucketReduction:
         if not self.finite:
             return {}
         voted = self._vote(tuple(grads), used) if self._votes_on_use else used
-        assert self._compress.reducer is not None
         send = sending(self._compress.reducer, self._compress.codec, self._context)
         reduced = reduce_gradients(
             {name: value for name, value in values.items() if name in voted},
             self._compress,
             self.slots,
-            self._context,
             self.meter.around(send) if self.meter is not None else send,
         )
         self.slots = reduced.state
@@ -128,7 +110,7 @@ class BucketReduction:
         return reduced.total
 
     def end(self, names: Sequence[str], missing: Sequence[str], late: list[str]) -> None:
-        """End the step of this reduction.
+        """End the backward: agree that all gradients came, once each.
 
         Args:
             names: all parameters.
@@ -143,7 +125,7 @@ class BucketReduction:
         notice = Notice.NOTHING if bool(torch.isfinite(whole)) else Notice.NONFINITE
         notice |= Notice.MISSING if missing else Notice.NOTHING
         notice |= Notice.LATE if late else Notice.NOTHING
-        seen = agree(Round.END, names, notice, self._collective)
+        seen = agree(Round.END, names, notice, self._context.collective)
         if seen & Notice.LATE:
             raise UsageError(grew_late(late) if late else f"on another rank, {grew_late(['some parameters'])}")
         if seen & Notice.MISSING:
@@ -175,5 +157,5 @@ class BucketReduction:
 
     def _vote(self, names: Sequence[str], used: frozenset[str]) -> frozenset[str]:
         flags = torch.tensor([name in used for name in names], dtype=torch.int32)
-        voted = self._collective.all_reduce_(flags.to(self._collective.control_device), "max").tolist()
+        voted = self._context.collective.all_reduce_(flags.to(self._context.collective.control_device), "max").tolist()
         return frozenset(name for name, flag in zip(names, voted, strict=True) if flag)

@@ -32,6 +32,7 @@ from tightgrad.sync.compressed import residual_norm
 from tightgrad.sync.discarded import DiscardedSteps
 from tightgrad.sync.handshake import check_ranks_agree
 from tightgrad.sync.lockstep import Notice
+from tightgrad.sync.protocol import WindowFacts
 from tightgrad.version import __version__
 
 
@@ -88,7 +89,7 @@ def ddp_comm_hook(
     check_not_split(inner.module, "ddp_comm_hook")
     check_ddp_internals(inner)
     check_has(Variable, ("_execution_engine",), "ddp_comm_hook")  # private in torch 2.9 to 2.14; FSDP2 uses it too
-    check_no_complex(compress, trainable_parameters(inner.module))
+    check_no_complex(compress.resolved(), trainable_parameters(inner.module))
     hook = bucket_hook(inner)
     collective = TorchCollective(inner.process_group)
     check_ranks_agree(Plan(compress=compress), hook.parameters, seed, collective, __version__)
@@ -119,14 +120,11 @@ class CommHook:
         self._scaler = scaler
         self._state = PipelineState()
         self._worker = FifoWorker(next(iter(hook.parameters.values())).device)
-        self._reduction = BucketReduction(
-            collective.split([range(collective.world_size)]),
-            compress,
-            seed,
-            StageClock(),
-            on_nonfinite="skip",
-            votes_on_use=votes_on_use,
-        )
+        self._seed = seed
+        self._votes_on_use = votes_on_use
+        self._background = collective.split([range(collective.world_size)])
+        self._clock = StageClock()
+        self._reduction: BucketReduction
         self._scale = 1.0
         self._seen: set[str] = set()
         self._error: BaseException | None = None
@@ -226,7 +224,14 @@ class CommHook:
     def _begin(self) -> None:
         self._scale = self._scaler.get_scale() if self._scaler is not None else 1.0
         factor = 1.0 / (self._scale * self._collective.world_size)
-        self._reduction.open(self._state.slots, self._state.step, factor)
+        facts = WindowFacts(self._state.slots, self._state.step, factor)
+        self._reduction = BucketReduction(
+            self.compress.resolved(),
+            facts,
+            facts.context(self._background, self._seed, self._clock),
+            on_nonfinite="skip",
+            votes_on_use=self._votes_on_use,
+        )
         self._error = None
 
     def _ask_to_end(self) -> None:

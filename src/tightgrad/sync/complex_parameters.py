@@ -5,22 +5,20 @@ from collections.abc import Mapping
 from torch import nn
 
 from tightgrad.core.errors import UnsupportedError
-from tightgrad.plan.plan import Compress
-from tightgrad.reducers import Dense
+from tightgrad.plan.plan import ResolvedCompress
 
 
-def check_no_complex(compress: Compress | None, parameters: Mapping[str, nn.Parameter]) -> None:
+def check_no_complex(compress: ResolvedCompress, parameters: Mapping[str, nn.Parameter]) -> None:
     """Raise `UnsupportedError` if something would compress the gradient of a complex parameter.
 
     Codecs work on real numbers, of which a complex one has two: each would drop the imaginary parts.
 
     Args:
-        compress: of the plan; None compresses nothing.
+        compress: of the plan.
         parameters: by name, the same on every rank.
     """
-    if compress is None or isinstance(compress.reducer, Dense):
+    if compress.reducer.leaves_nothing:
         return
-    assert compress.reducer is not None
     found = [(name, parameter.dtype) for name, parameter in parameters.items() if parameter.is_complex()]
     if found:
         name, dtype = found[0]

@@ -2,27 +2,25 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tightgrad.core.protocols import ReduceContext
+from tightgrad.accumulate.buffer import zero_gradient
 from tightgrad.core.types import Grads, Reduced, Slot, State, slots_with
-from tightgrad.plan.plan import Compress
-from tightgrad.reducers import Dense
-from tightgrad.sync.fallback import Send, sending
+from tightgrad.plan.plan import ResolvedCompress
+from tightgrad.sync.fallback import Send
 
 BUCKET_NBYTES = 32 * 2**20
 
 
 def reduce_gradients(
     grads: Grads,
-    compress: Compress,
+    compress: ResolvedCompress,
     state: State,
-    context: ReduceContext,
-    send: Send | None = None,
+    send: Send,
     owned: frozenset[str] = frozenset(),
 ) -> Reduced:
     """Run feedback and reducer, bucket by bucket. Collective: every rank must call it with the same names.
@@ -31,22 +29,18 @@ def reduce_gradients(
         grads: this rank's gradients, scaled so that their sum over ranks is the target.
         compress: codec, reducer, feedback.
         state: what feedback and reducer remember.
-        context: network, random numbers, clock; its `failures` say what could not be decoded, and must be looked at
-            on all ranks (`delivered.py`) before the totals are used.
-        send: how compensated gradients are sent; None is by the codec and reducer of `compress`.
+        send: how compensated gradients are sent. The `failures` of its context say what could not be decoded, and must
+            be looked at on all ranks (`delivered.py`) before the totals are used.
         owned: names of gradients whose memory nobody else has or needs: feedback may overwrite and keep it. The others
             are cloned for it.
 
     Returns:
         Totals, what this rank transmitted (empty, since nothing downstream asks for it), and the new state.
     """
-    assert compress.reducer is not None
     total: Grads = {}
     new_state: State = state
-    is_dense = isinstance(compress.reducer, Dense)
-    send = send or sending(compress.reducer, compress.codec, context)
     for bucket in buckets(grads, BUCKET_NBYTES):
-        values = bucket if is_dense else {name: grad.float() for name, grad in bucket.items()}
+        values = bucket if compress.reducer.leaves_nothing else {name: grad.float() for name, grad in bucket.items()}
         inner = partial(send, state=new_state)
         if compress.feedback is None:
             reduced = inner(values)
@@ -56,6 +50,23 @@ def reduce_gradients(
         total.update(reduced.total)
         new_state = merge(new_state, reduced.state)
     return Reduced(total, {}, new_state)
+
+
+def completed(grads: Grads, used: Set[str], parameters: Mapping[str, nn.Parameter]) -> Grads:
+    """Return the gradients of parameters that are `used`, zeros where this rank has none, and no others."""
+    if used == grads.keys():
+        return grads
+    return {
+        name: grads[name] if name in grads else zero_gradient(parameter)
+        for name, parameter in parameters.items()
+        if name in used
+    }
+
+
+def in_layout(total: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `total` in this dtype and in the memory order of `like`, which optimizers and clippers expect."""
+    is_alike = total.dtype is dtype and total.stride() == like.stride()
+    return total if is_alike else torch.empty_like(like, dtype=dtype).copy_(total)
 
 
 def owns_storage(grads: Mapping[str, Tensor]) -> frozenset[str]:
@@ -89,7 +100,7 @@ def merge(state: State, update: State) -> State:
     return {slot: {**state.get(slot, {}), **update.get(slot, {})} for slot in {**state, **update}}
 
 
-def taken_back(state: State, before: State, total: Grads, slots: Mapping[str, Slot]) -> State:
+def without_nonfinite(state: State, before: State, total: Grads, slots: Mapping[str, Slot]) -> State:
     """Return `state`, but as `before` wherever `total`, the same on every rank, is inf or NaN: one of them would never
     leave a residual, and ranks would no longer agree on what they sent.
     """

@@ -1,6 +1,7 @@
-"""Reduction while the last micro-batch's backward goes on."""
+"""The sum over ranks while the last micro-batch's backward goes on, bucket by bucket."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
@@ -10,54 +11,51 @@ from tightgrad.adapters.ddp_hook import Bucket, BucketHandOver, completed
 from tightgrad.adapters.worker import FifoWorker
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
-from tightgrad.core.protocols import Observe
-from tightgrad.core.types import State
-from tightgrad.plan.plan import Plan
+from tightgrad.core.protocols import Adapter, GradNorm
+from tightgrad.core.types import Grads
+from tightgrad.plan.plan import Resolved
+from tightgrad.sync.after_backward import AfterBackward
 from tightgrad.sync.bucket_reduction import BucketReduction
+from tightgrad.sync.compressed import in_layout
 from tightgrad.sync.lockstep import Notice, Round, agree
-from tightgrad.sync.outcome import Outcome
+from tightgrad.sync.protocol import Summed, WindowFacts
 
 
-class OverlappedReduction:
-    """Takes buckets from the adapter's hook and reduces them in one thread; `finish` waits for it."""
+class DDPBuckets(AfterBackward):
+    """Takes buckets from the adapter's hook and sums them in one thread, for which `sum` waits.
 
-    def __init__(self, hand_over: BucketHandOver, plan: Plan, seed: int, clock: StageClock) -> None:
-        assert plan.compress is not None
-        assert plan.guard is not None
+    Where compression leaves out too much of a step, its gradients, which the buckets have left as they were, are summed
+    densely after backward.
+    """
+
+    def __init__(
+        self, adapter: Adapter, hand_over: BucketHandOver, plan: Resolved, seed: int, clock: StageClock
+    ) -> None:
+        super().__init__(adapter, plan, seed, clock)
         self._hand_over = hand_over
         self._worker = FifoWorker(hand_over.device)
-        self._reduction = BucketReduction(
-            hand_over.background,
-            plan.compress,
-            seed,
-            clock,
-            on_nonfinite=plan.guard.on_nonfinite,
-            votes_on_use=hand_over.votes_on_use,
-        )
         self._receives = False
-        self._idle = False
         self._seen: set[str] = set()
         self._error: BaseException | None = None
-        hand_over.hook.serve(self._receive)
 
-    def open(
-        self, slots: State, step: int, factor: float, *, idle: bool = False, observe: Observe | None = None
-    ) -> None:
-        """Begin the last backward of a window.
+    def connect(self) -> None:
+        """Take buckets from now on."""
+        self._hand_over.hook.serve(self._receive)
 
-        Args:
-            slots: what the methods remember.
-            step: number of applied steps.
-            factor: gradients are multiplied by it.
-            idle: nothing will be delivered, since nothing in the window counts.
-            observe: is told what was to be sent and what of it was.
-        """
+    def begin(self, facts: WindowFacts) -> None:
+        """Begin a window, before its first forward."""
+        super().begin(facts)
         self._worker.join()
-        self._reduction.open(slots, step, factor, observe)
+        self._reduction = BucketReduction(
+            self._plan.compress,
+            facts,
+            facts.context(self._hand_over.background, self._seed, self._clock),
+            on_nonfinite=self._plan.guard.on_nonfinite,
+            votes_on_use=self._hand_over.votes_on_use,
+        )
         self._hand_over.hook.begin()
         self._seen.clear()
         self._error = None
-        self._idle = idle
         self._receives = True
 
     def _receive(self, bucket: Bucket) -> "Future[Tensor]":
@@ -66,7 +64,7 @@ class OverlappedReduction:
                 "the backward of the DistributedDataParallel module ran outside of a window; run it inside `for batch "
                 "in window:`, or under no_sync()."
             )
-        if not self._idle:
+        if not self._facts.idle:
             notice = Notice.REPEATED if self._seen & bucket.grads.keys() else Notice.NOTHING
             self._seen.update(bucket.grads)
             self._submit(partial(self._reduction.reduce, bucket.grads, bucket.used, notice))
@@ -84,33 +82,49 @@ class OverlappedReduction:
 
         self._worker.submit(run)
 
-    def finish(self) -> Outcome:
-        """Wait for the last bucket. Collective: every rank must call it.
+    def sum(self, grads: Grads, norm: GradNorm) -> Summed:
+        """Wait for the last bucket, and return the sums. Collective: every rank must call it, or `fail`."""
+        with self._clock("wait"):
+            self._finish()
+        reduced = self._reduction
+        if not reduced.finite:
+            return Summed(grads, reduced.slots, finite=False)
+        error = None
+        bound = self._plan.compress.max_relative_error
+        if reduced.meter is not None and bound is not None:
+            error = reduced.meter.agreed(self._adapter.collective).relative_error
+            if error > bound:
+                return replace(self._summed(grads, norm, self._densely), relative_error=error, fell_back=True)
+        totals = {
+            name: in_layout(reduced.totals[name], parameter, reduced.totals[name].dtype)
+            for name, parameter in self._adapter.parameters.items()
+            if name in reduced.totals
+        }
+        self._check_delivered(totals, reduced.failures, norm)
+        return Summed(totals, reduced.slots, relative_error=error)
 
-        Raises:
-            UsageError: on every rank, when gradients came twice or not at all on any, or grew after they had come.
-            RankMismatchError: on every rank, when they were not at the same place.
-        """
-        names = tuple(self._hand_over.parameters)
-        missing = [name for name in names if name not in self._seen]
+    def _finish(self) -> None:
+        """Wait for the last bucket, and raise what any rank has found wrong."""
+        parameters = self._adapter.parameters
+        missing = [name for name in parameters if name not in self._seen]
         if missing:  # one without a gradient holds up the buckets after its own
-            missing = [name for name in missing if self._hand_over.parameters[name].grad is None] or missing
-        self._submit(partial(self._reduction.end, names, missing, sorted(self._hand_over.hook.late)))
-        self._worker.join()
-        self._receives = False
+            missing = [name for name in missing if parameters[name].grad is None] or missing
+        self._submit(partial(self._reduction.end, tuple(parameters), missing, sorted(self._hand_over.hook.late)))
+        self.cancel()
         if self._error is not None:
             raise self._error
-        reduced = self._reduction
-        totals = {name: reduced.totals[name] for name in names if name in reduced.totals} if reduced.finite else {}
-        return Outcome(totals, reduced.slots, reduced.finite, tuple(reduced.failures), meter=reduced.meter)
 
-    def drop(self) -> None:
-        """Wait for what is under way, and forget it."""
+    def fail(self) -> None:
+        """Tell the other ranks, which are at the end of the step, that this one is not. Collective, as `sum`."""
+        self.abandon()
+
+    def cancel(self) -> None:
+        """Wait for what is under way on this rank, and forget it."""
         self._worker.join()
         self._receives = False
 
     def abandon(self) -> None:
-        """Drop the window. Collective: every rank must call it, whether it failed or not."""
-        if self._receives and not self._idle:
+        """Leave a window in its middle. Collective: every rank must call it, whether it failed or not."""
+        if self._receives and not self._facts.idle:
             self._submit(partial(agree, Round.ABANDON, (), Notice.NOTHING, self._hand_over.background))
-        self.drop()
+        self.cancel()

@@ -3,17 +3,16 @@ end of training.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 
-from tightgrad.codecs import Cast
+from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
-from tightgrad.core.protocols import Adapter, ReduceContext
+from tightgrad.core.protocols import Adapter, Collective, ReduceContext
+from tightgrad.core.rng import StepRng
 from tightgrad.core.types import Grads, Slot, State, slots_with
 from tightgrad.plan.guard import vote
 from tightgrad.reducers import Dense
-from tightgrad.reducers.scatter import reduce_scatter_encoded
 
 
 def residual_slots(slots: Mapping[str, Slot]) -> list[Slot]:
@@ -32,39 +31,44 @@ def residual_slots(slots: Mapping[str, Slot]) -> list[Slot]:
     )
 
 
-def summed_residuals(state: State, slots: Sequence[Slot], adapter: Adapter, context: ReduceContext) -> Grads:
-    """Return the sum over ranks of what each has not sent yet, as gradients. Collective: every rank must call it.
-
-    Parameters without a residual on any rank are left out.
-    """
-    parameters = adapter.parameters
-    shapes = adapter.remembered_shapes or {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+def held_residuals(state: State, slots: Sequence[Slot], adapter: Adapter) -> Grads:
+    """Return what this rank has not sent yet, all slots together, in the shapes that are remembered."""
     held: Grads = {}
     for slot in slots:
         for name, tensor in state.get(slot.name, {}).items():
-            values = slot.values(tensor).view(shapes[name])
+            values = slot.values(tensor).view(_shape(name, adapter))
             held[name] = held[name] + values if name in held else values
-    device = next(iter(parameters.values())).device
-    voted = vote(held, list(parameters), finite=True, collective=adapter.collective).used
-    mine = {
-        name: held[name].contiguous() if name in held else torch.zeros(shapes[name], device=device)
-        for name in parameters
-        if name in voted
-    }
-    hand_over: Any = adapter.hand_over
-    if hand_over is not None and hand_over.kind == "nodes":
-        between = ReduceContext(hand_over.between_nodes, context.rng, context.clock)
-        sums = Dense().reduce(mine, None, {}, between).total
-        return {name: hand_over.as_gradient(name, shard) for name, shard in sums.items()}
-    if hand_over is None or hand_over.kind != "units":
-        total = Dense().reduce(mine, None, {}, context).total
-        return {name: grad.to(parameters[name].dtype) for name, grad in total.items()}
-    sizes = {name: hand_over.shard_numels(name) for name in mine}
-    shards, _ = reduce_scatter_encoded(mine, sizes, Cast("float32"), context)
-    return {name: hand_over.as_gradient(name, shard) for name, shard in shards.items()}
+    return held
 
 
 def without_residuals(state: State, slots: Sequence[Slot]) -> State:
     """Return the state after they were delivered."""
     delivered = {slot.name for slot in slots}
     return {name: values for name, values in state.items() if name not in delivered}
+
+
+def on_every_rank(residuals: Grads, adapter: Adapter) -> Grads:
+    """Return residuals of the same parameters on every rank: zeros where only others have one. Collective."""
+    device = next(iter(adapter.parameters.values())).device
+    voted = vote(residuals, list(adapter.parameters), finite=True, collective=adapter.collective).used
+    return {
+        name: residuals[name].contiguous() if name in residuals else torch.zeros(_shape(name, adapter), device=device)
+        for name in adapter.parameters
+        if name in voted
+    }
+
+
+def densely_summed(grads: Grads, collective: Collective, clock: StageClock) -> Grads:
+    """Return float32 sums over ranks. Collective: every rank must call it."""
+    return Dense().reduce(grads, None, {}, without_chance(collective, clock)).total
+
+
+def without_chance(collective: Collective, clock: StageClock) -> ReduceContext:
+    """Return what a reducer that draws no random numbers may use."""
+    return ReduceContext(collective, StepRng(0, 0, collective.rank), clock)
+
+
+def _shape(name: str, adapter: Adapter) -> tuple[int, ...]:
+    return tuple(
+        adapter.parameters[name].shape if adapter.remembered_shapes is None else adapter.remembered_shapes[name]
+    )

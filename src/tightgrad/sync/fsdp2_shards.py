@@ -1,32 +1,32 @@
-"""Reduction in FSDP2's reduce-scatter: feedback and codec for each FSDP module, during the window's last backward."""
+"""The sum over ranks inside FSDP2's communication: feedback and codec for each FSDP module, during the window's last
+backward.
+"""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from tightgrad.adapters.fsdp2_hand_over import Unit, UnitHandOver
+from tightgrad.adapters.fsdp2_hand_over import NodeHandOver, Unit, UnitHandOver
 from tightgrad.clip.norm import total_norm
 from tightgrad.codecs import Cast
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import IncompatiblePlanError, UsageError
-from tightgrad.core.protocols import Codec, Observe, ReduceContext, Sizes
-from tightgrad.core.rng import StepRng
+from tightgrad.core.protocols import Adapter, GradNorm, ReduceContext, Sizes
 from tightgrad.core.types import Grads, Reduced, State
-from tightgrad.plan.plan import Compress, Plan
-from tightgrad.reducers.scatter import shards_of_sums
-from tightgrad.sync.compressed import merge
-from tightgrad.sync.fallback import ErrorMeter
-from tightgrad.sync.outcome import Outcome
+from tightgrad.plan.plan import Resolved
+from tightgrad.reducers.scatter import reduce_scatter_encoded, shards_of_sums
+from tightgrad.sync.compressed import merge, reduce_gradients
+from tightgrad.sync.delivered import check_delivered
+from tightgrad.sync.fallback import ErrorMeter, Send, sending, sending_densely
+from tightgrad.sync.flush import densely_summed, on_every_rank, without_chance
+from tightgrad.sync.protocol import Summed, WindowFacts
 
-Send = Callable[[Grads], Reduced]
 
-
-def refuses_shards(plan: Plan) -> str | None:
+def refuses_shards(plan: Resolved) -> str | None:
     """Say why a plan cannot run where each rank keeps a shard of every gradient; None if it can."""
     compress = plan.compress
-    assert compress is not None
-    assert compress.reducer is not None
     reason = refuses_in_backward(plan) or compress.reducer.refuses_shards(compress.codec)
     if reason is None and compress.feedback is not None and not compress.feedback.works_on_shards:
         reason = (
@@ -36,9 +36,8 @@ def refuses_shards(plan: Plan) -> str | None:
     return reason
 
 
-def refuses_in_backward(plan: Plan) -> str | None:
+def refuses_in_backward(plan: Resolved) -> str | None:
     """Say why a plan cannot run while FSDP2's backward goes on; None if it can."""
-    assert plan.guard is not None
     if plan.local_clip is not None:
         return "local_clip needs the norm of the whole local gradient, which is gone when backward ends; drop it"
     if plan.guard.on_nonfinite == "zero":
@@ -46,51 +45,49 @@ def refuses_in_backward(plan: Plan) -> str | None:
     return None
 
 
-class ShardedReduction:
-    """Takes units from the adapter and fills their shards; `finish` tells what came of it."""
+class FSDP2Shards:
+    """Takes the whole gradients of one FSDP module after the other, and fills this rank's shards of their sums.
 
-    def __init__(self, hand_over: UnitHandOver, plan: Plan, seed: int, clock: StageClock) -> None:
-        assert plan.compress is not None
+    Args:
+        adapter: of the model.
+        hand_over: hands the modules over.
+        plan: that runs.
+        seed: of all random numbers that methods draw.
+        clock: takes the seconds of the stages.
+
+    Raises:
+        IncompatiblePlanError: the plan cannot run on shards.
+    """
+
+    def __init__(self, adapter: Adapter, hand_over: UnitHandOver, plan: Resolved, seed: int, clock: StageClock) -> None:
         reason = self.refuses(plan)
         if reason is not None:
             raise IncompatiblePlanError(f"{reason}.")
-        self._hand_over = hand_over
-        self._compress: Compress = plan.compress
-        self._seed = seed
-        self._clock = clock
+        self._adapter, self._hand_over = adapter, hand_over
+        self._compress, self._seed, self._clock = plan.compress, seed, clock
+        self._facts: WindowFacts
         self._receives = False
-        self.open({}, 0, 1.0, idle=True)
-        self._receives = False
-        hand_over.serve(self._receive)
 
-    def refuses(self, plan: Plan) -> str | None:
+    @staticmethod
+    def refuses(plan: Resolved) -> str | None:
         """Say why a plan cannot run here; None if it can."""
         return refuses_shards(plan)
 
-    def open(
-        self, slots: State, step: int, factor: float, *, idle: bool = False, observe: Observe | None = None
-    ) -> None:
-        """Begin the last backward of a window.
+    def connect(self) -> None:
+        """Take gradients from now on."""
+        self._hand_over.serve(self._receive)
 
-        Args:
-            slots: what the methods remember.
-            step: number of applied steps.
-            factor: gradients are multiplied by it.
-            idle: nothing will be delivered, since nothing in the window counts.
-            observe: is told what was to be sent and what of it was.
-        """
-        collective = self._hand_over.background
-        rng = StepRng(self._seed, step, collective.rank)
-        self._context = ReduceContext(collective, rng, self._clock, observe=observe)
-        self._slots = slots
-        self._factor = factor
-        self._idle = idle
+    def begin(self, facts: WindowFacts) -> None:
+        """Begin a window, before its first forward."""
+        self._facts = facts
+        self._context = facts.context(self._hand_over.background, self._seed, self._clock)
+        self._slots: State = facts.slots
         self._receives = True
         self._finite = True
         self._used: set[str] = set()
         self._nonfinite: dict[str, int] = {}
         self._seen: set[str] = set()
-        self._meter = ErrorMeter() if self._compress.fallback is not None else None
+        self._meter = ErrorMeter()
         self._fell_back = False
 
     @torch.no_grad()
@@ -105,12 +102,12 @@ class ShardedReduction:
                 "more than the window has micro-batches. Call pipe.backward() once for each."
             )
         self._seen.update(unit.rows)
-        if self._idle:
+        if self._facts.idle:
             unit.output.zero_()
             return
         pieces = [piece for row in unit.rows.values() for piece in row]
         with self._clock("guard"):
-            is_finite = bool(torch.isfinite(total_norm(pieces) * self._factor))
+            is_finite = bool(torch.isfinite(total_norm(pieces) * self._facts.factor))
             if not is_finite:
                 self._nonfinite.update(_counts(unit))
             used = self._agree(unit, is_finite)
@@ -132,75 +129,109 @@ class ShardedReduction:
         return [name for name, flag in zip(unit.rows, used, strict=True) if flag]
 
     def _reduced(self, unit: Unit, names: Sequence[str]) -> Grads:
-        """This rank's shards of the sums."""
+        """This rank's shards of the sums; sent again, densely, where too much was left out."""
         sizes = {name: [piece.numel() for piece in unit.rows[name]] for name in names}
         grads = {name: self._whole(unit.rows[name], unit.shapes[name]) for name in names}
-        meter = ErrorMeter() if self._meter is not None else None
-        reduced = self._sent(grads, sizes, self._compress.codec, meter)
         bound = self._compress.max_relative_error
-        if meter is not None and self._meter is not None and bound is not None:
-            meter = meter.agreed(self._context.collective)
-            self._meter += meter
-            if meter.relative_error > bound:
+        if bound is None:
+            reduced = self._sent(grads, self._sending(sizes))
+        else:
+            here = ErrorMeter()
+            reduced = self._sent(grads, here.around(self._sending(sizes)))
+            over_ranks = here.agreed(self._context.collective)
+            self._meter += over_ranks
+            if over_ranks.relative_error > bound:
                 self._fell_back = True
-                reduced = self._sent_densely(grads, sizes)
+                reduced = self._sent(grads, self._sending_densely(sizes))
         self._slots = merge(self._slots, reduced.state)
         return reduced.total
 
-    def _sent_densely(self, grads: Grads, sizes: Sizes) -> Reduced:
-        """Uncompressed."""
-        return self._compensated(grads, lambda values: shards_of_sums(values, sizes, Cast("float32"), self._context))
+    def _sending(self, sizes: Sizes) -> Send:
+        """By the plan's reducer, which keeps each rank's shard."""
+        context, compress = self._context, self._compress
 
-    def _sent(self, grads: Grads, sizes: Sizes, codec: Codec | None, meter: ErrorMeter | None) -> Reduced:
-        """Feedback and the plan's reducer."""
-
-        def send(values: Grads) -> Reduced:
-            assert self._compress.reducer is not None
-            reduced = self._compress.reducer.reduce_to_shards(values, sizes, codec, self._slots, self._context)
-            if meter is not None:
-                meter.add(values, reduced.transmitted)
-            if self._context.observe is not None:
-                self._context.observe(values, reduced.transmitted)
+        def send(values: Grads, /, state: State) -> Reduced:
+            reduced = compress.reducer.reduce_to_shards(values, sizes, compress.codec, state, context)
+            if context.observe is not None:
+                context.observe(values, reduced.transmitted)
             return reduced
 
-        return self._compensated(grads, send)
+        return send
 
-    def _compensated(self, grads: Grads, send: Send) -> Reduced:
-        feedback = self._compress.feedback
-        if feedback is None:
-            return send(grads)
-        clones = {name: grad.clone() for name, grad in grads.items()}  # a fallback sends them again
-        return feedback.reduce_(clones, self._slots, send)
+    def _sending_densely(self, sizes: Sizes) -> Send:
+        """Uncompressed."""
+        return lambda values, /, state: shards_of_sums(values, sizes, Cast("float32"), self._context)
+
+    def _sent(self, grads: Grads, send: Send) -> Reduced:
+        """With feedback, which may have the gradients if they are not sent again."""
+        owned = frozenset(grads if self._compress.max_relative_error is None else ())
+        return reduce_gradients(grads, self._compress, self._slots, send, owned)
 
     def _whole(self, pieces: Sequence[Tensor], shape: torch.Size) -> Tensor:
         whole = torch.cat([piece.float() for piece in pieces]).view(shape)
-        return whole if self._factor == 1.0 else whole.mul_(self._factor)
+        return whole if self._facts.factor == 1.0 else whole.mul_(self._facts.factor)
 
-    def finish(self) -> Outcome:
-        """Return what came of the backward. Collective: every rank must call it."""
+    def sum(self, grads: Grads, norm: GradNorm) -> Summed:
+        """Return this rank's shards of the sums, of what any rank used. Collective: every rank must call it."""
         self._receives = False
-        unused = [name for name in self._hand_over.parameters if name not in self._used]
-        if self._finite:
-            for name in unused:
-                self._hand_over.parameters[name].grad = None
-        return Outcome(
-            None,
-            self._slots,
-            self._finite,
-            tuple(self._context.failures),
-            self._nonfinite,
-            self._meter,
-            self._fell_back,
-            frozenset(unused),
-        )
+        if not self._finite:
+            return Summed({}, self._slots, finite=False, nonfinite=self._nonfinite)
+        for name, parameter in self._adapter.parameters.items():
+            if name not in self._used:
+                parameter.grad = None  # the zeros that FSDP2 has put there
+        # Not `parameter.grad`: low-precision gradients have been moved on into float32 sums.
+        totals = {name: grad for name, grad in grads.items() if name in self._used}
+        if self._adapter.collective.world_size > 1 and not self._compress.reducer.leaves_nothing:
+            with self._clock("guard"):
+                check_delivered(self._context.failures, norm(list(totals.values())), self._adapter.collective)
+        error = None if self._compress.max_relative_error is None else self._meter.relative_error
+        return Summed(totals, self._slots, relative_error=error, fell_back=self._fell_back)
 
-    def drop(self) -> None:
-        """Forget what is under way."""
+    def sum_residuals(self, residuals: Grads) -> Grads:
+        """Return this rank's shards of the sums of what each has not sent yet. Collective: every rank must call it."""
+        mine = on_every_rank(residuals, self._adapter)
+        sizes = {name: self._hand_over.shard_numels(name) for name in mine}
+        context = without_chance(self._adapter.collective, self._clock)
+        shards, _ = reduce_scatter_encoded(mine, sizes, Cast("float32"), context)
+        return {name: self._hand_over.as_gradient(name, shard) for name, shard in shards.items()}
+
+    def fail(self) -> None:
+        """Do nothing but leave: the other ranks do not wait, and learn of it later."""
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Forget the window: between two calls nothing is under way."""
         self._receives = False
 
     def abandon(self) -> None:
-        """Drop the window: nothing is under way between two calls."""
-        self.drop()
+        """Leave a window in its middle. Collective: every rank must call it."""
+        self.cancel()
+
+
+class FSDP2Nodes(FSDP2Shards):
+    """Sums shards, which FSDP2 has summed within each node, among the ranks that keep the same ones on other nodes."""
+
+    _hand_over: NodeHandOver
+
+    @staticmethod
+    def refuses(plan: Resolved) -> str | None:
+        """Say why a plan cannot run here; None if it can."""
+        return plan.compress.reducer.refuses_between_nodes(plan.compress.codec) or refuses_in_backward(plan)
+
+    def _sending(self, sizes: Sizes) -> Send:
+        return sending(self._compress.reducer, self._compress.codec, self._between_nodes())
+
+    def _sending_densely(self, sizes: Sizes) -> Send:
+        return sending_densely(replace(self._between_nodes(), observe=None))
+
+    def _between_nodes(self) -> ReduceContext:
+        return replace(self._context, collective=self._hand_over.between_nodes)
+
+    def sum_residuals(self, residuals: Grads) -> Grads:
+        """Return the sums over nodes of this rank's shards. Collective: every rank must call it."""
+        mine = on_every_rank(residuals, self._adapter)
+        totals = densely_summed(mine, self._hand_over.between_nodes, self._clock)
+        return {name: self._hand_over.as_gradient(name, total) for name, total in totals.items()}
 
 
 def _counts(unit: Unit) -> Mapping[str, int]:

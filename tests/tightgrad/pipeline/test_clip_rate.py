@@ -9,14 +9,14 @@ from torch import nn
 
 import tightgrad as tg
 from tightgrad.core.protocols import Collective
-from tightgrad.pipeline.clip_rate import NEVER_STEPS, RECENT_STEPS, ClipWatch
+from tightgrad.pipeline.clip_rate import NEVER_STEPS, RECENT_STEPS, ClipRate
 
 
-def messages(caplog: pytest.LogCaptureFixture, factors: list[float]) -> tuple[ClipWatch, list[str]]:
-    watch = ClipWatch()
+def messages(caplog: pytest.LogCaptureFixture, factors: list[float]) -> tuple[ClipRate, list[str]]:
+    watch = ClipRate()
     with caplog.at_level(logging.WARNING, logger="tightgrad"):
         for factor in factors:
-            watch.saw(factor)
+            watch.add(factor)
     return watch, [record.message for record in caplog.records]
 
 

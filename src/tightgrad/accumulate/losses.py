@@ -1,15 +1,16 @@
-"""What `backward` is given."""
+"""What `backward` is given: losses, checked, and scaled so that gradients add up to G = (1 / N) sum of grad L."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from tightgrad.accumulate.settings import Accumulate
 from tightgrad.core.errors import UsageError
 
 
-def checked_losses(loss: Tensor | Mapping[str, Tensor], names: tuple[str, ...]) -> Mapping[str, Tensor]:
-    """One scalar for each of the plan's losses; a single tensor is the first.
+def checked_losses(loss: Tensor | Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return one scalar for each of the plan's losses; a single tensor is the first.
 
     Raises:
         UsageError: one is missing, unknown, not a tensor, or not a scalar.
@@ -17,7 +18,7 @@ def checked_losses(loss: Tensor | Mapping[str, Tensor], names: tuple[str, ...]) 
     given: Any = loss
     if not isinstance(given, Tensor | Mapping):
         raise UsageError(f"backward() takes the loss, a scalar tensor, and got {_kind(given)}. {_hint(given)}")
-    losses: Mapping[str, Any] = {names[0]: given} if isinstance(given, Tensor) else given
+    losses: dict[str, Any] = {names[0]: given} if isinstance(given, Tensor) else dict(given)
     if losses.keys() != set(names):
         hint = f" {_hint(given)}" if len(names) == 1 else f" Write pipe.backward({_example(names)})."
         raise UsageError(
@@ -34,6 +35,26 @@ def checked_losses(loss: Tensor | Mapping[str, Tensor], names: tuple[str, ...]) 
         if value.is_complex():
             raise UsageError(f"{name} is complex; backward() needs a real loss, such as {name}.abs().")
     return losses
+
+
+def scaled_loss(
+    losses: Mapping[str, Tensor],
+    weights: Mapping[str, float],
+    totals: Mapping[str, float],
+    accumulate: Accumulate,
+    factor: float,
+) -> Tensor:
+    """Return the sum of losses whose gradients, summed over micro-batches and ranks, are the target.
+
+    Args:
+        losses: of one micro-batch, by name.
+        weights: of this micro-batch; a loss without weight is left out, if any has some.
+        totals: N for each loss.
+        accumulate: how a loss is reduced.
+        factor: on top: what the wrapper divides by, and the loss scale.
+    """
+    terms = [loss * (accumulate.loss_factor(weights[name], totals[name]) * factor) for name, loss in losses.items()]
+    return sum(terms[1:], start=terms[0])
 
 
 def check_has_gradient(loss: Tensor) -> None:

@@ -1,0 +1,146 @@
+"""What becomes of sums over ranks, in a step of the pipeline as in an outer step of local updates."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tightgrad.checkpoint.state import PipelineState
+from tightgrad.clip.fold import Fold, multiplied
+from tightgrad.core.clock import StageClock
+from tightgrad.core.errors import NonFiniteGradientError
+from tightgrad.core.protocols import Adapter, GradNorm
+from tightgrad.core.types import Clipped, Grads, State
+from tightgrad.plan.guard import nonfinite_counts, nonfinite_error
+from tightgrad.plan.loss_scaling import LossScaling
+from tightgrad.plan.plan import Resolved
+from tightgrad.sync.compressed import merge, without_nonfinite
+from tightgrad.sync.drift import check_no_drift
+from tightgrad.sync.protocol import Summed
+
+SkipReason = Literal["nonfinite", "zero_weight", "no_residual"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Holds what came of a step.
+
+    Args:
+        clipped: norm and factor of the gradient that was applied; None under an empty plan, which measures nothing.
+        skipped: why there was no step; None if there was.
+        relative_error: what compression left out, over all ranks; None where no fallback asks for it.
+        fell_back: whether something was sent again, densely.
+    """
+
+    clipped: Clipped | None = None
+    skipped: SkipReason | None = None
+    relative_error: float | None = None
+    fell_back: bool = False
+
+    @classmethod
+    def of(cls, summed: Summed, clipped: Clipped | None = None, skipped: SkipReason | None = None) -> "Outcome":
+        """Return what came of a step for which ranks have summed."""
+        return cls(clipped, skipped, summed.relative_error, summed.fell_back)
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """Holds how gradients were limited.
+
+    Args:
+        clipped: norm before, and factor.
+        slots: what the methods will remember, if the step is applied.
+        fold: the factor that the optimizer still has to multiply by; None if the gradients are final.
+    """
+
+    clipped: Clipped
+    slots: State
+    fold: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Lets the guard decide on sums over ranks, and the plan's clipper limit them.
+
+    Args:
+        adapter: of the model.
+        plan: that runs.
+        state: read; only counters of skips, and the loss scale after an overflow, are changed.
+        clock: takes the seconds of the stages.
+        fold: hands a clip factor on to the optimizer, or multiplies by it.
+        scaling: learns from overflows; None without a loss scale.
+    """
+
+    adapter: Adapter
+    plan: Resolved
+    state: PipelineState
+    clock: StageClock
+    fold: Fold = multiplied
+    scaling: LossScaling | None = None
+
+    def admit(self, summed: Summed, norm: GradNorm) -> State | None:
+        """Let the guard decide. Collective: every rank must call it.
+
+        Args:
+            summed: the gradients, whose entries that are not finite may be set to 0.
+            norm: measures them.
+
+        Returns:
+            What the methods may remember; None if the step is skipped.
+
+        Raises:
+            NonFiniteGradientError: inf or NaN, where the plan's guard says so.
+        """
+        slots = summed.slots
+        if summed.finite:
+            with self.clock("clip"):
+                if self.plan.guard.on_nonfinite == "zero" and not math.isfinite(norm(list(summed.grads.values()))):
+                    # What was remembered of entries that are set to 0 was not sent.
+                    slots = without_nonfinite(slots, self.state.slots, summed.grads, self.plan.slots)
+                if self.plan.guard.admits_(summed.grads, norm, self.plan.largest_norm):
+                    return slots
+        self._skip(summed)
+        return None
+
+    def compare(self, grads: Grads) -> None:
+        """Look now and then whether ranks have drifted apart. Collective: every rank must call it.
+
+        Raises:
+            RankMismatchError: on every rank, if they have.
+        """
+        every, step, collective = self.plan.guard.compare_every, self.state.step, self.adapter.collective
+        if every and step % every == 0 and collective.world_size > 1:
+            with self.clock("guard"):
+                check_no_drift(grads, self.adapter.parameters, step, collective)
+
+    def clip(self, grads: Grads, slots: State, norm: GradNorm) -> Limited:
+        """Limit gradients as the plan says. Collective where they are sharded: every rank must call it."""
+        with self.clock("clip"):
+            total = norm(list(grads.values()))
+            if self.plan.clip is None:
+                return Limited(Clipped(total, torch.ones_like(total)), slots)
+            fold = None
+            clipped = self.plan.clip.factor(grads, norm, slots)
+            if clipped is not None:
+                fold = self.fold(grads, clipped.clip_coef)
+            else:
+                clipped = self.plan.clip.clip_(grads, self.adapter.parameters, norm, slots)
+            return Limited(Clipped(total, clipped.clip_coef), merge(slots, clipped.state), fold)
+
+    def _skip(self, summed: Summed) -> None:
+        """Count a step that is left out, or raise."""
+        guard, state = self.plan.guard, self.state
+        if self.scaling is not None:
+            state.slots = merge(state.slots, self.scaling.after_overflow(state.slots))
+            return
+        skips = state.consecutive_skips + 1
+        if guard.on_nonfinite == "skip" and skips < guard.max_consecutive_skips:
+            state.consecutive_skips = skips
+            return
+        counts = summed.nonfinite or nonfinite_counts(summed.grads)
+        error = nonfinite_error(counts, list(self.adapter.parameters), self.adapter.collective)
+        if guard.on_nonfinite == "skip":
+            raise NonFiniteGradientError(f"{skips} steps in a row are not finite (the limit). Now: {error}")
+        raise error

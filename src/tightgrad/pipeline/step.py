@@ -1,0 +1,191 @@
+"""The way of a gradient, from `backward` to the optimizer, in the order in which it goes."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tightgrad.accumulate import Window
+from tightgrad.accumulate.losses import check_has_gradient, scaled_loss
+from tightgrad.adapters.plain import adding_zero
+from tightgrad.clip.cached_norm import CachedNorm
+from tightgrad.clip.norm import exact_norm
+from tightgrad.pipeline.compression_quality import CompressionQuality
+from tightgrad.pipeline.delivery import Outcome
+from tightgrad.pipeline.loss_meter import LossMeter
+from tightgrad.pipeline.noise_meter import NoiseMeter
+from tightgrad.pipeline.parts import Parts
+from tightgrad.sync.compressed import merge
+from tightgrad.sync.flush import held_residuals, residual_slots, without_residuals
+from tightgrad.sync.protocol import Summed, WindowFacts
+
+Weights = Mapping[str, float]
+
+
+class Step:
+    """Holds all that is gathered for one optimizer step, and goes when that is applied, skipped or dropped.
+
+    Args:
+        parts: what all steps share.
+        window: whose micro-batches it takes.
+        find_totals: gives N, the weight of all micro-batches on all ranks, for each loss; may wait for other ranks.
+
+    Attributes:
+        loss_scale: what losses are multiplied by on top; None without loss scaling.
+        totals: the N that what has been gathered is scaled by; None before the first backward.
+        retries: how often the window was run again with smaller micro-batches.
+    """
+
+    def __init__(self, parts: Parts, window: Window[Any], find_totals: Callable[[], Weights]) -> None:
+        accumulate, settings = parts.plan.accumulate, parts.plan.noise_scale
+        self.window = window
+        self.loss_scale = None if parts.scaling is None else parts.scaling.current(parts.state.slots)
+        self.losses = LossMeter(accumulate.losses[0], is_mean=accumulate.loss_reduction == "mean", check=parts.check)
+        self.noise = None if settings is None else NoiseMeter(settings, parts.adapter.collective)
+        self.quality = CompressionQuality(parts.state.step, parts.plan.compress.reducer)
+        self.retries = 0
+        self._parts = parts
+        self._find_totals = find_totals
+        self.totals: Weights | None = None
+
+    def begin(self) -> None:
+        """Begin a new window. Collective: every rank must call it."""
+        self._parts.premises.look_again()
+        self._parts.restart()
+        self._parts.adapter.begin_window()
+
+    def begin_sum(self) -> None:
+        """Prepare the sum over ranks, which may begin during backward. Collective: every rank must call it."""
+        state, is_idle = self._parts.state, self.window.counts_for_nothing
+        factor = 1.0 / (self.loss_scale or 1.0)
+        self._parts.sync.begin(WindowFacts(state.slots, state.step, factor, is_idle, self.quality.observe))
+
+    def backward(self, losses: dict[str, Tensor], weights: Weights) -> None:
+        """Add the gradient of one micro-batch: scale its losses by N, run their backward, accumulate.
+
+        Args:
+            losses: of the micro-batch, by name; taken out, as a loop by hand does not hold them during backward either.
+            weights: of the micro-batch, for each loss; where all are 0, exactly 0 is added.
+        """
+        with self._parts.clock("backward"):
+            self.losses.add(losses, weights)
+            loss = self._scaled(losses, weights)
+            losses.clear()
+            if loss is not None:
+                check_has_gradient(loss)
+                with self._around(weights):
+                    loss.backward()
+        if self._parts.buffer.absorbs and not self._parts.adapter.holds_back:
+            with self._parts.clock("accumulate"):
+                self._parts.buffer.absorb()
+        self._parts.ownership.leave_grads()
+
+    def _scaled(self, losses: Mapping[str, Tensor], weights: Weights) -> Tensor | None:
+        """None where nothing counts, and no other rank waits for this one's backward."""
+        adapter = self._parts.adapter
+        if not (any(weights.values()) or adapter.every_rank_runs):
+            return None
+        totals = self._scale_by(self._find_totals())
+        counted = losses if adapter.every_rank_runs else {name: losses[name] for name in losses if weights[name] > 0}
+        return scaled_loss(counted, weights, totals, self._parts.plan.accumulate, self._factor)
+
+    @property
+    def _factor(self) -> float:
+        """What losses are multiplied by on top of their weight over N."""
+        return self._parts.adapter.divisor * (self.loss_scale or 1.0)
+
+    def _scale_by(self, totals: Weights) -> Weights:
+        """Scale by this N from now on, also what has been accumulated: gradients are linear in 1 / N."""
+        if self.totals is not None and self.totals != totals and any(totals.values()):
+            ((name, before),) = self.totals.items()
+            self._parts.adapter.scale_accumulated_(before / totals[name])
+            self._parts.buffer.scale_(before / totals[name])
+        self.totals = totals
+        return totals
+
+    def _around(self, weights: Weights) -> AbstractContextManager[None]:
+        leaves = self._parts.adapter.leaves
+        if not any(weights.values()):
+            return adding_zero(leaves())
+        return nullcontext() if self.noise is None else self.noise.watching(leaves(), next(iter(weights.values())))
+
+    def complete(self) -> None:
+        """Make sure that all micro-batches have had their backward, and scale by the true N. Collective."""
+        self.window.check_complete()
+        self._parts.ownership.take_grads(None if self.window.counts_for_nothing else self._parts.sync.fail)
+        self._parts.premises.look_again()
+        self._scale_by(self._find_totals())
+
+    def apply(self) -> Outcome:
+        """Sum over ranks, clip, and step the optimizer. Collective: every rank must call it."""
+        if self.window.counts_for_nothing:
+            return Outcome(skipped="zero_weight")
+        with self._parts.clock("accumulate"):
+            grads = self._parts.buffer.grads()
+        norm = CachedNorm(exact_norm)
+        with torch.no_grad():
+            summed = self._parts.sync.sum(grads, norm)
+        return self._deliver(summed, norm)
+
+    def flush(self) -> Outcome:
+        """Step with all residuals instead of gradients, and clear them. Collective: every rank must call it."""
+        state, slots = self._parts.state, residual_slots(self._parts.plan.slots)
+        with torch.no_grad():
+            sums = self._parts.sync.sum_residuals(held_residuals(state.slots, slots, self._parts.adapter))
+        if not sums:
+            return Outcome(skipped="no_residual")
+        return self._deliver(Summed(sums, without_residuals(state.slots, slots)), CachedNorm(exact_norm))
+
+    def _deliver(self, summed: Summed, norm: CachedNorm) -> Outcome:
+        """From sums over ranks to the optimizer."""
+        parts, state, delivery = self._parts, self._parts.state, self._parts.delivery
+        with torch.no_grad():
+            if summed.finite:
+                delivery.compare(summed.grads)
+                self.quality.add_factors(state.slots, summed.slots, parts.plan.slots, summed.grads)
+                if parts.before_clip is not None:
+                    parts.before_clip(summed.grads)
+                    norm.clear()
+            slots = delivery.admit(summed, norm)
+            if slots is None:
+                return Outcome.of(summed, skipped="nonfinite")
+            limited = delivery.clip(summed.grads, slots, norm)
+            slots = limited.slots
+            if self.noise is not None:
+                slots = merge(slots, self.noise.learned(self.window, limited.clipped.total_norm, self._factor, slots))
+        with parts.clock("optimizer"):
+            parts.buffer.deliver(summed.grads)
+            parts.optimizer.step(limited.fold)
+        if parts.scaling is not None:
+            slots = merge(slots, parts.scaling.after_applied(state.slots))
+        state.applied(slots)
+        parts.optimizer.step_scheduler()
+        return Outcome.of(summed, limited.clipped)
+
+
+class PlainStep(Step):
+    """Is the step of an empty plan, bitwise plain PyTorch: backward, and the optimizer's step."""
+
+    def begin(self) -> None:
+        """Do nothing: the gradients are whosoever's."""
+
+    def backward(self, losses: dict[str, Tensor], weights: Weights) -> None:
+        """Run the loss's backward as it is."""
+        with self._parts.clock("backward"):
+            _, loss = losses.popitem()
+            check_has_gradient(loss)
+            loss.backward()
+
+    def complete(self) -> None:
+        """Make sure that the batch has had its backward."""
+        self.window.check_complete()
+
+    def apply(self) -> Outcome:
+        """Step the optimizer with the gradients that are there."""
+        with self._parts.clock("optimizer"):
+            self._parts.optimizer.step()
+        self._parts.state.applied()
+        self._parts.optimizer.step_scheduler()
+        return Outcome()
