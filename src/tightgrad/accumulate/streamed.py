@@ -3,7 +3,7 @@
 N is then not known before the first backward. Ranks exchange the weights of their first batches, losses are scaled by
 K times their sum, and the true N is exchanged when the last micro-batch has been fetched. Gradients are linear in
 1 / N: those that were accumulated with another N are multiplied once, before anything is reduced or remembered
-(`pipeline.normalisation`). In a full window of equal micro-batches there is nothing to multiply.
+(`Step` in `pipeline/step.py`). In a full window of equal micro-batches there is nothing to multiply.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

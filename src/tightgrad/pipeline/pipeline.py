@@ -11,11 +11,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from tightgrad.accumulate import DefaultWeight, Window
 from tightgrad.accumulate.buffer import GradientBuffer
 from tightgrad.accumulate.count import WindowLeftError
-from tightgrad.accumulate.cutter import WindowCutter
+from tightgrad.accumulate.fetched import NO_WINDOW, uncounted
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.oom import SmallerMicroBatches
-from tightgrad.accumulate.uncounted import NO_WINDOW, one, one_batch
-from tightgrad.accumulate.weights import Weight
+from tightgrad.accumulate.weights import Weight, one
+from tightgrad.accumulate.windows import WindowCutter
 from tightgrad.checkpoint.folder import save_state
 from tightgrad.checkpoint.loading import load_matching
 from tightgrad.checkpoint.open_window import OpenWindow
@@ -104,7 +104,7 @@ class GradientPipeline:
                 when it was attached.
         """
         windows: Iterator[Window[Batch]] = (
-            map(one_batch, loader) if self.plan.is_empty else self._cutter.cut(loader, lambda: self.state.step)
+            map(uncounted, loader) if self.plan.is_empty else self._cutter.cut(loader, lambda: self.state.step)
         )
         while True:
             self._check_no_open_window()
@@ -123,7 +123,7 @@ class GradientPipeline:
 
     def _new_step(self, window: Window[Any]) -> Step:
         kind = PlainStep if self.plan.is_empty else Step
-        return kind(self.parts, window, lambda: self._total_weights(window))
+        return kind(self.parts, window, lambda: self._wait_for_total(window))
 
     def _open_step(self, method: str) -> Step:
         self.ownership.check()
@@ -155,14 +155,14 @@ class GradientPipeline:
         self.parts.sync.abandon()
         self._restart()
 
-    def _total_weights(self, window: Window[Any]) -> Mapping[str, float]:
+    def _wait_for_total(self, window: Window[Any]) -> Mapping[str, float]:
         """N for each loss. If a rank failed while fetching, no rank has this window."""
         try:
-            return window.total_weights
+            return window.wait_for_total()
         except WindowLeftError:
             raise
         except Exception:
-            if window.was_begun_everywhere:
+            if window.begun_everywhere():
                 self.adapter.leave_window()
             self._take_back()
             raise
@@ -237,7 +237,7 @@ class GradientPipeline:
             self._step = self._new_step(window)
             self._step.begin_sum()
 
-        self._total_weights(window)
+        self._wait_for_total(window)
         retries = self._smaller.run(window, backward, start_again, self.parts.premises.on_split(window, loss_of))
         window.backwards = len(window)
         self._open_step("run").retries = retries
