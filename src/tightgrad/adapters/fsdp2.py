@@ -12,8 +12,8 @@ different parameters: those that a rank did not use are reduced as zeros, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Set
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Set
+from contextlib import contextmanager
 from functools import cached_property, partial
 from itertools import compress
 from typing import TYPE_CHECKING
@@ -45,7 +45,7 @@ from tightgrad.adapters.plain import PlainAdapter
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.backends import backend_name
 from tightgrad.collectives.traffic import all_reduce_nbytes, reduce_scatter_nbytes
-from tightgrad.core.errors import CommunicationError, UnsupportedError, UsageError
+from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.memory import free_nbytes
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
@@ -69,9 +69,6 @@ class FSDP2Adapter(PlainAdapter):
         collective: all data-parallel ranks; None takes the default process group.
         hand_over: hands units over before FSDP2 has summed them over all ranks; None lets it average.
 
-    Attributes:
-        norm_reaches_all: whether a norm of the gradients is one sum over all ranks (not under HSDP).
-
     Raises:
         UnsupportedError: parameters are not all sharded by FSDP2 and by nothing else, the mesh leaves ranks out,
             gradients would be added up in low precision, or this version of torch is built otherwise.
@@ -94,13 +91,9 @@ class FSDP2Adapter(PlainAdapter):
             self.divisor = self.collective.world_size
         else:
             self.remembered_shapes = hand_over.remembered_shapes
-        self.norm_reaches_all = all(
-            isinstance(p, DTensor) and p.device_mesh.ndim == 1 for p in self.parameters.values()
-        )
         self._synced = 0
         self._used: set[str] = set() if hand_over is None else hand_over.used
         self._has_noted = False
-        self._unheard: Callable[[], Tensor] | None = None
         self._gradient_sync: bool | None = None
         self._is_reduced = False
         self._restored: Set[str] = frozenset()
@@ -178,28 +171,16 @@ class FSDP2Adapter(PlainAdapter):
         nonzero = torch.stack([local_part(grads[name]).any() for name in unknown]).tolist()
         return self._used.union(compress(unknown, nonzero))
 
-    def used_anywhere(self, known: Set[str]) -> Set[str]:
+    def used_anywhere(self, grads: Grads) -> Set[str]:
         """Return which parameters any rank used in this window. Collective: every rank must call it.
 
-        Every rank says what it knows of; one that knows of all parameters does not wait for the others.
-
         Args:
-            known: what `known_used` gave.
+            grads: as in `known_used`.
         """
-        used = [name in known for name in self.parameters]
-        flags = torch.tensor(used, dtype=torch.uint8)
-        answer = self.collective.start_all_reduce_(flags.to(self.collective.control_device), "max")
-        if all(used):
-            self._unheard = answer
-            return known
-        return {name for name, flag in zip(self.parameters, answer().tolist(), strict=True) if flag}
-
-    def _settle(self) -> None:
-        """Leave nothing under way; what went wrong is raised by the next collective."""
-        answer, self._unheard = self._unheard, None
-        if answer is not None:
-            with suppress(CommunicationError):
-                answer()
+        known = self.known_used(grads)
+        flags = torch.tensor([name in known for name in self.parameters], dtype=torch.uint8)
+        answer = self.collective.all_reduce_(flags.to(self.collective.control_device), "max").tolist()
+        return {name for name, flag in zip(self.parameters, answer, strict=True) if flag}
 
     def _check_accumulates_in_float32(self) -> None:
         for name, fsdp_param in self._fsdp_params.items():
@@ -285,7 +266,6 @@ class FSDP2Adapter(PlainAdapter):
 
     def restore_accumulated(self, grads: Grads) -> None:
         """Put them back where the next backward adds to them."""
-        self._settle()
         self._used.clear()  # what hands units over reads the same set
         self._used.update(grads)
         self._has_noted = False

@@ -34,7 +34,7 @@ class AfterBackward:
         self._facts: WindowFacts
 
     def connect(self) -> None:
-        """Do nothing: the adapter's ranks are all that is needed."""
+        """Make no group of ranks: the adapter's own are all that is needed."""
 
     def begin(self, facts: WindowFacts) -> None:
         """Begin a window, before its first forward."""
@@ -113,7 +113,7 @@ class AfterBackward:
         vote_failure(list(self._adapter.parameters), self._adapter.collective)
 
     def cancel(self) -> None:
-        """Do nothing: between two calls nothing is under way."""
+        """Wait for nothing: between two calls nothing is under way."""
 
     def abandon(self) -> None:
-        """Do nothing: no rank has sent anything yet."""
+        """Leave everything as it is: no rank has sent anything yet."""

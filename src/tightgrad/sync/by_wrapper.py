@@ -18,7 +18,7 @@ class ByWrapper:
     _facts: WindowFacts
 
     def connect(self) -> None:
-        """Do nothing: the wrapper has its own groups."""
+        """Make no group of ranks: the wrapper has its own."""
 
     def begin(self, facts: WindowFacts) -> None:
         """Begin a window, before its first forward."""
@@ -34,23 +34,20 @@ class ByWrapper:
         raise UsageError("flush() delivers residuals, and the wrapper, which sums gradients here, leaves none.")
 
     def fail(self) -> None:
-        """Do nothing: the other ranks do not wait, and learn of it later."""
+        """Tell nobody: the other ranks do not wait, and learn of it later."""
 
     def cancel(self) -> None:
-        """Do nothing: the wrapper leaves nothing under way."""
+        """Wait for nothing: the wrapper leaves nothing under way."""
 
     def abandon(self) -> None:
-        """Do nothing: the adapter lets the wrapper forget."""
+        """Leave it to the adapter, which lets the wrapper forget."""
 
 
 class KnowsUse(Adapter, Protocol):
     """Tells which parameters ranks have used."""
 
-    def known_used(self, grads: Grads) -> Set[str]:
-        """Return the names of parameters of which this rank knows that some rank used them in this window."""
-
-    def used_anywhere(self, known: Set[str]) -> Set[str]:
-        """Return the names of parameters that any rank used. Collective: every rank must call it."""
+    def used_anywhere(self, grads: Grads) -> Set[str]:
+        """Return the names of parameters that any rank used in this window. Collective: every rank must call it."""
 
 
 class ByFSDP2(ByWrapper):
@@ -61,7 +58,7 @@ class ByFSDP2(ByWrapper):
 
     def sum(self, grads: Grads, norm: GradNorm) -> Summed:
         """Return the wrapper's sums of what any rank used. Collective: every rank must call it."""
-        used = self._adapter.used_anywhere(self._adapter.known_used(grads))
+        used = self._adapter.used_anywhere(grads)
         unscale_(grads, self._facts.factor)
         return Summed(completed(grads, used, self._adapter.parameters), self._facts.slots)
 

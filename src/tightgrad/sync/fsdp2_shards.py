@@ -196,7 +196,7 @@ class FSDP2Shards:
         return {name: self._hand_over.as_gradient(name, shard) for name, shard in shards.items()}
 
     def fail(self) -> None:
-        """Do nothing but leave: the other ranks do not wait, and learn of it later."""
+        """Leave the window: the other ranks do not wait, and learn of it later."""
         self.cancel()
 
     def cancel(self) -> None:
