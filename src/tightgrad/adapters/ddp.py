@@ -35,12 +35,8 @@ class DDPAdapter(PlainAdapter):
             to run as many micro-batches as the others.
         collective: the data-parallel ranks; None takes the wrapper's process group.
         only: identities of the parameters that are trained; None trains all that require gradients.
-
-    Raises:
-        UnsupportedError: with "hook", the module takes no hook.
+        hand_over: with "hook", what hands the buckets over.
     """
-
-    hand_over: BucketHandOver | None = None
 
     def __init__(
         self,
@@ -48,6 +44,7 @@ class DDPAdapter(PlainAdapter):
         sync: Sync,
         collective: Collective | None = None,
         only: Set[int] | None = None,
+        hand_over: BucketHandOver | None = None,
     ) -> None:
         super().__init__(model.module, collective or TorchCollective(model.process_group), only)
         self.model = model
@@ -55,8 +52,7 @@ class DDPAdapter(PlainAdapter):
         self.reduces = sync in ("last", "every")
         self.every_rank_runs = sync != "never"  # some backward is synchronised
         self.divisor = self.collective.world_size if self.reduces else 1
-        if sync == "hook":
-            self.hand_over = BucketHandOver(model, self.collective, self.parameters)
+        self.hand_over = hand_over
         self._talks_in_forward |= model.broadcast_buffers and any(True for _ in model.module.buffers())
         self._synced = 0
         self._looks_left = _LOOKS if self.collective.world_size > 1 else 0

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import CodeType, FrameType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -265,7 +265,6 @@ class BucketHandOver:
         device: of the gradients.
     """
 
-    kind: Literal["buckets"] = "buckets"
     background: Collective
 
     def __init__(

@@ -76,7 +76,6 @@ class FSDP2Adapter(PlainAdapter):
 
     reduces = True
     every_rank_runs = True
-    hand_over: UnitHandOver | None = None
 
     def __init__(
         self, model: nn.Module, sync: str, collective: Collective | None = None, hand_over: UnitHandOver | None = None
@@ -129,12 +128,11 @@ class FSDP2Adapter(PlainAdapter):
         return self._gradient_sync is False
 
     def connect(self) -> None:
-        """Choose between "last" and "every", and let what hands gradients over make its groups of ranks."""
+        """Choose between "last" and "every". Collective: every rank must call it."""
         if self.sync == "auto":
             self.sync = self._choose_sync()
         if self.sync == "last":
             self._check_accumulates_in_float32()
-        super().connect()
 
     def _before_reduction(self, params: NamedParams) -> None:
         """Note which parameters of a unit the backward that ends has reached, and make its gradients ready."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -84,7 +84,6 @@ class UnitHandOver:
         UnsupportedError: the mesh has two dimensions, or parameters are not sharded along their first dimension.
     """
 
-    kind: Literal["units", "nodes"] = "units"
     leaves_reduce_scatter = False
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
     background: Collective
@@ -142,7 +141,6 @@ class NodeHandOver(UnitHandOver):
         RankMismatchError: when connected, the nodes do not hold copies of one model.
     """
 
-    kind = "nodes"
     leaves_reduce_scatter = True
     between_nodes: Collective
 

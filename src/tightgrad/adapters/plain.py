@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tightgrad.core.protocols import Collective, HandOver
+from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
 
@@ -23,7 +23,6 @@ class PlainAdapter:
     reduces = False
     every_rank_runs = False
     divisor = 1
-    hand_over: HandOver | None = None
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
 
     def __init__(self, module: nn.Module, collective: Collective, only: Set[int] | None = None) -> None:
@@ -52,9 +51,7 @@ class PlainAdapter:
         return False
 
     def connect(self) -> None:
-        """Let what hands gradients over, if anything does, make its groups of ranks."""
-        if self.hand_over is not None:
-            self.hand_over.connect()
+        """Prepare nothing: there is no wrapper."""
 
     def begin_window(self) -> None:
         """Leave everything as it is: there is no wrapper."""

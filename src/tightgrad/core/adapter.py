@@ -2,23 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Literal, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from tightgrad.core.collective import Collective
 from tightgrad.core.types import Grads
-
-
-class HandOver(Protocol):
-    """Hands gradients over while a window's last backward goes on, for a sum that is not the wrapper's own."""
-
-    @property
-    def kind(self) -> Literal["buckets", "units", "nodes"]:
-        """Return what is handed over: buckets of DDP, whole gradients of FSDP2's units, or shards between nodes."""
-
-    def connect(self) -> None:
-        """Make the groups of ranks that it needs. Collective: every rank must call it."""
 
 
 class Adapter(Protocol):
@@ -35,10 +24,6 @@ class Adapter(Protocol):
     @property
     def reduces(self) -> bool:
         """Tell whether the wrapper sums over ranks during backward; if not, the pipeline does after the last one."""
-
-    @property
-    def hand_over(self) -> HandOver | None:
-        """Return what hands gradients over during backward, for the pipeline to sum; None if nothing does."""
 
     @property
     def every_rank_runs(self) -> bool:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from tightgrad.adapters.detect import make_adapter
 from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
 from tightgrad.adapters.plain import PlainAdapter, broadcast_tensors, unwrap_compiled
 from tightgrad.collectives.torch_dist import all_processes
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
+from tightgrad.sync.choose import plain_adapter
 
 
 class ReplicaAdapter(PlainAdapter):
@@ -39,7 +39,7 @@ class ReplicaAdapter(PlainAdapter):
         _check_is_whole(module)
         if collective is None:
             collective = all_processes()
-        make_adapter(module, collective, asks="attach_local")  # for what else it refuses
+        plain_adapter(module, collective, asks="attach_local")  # for what else it refuses
         super().__init__(module, collective)
         self._module = module
         self._replica = self.parameters

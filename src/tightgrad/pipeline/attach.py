@@ -6,11 +6,7 @@ from dataclasses import replace
 from torch import nn, optim
 from torch.amp import GradScaler
 
-from tightgrad.accumulate.settings import Accumulate
 from tightgrad.accumulate.weights import Weight
-from tightgrad.adapters import make_adapter
-from tightgrad.adapters.detect import Reducing
-from tightgrad.adapters.parts.ddp_ignored import check_reduces_all
 from tightgrad.adapters.plain import has_synced_layers
 from tightgrad.core.check import check_integer
 from tightgrad.core.clock import StageClock
@@ -31,8 +27,7 @@ from tightgrad.plan.guard import Guard
 from tightgrad.plan.loss_scaling import loss_scaling
 from tightgrad.plan.plan import Plan
 from tightgrad.records import RecordWriter, Terminal
-from tightgrad.reducers import Dense
-from tightgrad.sync.choose import make_sync
+from tightgrad.sync.choose import choose
 from tightgrad.sync.complex_parameters import check_no_complex
 from tightgrad.sync.drift import has_replicas
 from tightgrad.sync.handshake import check_ranks_agree
@@ -114,20 +109,12 @@ def attach(
     scaling = loss_scaling(plan, scaler)
     if plan.is_empty and scaling is not None:
         plan = replace(plan, guard=Guard())
-    accumulate = plan.accumulate or Accumulate()
-    if not plan.is_empty:
-        check_reduces_all(model)
-    adapter = make_adapter(
-        model,
-        collective,
-        reducing=_reducing(plan, accumulate),
-        sync=accumulate.sync,
-        several_backwards=accumulate.several_backwards,
-        only=held_by(optimizer),
-    )
+    resolved, clock = plan.resolved(), StageClock()
+    accumulate = resolved.accumulate
+    adapter, sync = choose(model, resolved, collective, seed=seed, clock=clock, only=held_by(optimizer))
     if plan.is_empty and not adapter.reduces and adapter.collective.world_size > 1:
         plan = replace(plan, guard=Guard())  # an empty plan sums nothing, and here nobody else does
-    if plan.guard is not None and plan.guard.compare_every and not _can_drift(adapter):
+    if resolved.guard.compare_every and not _can_drift(adapter):
         raise UnsupportedError(
             "compare_every looks for ranks that differ where they should be the same, but here every rank holds "
             "another part of each parameter; leave it out."
@@ -140,9 +127,7 @@ def attach(
         )
     scale = "none" if scaling is None else repr(scaling.current({}))
     check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__, loss_scale=scale)
-    resolved, clock = plan.resolved(), StageClock()
     check_no_complex(resolved.compress, adapter.parameters)
-    sync = make_sync(adapter, resolved, seed, clock)
     premises = Premises(model, optimizer, adapter, accumulate, stacklevel=2)
     adapter.connect()
     sync.connect()
@@ -158,18 +143,6 @@ def attach(
         scaling=scaling,
         premises=premises,
     )
-
-
-def _reducing(plan: Plan, accumulate: Accumulate) -> Reducing:
-    """Who sums over ranks, and when."""
-    if accumulate.on_oom == "split":
-        return "pipeline"
-    if plan.compress is None:
-        return "wrapper"
-    if plan.compress.codec is None and plan.compress.reducer == Dense() and plan.compress.overlap == "auto":
-        return "any"
-    overlap: dict[str, Reducing] = {"none": "pipeline", "backward": "backward", "auto": "auto"}
-    return overlap[plan.compress.overlap]
 
 
 def _waits_in_layers(adapter: Adapter, model: nn.Module) -> bool:

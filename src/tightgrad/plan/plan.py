@@ -80,7 +80,7 @@ class Compress:
     def resolved(self) -> "ResolvedCompress":
         """Return the settings as they run, with the reducer that was chosen."""
         assert self.reducer is not None  # __post_init__ has chosen it
-        return ResolvedCompress(self.codec, self.reducer, self.feedback, self.max_relative_error)
+        return ResolvedCompress(self.codec, self.reducer, self.feedback, self.overlap, self.max_relative_error)
 
     def _check_fallback(self, reducer: Reducer) -> None:
         check_choice("fallback", self.fallback, FALLBACKS)
@@ -103,12 +103,14 @@ class ResolvedCompress:
         codec: how a gradient is encoded; None sends float32.
         reducer: who talks to whom.
         feedback: what happens to what compression leaves behind; None drops it.
+        overlap: when it runs, as in `Compress`.
         max_relative_error: above it a step is sent again, densely; None measures nothing.
     """
 
     codec: Codec | None
     reducer: Reducer
     feedback: Feedback | None
+    overlap: str
     max_relative_error: float | None
 
 
@@ -125,6 +127,7 @@ class Resolved:
         guard: what happens at inf or NaN.
         slots: what the methods remember, by slot name.
         is_empty: whether this is plain PyTorch.
+        has_compress: whether the plan itself says what crosses the network, and not the wrapper.
     """
 
     accumulate: Accumulate
@@ -135,6 +138,7 @@ class Resolved:
     guard: Guard
     slots: Mapping[str, Slot]
     is_empty: bool
+    has_compress: bool
 
     @property
     def largest_norm(self) -> float:
@@ -266,6 +270,7 @@ class Plan:
             guard=self.guard or Guard(),
             slots=self.slots,
             is_empty=self.is_empty,
+            has_compress=self.compress is not None,
         )
 
     def _remembering(self) -> list[Any]:

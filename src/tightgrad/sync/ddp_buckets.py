@@ -39,7 +39,8 @@ class DDPBuckets(AfterBackward):
         self._error: BaseException | None = None
 
     def connect(self) -> None:
-        """Take buckets from now on."""
+        """Make a group for the thread, and take buckets from now on. Collective: every rank must call it."""
+        self._hand_over.connect()
         self._hand_over.hook.serve(self._receive)
 
     def begin(self, facts: WindowFacts) -> None:

@@ -74,7 +74,8 @@ class FSDP2Shards:
         return refuses_shards(plan)
 
     def connect(self) -> None:
-        """Take gradients from now on."""
+        """Make the groups of ranks, and take gradients from now on. Collective: every rank must call it."""
+        self._hand_over.connect()
         self._hand_over.serve(self._receive)
 
     def begin(self, facts: WindowFacts) -> None:

@@ -66,7 +66,7 @@ def derived_groups():
     pipe = tg.attach(overlapped, optimizer, tg.Plan(compress=tg.Compress(INT8, overlap="backward")))
     nodes = TorchCollective(group)
     tg.reducers.Hierarchical(ranks_per_node=1)._groups(nodes)
-    parts = [hook._reduction._collective, pipe.adapter.hand_over.background, *nodes._parts.values()]
+    parts = [hook._background, pipe.adapter.hand_over.background, *nodes._parts.values()]
     return [timeout_of(part.group) for part in parts]
 
 

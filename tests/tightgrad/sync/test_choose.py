@@ -6,7 +6,7 @@ from torch import nn
 
 import tightgrad as tg
 from support.training import batches, linear, train
-from tightgrad.adapters import make_adapter
+from tightgrad.sync.choose import plain_adapter
 
 PLAN = tg.Plan(clip=tg.clip.GlobalNorm(1.0))
 
@@ -19,15 +19,15 @@ def test_tied_parameters_count_once_and_frozen_ones_not():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
     model[2].bias.requires_grad_(False)
-    assert list(make_adapter(model).parameters) == ["0.weight", "0.bias", "1.bias", "2.weight"]
+    assert list(plain_adapter(model).parameters) == ["0.weight", "0.bias", "1.bias", "2.weight"]
 
 
 def test_a_compiled_module_has_the_names_of_the_plain_one():
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     inner = torch.compile(model, backend="eager")
     nested = nn.ModuleDict({"body": inner})
-    assert list(make_adapter(inner).parameters) == list(make_adapter(model).parameters)
-    assert list(make_adapter(nested).parameters) == ["body.0.weight", "body.0.bias"]
+    assert list(plain_adapter(inner).parameters) == list(plain_adapter(model).parameters)
+    assert list(plain_adapter(nested).parameters) == ["body.0.weight", "body.0.bias"]
 
 
 def test_data_parallel_is_refused():
