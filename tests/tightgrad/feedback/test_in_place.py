@@ -11,6 +11,7 @@ from tightgrad.core.clock import StageClock
 from tightgrad.core.protocols import ReduceContext
 from tightgrad.core.rng import StepRng
 from tightgrad.sync.compressed import owns_storage, reduce_gradients
+from tightgrad.sync.fallback import sending
 
 CODEC = tg.codecs.TopK(0.2)
 
@@ -177,9 +178,10 @@ def test_owns_storage():
 def test_gradients_that_others_hold_are_cloned_for_feedback():
     def body(collective):
         context = ReduceContext(collective, StepRng(0, 0, collective.rank), StageClock())
-        compress = tg.Compress(CODEC, feedback=tg.ErrorFeedback())
+        compress = tg.Compress(CODEC, feedback=tg.ErrorFeedback()).resolved()
+        send = sending(compress.reducer, compress.codec, context)
         grads = {"owned": torch.arange(5.0), "held": torch.arange(5.0)}
-        reduced = reduce_gradients(grads, compress, {}, context, owned=frozenset({"owned"}))
+        reduced = reduce_gradients(grads, compress, {}, send, owned=frozenset({"owned"}))
         return grads, reduced.state["residual"]
 
     for grads, residual in run_threaded(2, body):
