@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.accumulate.additive import WHAT_IS_NOT_ADDITIVE, Forward, Found, compare_with_halves
 from tightgrad.accumulate.default_weight import DefaultWeight
+from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.settings import LOSS_REDUCTIONS
 from tightgrad.accumulate.trial_forward import left_as_it_was, own_statistics
 from tightgrad.accumulate.weights import Weight, batch_weights
@@ -20,7 +21,6 @@ from tightgrad.clip.placed import is_plain
 from tightgrad.collectives import SingleCollective, TorchCollective
 from tightgrad.core.check import check_choice
 from tightgrad.core.protocols import Collective
-from tightgrad.pipeline.losses import checked_losses
 
 MOST_NAMED = 5
 
