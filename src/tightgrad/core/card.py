@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tightgrad.core.check import check_choice
 from tightgrad.core.errors import ConfigError
 
+SCOPES = ("element", "block", "tensor", "unit", "matrix", "model")
 KINDS = ("accumulate", "clip", "codec", "reducer", "feedback")
 
 
@@ -43,3 +44,4 @@ class MethodCard:
         for name in ("id", "summary", "scope", "reference", "use_when", "avoid_when"):
             if not getattr(self, name):
                 raise ConfigError(f"the card of method {self.id!r} has an empty {name}; fill it in.")
+        check_choice("scope", self.scope, SCOPES)

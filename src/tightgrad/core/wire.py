@@ -33,7 +33,7 @@ class Layouts(Protocol):
 def checked_tensors(codec: Layouts, payload: Payload) -> tuple[Tensor, ...]:
     """Return the payload's tensors if they have the layout that `codec` expects, else raise `PayloadError`."""
     expected = codec.layout(payload.spec)
-    found = tuple((tensor.dtype, tensor.numel()) for tensor in payload.tensors)
+    found = tuple((tensor.dtype, *tensor.shape) for tensor in payload.tensors)
     wanted = tuple((layout.dtype, layout.numel) for layout in expected)
     matches = len(found) == len(wanted) and all(
         tensor.dim() == 1 and tensor.dtype is layout.dtype and layout.numel in (None, tensor.numel())

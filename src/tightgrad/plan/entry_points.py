@@ -8,7 +8,7 @@ been that its module was still being imported.
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 from tightgrad.accumulate import Accumulate
@@ -89,15 +89,15 @@ def methods_from_outside(taken: Mapping[str, str]) -> Outside:
 def _load(point: EntryPoint) -> type:
     if point not in _loaded:
         cls = point.load()
-        _check(cls, point)
+        if not isinstance(cls, type):
+            raise ConfigError(f"{point.value} is {cls!r:.80} and no class; write the value as module:Class")
+        check_method(cls)
         _loaded[point] = cls
     return _loaded[point]
 
 
-def _check(cls: object, point: EntryPoint) -> None:
-    """Raise `ConfigError` unless `cls` is a method as a plan needs it."""
-    if not isinstance(cls, type):
-        raise ConfigError(f"{point.value} is {cls!r:.80} and no class; write the value as module:Class")
+def check_method(cls: type) -> None:
+    """Raise `ConfigError` unless a class is a method as a plan needs it."""
     card = getattr(cls, "card", None)
     if not isinstance(card, MethodCard):
         raise ConfigError(f"{cls.__name__} has no `card`; give it a MethodCard")
@@ -114,6 +114,10 @@ def _check(cls: object, point: EntryPoint) -> None:
         raise ConfigError(
             f"{cls.__name__} is no dataclass, so that a plan cannot write it as JSON; add @dataclass(frozen=True)"
         )
+    if cls.__hash__ is None:
+        raise ConfigError(f"{cls.__name__} is a dataclass that can be changed; write @dataclass(frozen=True)")
+    if "card" in {field.name for field in fields(cls)}:
+        raise ConfigError(f"the card of {cls.__name__} is a setting; annotate it as ClassVar[MethodCard]")
 
 
 def _problem(point: EntryPoint, error: BaseException) -> Problem:

@@ -62,7 +62,10 @@ class Compress:
             check_kind(name, getattr(self, name), "Compress", _COMPRESS_SETTINGS, method)
         if self.reducer is None:
             if self.codec is not None and not self.codec.reducer:
-                raise ConfigError(f"the card of {self.codec.card.id} names no reducer; pass reducer=... as well.")
+                raise ConfigError(
+                    f"the card of {self.codec.card.id} names no reducer; pass reducer=... as well, or name one on the "
+                    'card: "gather" takes every codec, "two_shot" those whose tensors may be cut.'
+                )
             object.__setattr__(self, "reducer", method(self.codec.reducer if self.codec else "dense")())
         reducer = self.resolved().reducer
         reason = reducer.refuses(self.codec)

@@ -67,8 +67,8 @@ def method(name: str) -> type:
     known = ", ".join([*built_in(), *outside.methods])
     reasons = "".join(f" {problem}" for problem in outside.problems)
     raise ConfigError(
-        f"no method has the id {name!r}; known: {known}. A new one is registered by a line in its family's "
-        f"__init__.py, or by an entry point in {ENTRY_POINT_GROUP!r}.{reasons}"
+        f"no method has the id {name!r}; known: {known}. A method of another package needs an entry point in the group "
+        f"{ENTRY_POINT_GROUP!r} of its pyproject.toml; install the package again after adding it.{reasons}"
     ) from (outside.problems[0].error if outside.problems else None)
 
 

@@ -36,7 +36,7 @@ def check_golden(codec: Codec, folder: Path) -> None:
     path = golden_path(folder, codec)
     if not path.exists() and os.environ.get(WRITE) == "1":
         _write(codec, path)
-    assert path.exists(), f"{path} is missing; run pytest with {WRITE}=1 in the environment, and commit the file"
+    assert path.exists(), f"{path} is missing; run pytest once with {WRITE}=1 in the environment, and commit the file"
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
         tensors = tuple(file.get_tensor(f"payload{index}") for index in range(int(metadata["num_tensors"])))

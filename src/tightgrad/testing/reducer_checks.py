@@ -9,11 +9,9 @@ import torch
 import tightgrad as tg
 from tightgrad.codecs import Cast
 from tightgrad.collectives import ThreadedCollective, run_threaded
-from tightgrad.core.clock import StageClock
-from tightgrad.core.protocols import Codec, ReduceContext, Reducer
-from tightgrad.core.rng import StepRng
+from tightgrad.core.protocols import Codec, Reducer
 from tightgrad.core.types import Grads, Reduced
-from tightgrad.testing.checks import Checks
+from tightgrad.testing.checks import Checks, context_of
 
 Shapes = dict[str, tuple[int, ...]]
 WireBytes = Callable[[Shapes, Codec | None, int, int], int]
@@ -29,11 +27,6 @@ SHAPES: Shapes = {
 }
 EPS = 2.0**-24
 WORLD_SIZES: Mapping[str, int] = {f"{size} ranks": size for size in (1, 2, 3, 4)}
-
-
-def never(codec: Codec | None) -> bool:
-    """Return False, with any codec."""
-    return False
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,7 @@ class ReduceCase:
     wire_bytes: WireBytes | None = None
     rounding: str = "tensor"
     nearness: str | None = "codec"
-    zeros_send_nothing: Callable[[Codec | None], bool] = never
+    zeros_send_nothing: Callable[[Codec | None], bool] = lambda codec: False
     never_above_dense: bool = False
 
 
@@ -87,9 +80,8 @@ def gradients(rank: int) -> Grads:
 
 def reduce(pair: Pair, grads: Grads, collective: ThreadedCollective) -> Reduced:
     """Reduce once, with nothing remembered."""
-    context = ReduceContext(collective, StepRng(0, 0, collective.rank), StageClock())
     with torch.no_grad():
-        return pair.case.reducer.reduce(grads, pair.codec, {}, context)
+        return pair.case.reducer.reduce(grads, pair.codec, {}, context_of(collective))
 
 
 def reduce_on_all(pair: Pair, world_size: int, names: tuple[str, ...] = tuple(SHAPES)) -> list[tuple[Reduced, int]]:
@@ -195,12 +187,7 @@ def check_nothing_to_reduce(pair: Pair) -> None:
             assert counted == 0
 
 
-def zeros_send_nothing(pair: Pair) -> bool:
-    """Return whether the case promises it with this codec."""
-    return pair.case.zeros_send_nothing(pair.codec)
-
-
-@REDUCER_CHECKS.add(applies=zeros_send_nothing)
+@REDUCER_CHECKS.add(applies=lambda pair: pair.case.zeros_send_nothing(pair.codec))
 def check_a_rank_of_zeros_transmits_nothing(pair: Pair) -> None:
     """Check that a rank of zeros transmits nothing.
 
