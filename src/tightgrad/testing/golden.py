@@ -8,6 +8,7 @@ purpose gets a folder v2.
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -49,7 +50,7 @@ def check_golden(codec: Codec, folder: Path) -> None:
     )
 
 
-def check_no_golden_file_is_left_over(codecs: tuple[Codec, ...], folder: Path) -> None:
+def check_no_golden_file_is_left_over(codecs: Sequence[Codec], folder: Path) -> None:
     """Check that every file below the folders of these codecs' ids belongs to one of them."""
     known = {golden_path(folder, codec) for codec in codecs}
     below = {path for codec in codecs for path in (folder / codec.card.id / VERSION).glob("*.safetensors")}
