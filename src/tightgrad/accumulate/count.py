@@ -37,7 +37,7 @@ class Counted:
 
 
 class Count:
-    """Gathers one row a rank: weight of each loss, number of micro-batches, loader at its end, what went wrong.
+    """Gathers one row a rank: weight of each loss, number of micro-batches, K, loader at its end, what went wrong.
 
     Collective: every rank must make one for each window, or two where batches are fetched one at a time. Making it does
     not wait; `wait` does, once.
@@ -46,6 +46,7 @@ class Count:
         weights: of this rank's micro-batches, for each loss.
         losses: names of the losses.
         collective: the ranks; None for this one alone.
+        most: micro-batches of a full window, the same on every rank; 0 if it has no such number.
         is_short: whether this rank's loader has ended.
         failure: what went wrong on this rank; raised when the other ranks know. `WindowLeftError` if it leaves.
     """
@@ -58,6 +59,7 @@ class Count:
         losses: Iterable[str],
         collective: Collective | None = None,
         *,
+        most: int = 0,
         is_short: bool = False,
         failure: Exception | None = None,
     ) -> None:
@@ -66,7 +68,7 @@ class Count:
         self._rank = 0 if collective is None else collective.rank
         sums = [sum(row[name] for row in weights) for name in self.losses]
         state = _WELL if failure is None else _LEFT if isinstance(failure, WindowLeftError) else _FAILED
-        row = [*sums, len(weights), float(is_short), state]
+        row = [*sums, len(weights), float(most), float(is_short), state]
         self._receive: Callable[[], Table] | None = _gathered(row, collective)
 
     def wait(self) -> Counted:
@@ -74,7 +76,7 @@ class Count:
 
         Raises:
             Exception: the failure of this rank.
-            UsageError: another rank failed.
+            UsageError: another rank failed, or has another K.
             WindowLeftError: a rank has left the window, and none failed.
             CommunicationError: a rank cannot be reached.
         """
@@ -94,7 +96,7 @@ class Count:
             self.wait()
 
     def _read(self, table: Table) -> Counted:
-        *weights, num_batches, are_short, states = zip(*table, strict=True)
+        *weights, num_batches, most, are_short, states = zip(*table, strict=True)
         failed, left = ([rank for rank, found in enumerate(states) if found == state] for state in (_FAILED, _LEFT))
         if self._failure is not None and (self._rank in failed or not failed):
             raise self._failure
@@ -107,6 +109,12 @@ class Count:
             raise WindowLeftError(
                 f"rank {', '.join(map(str, left))} has left the window by abandon(), so that rank {self._rank} cannot "
                 "finish it; call abandon() on every rank."
+            )
+        if len(set(most)) > 1:
+            numbers = ", ".join(f"{number:g} on rank {rank}" for rank, number in enumerate(most))
+            raise UsageError(
+                f"the ranks have different numbers of micro-batches in a window ({numbers}); set the same number on "
+                "every rank, in the same window."
             )
         totals = {name: sum(column, 0.0) for name, column in zip(self.losses, weights, strict=True)}
         return Counted(totals, [int(number) for number in num_batches], all(are_short))

@@ -1,6 +1,7 @@
 """Cuts a loader into windows, in step with the other ranks."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Generic, Literal, TypeVar
 
@@ -11,7 +12,8 @@ from tightgrad.accumulate.split import batch_size, split_batch
 from tightgrad.accumulate.streamed import Rows, Streamed
 from tightgrad.accumulate.weights import Weight, batch_weights
 from tightgrad.accumulate.window import MicroBatchContext, MicroBatches, Window
-from tightgrad.core.errors import UsageError
+from tightgrad.core.check import check_integer
+from tightgrad.core.errors import ConfigError, UsageError
 from tightgrad.core.protocols import Collective
 
 Batch = TypeVar("Batch")
@@ -41,7 +43,7 @@ class WindowCutter(Generic[Batch]):
         when_short: Short,
         waits_in_forward: Callable[[], bool],
     ) -> None:
-        self.settings = settings
+        self.settings = self._planned = settings
         self.carried: list[Batch] = []
         self.num_consumed = 0
         self.num_consumed_before = 0
@@ -69,15 +71,37 @@ class WindowCutter(Generic[Batch]):
         carried, self.carried = self.carried, []
         self._loader_failure = None
         batches = chain(carried, loader)  # a loader that cannot even start fails when its first batch is fetched
-        cut = self._streamed if self.settings.fetch == "batch" else self._fetched
-        window = cut(batches, step())
+        window = self._next(batches, step())
         while window is not None:
             self._num_windows += 1
             try:
                 yield window
             finally:
                 window.batches.settle()
-            window = cut(batches, step())
+            window = self._next(batches, step())
+
+    def set_micro_batches(self, number: int | None) -> None:
+        """Make windows of this many micro-batches from the next one on; None makes those of the plan again.
+
+        Raises:
+            ConfigError: the plan has no number of micro-batches, or never more than one.
+        """
+        if number is None:
+            self.settings = self._planned
+            return
+        check_integer("micro_batches", number, low=1)
+        if self._planned.micro_batches is None:
+            raise ConfigError(
+                f"micro_batches cannot be set to {number}: windows are filled by weight (window_weight="
+                f"{self._planned.window_weight!r}). Attach a plan with Accumulate(micro_batches=...)."
+            )
+        if number > 1 and not self._planned.several_backwards:
+            raise ConfigError(
+                f"micro_batches cannot be set to {number}: the plan that was attached never has more than one in a "
+                "window, for which gradients may be kept and summed in another way. Attach it with the largest number "
+                f"that will be set, Accumulate(micro_batches={number}), and set 1 before the first window."
+            )
+        self.settings = replace(self._planned, micro_batches=number)
 
     def take_back(self) -> None:
         """Count the last window as never cut: another rank failed while fetching its own."""
@@ -88,12 +112,19 @@ class WindowCutter(Generic[Batch]):
         """Return what a batch counts for each loss."""
         return batch_weights(batch, self._weight, self.settings.losses)
 
-    def _fetched(self, batches: Iterator[Batch], step: int) -> Window[Batch] | None:
+    def _next(self, batches: Iterator[Batch], step: int) -> Window[Batch] | None:
+        """The next window; None if no rank has one."""
+        self._most = self.settings.micro_batches_at(step)
+        weight = self.settings.window_weight_at(step)
+        self._share = None if weight is None else weight / self._collective.world_size
+        return self._streamed(batches) if self.settings.fetch == "batch" else self._fetched(batches)
+
+    def _fetched(self, batches: Iterator[Batch]) -> Window[Batch] | None:
         """A window whose batches are all there; None if no rank has one."""
         fetch = self._fetch_split if self.settings.source == "split" else self._fetch_many
-        fetched = self._fetch(lambda into: fetch(into, batches, step))
+        fetched = self._fetch(lambda into: fetch(into, batches))
         fetched.count = self._count(fetched.weights, fetched.failure, is_short=fetched.is_short)
-        if not self._knows_its_part(fetched, self.settings.micro_batches_at(step)):
+        if not self._knows_its_part(fetched, self._most):
             found = fetched.count.wait()
             if not any(found.num_batches) or (found.all_short and self._put_aside(fetched)):
                 return None
@@ -105,14 +136,13 @@ class WindowCutter(Generic[Batch]):
         self._last = fetched.batches[-1:] or self._last
         return self._opened(fetched.num_fetched, fetched)
 
-    def _streamed(self, batches: Iterator[Batch], step: int) -> Window[Batch] | None:
+    def _streamed(self, batches: Iterator[Batch]) -> Window[Batch] | None:
         """A window whose batches are fetched in their turn; None if no rank has one.
 
         A rank that can repeat a batch runs as many micro-batches as the others, also where fetching its first one
         fails: all ranks hear of that in their first backward, and none waits for the others before.
         """
-        most = self.settings.micro_batches_at(step)
-        assert most is not None
+        assert self._most is not None
 
         def fetch() -> Fetched[Batch]:
             return self._fetch(lambda into: self._fetch_one(into, batches))
@@ -134,7 +164,7 @@ class WindowCutter(Generic[Batch]):
             if self._repeats:
                 self._check_all_have_one(num_batches)
         spare = self._last if self._repeats else None
-        return self._opened(first.num_fetched, Streamed(first, most, fetch_later, self._count, spare))
+        return self._opened(first.num_fetched, Streamed(first, self._most, fetch_later, self._count, spare))
 
     def _opened(self, num_fetched: int, batches: MicroBatches[Batch]) -> Window[Batch]:
         self.num_consumed_before = self.num_consumed
@@ -142,7 +172,8 @@ class WindowCutter(Generic[Batch]):
         return Window(batches, self._held)
 
     def _count(self, weights: Rows, failure: Exception | None, *, is_short: bool = False) -> Count:
-        return Count(weights, self.settings.losses, self._collective, is_short=is_short, failure=failure)
+        losses, most = self.settings.losses, self._most or 0
+        return Count(weights, losses, self._collective, most=most, is_short=is_short, failure=failure)
 
     def _knows_its_part(self, fetched: Fetched[Batch], full: int | None) -> bool:
         """Whether this rank does the same with its window whatever the other ranks have."""
@@ -176,19 +207,16 @@ class WindowCutter(Generic[Batch]):
             return
         fetched.is_short = True
 
-    def _fetch_split(self, fetched: Fetched[Batch], batches: Iterator[Batch], step: int) -> None:
+    def _fetch_split(self, fetched: Fetched[Batch], batches: Iterator[Batch]) -> None:
         for batch in batches:
             fetched.num_fetched = 1
-            fetched.batches = split_batch(batch, self.settings.micro_batches_at(step) or 1)
+            fetched.batches = split_batch(batch, self._most or 1)
             fetched.weights = [self.weigh(piece) for piece in fetched.batches]
             return
         fetched.is_short = True
 
-    def _fetch_many(self, fetched: Fetched[Batch], batches: Iterator[Batch], step: int) -> None:
-        most = self.settings.micro_batches_at(step)
-        weight = self.settings.window_weight_at(step)
-        share = None if weight is None else weight / self._collective.world_size
-        first = self.settings.losses[0]
+    def _fetch_many(self, fetched: Fetched[Batch], batches: Iterator[Batch]) -> None:
+        most, share, first = self._most, self._share, self.settings.losses[0]
         while len(fetched) != most and (share is None or sum(row[first] for row in fetched.weights) < share):
             self._fetch_one(fetched, batches)
             if fetched.is_short:

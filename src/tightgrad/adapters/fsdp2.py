@@ -267,7 +267,7 @@ class FSDP2Adapter(PlainAdapter):
         self._used.clear()  # what hands units over reads the same set
         self._used.update(grads)
         self._has_noted = False
-        if self._gradient_sync is False:  # a window was not finished
+        if self._gradient_sync is not None:  # the window may have been left after a forward, on some ranks the last one
             self.model.set_reshard_after_backward(True, recurse=False)
             self.model.reshard()
         self._gradient_sync = None  # the user may have set it since

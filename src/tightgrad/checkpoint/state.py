@@ -23,6 +23,7 @@ class PipelineState:
     Attributes:
         step: number of applied steps.
         consecutive_skips: steps skipped since the last applied one.
+        micro_batches: of a window, where the loop has set it; None takes the plan's.
         slots: the methods' tensors, different on each rank.
         open_window: the window that a loaded checkpoint was taken in, until it is entered again.
     """
@@ -31,6 +32,7 @@ class PipelineState:
         self._shapes = shapes
         self.step = 0
         self.consecutive_skips = 0
+        self.micro_batches: int | None = None
         self.slots: State = {}
         self.open_window: OpenWindow | None = None
 
@@ -48,6 +50,7 @@ class PipelineState:
             "version": STATE_VERSION,
             "step": self.step,
             "consecutive_skips": self.consecutive_skips,
+            "micro_batches": self.micro_batches,
             "slots": slots,
             "num_consumed": num_consumed,
             "open_window": asdict(open_window) if open_window else None,
@@ -70,6 +73,9 @@ class PipelineState:
             raise StateMismatchError(f"pipeline state has no {', '.join(sorted(missing))}; was it cut short?")
         for key in ("step", "consecutive_skips", "num_consumed"):
             check_count(key, state[key])
+        micro_batches = state.get("micro_batches")  # which earlier states do not have
+        if micro_batches is not None:
+            check_count("micro_batches", micro_batches)
         saved = state["slots"]
         if not isinstance(saved, Mapping):
             raise StateMismatchError(f"slots of a pipeline state is a {type(saved).__name__}, not a mapping.")
@@ -78,6 +84,7 @@ class PipelineState:
         window = state["open_window"]
         open_window = OpenWindow.from_saved(window, parameters) if window is not None else None
         self.step, self.consecutive_skips = state["step"], state["consecutive_skips"]
+        self.micro_batches = micro_batches
         self.slots = slots
         self.open_window = open_window
 

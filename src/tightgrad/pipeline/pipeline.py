@@ -22,7 +22,7 @@ from tightgrad.checkpoint.open_window import OpenWindow
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.clip.fold import folding
 from tightgrad.core.clock import StageClock
-from tightgrad.core.errors import UsageError
+from tightgrad.core.errors import ConfigError, UsageError
 from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.delivery import Delivery
 from tightgrad.pipeline.optimizer_step import OptimizerStep
@@ -138,6 +138,41 @@ class GradientPipeline:
                 "the previous window has no step(); call pipe.step() once after `for batch in window:`, or "
                 "pipe.abandon() to drop it after an error."
             )
+
+    def set_micro_batches(self, micro_batches: int) -> None:
+        """Set how many micro-batches make a window, from the next window on, in place of the plan's number or schedule.
+
+        For what the plan's schedule by steps cannot say, such as a number for each epoch. To be called between two
+        windows, with the same number on every rank; where they differ, the next window is an error on every rank. The
+        number is saved and restored with the state.
+
+        Raises:
+            ConfigError: the plan does not accumulate, by number, or never had more than one micro-batch in a window.
+            UsageError: a window is open.
+
+        Examples:
+            >>> import torch, tightgrad as tg
+            >>> model = torch.nn.Linear(4, 1)
+            >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            >>> pipe = tg.attach(model, optimizer, tg.Plan(accumulate=tg.Accumulate(micro_batches=8)))
+            >>> steps = []
+            >>> for epoch in range(2):
+            ...     pipe.set_micro_batches(2 if epoch == 0 else 8)
+            ...     for window in pipe.windows([torch.ones(3, 4)] * 8):
+            ...         for batch in window:
+            ...             pipe.backward(model(batch).square().mean())
+            ...         steps.append(pipe.step().micro_batches)
+            >>> steps
+            [2, 2, 2, 2, 8]
+        """
+        self._check_no_open_window()
+        if self.plan.accumulate is None:
+            raise ConfigError(
+                f"micro_batches cannot be set to {micro_batches}: the plan does not accumulate. Attach it with "
+                f"Accumulate(micro_batches={micro_batches}), or the largest number that will be set."
+            )
+        self._cutter.set_micro_batches(micro_batches)
+        self.state.micro_batches = micro_batches
 
     def abandon(self) -> None:
         """Drop the open window and its gradients, after an error in the loop; nothing else changes.
@@ -347,4 +382,5 @@ class GradientPipeline:
         self.state.load_state_dict(state, self.adapter.parameters, self.plan.slots)
         self.adapter.leave_window()
         self._cutter.num_consumed = int(state["num_consumed"])
+        self._cutter.set_micro_batches(self.state.micro_batches)
         self._restart()

@@ -10,7 +10,7 @@ import tightgrad as tg
 from support.streamed import make, ragged
 from support.training import batches, linear, loss_of, train
 from support.watched import HasTwin, failing_at
-from tightgrad.integrations.foreign import with_micro_batches
+from tightgrad.integrations.external_loop import with_micro_batches
 from tightgrad.scaling import NoiseScale
 
 
@@ -231,7 +231,7 @@ class TestFailure:
     def test_a_rank_without_batches_has_none_to_give(self):
         collective = HasTwin()
         _, pipe = make(collective=collective)
-        collective.all_gather = lambda tensor: torch.stack([tensor, torch.tensor([4.0, 1.0, 0.0, 0.0]).double()])
+        collective.all_gather = lambda tensor: torch.stack([tensor, torch.tensor([4.0, 1.0, 3.0, 0.0, 0.0]).double()])
         window = next(pipe.windows([]))
         with pytest.raises(tg.UsageError, match="holds none: this rank has none"):
             window.batches[0]
