@@ -15,8 +15,8 @@ backward; a partial last window is exact. `backward`, `step` and `zero_grad` go 
 two, and clipping, do nothing. Outside a training loader's loop everything is Accelerate's own.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +25,24 @@ from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderStateMixin
 from torch import Tensor, nn
 
-from tightgrad.accumulate.weights import Weight
+from tightgrad.accumulate.weights import Weight, one
 from tightgrad.clip import GlobalNorm, Value
 from tightgrad.core.check import check_choice
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Clipper
-from tightgrad.integrations.accelerate_checks import check_steps, check_supported, finish, full_plan
+from tightgrad.integrations.accelerate_checks import check_backwards, check_supported, finish, full_plan
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
-from tightgrad.integrations.foreign import ForeignLoop, clips_alike, missing_backward
+from tightgrad.integrations.external_loop import ExternalLoop, check_clips_alike, check_takes_loss_alone, in_lots
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.plan.plan import Plan
 
 COMPATS = ("exact", "accelerate")
 FOLDER = "tightgrad"
-OUTSIDE = (
-    "accelerator.backward(loss) was called outside of a loop over a prepared loader, where the plan does not act. Put "
-    "the training loader through accelerator.prepare(), iterate over what it gives while the model is in train() mode, "
-    "and call backward once for each batch, before optimizer.step()."
-)
 
 
 class TightAccelerator(Accelerator):
-    """An `Accelerator` whose gradient path is TightGrad's. Every rank must make the same calls.
+    """Is an `Accelerator` whose gradient path is TightGrad's. Every rank must make the same calls.
 
     Args:
         args: of `Accelerator`.
@@ -62,6 +57,21 @@ class TightAccelerator(Accelerator):
         ConfigError: the plan's micro-batches are not `gradient_accumulation_steps`.
         UnsupportedError: `mixed_precision="fp16"`, whose scaler would scale once more; DeepSpeed, Megatron-LM, FSDP1;
             parallelism that is not over data; `sync_with_dataloader=False`.
+
+    Examples:
+        >>> import torch, tightgrad as tg
+        >>> from tightgrad.integrations.accelerate import TightAccelerator
+        >>> accelerator = TightAccelerator(plan=tg.Plan(), gradient_accumulation_steps=2, cpu=True)
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> loader = torch.utils.data.DataLoader(torch.ones(9, 4), batch_size=2)
+        >>> model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+        >>> for batch in loader:
+        ...     accelerator.backward(model(batch).square().mean())
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        >>> accelerator.pipe.state.step
+        3
     """
 
     def __init__(
@@ -70,10 +80,16 @@ class TightAccelerator(Accelerator):
         super().__init__(*args, **kwargs)
         check_choice("compat", compat, COMPATS)
         check_supported(self)
-        self.plan = full_plan(plan, self)
-        self.loop: ForeignLoop | None = None
-        self._compat = compat
-        self._weight = _one if compat == "accelerate" else weight
+        settings = self.gradient_state.plugin_kwargs
+        if not settings.get("sync_with_dataloader", True):
+            raise UnsupportedError(
+                "GradientAccumulationPlugin(sync_with_dataloader=False) lets a window go on in the next epoch, but a "
+                "window is made of one loader's batches; leave it out: a partial last window is exact here."
+            )
+        self.plan = full_plan(plan, self.gradient_accumulation_steps, settings)
+        self.loop: ExternalLoop | None = None
+        self._is_exact = compat == "exact"
+        self._weight = weight if self._is_exact else one
         self._seed = seed
         self._restored: Path | None = None
         self._trained: list[nn.Module] = []
@@ -81,7 +97,7 @@ class TightAccelerator(Accelerator):
         self.register_load_state_pre_hook(lambda models, folder: self._load(folder))
 
     def prepare(self, *args: Any, **kwargs: Any) -> Any:
-        """As Accelerate's; attaches the plan once both the model and the optimizer are prepared."""
+        """Prepare as Accelerate does, and attach the plan once both the model and the optimizer are prepared."""
         prepared = super().prepare(*args, **kwargs)
         for loader in self._dataloaders:
             if isinstance(loader, DataLoaderStateMixin) and not issubclass(type(loader), _WindowsMixin):
@@ -94,7 +110,7 @@ class TightAccelerator(Accelerator):
         return prepared
 
     def skip_first_batches(self, dataloader: Any, num_batches: int = 0) -> Any:
-        """As Accelerate's; the loader that it gives fetches windows as well."""
+        """Skip batches as Accelerate does; the loader that it gives fetches windows as well."""
         skipping = super().skip_first_batches(dataloader, num_batches)
         if issubclass(type(dataloader), _WindowsMixin):
             _by_windows(skipping, self)
@@ -108,15 +124,15 @@ class TightAccelerator(Accelerator):
             )
         if self.loop is not None:
             return
-        optimizer = self._optimizers[0]
-        pipe = attach(self._trained[0], optimizer.optimizer, self.plan, weight=self._weight, seed=self._seed)
-        self.loop = ForeignLoop(pipe)
-        TightOptimizer.take(optimizer, self.loop, keeps_grads=self._compat == "accelerate")
+        (model,), (optimizer,) = self._trained, self._optimizers
+        settings: dict[str, Any] = {"weight": self._weight, "seed": self._seed}
+        self.loop = ExternalLoop(lambda: attach(model, optimizer.optimizer, self.plan, **settings))
+        TightOptimizer.take(optimizer, self.loop, keeps_grads=not self._is_exact)
         if self._restored is not None:
             self.pipe.load(self._restored)
 
     def free_memory(self, *objects: Any) -> Any:
-        """As Accelerate's; closes the pipeline and forgets it."""
+        """Close the pipeline and forget it; else as Accelerate's."""
         if self.loop is not None:
             self.loop.close()
         self._trained, self.loop = [], None
@@ -135,44 +151,48 @@ class TightAccelerator(Accelerator):
 
     @property
     def in_window(self) -> bool:
-        """Whether a training loader's window is under way."""
-        return self.loop is not None and self.loop.is_open
+        """Tell whether a training loader's window is under way."""
+        return self.loop is not None and self.loop.window is not None
 
     @contextmanager
     def accumulate(self, *models: nn.Module) -> Iterator[None]:
-        """Inside a training loader's loop the window decides when to synchronise."""
-        context: AbstractContextManager[None] = super().accumulate(*models)
-        if self.in_window:
+        """Let the window decide when to synchronise, inside a training loader's loop; else as Accelerate's."""
+        with nullcontext() if self.in_window else super().accumulate(*models):
             yield
-        else:
-            with context:
-                yield
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        """Scale and run backward, once for each batch of the loader."""
-        if self.loop is None or not self.loop.is_open:
-            if self.loop is not None and self._compat == "exact":
-                raise UsageError(OUTSIDE)
+        """Run backward through the pipeline, which scales the loss. Call it once for each batch of the loader.
+
+        Raises:
+            UsageError: it was called twice for a batch, not for the one before, or outside of a prepared loader's loop.
+        """
+        loop = self.loop
+        if loop is None or loop.window is None:
+            if loop is not None and self._is_exact:
+                raise UsageError(
+                    "accelerator.backward(loss) was called outside of a loop over a prepared loader, where the plan "
+                    "does not act. Put the training loader through accelerator.prepare(), iterate over what it gives "
+                    "while the model is in train() mode, and call backward once for each batch, before "
+                    "optimizer.step()."
+                )
             super().backward(loss, **kwargs)
             return
-        if kwargs:
-            raise UnsupportedError(f"accelerator.backward() takes no {', '.join(kwargs)} here; leave them out.")
-        self._check_turn(self.loop)
-        if self._compat == "accelerate":
-            loss = loss * (self.loop.num_micro_batches / self.gradient_accumulation_steps)
-        self.pipe.backward(loss)
-
-    def _check_turn(self, loop: ForeignLoop) -> None:
+        check_takes_loss_alone((), kwargs)
         if loop.num_backwards >= loop.position:
             raise UsageError(
                 "accelerator.backward(loss) was called twice for one batch of the loader; add the losses of a batch "
                 "and call it once."
             )
-        if loop.num_backwards < loop.position - 1:
-            raise UsageError(missing_backward(loop))
+        check_backwards(loop, loop.position - 1)
+        share = len(loop.window) / self.gradient_accumulation_steps
+        self.pipe.backward(loss if self._is_exact else loss * share)
 
     def join_uneven_inputs(self, joinables: Any, even_batches: bool | None = None) -> Any:
-        """As Accelerate's on one process; elsewhere there is nothing to join."""
+        """Join nothing on one process, as Accelerate does; elsewhere there is nothing to join.
+
+        Raises:
+            UnsupportedError: several processes run.
+        """
         if self.num_processes > 1:
             raise UnsupportedError(
                 "join_uneven_inputs is not needed, and its collectives would not match: a rank whose loader ends first "
@@ -188,8 +208,7 @@ class TightAccelerator(Accelerator):
             A float32 scalar that is nan until `optimizer.step()`, which fills in the norm before clipping. In
             mid-window it stays nan.
         """
-        parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-        if self.loop is None or not self.loop.is_open:
+        if self.loop is None or self.loop.window is None:
             norm: Tensor = super().clip_grad_norm_(parameters, max_norm, norm_type)
             return norm
         self._check_clip(GlobalNorm(float(max_norm), float(norm_type)), parameters)
@@ -197,24 +216,20 @@ class TightAccelerator(Accelerator):
 
     def clip_grad_value_(self, parameters: Any, clip_value: float) -> None:
         """Leave clipping to the plan, which must have the same."""
-        parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         if self.in_window:
             self._check_clip(Value(float(clip_value)), parameters)
         else:
             super().clip_grad_value_(parameters, clip_value)
 
-    def _check_clip(self, wanted: Clipper, parameters: list[Tensor]) -> None:
-        if not clips_alike(self.plan.clip, wanted):
-            raise UsageError(
-                f"the loop asks for {wanted}, but the plan clips with {self.plan.clip}: gradients are clipped once, "
-                "by the plan, after they are summed. Put the same clipping into the plan, or drop the call."
-            )
+    def _check_clip(self, wanted: Clipper, parameters: Tensor | Iterable[Tensor]) -> None:
+        check_clips_alike(self.plan, wanted, "the loop asks for")
+        given = {id(one) for one in ([parameters] if isinstance(parameters, Tensor) else parameters)}
         own = self.pipe.adapter.parameters
-        left = own.keys() - {name for name, one in own.items() if any(one is given for given in parameters)}
+        left = sorted(name for name, parameter in own.items() if id(parameter) not in given)
         if left:
             raise UsageError(
                 f"the loop clips {len(own) - len(left)} of the {len(own)} trainable parameters, without "
-                f"{sorted(left)[0]!r}, but the plan clips all of them together. Pass model.parameters(), or drop the "
+                f"{left[0]!r}, but the plan clips all of them together. Pass model.parameters(), or drop the "
                 "call and take a clipper for each tensor (tg.clip.PerTensorNorm) in the plan."
             )
 
@@ -234,29 +249,32 @@ class _WindowsMixin:
     """A prepared loader that fetches a window at a time while the model trains."""
 
     tight: TightAccelerator
+    end_of_dataloader: bool
 
     def __iter__(self) -> Iterator[Any]:
-        loop = self.tight.loop
-        if loop is None or not self.tight._trained[0].training or loop.is_open:
-            yield from super().__iter__()  # type: ignore[misc]
-            return
-        check_steps(self.tight.plan, self.tight.gradient_accumulation_steps)
-        state = self.tight.gradient_state
+        tight, loop = self.tight, self.tight.loop
         source = super().__iter__()  # type: ignore[misc]
-        steps = self.tight.gradient_accumulation_steps
+        if loop is None or not tight._trained[0].training or loop.window is not None:
+            yield from source
+            return
+
+        def is_full(lot: list[Any]) -> bool:
+            return len(lot) >= tight.gradient_accumulation_steps or self.end_of_dataloader
+
         try:
-            for batches, ends in _lots(source, steps, lambda: bool(self.end_of_dataloader)):
-                loop.open(batches)
-                for batch in batches:
+            for lot in in_lots(source, is_full):
+                ends = self.end_of_dataloader
+                loop.open(lot, tight.gradient_accumulation_steps)
+                for batch in lot:
                     with loop.micro_batch():
                         self.end_of_dataloader = ends and loop.is_last
-                        state._set_sync_gradients(loop.is_last)
+                        tight.gradient_state._set_sync_gradients(loop.is_last)
                         yield batch
                     self.end_of_dataloader = ends
                 finish(loop)
         finally:
             loop.abandon()
-            state._remove_dataloader(self)
+            tight.gradient_state._remove_dataloader(self)
 
 
 def _by_windows(loader: DataLoaderStateMixin, tight: TightAccelerator) -> None:
@@ -265,19 +283,3 @@ def _by_windows(loader: DataLoaderStateMixin, tight: TightAccelerator) -> None:
     # Accelerate's loaders have a property in the way, which shows the class of the loader that they wrap.
     object.__dict__["__class__"].__set__(loader, windowed)
     loader.tight = tight
-
-
-def _lots(batches: Iterable[Any], most: int, ended: Callable[[], bool]) -> Iterator[tuple[list[Any], bool]]:
-    """Up to `most` batches at once, and whether they are the last."""
-    lot: list[Any] = []
-    for batch in batches:
-        lot.append(batch)
-        if len(lot) == most or ended():
-            yield lot, ended()
-            lot = []
-    if lot:
-        yield lot, True
-
-
-def _one(batch: Any) -> float:
-    return 1.0

@@ -1,19 +1,13 @@
-"""What an `Accelerator` is set to that would act on gradients beside the plan: refused before training."""
+"""What an `Accelerator` is set to, or its loop does, that would act on gradients beside the plan."""
 
 from dataclasses import replace
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
-from tightgrad.integrations.foreign import ForeignLoop, missing_backward, with_micro_batches
+from tightgrad.integrations.external_loop import ExternalLoop, with_micro_batches
 from tightgrad.plan.plan import Plan
-
-OTHERS = {
-    DistributedType.DEEPSPEED: "DeepSpeed",
-    DistributedType.MEGATRON_LM: "Megatron-LM",
-}
 
 
 def check_supported(accelerator: Accelerator) -> None:
@@ -23,16 +17,22 @@ def check_supported(accelerator: Accelerator) -> None:
         UnsupportedError: a loss scaler, DeepSpeed, Megatron-LM, FSDP1, or tensor, context or sequence parallelism.
     """
     check_scaler(accelerator.scaler)
-    owner = OTHERS.get(accelerator.distributed_type)
+    owner = {"DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}.get(accelerator.distributed_type.name)
     if owner is not None:
         raise UnsupportedError(f"{owner} owns the gradient path itself; use DDP or FSDP2 with TightGrad.")
-    plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    if plugin is not None and plugin.fsdp_version != 2:
+    version = getattr(getattr(accelerator.state, "fsdp_plugin", None), "fsdp_version", 2)
+    if version != 2:
         raise UnsupportedError(
-            f"fsdp_version={plugin.fsdp_version} is FullyShardedDataParallel (FSDP1), whose flat parameters have no "
-            "gradient each; take FullyShardedDataParallelPlugin(fsdp_version=2)."
+            f"fsdp_version={version} is FullyShardedDataParallel (FSDP1), whose flat parameters have no gradient each; "
+            "take FullyShardedDataParallelPlugin(fsdp_version=2)."
         )
-    _check_parallelism(getattr(accelerator, "parallelism_config", None))
+    for axis in ("tp_size", "cp_size", "sp_size"):
+        size = getattr(getattr(accelerator, "parallelism_config", None), axis, None) or 1
+        if size > 1:
+            raise UnsupportedError(
+                f"ParallelismConfig({axis}={size}) lets ranks share a batch, which TightGrad would count for each; "
+                "use dp_replicate_size and dp_shard_size only."
+            )
 
 
 def check_scaler(scaler: object) -> None:
@@ -44,72 +44,56 @@ def check_scaler(scaler: object) -> None:
         )
 
 
-def _check_parallelism(config: Any) -> None:
-    if config is None:
-        return
-    for axis in ("tp_size", "cp_size", "sp_size"):
-        size = getattr(config, axis, 1) or 1
-        if size > 1:
-            raise UnsupportedError(
-                f"ParallelismConfig({axis}={size}) lets ranks share a batch, which TightGrad would count for each; "
-                "use dp_replicate_size and dp_shard_size only."
-            )
+def full_plan(plan: Plan, steps: int, settings: dict[str, Any]) -> Plan:
+    """Return the plan with what a `GradientAccumulationPlugin` asks for.
 
-
-def full_plan(plan: Plan, accelerator: Accelerator) -> Plan:
-    """The plan with what the accelerator's `GradientAccumulationPlugin` asks for.
+    Args:
+        plan: what to run.
+        steps: batches that make one step.
+        settings: of the plugin, by name.
 
     Raises:
         ConfigError: the plan has something else.
-        UnsupportedError: `sync_with_dataloader=False`.
     """
-    settings = accelerator.gradient_state.plugin_kwargs
-    if not settings.get("sync_with_dataloader", True):
-        raise UnsupportedError(
-            "GradientAccumulationPlugin(sync_with_dataloader=False) lets a window go on in the next epoch, but a "
-            "window is made of one loader's batches; leave it out: a partial last window is exact here."
-        )
-    plan = with_micro_batches(plan, accelerator.gradient_accumulation_steps, "gradient_accumulation_steps")
+    plan = with_micro_batches(plan, steps, "gradient_accumulation_steps")
+    assert plan.accumulate is not None
     if not settings.get("sync_each_batch", False):
         return plan
-    accumulate = plan.accumulate
-    assert accumulate is not None
-    if plan.compress is not None or accumulate.sync == "last":
+    if plan.compress is not None or plan.accumulate.sync == "last":
         has = "compress" if plan.compress is not None else 'sync="last"'
         raise ConfigError(
             f"GradientAccumulationPlugin(sync_each_batch=True) reduces gradients after each batch, but the plan has "
             f"{has}, which does so once a window; leave one of the two out."
         )
-    return replace(plan, accumulate=replace(accumulate, sync="every"))
+    return replace(plan, accumulate=replace(plan.accumulate, sync="every"))
 
 
-def check_steps(plan: Plan, steps: int) -> None:
-    """Raise `UsageError` if the number of steps was changed after the plan was made."""
-    assert plan.accumulate is not None
-    if plan.accumulate.micro_batches != steps:
+def check_backwards(loop: ExternalLoop, due: int) -> None:
+    """Raise `UsageError` if one of the first `due` batches of the window has had no backward through the pipeline."""
+    if loop.num_backwards < due:
         raise UsageError(
-            f"accelerator.gradient_accumulation_steps was changed to {steps}, but the plan has "
-            f"{plan.accumulate.micro_batches}; give the number to TightAccelerator(gradient_accumulation_steps=...)."
+            f"accelerator.backward(loss) was called for {loop.num_backwards} of the {loop.position} batches of this "
+            "window so far, but the weights of all count. Call it for each batch that the loader gives, in place of "
+            "loss.backward(); leave batches out in the DataLoader, or give them the weight 0."
         )
 
 
-def finish(loop: ForeignLoop) -> None:
-    """At a window's end: its step must have come. A window without any backward, such as of a loop that only reads, is
-    dropped.
+def finish(loop: ExternalLoop) -> None:
+    """Look whether a window's step has come by its end. A window without any backward, such as of a loop that only
+    reads, is dropped.
 
     Raises:
         UsageError: there were backwards and no step.
     """
-    if not loop.is_open or loop.num_backwards == 0:
+    if loop.window is None or loop.num_backwards == 0:
         loop.abandon()
         return
-    if loop.num_backwards < loop.position:
-        raise UsageError(missing_backward(loop))
-    number = loop.num_micro_batches
+    check_backwards(loop, loop.position)
+    number = len(loop.window)
     raise UsageError(
         f"optimizer.step() was not called after the last of {number} batch{'es' * (number > 1)} that make one step "
         "(gradient_accumulation_steps). If the loop counts itself, as in `if (step + 1) % K == 0: optimizer.step()`, "
-        "drop that `if` and the division of the loss by K, pass TightAccelerator(gradient_accumulation_steps=K), and "
-        "call optimizer.step() and optimizer.zero_grad() after every batch: they wait for the last. If this loop does "
-        "not train, call model.eval() first."
+        "drop that `if` and the division of the loss by K, write TightAccelerator(..., gradient_accumulation_steps=K), "
+        "and after every batch `accelerator.backward(loss); optimizer.step(); optimizer.zero_grad()`: the last two "
+        "wait for the window's last batch. If this loop does not train, call model.eval() first."
     )

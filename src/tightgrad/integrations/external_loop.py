@@ -1,107 +1,113 @@
 """A window that someone else's loop walks: batches go in at once, micro-batches and the step come one by one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from tightgrad.accumulate import Accumulate, Window
-from tightgrad.core.errors import ConfigError, UsageError
+from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.core.protocols import Clipper
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.plan.plan import Plan
 from tightgrad.records.step_record import StepRecord
 
+Batch = TypeVar("Batch")
 
-class ForeignLoop:
+
+class ExternalLoop:
     """Drives a pipeline from a framework's callbacks.
 
+    Args:
+        attach: makes the pipeline, from model and optimizer as they are when it is called.
+
     Attributes:
+        pipe: what is driven.
         record: of the last step; None before it.
+        window: has begun, and its step has not come; None between windows.
+        position: micro-batches of the window that have begun.
     """
 
-    def __init__(self, pipe: GradientPipeline) -> None:
-        self.pipe = pipe
+    def __init__(self, attach: Callable[[], GradientPipeline]) -> None:
+        self.pipe = attach()
+        self._attach = attach
         self.record: StepRecord | None = None
+        self.window: Window[Any] | None = None
+        self.position = 0
         self._windows: Iterator[Window[Any]] = iter(())
-        self._window: Window[Any] | None = None
-        self._next = 0
         self._norms: list[Tensor] = []
 
-    def open(self, batches: Sequence[Any]) -> None:
+    def open(self, batches: Sequence[Any], full: int | None = None) -> None:
         """Begin a window of exactly these batches. Collective: every rank must call it.
 
-        Raises:
-            UsageError: the window before has not come to its step.
-        """
-        self._windows = self.pipe.windows(batches)  # kept, since letting go of it waits for the other ranks
-        window = next(self._windows, None)
-        if window is None or len(window) != len(batches):
-            raise UsageError(
-                f"a window of {len(batches)} batches was cut into {0 if window is None else len(window)}; the number "
-                "of micro-batches of the plan must be the loop's own."
-            )
-        self._window, self._next = window, 0
+        Args:
+            batches: at least one, and at most as many as a full window has.
+            full: micro-batches of a full window; None leaves the number as it is.
 
-    @property
-    def is_open(self) -> bool:
-        """Whether a window has begun whose step has not come."""
-        return self._window is not None
+        Raises:
+            ConfigError: this number cannot be set.
+            UsageError: the window before has not come to its step, or the ranks have different numbers.
+        """
+        self._take_in_new_parameters()
+        if full is not None:
+            self.pipe.set_micro_batches(full)
+        self._windows = self.pipe.windows(batches)  # kept, since letting go of it waits for the other ranks
+        self.window, self.position = next(self._windows), 0
+
+    def _take_in_new_parameters(self) -> None:
+        """Attach again where parameters were unfrozen and given to the optimizer since, keeping what methods remember.
+        On several ranks that is an error when the window begins, since wrappers do not sum these parameters.
+        """
+        pipe, groups = self.pipe, self.pipe.optimizer.param_groups
+        known = set(map(id, pipe.adapter.parameters.values()))
+        is_new = any(p.requires_grad and id(p) not in known for group in groups for p in group["params"])
+        if is_new and pipe.adapter.collective.world_size == 1:
+            state = pipe.state_dict()
+            self.pipe = self._attach()
+            self.pipe.load_state_dict(state)
 
     @property
     def is_last(self) -> bool:
-        """Whether the current micro-batch is the window's last, so that the step comes after it."""
-        return self._window is not None and self._next == len(self._window)
-
-    @property
-    def num_micro_batches(self) -> int:
-        """Of the open window, on this rank."""
-        return len(self._window) if self._window is not None else 0
-
-    @property
-    def position(self) -> int:
-        """Micro-batches of the open window that have begun."""
-        return self._next if self._window is not None else 0
+        """Tell whether the current micro-batch is the window's last, so that the step comes after it."""
+        return self.window is not None and self.position == len(self.window)
 
     @property
     def num_backwards(self) -> int:
-        """Micro-batches of the open window whose backward has run."""
-        return self._window.backwards if self._window is not None else 0
+        """Return how many micro-batches of the open window have had their backward."""
+        return self.window.backwards if self.window is not None else 0
 
     @property
     def loss_share(self) -> float:
-        """What the current micro-batch's loss counts for in the mean over the window's losses on all ranks, times
-        the number of ranks: frameworks average over ranks what they log.
+        """Return what the current micro-batch's loss counts for in the mean over the window's losses on all ranks,
+        times the number of ranks: frameworks average over ranks what they log.
         """
-        assert self._window is not None
-        weight = next(iter(self._window.weights[self._next - 1].values()))
+        assert self.window is not None
+        weight = next(iter(self.window.weights[self.position - 1].values()))
         ranks, accumulate = self.pipe.adapter.collective.world_size, self.pipe.plan.accumulate
         share = ranks * (accumulate or Accumulate()).loss_factor(weight, 1.0)
-        return share / self._window.total_weight if self._window.total_weight else 0.0
+        return share / self.window.total_weight if self.window.total_weight else 0.0
 
     @contextmanager
     def micro_batch(self) -> Iterator[None]:
-        """Held around the forward and backward of the next micro-batch.
+        """Hold the next micro-batch, around its forward and backward.
 
         Raises:
             UsageError: the window has no further one.
         """
-        if self._window is None or self._next >= len(self._window):
+        if self.window is None or self.is_last:
             raise UsageError("there is no further micro-batch in this window; the loop runs more than it announced.")
-        self._next += 1
-        with self._window.micro_batch(self._next - 1):
+        self.position += 1
+        with self.window.micro_batch(self.position - 1):
             yield
 
     def step(self) -> StepRecord:
         """Finish the window, and tell the norm to those who asked for it. Collective: every rank must call it."""
-        self._window = None
-        try:
-            self.record = self.pipe.step()
-        finally:
-            norms, self._norms = self._norms, []
+        self.window = None
+        norms, self._norms = self._norms, []
+        self.record = self.pipe.step()
         if self.record.grad_norm is not None:
             for norm in norms:
                 norm.fill_(self.record.grad_norm)
@@ -109,9 +115,9 @@ class ForeignLoop:
 
     def abandon(self) -> None:
         """Drop the open window, if there is one."""
-        if self._window is not None:
+        if self.window is not None:
             self.pipe.abandon()
-            self._window, self._norms = None, []
+            self.window, self._norms = None, []
 
     def close(self) -> None:
         """Drop the open window, and give model and optimizer back to other loops."""
@@ -119,23 +125,43 @@ class ForeignLoop:
         self.pipe.close()
 
     def later_norm(self) -> Tensor:
-        """A float32 scalar that is nan until the step, which fills in the norm before clipping: gradients are summed
-        over ranks and clipped there.
+        """Return a float32 scalar that is nan until the step, which fills in the norm before clipping: gradients are
+        summed over ranks and clipped there.
         """
         norm = torch.tensor(torch.nan)
         self._norms.append(norm)
         return norm
 
 
+def check_takes_loss_alone(args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise `UnsupportedError` if a framework's backward was given more than the loss."""
+    given = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
+    if given:
+        raise UnsupportedError(
+            f"backward() takes no {given} with TightGrad, but the loss alone; add the losses of a batch and call it "
+            "once."
+        )
+
+
+def in_lots(batches: Iterable[Batch], is_full: Callable[[list[Batch]], bool]) -> Iterator[list[Batch]]:
+    """Yield the batches in lists, each as long as it takes to be full; the last one may be shorter."""
+    lot: list[Batch] = []
+    for batch in batches:
+        lot.append(batch)
+        if is_full(lot):
+            yield lot
+            lot = []
+    if lot:
+        yield lot
+
+
 def with_micro_batches(plan: Plan, micro_batches: int, setting: str) -> Plan:
-    """The plan with the framework's own number of micro-batches.
+    """Return the plan with the framework's own number of micro-batches.
 
     Raises:
         ConfigError: the plan has another.
     """
-    if plan.accumulate is None:
-        return replace(plan, accumulate=Accumulate(micro_batches=micro_batches))
-    accumulate = plan.accumulate
+    accumulate = plan.accumulate or Accumulate(micro_batches=micro_batches)
     is_whole = accumulate.source == "loader" and accumulate.partial == "flush" and accumulate.fetch == "window"
     if accumulate.micro_batches != micro_batches or not is_whole:
         raise ConfigError(
@@ -143,11 +169,11 @@ def with_micro_batches(plan: Plan, micro_batches: int, setting: str) -> Plan:
             'pass the same number, with source="loader", partial="flush" and fetch="window", or leave accumulate out '
             "of the plan."
         )
-    return plan
+    return replace(plan, accumulate=accumulate)
 
 
 def with_clip(plan: Plan, wanted: Clipper | None, setting: str) -> Plan:
-    """The plan with the framework's own clipping.
+    """Return the plan with the framework's own clipping.
 
     Args:
         plan: what to run.
@@ -157,29 +183,28 @@ def with_clip(plan: Plan, wanted: Clipper | None, setting: str) -> Plan:
     Raises:
         ConfigError: the plan has another.
     """
-    if wanted is None or (plan.clip is not None and clips_alike(plan.clip, wanted)):
-        return plan
     if plan.clip is None:
         return replace(plan, clip=wanted)
-    raise ConfigError(
-        f"{setting} clips with {wanted}, but the plan with {plan.clip}: gradients are clipped once. Give "
-        "both the same, or leave it out of one of them."
-    )
+    if wanted is not None and not clips_alike(plan.clip, wanted):
+        raise ConfigError(
+            f"{setting} clips with {wanted}, but the plan with {plan.clip}: gradients are clipped once. Give "
+            "both the same, or leave it out of one of them."
+        )
+    return plan
+
+
+def check_clips_alike(plan: Plan, wanted: Clipper, who: str) -> None:
+    """Raise `UsageError` if a loop calls for another clipping than the plan's."""
+    if not clips_alike(plan.clip, wanted):
+        raise UsageError(
+            f"{who} {wanted}, but the plan clips with {plan.clip}: gradients are clipped once, by the plan, after they "
+            "are summed. Put the same clipping into the plan, or drop the call."
+        )
 
 
 def clips_alike(planned: Clipper | None, wanted: Clipper) -> bool:
-    """Whether the plan clips as a framework's norm or value clipping would; how it does so may differ."""
+    """Tell whether the plan clips as a framework's norm or value clipping would; how it does so may differ."""
+    bounds = ("max_norm", "norm_type", "max_value")
     return type(planned) is type(wanted) and all(
-        getattr(planned, name) == getattr(wanted, name)
-        for name in ("max_norm", "norm_type", "max_value")
-        if hasattr(wanted, name)
-    )
-
-
-def missing_backward(loop: ForeignLoop) -> str:
-    """What to say where a batch of the window has had no backward through the pipeline."""
-    return (
-        f"accelerator.backward(loss) was called for {loop.num_backwards} of the {loop.position} batches of this window "
-        "so far, but the weights of all count. Call it for each batch that the loader gives, in place of "
-        "loss.backward(); leave batches out in the DataLoader, or give them the weight 0."
+        getattr(planned, bound, None) == getattr(wanted, bound, None) for bound in bounds
     )

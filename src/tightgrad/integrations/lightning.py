@@ -13,6 +13,7 @@ DDPStrategy and ModelParallelStrategy (FSDP2), with automatic optimization, and 
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,14 +21,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import RunningStage
-from torch import Tensor, optim
+from torch import Tensor
 
 from tightgrad.accumulate.weights import Weight
 from tightgrad.checkpoint.rank_file import serialized
 from tightgrad.checkpoint.save_folder import LATEST, file_name, folder_name
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Collective
-from tightgrad.integrations.foreign import ForeignLoop
+from tightgrad.integrations.external_loop import ExternalLoop, check_takes_loss_alone
 from tightgrad.integrations.lightning_checks import OWN_LOOP, check_supported, full_plan
 from tightgrad.integrations.lightning_hooks import StepHooks
 from tightgrad.pipeline.attach import attach
@@ -46,25 +47,35 @@ class TightGrad(Callback):
     Raises:
         ConfigError: when fitting begins, if the plan's micro-batches are not `accumulate_grad_batches`.
         UnsupportedError: then, for several optimizers or loaders, or a precision with a scaler of its own.
+
+    Examples:
+        >>> from tightgrad.integrations.lightning import TightGrad
+        >>> import tightgrad as tg
+        >>> callback = TightGrad(tg.Plan(clip=tg.clip.GlobalNorm(1.0)), weight=lambda batch: len(batch))
+        >>> callback.plan.clip.max_norm  # with Trainer(callbacks=[callback], accumulate_grad_batches=8)
+        1.0
     """
 
     def __init__(self, plan: Plan | None = None, *, weight: Weight | None = None, seed: int = 0) -> None:
         self.plan = self._given = plan or Plan()
-        self.loop: ForeignLoop | None = None
-        self._weight = weight
-        self._seed = seed
-        self._lots: deque[list[Any]] = deque()
+        self.loop: ExternalLoop | None = None
+        self._settings: dict[str, Any] = {"weight": weight, "seed": seed}
         self._held = ExitStack()
         self._saved: dict[str, Any] | None = None
         self._hooks: StepHooks | None = None
+        self._loader: _Windowed | None = None
+        self._full: int | None = None
         self._batch = 0
-        self._ran_backward = False
 
     @property
     def pipe(self) -> GradientPipeline:
-        """The pipeline, from the beginning of `fit`."""
+        """Return the pipeline, from the beginning of `fit`."""
+        return self._running.pipe
+
+    @property
+    def _running(self) -> ExternalLoop:
         assert self.loop is not None
-        return self.loop.pipe
+        return self.loop
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take over the trainer's loaders."""
@@ -73,18 +84,13 @@ class TightGrad(Callback):
         check_supported(trainer, pl_module)
         self.plan = full_plan(self._given, trainer, pl_module)
         process = trainer.strategy.process_dataloader
-        trainer.strategy.process_dataloader = lambda loader: self._by_windows(trainer, process(loader))
 
-    @property
-    def _steps(self) -> int:
-        assert self.plan.accumulate is not None
-        assert isinstance(self.plan.accumulate.micro_batches, int)
-        return self.plan.accumulate.micro_batches
+        def process_dataloader(loader: Any) -> Any:
+            processed = process(loader)
+            is_trained = trainer.state.stage is RunningStage.TRAINING
+            return _Windowed(processed, lambda: trainer.num_training_batches) if is_trained else processed
 
-    def _by_windows(self, trainer: Trainer, loader: Any) -> Any:
-        if trainer.state.stage is not RunningStage.TRAINING:
-            return loader
-        return _Windowed(loader, self._steps, self._lots, lambda: trainer.num_training_batches)
+        trainer.strategy.process_dataloader = process_dataloader
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the plan; load what a checkpoint holds."""
@@ -93,57 +99,72 @@ class TightGrad(Callback):
                 f"TightGrad takes one optimizer, but configure_optimizers gives {len(trainer.optimizers)}; put their "
                 f"parameters into groups of one optimizer, or {OWN_LOOP}."
             )
-        loaders = trainer.train_dataloader
-        if not isinstance(loaders, _Windowed):
+        loader = trainer.train_dataloader
+        if not isinstance(loader, _Windowed):
             raise UnsupportedError(
-                f"TightGrad takes one training loader, not a {type(loaders).__name__} of several; let one DataLoader "
+                f"TightGrad takes one training loader, not a {type(loader).__name__} of several; let one DataLoader "
                 "give what training_step needs."
             )
-        pipe = attach(trainer.strategy.model, trainer.optimizers[0], self.plan, weight=self._weight, seed=self._seed)
-        self.loop = ForeignLoop(pipe)
-        self._hooks = StepHooks(trainer, pl_module, self.loop)
-        self._hooks.install()
+        self._hooks = hooks = StepHooks(trainer, pl_module)
+
+        def attached() -> GradientPipeline:
+            pipe = attach(trainer.strategy.model, trainer.optimizers[0], self.plan, **self._settings)
+            hooks.serve(pipe)
+            return pipe
+
+        self._loader, self.loop = loader, ExternalLoop(attached)
+        hooks.install(self.loop)
         if self._saved is not None:
-            _load(pipe, self._saved)
+            _load(self.pipe, self._saved)
             self._saved = None
-        trainer.strategy.backward = self._backward_of(trainer, pl_module)
-        trainer.strategy.optimizer_step = self._optimizer_step_of(pl_module)
+        trainer.strategy.backward = partial(self._backward, trainer, pl_module)
+        trainer.strategy.optimizer_step = partial(self._optimizer_step, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Open a window at its first batch, and hold the micro-batch."""
-        assert self.loop is not None
+        assert self._loader is not None
+        loop = self._running
         if trainer.fit_loop._skip_backward:  # StochasticWeightAveraging only renews BatchNorm's statistics
+            self._loader.window(1)
             return
-        if not self.loop.is_open:
-            self._check_steps(trainer, pl_module)
-            self.loop.open(self._lots.popleft())
-        self._batch, self._ran_backward = batch_idx, False
-        self._held.enter_context(self.loop.micro_batch())
+        full = self._full_window(trainer, pl_module)
+        if loop.window is None:
+            loop.open(self._loader.window(full), full)
+        self._batch = batch_idx
+        self._held.enter_context(loop.micro_batch())
 
-    def _check_steps(self, trainer: Trainer, module: LightningModule) -> None:
-        if module.automatic_optimization and trainer.accumulate_grad_batches != self._steps:
+    def _full_window(self, trainer: Trainer, module: LightningModule) -> int:
+        """The number of batches that make a step; Lightning counts them from the beginning of the epoch."""
+        if not module.automatic_optimization:
+            assert self.plan.accumulate is not None
+            return self.plan.accumulate.micro_batches_at(self.pipe.state.step) or 1
+        number = trainer.accumulate_grad_batches
+        if self._full not in (None, number):
             raise UsageError(
-                f"trainer.accumulate_grad_batches was changed to {trainer.accumulate_grad_batches} while training, but "
-                f"the plan has {self._steps} micro-batches for the whole fit. Call fit once for each number, or "
-                f"{OWN_LOOP}."
+                f"trainer.accumulate_grad_batches was changed from {self._full} to {number} in the middle of an epoch. "
+                "Change it between epochs, with GradientAccumulationScheduler or in on_train_epoch_start; or "
+                f"{OWN_LOOP} and pipe.set_micro_batches({number})."
             )
+        self._full = number
+        return number
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Let the micro-batch go; drop the window if the module's own `optimizer_step` has left the step out."""
         self._held.close()
-        if self.loop is None or not self.loop.is_open:
+        loop = self.loop
+        if loop is None or loop.window is None:
             return
-        if not self.loop.is_last:
+        if not loop.is_last:
             self._check_backward(pl_module)
         elif pl_module.automatic_optimization:
-            self.loop.abandon()
+            loop.abandon()
         else:
             raise UsageError(
                 f"optimizer.step() was not called in training_step for batch {self._batch}, where a window of "
-                f"{self._steps} batches ends. Call it after every manual_backward(loss), without a condition such as "
-                "`if (batch_idx + 1) % K == 0:` and without dividing the loss by K: it waits for the window's last "
+                f"{len(loop.window)} batches ends. Call it after every manual_backward(loss), without a condition such "
+                "as `if (batch_idx + 1) % K == 0:` and without dividing the loss by K: it waits for the window's last "
                 "batch. Pass TightGrad(Plan(accumulate=Accumulate(micro_batches=K)))."
             )
 
@@ -152,7 +173,7 @@ class TightGrad(Callback):
         self._close()
 
     def _check_backward(self, module: LightningModule) -> None:
-        if not self._ran_backward:
+        if self._running.num_backwards < self._running.position:
             how = "training_step returned None" if module.automatic_optimization else "manual_backward was not called"
             raise UsageError(
                 f"{how} for batch {self._batch}, whose weight counts in its window already. Leave such batches out in "
@@ -166,53 +187,44 @@ class TightGrad(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the strategy its own methods back."""
         self._close()
-        if self._hooks is not None:
+        if self._hooks is not None and self.loop is not None:
             self._hooks.remove()
-        if self.loop is not None:
-            self.pipe.close()
+            self.loop.close()
         for name in ("backward", "optimizer_step", "process_dataloader"):
             trainer.strategy.__dict__.pop(name, None)
 
     def _close(self) -> None:
         self._held.close()
-        self._lots.clear()
+        self._full = None
         if self.loop is not None:
             self.loop.abandon()
 
-    def _backward_of(self, trainer: Trainer, module: LightningModule) -> Callable[..., Tensor]:
-        def backward(loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
-            assert self.loop is not None
-            assert self._hooks is not None
-            if args or kwargs:
-                given = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
-                raise UnsupportedError(
-                    f"manual_backward(loss, {given}) takes the loss alone with TightGrad; add the losses of a batch "
-                    "and call it once."
-                )
-            if self.loop.pipe.adapter.reduces and self.loop.is_last:
-                trainer.strategy.pre_backward(loss)
-            # Lightning has divided by its number of batches, which the pipeline's weights do better.
-            scale = trainer.accumulate_grad_batches if module.automatic_optimization else 1
-            self._ran_backward = True
-            with self._hooks.around_backward(loss) as taken:
-                self.loop.pipe.backward(taken * scale)
-            return loss
+    def _backward(
+        self, trainer: Trainer, module: LightningModule, loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """In the place of the strategy's."""
+        assert self._hooks is not None
+        check_takes_loss_alone(args, kwargs)
+        if self.pipe.adapter.reduces and self._running.is_last:
+            trainer.strategy.pre_backward(loss)
+        # Lightning has divided by its number of batches, which the pipeline's weights do better.
+        scale = trainer.accumulate_grad_batches if module.automatic_optimization else 1
+        with self._hooks.around_backward(loss) as taken:
+            self.pipe.backward(taken * scale)
+        return loss
 
-        return backward
-
-    def _optimizer_step_of(self, module: LightningModule) -> Callable[..., Any]:
-        def optimizer_step(optimizer: optim.Optimizer, closure: Callable[[], Any], model: Any = None, **_: Any) -> Any:
-            result = closure()
-            assert self.loop is not None
-            if self.loop.is_last:
-                self._check_backward(module)
-                self.loop.step()
-            return result
-
-        return optimizer_step
+    def _optimizer_step(
+        self, module: LightningModule, optimizer: Any, closure: Callable[[], Any], model: Any = None, **_: Any
+    ) -> Any:
+        """In the place of the strategy's."""
+        result = closure()
+        if self._running.is_last:
+            self._check_backward(module)
+            self._running.step()
+        return result
 
     def state_dict(self) -> dict[str, Any]:
-        """The pipeline's state of all ranks. Collective: every rank must call it, as saving a checkpoint does."""
+        """Return the pipeline's state of all ranks. Collective: every rank must call it, as in saving a checkpoint."""
         if self.loop is None:
             return self._saved or {}
         state, collective = self.pipe.state_dict(), self.pipe.adapter.collective
@@ -220,17 +232,15 @@ class TightGrad(Callback):
         return {"step": int(state["step"]), "ranks": _gathered(own, collective)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Kept until the plan is attached."""
+        """Keep the state until the plan is attached."""
         self._saved = dict(state_dict) if state_dict else None
 
 
 class _Windowed:
-    """A loader that fetches a window at a time, and tells which batches belong together."""
+    """A loader that reads ahead when a window begins, so that all of its batches are known."""
 
-    def __init__(self, loader: Any, steps: int, lots: deque[list[Any]], limit: Callable[[], float]) -> None:
+    def __init__(self, loader: Any, limit: Callable[[], float]) -> None:
         self._loader = loader
-        self._steps = steps
-        self._lots = lots
         self._limit = limit
 
     def __getattr__(self, name: str) -> Any:
@@ -240,20 +250,26 @@ class _Windowed:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
-        self._lots.clear()
-        batches, fetched = iter(self._loader), 0
-        while True:
-            lot: list[Any] = []
-            while len(lot) < self._steps and fetched < self._limit():
-                try:
-                    lot.append(next(batches))
-                except StopIteration:
-                    break
-                fetched += 1
-            if not lot:
-                return
-            self._lots.append(lot)
-            yield from lot
+        self._source, self._num_read = iter(self._loader), 0
+        self._to_yield, self._to_open = deque[Any](), deque[Any]()
+        while self._to_yield or self._read():
+            yield self._to_yield.popleft()
+
+    def _read(self) -> bool:
+        if self._num_read >= self._limit():
+            return False
+        for batch in self._source:
+            self._num_read += 1
+            self._to_yield.append(batch)
+            self._to_open.append(batch)
+            return True
+        return False
+
+    def window(self, most: int) -> list[Any]:
+        """Return the next window's batches, beginning with the one that is trained on now."""
+        while len(self._to_open) < most and self._read():
+            pass
+        return [self._to_open.popleft() for _ in range(min(most, len(self._to_open)))]
 
 
 def _gathered(own: bytes, collective: Collective) -> list[Tensor]:

@@ -24,9 +24,9 @@ from tightgrad.accumulate.weights import Weight, batch_weights
 from tightgrad.clip import GlobalNorm
 from tightgrad.clip.placed import is_plain
 from tightgrad.core.errors import UnsupportedError, UsageError
-from tightgrad.integrations.accelerate_checks import check_supported
+from tightgrad.integrations.accelerate_checks import check_supported, full_plan
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
-from tightgrad.integrations.foreign import ForeignLoop, with_clip, with_micro_batches
+from tightgrad.integrations.external_loop import ExternalLoop, check_takes_loss_alone, with_clip
 from tightgrad.integrations.transformers_loss import weight_of_loss
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
@@ -36,7 +36,7 @@ FOLDER = "tightgrad"
 
 
 class TightTrainerMixin:
-    """To be put before a `Trainer`. Every rank must make the same calls.
+    """Puts a plan on the model of the `Trainer` that comes after it. Every rank must make the same calls.
 
     Args:
         args: of the trainer.
@@ -60,10 +60,10 @@ class TightTrainerMixin:
     ) -> None:
         super().__init__(*args, **kwargs)
         self._check_supported()
-        settings = self.args  # type: ignore[attr-defined]
-        plan = with_micro_batches(plan or Plan(), settings.gradient_accumulation_steps, "gradient_accumulation_steps")
-        self.plan = with_clip(plan, _arguments_clip(plan, settings.max_grad_norm), "TrainingArguments(max_grad_norm)")
-        self.loop: ForeignLoop | None = None
+        steps, max_norm = self.args.gradient_accumulation_steps, self.args.max_grad_norm  # type: ignore[attr-defined]
+        plan = full_plan(plan or Plan(), steps, self.accelerator.gradient_state.plugin_kwargs)  # type: ignore[attr-defined]
+        self.plan = with_clip(plan, _arguments_clip(plan, max_norm), "TrainingArguments(max_grad_norm)")
+        self.loop: ExternalLoop | None = None
         self._weight = weight or weight_of_loss(self)
         self._checks_loss = weight is None
         self._seed = seed
@@ -86,35 +86,39 @@ class TightTrainerMixin:
 
     @property
     def pipe(self) -> GradientPipeline:
-        """The pipeline, from the beginning of `train`."""
+        """Return the pipeline, from the beginning of `train`."""
+        return self._running.pipe
+
+    @property
+    def _running(self) -> ExternalLoop:
         assert self.loop is not None
-        return self.loop.pipe
+        return self.loop
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """As the trainer's; the optimizer is prepared by now."""
+        """Create the trainer's schedule on the optimizer, which is prepared by now."""
         TightOptimizer.take(self.optimizer, None)  # type: ignore[attr-defined]
         return super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         found = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)  # type: ignore[misc]
-        optimizer = self.optimizer.optimizer  # type: ignore[attr-defined]
-        pipe = attach(self.model_wrapped, optimizer, self.plan, weight=self._weight, seed=self._seed)  # type: ignore[attr-defined]
-        self.loop = ForeignLoop(pipe)
+        optimizer, model, accelerator = self.optimizer, self.model_wrapped, self.accelerator  # type: ignore[attr-defined]
+        settings: dict[str, Any] = {"weight": self._weight, "seed": self._seed}
+        self.loop = loop = ExternalLoop(lambda: attach(model, optimizer.optimizer, self.plan, **settings))
         if resume_from_checkpoint is not None and (Path(resume_from_checkpoint) / FOLDER).exists():
-            pipe.load(Path(resume_from_checkpoint) / FOLDER)
-        self.accelerator.backward = self._backward  # type: ignore[attr-defined]
-        self.optimizer.loop = self.loop  # type: ignore[attr-defined]
+            loop.pipe.load(Path(resume_from_checkpoint) / FOLDER)
+        accelerator.backward = self._backward
+        accelerator.clip_grad_norm_ = lambda *args, **kwargs: loop.later_norm()
+        optimizer.loop = loop
         return found
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], None]:
-        """A window's batches, which are weighed and counted over all ranks."""
+        """Fetch a window's batches, which are weighed and counted over all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
-        assert self.loop is not None
-        self.loop.abandon()
+        self._running.abandon()
         if self._checks_loss:
             self._check_loss(batches)
         if batches:
-            self.loop.open(batches)
+            self._running.open(batches, self.args.gradient_accumulation_steps)  # type: ignore[attr-defined]
         return batches, None
 
     def _check_loss(self, batches: list[Any]) -> None:
@@ -124,18 +128,15 @@ class TightTrainerMixin:
         if not all(is_plain(parameter) for parameter in model.parameters()):
             return
 
-        def loss_of(batch: dict[str, Any]) -> Tensor:
+        def losses_of(batch: Any) -> dict[str, Tensor]:
             with self.compute_loss_context_manager():  # type: ignore[attr-defined]
-                loss: Tensor = self.compute_loss(model, self._prepare_inputs(batch))  # type: ignore[attr-defined]
-            return loss
+                return {"loss": self.compute_loss(model, self._prepare_inputs(dict(batch)))}  # type: ignore[attr-defined]
 
-        is_mean = self.plan.accumulate is None or self.plan.accumulate.loss_reduction == "mean"
-        forward = Forward(
-            lambda batch: {"loss": loss_of(dict(batch))},
-            lambda batch: batch_weights(batch, self._weight, ("loss",)),
-            model,
-            is_mean,
-        )
+        def weigh(batch: Any) -> dict[str, float]:
+            return batch_weights(batch, self._weight, ("loss",))
+
+        assert self.plan.accumulate is not None
+        forward = Forward(losses_of, weigh, model, self.plan.accumulate.loss_reduction == "mean")
         found = compare_with_halves(batches, forward, self.pipe.adapter.collective)
         if found.kind == "differs":
             raise UsageError(
@@ -145,24 +146,15 @@ class TightTrainerMixin:
             )
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """One micro-batch; returns what it counts for in the window's mean loss."""
-        assert self.loop is not None
-        with self.loop.micro_batch():
+        """Run one micro-batch; return what its loss counts for in the window's mean loss."""
+        with self._running.micro_batch():
             loss: Tensor = super().training_step(model, inputs, None)  # type: ignore[misc]
-        share = self.loop.loss_share
+        share = self._running.loss_share
         return loss * share if share else torch.zeros_like(loss)
 
     def _backward(self, loss: Tensor, **kwargs: Any) -> None:
-        if kwargs:
-            raise UnsupportedError(f"backward() takes no {', '.join(kwargs)} with TightTrainer; leave them out.")
+        check_takes_loss_alone((), kwargs)
         self.pipe.backward(loss)
-
-    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        assert self.loop is not None
-        return self.loop.later_norm()
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor:
-        return self._clip_grad_norm(model) if grad_norm is None else grad_norm
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)  # type: ignore[misc]
@@ -180,4 +172,4 @@ def _arguments_clip(plan: Plan, max_norm: float | None) -> GlobalNorm | None:
 
 
 class TightTrainer(TightTrainerMixin, Trainer):
-    """`transformers.Trainer` whose gradient path is TightGrad's."""
+    """Is a `transformers.Trainer` whose gradient path is TightGrad's; `TightTrainerMixin` has the arguments."""

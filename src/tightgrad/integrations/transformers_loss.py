@@ -4,7 +4,8 @@
 
 import dis
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,98 +17,58 @@ from tightgrad.accumulate.weights import Weight, num_samples
 from tightgrad.core.errors import ConfigError, UsageError
 
 IGNORED = -100
-CLASSES = ("ForSequenceClassification", "ForImageClassification", "ForVideoClassification", "ForAudioClassification")
 
 
 def weight_of_loss(trainer: Trainer) -> Weight:
-    """The number that the loss of a batch is averaged over, as `Trainer.compute_loss` computes it.
+    """Return what counts the items that the loss of a batch is averaged over, as `Trainer.compute_loss` computes it.
 
     Raises:
         ConfigError: it is not known, so `weight` has to be given.
     """
     model = base_of(trainer.model)
-    name = type(model).__name__
     if not type(trainer).compute_loss.__module__.startswith("transformers."):
         raise _unknown(f"{type(trainer).__name__} has a compute_loss of its own")
     if trainer.compute_loss_func is not None:
         raise _unknown("compute_loss_func computes it")
-    if trainer.label_smoother is not None:
-        shifts = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-        return lambda batch: count_labels(batch, shifts=shifts) if "labels" in batch else _weight_of_model(model)(batch)
-    return _weight_of_model(model)
+    if trainer.label_smoother is None:
+        return _weight_of_model(model)
+    shifts = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    return lambda batch: count_labels(batch, shifts=shifts) if "labels" in batch else _weight_of_model(model)(batch)
 
 
 def base_of(model: Any) -> Any:
-    """The model that PEFT or torch.compile has wrapped, or the model itself."""
+    """Return the model that PEFT or torch.compile has wrapped, or the model itself."""
     model = getattr(model, "_orig_mod", model)  # torch 2.9 to 2.14: the module in torch.compile's OptimizedModule
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _forward_of(model: nn.Module) -> Any:
-    """The function that runs, also where it was put on this one model."""
-    forward = inspect.unwrap(model.forward)
-    return inspect.unwrap(getattr(forward, "__func__", forward))
-
-
 def _weight_of_model(model: nn.Module) -> Weight:
-    function = loss_function_of(model)
-    if function is not None:
-        return _weight_of_function(model, function)
-    return _weight_of_own_loss(model)
-
-
-def loss_function_of(model: nn.Module) -> Callable[..., Any] | None:
-    """The function that the model's `forward` calls once as `self.loss_function`, if it does."""
-    forward = _forward_of(model)
-    loads = sum(instruction.argval == "loss_function" for instruction in dis.get_instructions(forward))
-    return getattr(model, "loss_function", None) if loads == 1 else None
-
-
-def _weight_of_function(model: nn.Module, function: Callable[..., Any]) -> Weight:
-    config: Any = model.config
-    if function is known.ForCausalLMLoss:
-        if _adds_router_loss(model):
-            raise _unknown(f"{type(model).__name__} adds the load balancing of its experts (output_router_logits=True)")
-        shifts = not getattr(config, "is_encoder_decoder", False)
-        return lambda batch: count_labels(batch, shifts=shifts)
-    if function in (known.ForMaskedLMLoss, known.ForTokenClassification):
-        return lambda batch: count_labels(batch, shifts=False)
-    if function is known.ForSequenceClassificationLoss:
-        return count_classes
-    if function is known.ForQuestionAnsweringLoss:
-        return count_answers
-    if function is known.LOSS_MAPPING.get("ForCTC"):
-        return _weight_of_ctc(config)
-    raise _unknown(f"{type(model).__name__} computes it with {getattr(function, '__name__', function)}")
-
-
-def _weight_of_own_loss(model: nn.Module) -> Weight:
-    """Of a model of transformers that computes its loss in `forward`: the mean of its kind, as they were written
-    before there was `loss_function`.
+    """By the function that `forward` calls once as `self.loss_function`; models that were written before there was one
+    compute the mean of their kind in `forward`.
     """
-    name, kind = type(model).__name__, getattr(model, "loss_type", None)
-    forward = _forward_of(model).__code__.co_names
-    if not type(model).__module__.startswith("transformers.") or "CrossEntropyLoss" not in forward:
-        raise _unknown(f"{name} computes it by itself")
-    if _adds_router_loss(model):
+    name, kind, config = type(model).__name__, getattr(model, "loss_type", None), getattr(model, "config", None)
+    forward = inspect.unwrap(model.forward)
+    code = inspect.unwrap(getattr(forward, "__func__", forward))  # that runs, also where it was put on this one model
+    names = [instruction.argval for instruction in dis.get_instructions(code)]
+    function = getattr(model, "loss_function", None) if names.count("loss_function") == 1 else None
+    said = f"with {getattr(function, '__name__', function)}" if function else f"by itself (loss_type {kind})"
+    is_decoder = not getattr(config, "is_encoder_decoder", False)
+    if function is None and type(model).__module__.startswith("transformers.") and "CrossEntropyLoss" in names:
+        function = known.LOSS_MAPPING.get(str(kind))
+        if function is known.ForCausalLMLoss and (is_decoder or kind != "ForConditionalGeneration"):
+            function = None
+    if function is known.LOSS_MAPPING["ForCTC"]:
+        return _weight_of_ctc(config)
+    if function not in _COUNTS:
+        raise _unknown(f"{name} computes it {said}")
+    if "load_balancing_loss_func" in names and _asks_for_router(config):
         raise _unknown(f"{name} adds the load balancing of its experts (output_router_logits=True)")
-    if kind in ("ForMaskedLM", "ForTokenClassification"):
-        return lambda batch: count_labels(batch, shifts=False)
-    if kind == "ForConditionalGeneration" and getattr(model.config, "is_encoder_decoder", False):
-        return lambda batch: count_labels(batch, shifts=False)
-    if kind in CLASSES:
-        return count_classes
-    if kind == "ForQuestionAnswering":
-        return count_answers
-    raise _unknown(f"{name} computes it by itself (loss_type {kind})")
+    shifts = function is known.ForCausalLMLoss and is_decoder
+    return partial(count_labels, shifts=True) if shifts else _COUNTS[function]
 
 
-def _adds_router_loss(model: nn.Module) -> bool:
-    forward = _forward_of(model).__code__.co_names
-    config: Any = model.config
-    text = config.get_text_config()
-    asked = getattr(config, "output_router_logits", False) or getattr(text, "output_router_logits", False)
-    return bool(asked) and "load_balancing_loss_func" in forward
+def _asks_for_router(config: Any) -> bool:
+    return any(getattr(one, "output_router_logits", False) for one in (config, config.get_text_config()))
 
 
 def _weight_of_ctc(config: Any) -> Weight:
@@ -120,8 +81,8 @@ def _weight_of_ctc(config: Any) -> Weight:
     )
 
 
-def count_labels(batch: Mapping[str, Any], *, shifts: bool) -> Tensor:
-    """Labels other than -100; without the first of each sequence if the loss `shifts` them."""
+def count_labels(batch: Mapping[str, Any], *, shifts: bool = False) -> Tensor:
+    """Count labels other than -100; without the first of each sequence if the loss `shifts` them."""
     shifted = batch.get("shift_labels")
     if shifts and isinstance(shifted, Tensor):
         return shifted.ne(IGNORED).sum()
@@ -130,14 +91,14 @@ def count_labels(batch: Mapping[str, Any], *, shifts: bool) -> Tensor:
 
 
 def count_classes(batch: Mapping[str, Any]) -> Any:
-    """Samples whose class is not -100; all samples for regression and several labels each."""
+    """Count samples whose class is not -100; all samples for regression and several labels each."""
     labels = _tensor_of(batch, "labels")
     one_each = labels.numel() == len(labels) and not labels.is_floating_point()
     return labels.ne(IGNORED).sum() if one_each else len(labels)
 
 
 def count_answers(batch: Mapping[str, Any]) -> Tensor:
-    """Samples whose answer lies in the text: the loss leaves out positions at its end or behind.
+    """Count samples whose answer lies in the text: the loss leaves out positions at its end or behind.
 
     Raises:
         UsageError: an answer begins in the text and ends behind, so that the two halves of the loss count differently.
@@ -151,6 +112,15 @@ def count_answers(batch: Mapping[str, Any]) -> Tensor:
             f"of a cut answer to {length} (left out) or to 0."
         )
     return starts.sum()
+
+
+_COUNTS: dict[Any, Weight] = {
+    known.ForCausalLMLoss: count_labels,
+    known.ForMaskedLMLoss: count_labels,
+    known.ForTokenClassification: count_labels,
+    known.ForSequenceClassificationLoss: count_classes,
+    known.ForQuestionAnsweringLoss: count_answers,
+}
 
 
 def _tensor_of(batch: Mapping[str, Any], name: str) -> Tensor:
