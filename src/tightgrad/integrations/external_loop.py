@@ -51,13 +51,13 @@ class ExternalLoop:
             ConfigError: this number cannot be set.
             UsageError: the window before has not come to its step, or the ranks have different numbers.
         """
-        self._take_in_new_parameters()
+        self.take_in_new_parameters()
         if full is not None:
             self.pipe.set_micro_batches(full)
         self._windows = self.pipe.windows(batches)  # kept, since letting go of it waits for the other ranks
         self.window, self.position = next(self._windows), 0
 
-    def _take_in_new_parameters(self) -> None:
+    def take_in_new_parameters(self) -> None:
         """Attach again where parameters were unfrozen and given to the optimizer since, keeping what methods remember.
         On several ranks that is an error when the window begins, since wrappers do not sum these parameters.
         """

@@ -93,7 +93,7 @@ class TightGrad(Callback):
         trainer.strategy.process_dataloader = process_dataloader
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Attach the plan; load what a checkpoint holds."""
+        """Attach the plan, and stand in for the strategy's backward and step."""
         if len(trainer.optimizers) != 1:
             raise UnsupportedError(
                 f"TightGrad takes one optimizer, but configure_optimizers gives {len(trainer.optimizers)}; put their "
@@ -114,20 +114,23 @@ class TightGrad(Callback):
 
         self._loader, self.loop = loader, ExternalLoop(attached)
         hooks.install(self.loop)
-        if self._saved is not None:
-            _load(self.pipe, self._saved)
-            self._saved = None
         trainer.strategy.backward = partial(self._backward, trainer, pl_module)
         trainer.strategy.optimizer_step = partial(self._optimizer_step, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Open a window at its first batch, and hold the micro-batch."""
+        """Open a window at its first batch, and hold the micro-batch. Before the first window, load what a checkpoint
+        holds: its parameters are unfrozen by now.
+        """
         assert self._loader is not None
         loop = self._running
         if trainer.fit_loop._skip_backward:  # StochasticWeightAveraging only renews BatchNorm's statistics
             self._loader.window(1)
             return
         full = self._full_window(trainer, pl_module)
+        if self._saved is not None:
+            loop.take_in_new_parameters()
+            _load(self.pipe, self._saved)
+            self._saved = None
         if loop.window is None:
             loop.open(self._loader.window(full), full)
         self._batch = batch_idx
@@ -225,14 +228,14 @@ class TightGrad(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the pipeline's state of all ranks. Collective: every rank must call it, as in saving a checkpoint."""
-        if self.loop is None:
+        if self.loop is None or self._saved is not None:
             return self._saved or {}
         state, collective = self.pipe.state_dict(), self.pipe.adapter.collective
         own = serialized(state, collective.rank, collective.world_size)
         return {"step": int(state["step"]), "ranks": _gathered(own, collective)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until the plan is attached."""
+        """Keep the state until the first batch."""
         self._saved = dict(state_dict) if state_dict else None
 
 

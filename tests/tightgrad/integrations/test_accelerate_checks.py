@@ -159,14 +159,6 @@ def test_windows_over_the_end_of_an_epoch_are_refused():
         make(gradient_accumulation_plugin=plugin(sync_with_dataloader=False))
 
 
-def test_a_number_of_steps_that_is_changed_later_is_named():
-    accelerator, model, optimizer, loader = make()
-    accelerator.gradient_accumulation_steps = 2
-    with pytest.raises(tg.UsageError, match="gradient_accumulation_steps was changed to 2, but the plan has 4"):
-        train(accelerator, model, optimizer, loader)
-    assert unmoved(model)
-
-
 def test_several_optimizers_are_refused():
     accelerator = TightAccelerator(plan=CLIPPED, cpu=True)
     model = Tagger()

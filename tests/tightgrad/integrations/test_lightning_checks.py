@@ -87,47 +87,6 @@ def test_a_callback_may_be_used_for_several_fits():
         assert callback.plan.accumulate.micro_batches == steps
 
 
-class Unfreezes(callbacks.BaseFinetuning):
-    def freeze_before_training(self, module):
-        self.freeze(module.first)
-
-    def finetune_function(self, module, epoch, optimizer):
-        if epoch == 1:
-            self.unfreeze_and_add_param_group(module.first, optimizer)
-
-
-@pytest.mark.parametrize(
-    ("callback", "text"),
-    [
-        (
-            callbacks.GradientAccumulationScheduler({0: 1, 1: 4}),
-            r"GradientAccumulationScheduler\(scheduling=\{0: 1, 1: 4\}\) changes accumulate_grad_batches.*pass "
-            r"Trainer\(accumulate_grad_batches=K\)",
-        ),
-        (Unfreezes(), "Unfreezes unfreezes parameters while training.*Fit twice"),
-        (callbacks.BackboneFinetuning(), "BackboneFinetuning unfreezes"),
-    ],
-)
-def test_callbacks_that_change_what_the_plan_was_attached_to(callback, text):
-    module = Regression()
-    module.backbone = module.first
-    before = [p.detach().clone() for p in module.parameters()]
-    with pytest.raises(tg.UnsupportedError, match=text):
-        fit(module, [TightGrad(), callback], epochs=2)
-    assert all(torch.equal(have, want) for have, want in zip(module.parameters(), before, strict=True))
-
-
-def test_a_number_that_changes_in_mid_fit_is_named_when_it_does():
-    class Doubles(lightning.Callback):
-        def on_train_epoch_start(self, trainer, module):
-            trainer.accumulate_grad_batches = 2 ** (trainer.current_epoch + 1)
-
-    callback = TightGrad()
-    with pytest.raises(tg.UsageError, match="was changed to 4 while training, but the plan has 2"):
-        fit(Regression(), [callback, Doubles()], epochs=2, accumulate_grad_batches=2)
-    assert callback.pipe.state.step == 4
-
-
 class OwnBackward(Regression):
     def backward(self, loss):
         loss.backward(retain_graph=True)
