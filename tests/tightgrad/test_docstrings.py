@@ -20,7 +20,7 @@ EXPORTED = sorted(name for name in set(tg.__all__) - {"__version__"} if not insp
 
 # Packages whose docstrings are not rewritten yet, with the reason. Remove one that passes; add one only
 # for files that moved from such a package.
-PENDING = dict.fromkeys(("integrations", "pipeline"), "their files are about to be moved")
+PENDING = dict.fromkeys(("pipeline",), "their files are about to be moved")
 
 # What a function, method or property does, as an order.
 _ORDERS = (

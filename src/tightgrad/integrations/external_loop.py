@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tightgrad.accumulate import Accumulate, Window
+from tightgrad.accumulate.settings import Schedule
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.core.protocols import Clipper
 from tightgrad.pipeline.pipeline import GradientPipeline
@@ -19,7 +20,7 @@ Batch = TypeVar("Batch")
 
 
 class ExternalLoop:
-    """Drives a pipeline from a framework's callbacks.
+    """Runs a pipeline from a framework's callbacks.
 
     Args:
         attach: makes the pipeline, from model and optimizer as they are when it is called.
@@ -155,7 +156,7 @@ def in_lots(batches: Iterable[Batch], is_full: Callable[[list[Batch]], bool]) ->
         yield lot
 
 
-def with_micro_batches(plan: Plan, micro_batches: int, setting: str) -> Plan:
+def with_micro_batches(plan: Plan, micro_batches: int | Schedule, setting: str) -> Plan:
     """Return the plan with the framework's own number of micro-batches.
 
     Raises:

@@ -141,7 +141,7 @@ class TightGrad(Callback):
         if not module.automatic_optimization:
             assert self.plan.accumulate is not None
             return self.plan.accumulate.micro_batches_at(self.pipe.state.step) or 1
-        number = trainer.accumulate_grad_batches
+        number: int = trainer.accumulate_grad_batches
         if self._full not in (None, number):
             raise UsageError(
                 f"trainer.accumulate_grad_batches was changed from {self._full} to {number} in the middle of an epoch. "

@@ -112,7 +112,7 @@ class TightTrainerMixin:
         return found
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], None]:
-        """Fetch a window's batches, which are weighed and counted over all ranks."""
+        """Read a window's batches, which are weighed and counted over all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
         self._running.abandon()
         if self._checks_loss:
