@@ -10,7 +10,7 @@ itself: a hook on one rank only must not make its weights drift, so there the gr
 to the same bits. In float32, that is; of bfloat16 the kernel would not round the quotient, so those are not folded.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
@@ -26,20 +26,32 @@ from tightgrad.core.types import Grads
 DEVICES = ("cpu", "cuda")
 """Where fused kernels are known to take a factor; torch's for Apple GPUs refuse one."""
 
-Fold: TypeAlias = Callable[[Grads, Tensor], Tensor | None]
-"""Takes gradients and their factor, and returns what the optimizer still has to multiply by: None if they are final."""
+Fold: TypeAlias = Callable[[Grads, Tensor], Sequence[Tensor | None]]
+"""Takes gradients by name and their factor, and returns what each optimizer still has to multiply by, None where its
+gradients are final; empty if all are.
+"""
 
 
-def multiplied(grads: Grads, coefficient: Tensor) -> None:
+def multiplied(grads: Grads, coefficient: Tensor) -> Sequence[Tensor | None]:
     """Multiply the gradients in place: the `Fold` that never hands a factor on."""
     scale_(grads.values(), coefficient)
+    return ()
 
 
-def folding(clipper: Clipper | None, optimizer: torch.optim.Optimizer) -> Fold:
-    """Choose how `clipper`, as it is set, gives its factor to `optimizer`.
+def folding(
+    clipper: Clipper | None,
+    optimizers: Sequence[torch.optim.Optimizer],
+    parameters: Mapping[str, torch.nn.Parameter],
+) -> Fold:
+    """Choose how `clipper`, as it is set, gives its factor to the optimizers, each of which may fold or not.
 
     "auto" and "on" fold wherever it can, asked at each step: measured on the CPU, clip and step then take 0.7 (AdamW)
     to 0.9 (Adagrad) of the time, and on any device a read and a write of all gradients less.
+
+    Args:
+        clipper: of the plan; None clips nothing.
+        optimizers: of the pipeline, each with parameters of its own.
+        parameters: whose gradients are clipped, by name.
 
     Raises:
         ConfigError: the clipper insists on folding, and the optimizer cannot as it is now. At a later step gradients
@@ -47,23 +59,42 @@ def folding(clipper: Clipper | None, optimizer: torch.optim.Optimizer) -> Fold:
     """
     if clipper is None or clipper.fold == "off":
         return multiplied
-    if clipper.fold == "on" and (reason := obstacle(optimizer)):
+    for optimizer in optimizers if clipper.fold == "on" else ():
+        _check_can_fold(optimizer)
+
+    def fold(grads: Grads, coefficient: Tensor) -> Sequence[Tensor | None]:
+        if len(optimizers) == 1:
+            return [_fold_into(optimizers[0], grads.values(), coefficient)]
+        held = [held_by(optimizer) for optimizer in optimizers]
+        parts = [[grad for name, grad in grads.items() if id(parameters[name]) in one] for one in held]
+        return [_fold_into(optimizer, part, coefficient) for optimizer, part in zip(optimizers, parts, strict=True)]
+
+    return fold
+
+
+def held_by(optimizer: torch.optim.Optimizer) -> frozenset[int]:
+    """Return the identities of the parameters in the optimizer's groups."""
+    return frozenset(id(parameter) for group in optimizer.param_groups for parameter in group["params"])
+
+
+def _fold_into(optimizer: torch.optim.Optimizer, grads: Iterable[Tensor], coefficient: Tensor) -> Tensor | None:
+    """Return the factor that is left to the optimizer; None where the gradients were changed in place."""
+    if no_kernel(optimizer) is not None:
+        scale_(grads, coefficient)
+    elif reader_of_gradients(optimizer) is not None:
+        divide_(grads, coefficient)
+    else:
+        return coefficient
+    return None
+
+
+def _check_can_fold(optimizer: torch.optim.Optimizer) -> None:
+    if reason := obstacle(optimizer):
         raise ConfigError(
             f'fold="on" needs torch\'s own fused Adam, AdamW, SGD or Adagrad over plain float32 parameters, and '
             f"nothing that looks at the gradients before its step, but {reason}. Build the optimizer with fused=True, "
             'or take fold="auto", which changes the gradients in place where it cannot fold.'
         )
-
-    def fold(grads: Grads, coefficient: Tensor) -> Tensor | None:
-        if no_kernel(optimizer) is not None:
-            multiplied(grads, coefficient)
-        elif reader_of_gradients(optimizer) is not None:
-            divide_(grads.values(), coefficient)
-        else:
-            return coefficient
-        return None
-
-    return fold
 
 
 def obstacle(optimizer: torch.optim.Optimizer) -> str | None:

@@ -14,15 +14,15 @@ from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Adapter, Collective
 from tightgrad.pipeline.collaborators import (
     check_model,
-    check_optimizer,
     check_plan,
     check_scaler_is_fresh,
-    check_scheduler,
     check_weight,
+    checked_optimizers,
     checked_records,
+    checked_schedulers,
 )
 from tightgrad.pipeline.pipeline import GradientPipeline
-from tightgrad.pipeline.premises import Premises, held_by
+from tightgrad.pipeline.premises import Premises, described, held_by_any
 from tightgrad.plan.guard import Guard
 from tightgrad.plan.loss_scaling import loss_scaling
 from tightgrad.plan.plan import Plan
@@ -36,13 +36,13 @@ from tightgrad.version import __version__
 
 def attach(
     model: nn.Module,
-    optimizer: optim.Optimizer,
+    optimizer: optim.Optimizer | Sequence[optim.Optimizer],
     plan: Plan,
     *,
     weight: Weight | None = None,
     seed: int = 0,
     collective: Collective | None = None,
-    scheduler: optim.lr_scheduler.LRScheduler | None = None,
+    scheduler: optim.lr_scheduler.LRScheduler | Sequence[optim.lr_scheduler.LRScheduler] | None = None,
     records: Sequence[RecordWriter] = (),
     progress: bool = False,
     scaler: GradScaler | None = None,
@@ -53,8 +53,10 @@ def attach(
         model: a plain module, or one in DistributedDataParallel or `fully_shard`. Without `compress` in the plan these
             sum over ranks by themselves, overlapped with backward; with it the pipeline does, after the last backward
             or, with `overlap="backward"`, during it.
-        optimizer: one torch optimizer over the model's parameters, whose step() needs no closure. A trainable parameter
-            that it does not hold is never stepped, and rank 0 warns of it.
+        optimizer: a torch optimizer over the model's parameters, whose step() needs no closure; or a list of several,
+            such as Muon for matrices and AdamW for the rest, each with parameters of its own. They are one step: one
+            guard, one norm (`clip.PerOptimizer` takes a norm for each), and each steps once a window, in this order. A
+            trainable parameter that none holds is never stepped, and rank 0 warns of it.
         plan: what to run; the empty plan is bitwise plain PyTorch. For a plain module and a `collective` of several
             ranks it gets a `Guard`, since there the pipeline has to sum gradients over ranks.
         weight: what a batch counts: the number that its loss is averaged over, such as its number of tokens (without
@@ -65,8 +67,9 @@ def attach(
             loss counts the same, as under plain DDP.
         seed: of all random numbers that methods draw.
         collective: the data-parallel ranks; None takes DDP's process group, or one process for a plain module.
-        scheduler: of this optimizer; steps after each applied step, and only then; None leaves schedules to the caller,
-            who also steps one that needs a metric, such as ReduceLROnPlateau.
+        scheduler: of this optimizer, or a list of those of several optimizers; steps after each applied step, and only
+            then; None leaves schedules to the caller, who also steps one that needs a metric, such as
+            ReduceLROnPlateau.
         records: writers of the steps' records, such as `tg.records.Jsonl(folder)`; `tightgrad doctor` reads them.
         progress: whether rank 0 shows the last step in a line on stderr.
         scaler: torch's dynamic loss scale. Give `backward` the loss as it is, and call none of the scaler's own
@@ -75,15 +78,15 @@ def attach(
 
     Raises:
         ConfigError: an argument is not what is asked for; the message says what to write.
-        UsageError: the optimizer holds none of the model's parameters, or others.
-        UnsupportedError: the model's wrapper is not supported, or cannot do what the plan asks; several optimizers, one
-            that needs a closure, or a scheduler whose step() needs an argument.
+        UsageError: an optimizer holds none of the model's parameters, or others, or those of another optimizer.
+        UnsupportedError: the model's wrapper is not supported, or cannot do what the plan asks; an optimizer that needs
+            a closure, or a scheduler whose step() needs an argument.
         IncompatiblePlanError: the plan does not go with the scaler.
         RankMismatchError: the ranks came with different plans, models, seeds or versions.
 
     Warns:
         TightGradWarning: on rank 0, of BatchNorm layers in training mode where a window may have several micro-batches,
-            and of trainable parameters that the optimizer does not hold.
+            and of trainable parameters that no optimizer holds.
 
     Examples:
         >>> import torch, tightgrad as tg
@@ -100,10 +103,10 @@ def attach(
     """
     check_integer("seed", seed, low=0)
     check_model(model)
-    check_optimizer(optimizer)
+    optimizers = checked_optimizers(optimizer)
     check_plan(plan)
     check_weight(weight)
-    check_scheduler(scheduler, optimizer)
+    schedulers = checked_schedulers(scheduler, optimizers)
     check_scaler_is_fresh(scaler)
     records = checked_records(records)
     scaling = loss_scaling(plan, scaler)
@@ -111,7 +114,7 @@ def attach(
         plan = replace(plan, guard=Guard())
     resolved, clock = plan.resolved(), StageClock()
     accumulate = resolved.accumulate
-    adapter, sync = choose(model, resolved, collective, seed=seed, clock=clock, only=held_by(optimizer))
+    adapter, sync = choose(model, resolved, collective, seed=seed, clock=clock, only=held_by_any(optimizers))
     if plan.is_empty and not adapter.reduces and adapter.collective.world_size > 1:
         plan = replace(plan, guard=Guard())  # an empty plan sums nothing, and here nobody else does
     if resolved.guard.compare_every and not _can_drift(adapter):
@@ -126,19 +129,21 @@ def attach(
             '"backward"), which repeats batches.'
         )
     scale = "none" if scaling is None else repr(scaling.current({}))
-    check_ranks_agree(plan, adapter.parameters, seed, adapter.collective, __version__, loss_scale=scale)
+    held = described(optimizers, adapter.parameters)
+    ranks = adapter.collective
+    check_ranks_agree(plan, adapter.parameters, seed, ranks, __version__, loss_scale=scale, optimizers=held)
     check_no_complex(resolved.compress, adapter.parameters)
-    premises = Premises(model, optimizer, adapter, accumulate, stacklevel=2)
+    premises = Premises(model, optimizers, adapter, accumulate, stacklevel=2)
     adapter.connect()
     sync.connect()
     return GradientPipeline(
         adapter,
-        optimizer,
+        optimizers,
         plan,
         sync,
         clock,
         weight=weight,
-        scheduler=scheduler,
+        schedulers=schedulers,
         records=[*records, Terminal()] if progress else records,
         scaling=scaling,
         premises=premises,

@@ -55,15 +55,28 @@ def _check_has_values(model: nn.Module) -> None:
             )
 
 
-def check_optimizer(optimizer: object) -> None:
-    """Is it one optimizer that steps without being given anything?"""
+def checked_optimizers(given: Any) -> tuple[Any, ...]:
+    """The optimizers, in the order in which they step, if each is one that steps without being given anything."""
+    if isinstance(given, Mapping) or type(given).__name__ == "generator":
+        inside = "list(optimizers.values())" if isinstance(given, Mapping) else "list(optimizers)"
+        raise ConfigError(f"optimizer is a {type(given).__name__}; write attach(model, {inside}, plan).")
+    optimizers = tuple(given) if isinstance(given, Sequence) else (given,)
+    if not optimizers:
+        raise ConfigError("optimizer is an empty list; give at least one torch.optim.Optimizer.")
+    for optimizer in optimizers:
+        _check_optimizer(optimizer)
+    if len({id(optimizer) for optimizer in optimizers}) < len(optimizers):
+        raise ConfigError("the list of optimizers has the same one twice, which would step twice; give each once.")
+    return optimizers
+
+
+def _check_optimizer(optimizer: object) -> None:
     if isinstance(optimizer, nn.Module):
         raise ConfigError("the second argument is a module; write attach(model, optimizer, plan).")
-    if isinstance(optimizer, Sequence | Mapping) or type(optimizer).__name__ == "generator":
-        raise UnsupportedError(
-            f"optimizer is a {type(optimizer).__name__}; several optimizers are not supported yet. Give all parameters "
-            "to one optimizer with parameter groups, or attach one torch.optim.Optimizer whose step() calls theirs: "
-            "docs/premises.md has it, under 'Several optimizers'."
+    if isinstance(optimizer, Sequence | Mapping):
+        raise ConfigError(
+            f"the list of optimizers holds a {type(optimizer).__name__}; give the optimizers themselves, one after the "
+            "other: attach(model, [muon, adamw], plan)."
         )
     if isinstance(optimizer, type):
         raise ConfigError(
@@ -107,10 +120,19 @@ def _needs_closure(optimizer: object) -> str:
     )
 
 
-def check_scheduler(scheduler: object, optimizer: object) -> None:
+def checked_schedulers(given: Any, optimizers: Sequence[Any]) -> tuple[Any, ...]:
+    """The schedulers, in the order in which they step. Several optimizers may have a list of them."""
+    if given is None:
+        return ()
+    several = isinstance(given, list | tuple) and len(optimizers) > 1
+    schedulers = tuple(given) if several else (given,)
+    for scheduler in schedulers:
+        _check_scheduler(scheduler, optimizers)
+    return schedulers
+
+
+def _check_scheduler(scheduler: object, optimizers: Sequence[Any]) -> None:
     """Can it be stepped after each applied step, without being given anything?"""
-    if scheduler is None:
-        return
     if isinstance(scheduler, Sequence | Mapping):
         raise ConfigError(
             f"scheduler is a {type(scheduler).__name__}; write "
@@ -138,11 +160,12 @@ def check_scheduler(scheduler: object, optimizer: object) -> None:
             f"`if not record.skipped: scheduler.step({', '.join(needed)})`."
         )
     for part in getattr(scheduler, "_schedulers", ()):  # ChainedScheduler's and SequentialLR's own, since torch 1.10
-        check_scheduler(part, optimizer)
+        _check_scheduler(part, optimizers)
     stepped = getattr(scheduler, "optimizer", None)
-    if _is_optimizer(stepped) and not _steps_together(stepped, optimizer):
+    if _is_optimizer(stepped) and not any(_steps_together(stepped, optimizer) for optimizer in optimizers):
+        attached = " and ".join(type(optimizer).__name__ for optimizer in optimizers)
         raise ConfigError(
-            f"the scheduler belongs to another optimizer ({type(stepped).__name__}, not the {type(optimizer).__name__} "
+            f"the scheduler belongs to another optimizer ({type(stepped).__name__}, not the {attached} "
             "that is attached), so this one's learning rate would never change; make it with "
             f"{type(scheduler).__name__}(optimizer, ...)."
         )

@@ -1,6 +1,7 @@
 """What becomes of sums over ranks, in a step of the pipeline as in an outer step of local updates."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,12 +53,13 @@ class Limited:
     Args:
         clipped: norm before, and factor.
         slots: what the methods will remember, if the step is applied.
-        fold: the factor that the optimizer still has to multiply by; None if the gradients are final.
+        folds: for each optimizer, the factor that it still has to multiply by, or None; empty if all gradients are
+            final.
     """
 
     clipped: Clipped
     slots: State
-    fold: Tensor | None = None
+    folds: Sequence[Tensor | None] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Delivery:
         plan: that runs.
         state: read; only counters of skips, and the loss scale after an overflow, are changed.
         clock: takes the seconds of the stages.
-        fold: hands a clip factor on to the optimizer, or multiplies by it.
+        fold: hands a clip factor on to the optimizers, or multiplies by it.
         scaling: learns from overflows; None without a loss scale.
     """
 
@@ -121,13 +123,13 @@ class Delivery:
             total = norm(list(grads.values()))
             if self.plan.clip is None:
                 return Limited(Clipped(total, torch.ones_like(total)), slots)
-            fold = None
+            folds: Sequence[Tensor | None] = ()
             clipped = self.plan.clip.factor(grads, norm, slots)
             if clipped is not None:
-                fold = self.fold(grads, clipped.clip_coef)
+                folds = self.fold(grads, clipped.clip_coef)
             else:
                 clipped = self.plan.clip.clip_(grads, self.adapter.parameters, norm, slots)
-            return Limited(Clipped(total, clipped.clip_coef), merge(slots, clipped.state), fold)
+            return Limited(Clipped(total, clipped.clip_coef), merge(slots, clipped.state), folds)
 
     def _skip(self, summed: Summed) -> None:
         """Count a step that is left out, or raise."""

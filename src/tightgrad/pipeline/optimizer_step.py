@@ -1,7 +1,7 @@
-"""The optimizer, and the scheduler that follows it: nobody changes a gradient between the clip and its step."""
+"""The optimizers, and the schedulers that follow them: nobody changes a gradient between the clip and their steps."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from itertools import zip_longest
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -13,24 +13,31 @@ from tightgrad.pipeline.ownership import Ownership
 
 
 class OptimizerStep:
-    """Steps the optimizer as its owner, and after it the scheduler.
+    """Steps the optimizers as their owner, one after the other, and after them the schedulers.
 
     Args:
-        optimizer: of the pipeline.
-        scheduler: steps after it; None if there is none.
+        optimizers: of the pipeline.
+        schedulers: of these optimizers.
         ownership: lets the pipeline, and nobody else, step.
     """
 
-    def __init__(self, optimizer: Optimizer, scheduler: LRScheduler | None, ownership: Ownership) -> None:
-        self._optimizer = optimizer
-        self._ownership = ownership
-        self.step_scheduler: Callable[[], Any] = scheduler.step if scheduler is not None else lambda: None
+    def __init__(
+        self, optimizers: Sequence[Optimizer], schedulers: Sequence[LRScheduler], ownership: Ownership
+    ) -> None:
+        self._optimizers, self._schedulers, self._ownership = optimizers, schedulers, ownership
 
-    def step(self, fold: Tensor | None = None) -> None:
+    def step(self, folds: Sequence[Tensor | None] = ()) -> None:
         """Step with the gradients that are there.
 
         Args:
-            fold: a factor that the optimizer still has to multiply them by; None if they are final.
+            folds: for each optimizer, a factor that it still has to multiply them by, or None if they are final; empty
+                if all are.
         """
-        with folded(self._optimizer, fold), self._ownership.stepping(), without_closure(self._optimizer):
-            self._optimizer.step()
+        for optimizer, fold in zip_longest(self._optimizers, folds):
+            with folded(optimizer, fold), self._ownership.stepping(), without_closure(optimizer):
+                optimizer.step()
+
+    def step_schedulers(self) -> None:
+        """Step the schedulers, after a step that was applied."""
+        for scheduler in self._schedulers:
+            scheduler.step()

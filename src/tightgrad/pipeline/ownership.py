@@ -3,7 +3,7 @@
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,13 +52,13 @@ class StepGuard:
 
 
 class Ownership:
-    """A pipeline's claim on the gradients of its parameters, and on its optimizer.
+    """A pipeline's claim on the gradients of its parameters, and on its optimizers.
 
     Ends with `release`, with the pipeline's life, or when `attach` is called again on the same model.
 
     Args:
         adapter: of the model.
-        optimizer: that the pipeline steps.
+        optimizers: that the pipeline steps.
         watches: whether gradients changed by others and `optimizer.step()` from outside are errors; not so under an
             empty plan, which is plain PyTorch.
 
@@ -66,10 +66,10 @@ class Ownership:
         UsageError: another living pipeline owns some of the parameters, and others of its own as well.
 
     Attributes:
-        is_stepping: whether the pipeline is stepping the optimizer right now.
+        is_stepping: whether the pipeline is stepping an optimizer right now.
     """
 
-    def __init__(self, adapter: Adapter, optimizer: Optimizer, *, watches: bool) -> None:
+    def __init__(self, adapter: Adapter, optimizers: Sequence[Optimizer], *, watches: bool) -> None:
         self.is_stepping = False
         self._adapter = adapter
         self._watches = watches
@@ -82,9 +82,10 @@ class Ownership:
             for other in others:
                 other._lose(_ATTACHED_AGAIN)
             _LIVING.add(self)
-        self._guard = _registered(optimizer, StepGuard(self)) if watches else None
-        if self._guard is not None:
-            weakref.finalize(self, self._guard.remove).atexit = False
+        found = [_registered(optimizer, StepGuard(self)) for optimizer in optimizers] if watches else []
+        self._guards = [handle for handle in found if handle is not None]
+        for handle in self._guards:
+            weakref.finalize(self, handle.remove).atexit = False
 
     def check(self) -> None:
         """Raise `UsageError` if the pipeline was closed, or `attach` was called again."""
@@ -97,7 +98,7 @@ class Ownership:
         return self._lost is None
 
     def release(self) -> None:
-        """Give model and optimizer back, if they have not been taken over."""
+        """Give model and optimizers back, if they have not been taken over."""
         if self.is_held:
             self._adapter.release()
         self._lose(_CLOSED)
@@ -105,12 +106,12 @@ class Ownership:
     def _lose(self, reason: str) -> None:
         self._lost = self._lost or reason
         _LIVING.discard(self)
-        if self._guard is not None:
-            self._guard.remove()
+        for handle in self._guards:
+            handle.remove()
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
-        """Within, the optimizer may be stepped."""
+        """Within, the optimizers may be stepped."""
         before, self.is_stepping = self.is_stepping, True
         try:
             yield
@@ -178,8 +179,8 @@ def _sharing(claim: Ownership) -> list[Ownership]:
             raise UsageError(
                 f"another pipeline already owns the gradients of {', '.join(map(repr, names[:3]))}"
                 f"{f' and {len(names) - 3} more' if len(names) > 3 else ''}, which both models share: each would add "
-                "to what the other has accumulated. Attach one module that holds both models, with one optimizer, or "
-                "call close() on the other pipeline first."
+                "to what the other has accumulated. Attach one module that holds both models, with their optimizers in "
+                "a list, or call close() on the other pipeline first."
             )
         others.append(other)
     return others

@@ -51,23 +51,24 @@ class GradientPipeline:
     def __init__(
         self,
         adapter: Adapter,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Sequence[torch.optim.Optimizer],
         plan: Plan,
         sync: GradientSync,
         clock: StageClock,
         *,
         weight: Weight | None,
         premises: Premises,
-        scheduler: LRScheduler | None = None,
+        schedulers: Sequence[LRScheduler] = (),
         records: Sequence[RecordWriter] = (),
         scaling: LossScaling | None = None,
     ) -> None:
-        self.adapter, self.optimizer, self.plan = adapter, optimizer, plan
+        self.adapter, self.optimizers, self.plan = adapter, tuple(optimizers), plan
         resolved = plan.resolved()
         accumulate = resolved.accumulate
         self.state = PipelineState(adapter.remembered_shapes)
-        self.ownership = Ownership(adapter, optimizer, watches=not plan.is_empty)
-        delivery = Delivery(adapter, resolved, self.state, clock, folding(plan.clip, optimizer), scaling)
+        self.ownership = Ownership(adapter, self.optimizers, watches=not plan.is_empty)
+        fold = folding(plan.clip, self.optimizers, adapter.parameters)
+        delivery = Delivery(adapter, resolved, self.state, clock, fold, scaling)
         self.parts = Parts(
             adapter,
             sync,
@@ -75,7 +76,7 @@ class GradientPipeline:
             self.state,
             GradientBuffer(adapter.parameters),
             delivery,
-            OptimizerStep(optimizer, scheduler, self.ownership),
+            OptimizerStep(self.optimizers, schedulers, self.ownership),
             self.ownership,
             premises,
             clock,
@@ -92,6 +93,18 @@ class GradientPipeline:
         self._smaller = SmallerMicroBatches(adapter.collective, self._cutter.weigh)
         self._recorder = Recorder(self.parts, plan, records)
         self._step: Step | None = None
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Return the only optimizer.
+
+        Raises:
+            UsageError: the pipeline has several, which are in `optimizers`.
+        """
+        if len(self.optimizers) > 1:
+            kinds = ", ".join(type(optimizer).__name__ for optimizer in self.optimizers)
+            raise UsageError(f"this pipeline has {len(self.optimizers)} optimizers ({kinds}); take pipe.optimizers.")
+        return self.optimizers[0]
 
     def windows(self, loader: Iterable[Batch]) -> Iterator[Window[Batch]]:
         """Cut `loader` into windows, one for each optimizer step.

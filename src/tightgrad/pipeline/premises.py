@@ -3,7 +3,7 @@
 Ranks have the same model and the same optimizer, so rank 0 speaks for all.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn, optim
@@ -13,6 +13,7 @@ from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.additive import Forward, check_additive
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.adapters.plain import trainable_parameters, unwrap
+from tightgrad.clip.fold import held_by
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Adapter
@@ -28,32 +29,39 @@ class Premises:
 
     Args:
         model: with its wrapper.
-        optimizer: of the pipeline.
+        optimizers: of the pipeline.
         adapter: of the model.
         accumulate: whose windows are run.
         stacklevel: of warnings when made, as of `warnings.warn`; 1 is the line that makes it.
 
     Raises:
-        UsageError: the optimizer holds none of the model's trainable parameters, or others.
+        UsageError: an optimizer holds none of the model's trainable parameters, or others, or those of another.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: optim.Optimizer, adapter: Adapter, accumulate: Accumulate, stacklevel: int
+        self,
+        model: nn.Module,
+        optimizers: Sequence[optim.Optimizer],
+        adapter: Adapter,
+        accumulate: Accumulate,
+        stacklevel: int,
     ) -> None:
-        self._model, self._optimizer, self._adapter, self._accumulate = model, optimizer, adapter, accumulate
+        self._model, self._optimizers, self._adapter, self._accumulate = model, optimizers, adapter, accumulate
         trainable = trainable_parameters(unwrap(model))
-        check_holds_some(optimizer, trainable)
+        for optimizer in optimizers:
+            check_holds_some(optimizer, trainable)
+        check_each_once(optimizers, trainable)
         self._named = dict(unwrap(model).named_parameters())
-        check_no_unknown(optimizer, trainable, self._named)
+        check_no_unknown(optimizers, trainable, self._named)
         speaks = adapter.collective.rank == 0
         if speaks:
-            warn_of_unheld(optimizer, trainable, adapter.parameters, stacklevel + 1)
+            warn_of_unheld(optimizers, trainable, adapter.parameters, stacklevel + 1)
         self._batch_norm = BatchNormNotice(model, several=accumulate.several_backwards, speaks=speaks)
         self._batch_norm.look(stacklevel + 1)
 
     def look_again(self) -> None:
         """Look at what may have changed since, before a window and at its step."""
-        check_no_unknown(self._optimizer, self._adapter.parameters, self._named)
+        check_no_unknown(self._optimizers, self._adapter.parameters, self._named)
         self._batch_norm.look(stacklevel=4)
 
     def on_split(self, window: Window[Any], loss_of: LossOf) -> Callable[[int, Weigh], None]:
@@ -99,29 +107,39 @@ class BatchNormNotice:
         )
 
 
-def held_by(optimizer: optim.Optimizer) -> frozenset[int]:
-    """Identities of the parameters in the optimizer's groups."""
-    return frozenset(id(parameter) for group in optimizer.param_groups for parameter in group["params"])
+def held_by_any(optimizers: Sequence[optim.Optimizer]) -> frozenset[int]:
+    """Identities of the parameters that any of the optimizers holds."""
+    return frozenset[int]().union(*map(held_by, optimizers))
+
+
+def described(optimizers: Sequence[optim.Optimizer], parameters: Mapping[str, nn.Parameter]) -> str:
+    """What ranks compare: which of several optimizers holds which parameters."""
+    if len(optimizers) == 1:
+        return "one"
+    held = [(type(optimizer).__name__, held_by(optimizer)) for optimizer in optimizers]
+    return repr([(kind, [name for name, p in parameters.items() if id(p) in one]) for kind, one in held])
 
 
 def check_no_unknown(
-    optimizer: optim.Optimizer,
+    optimizers: Sequence[optim.Optimizer],
     parameters: Mapping[str, nn.Parameter],
     model_parameters: Mapping[str, nn.Parameter],
 ) -> None:
-    """Raise `UsageError` if the optimizer holds a trainable tensor that is not among `parameters`.
+    """Raise `UsageError` if an optimizer holds a trainable tensor that is not among `parameters`.
 
     Args:
-        optimizer: of the pipeline.
+        optimizers: of the pipeline.
         parameters: that the pipeline knows, by name.
         model_parameters: all of the model's at attach, by name.
     """
     known = {id(parameter) for parameter in parameters.values()}
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    held = [parameter for group in groups for parameter in group["params"]]
     unknown = [parameter for parameter in held if parameter.requires_grad and id(parameter) not in known]
     if not unknown:
         return
     names = {id(parameter): name for name, parameter in model_parameters.items()}
+    holder = "the optimizer" if len(optimizers) == 1 else "an optimizer"
     late = [repr(names[id(parameter)]) for parameter in unknown if id(parameter) in names]
     if late:
         raise UsageError(
@@ -130,7 +148,7 @@ def check_no_unknown(
             "all parameters to the optimizer before it, or call attach() again between two windows."
         )
     raise UsageError(
-        f"the optimizer holds {len(unknown)} parameter(s) that attach() did not see in the model (shapes "
+        f"{holder} holds {len(unknown)} parameter(s) that attach() did not see in the model (shapes "
         f"{_first([str(tuple(p.shape)) for p in unknown], 3)}): their gradients would be neither summed "
         "over ranks nor clipped nor cleared. If they are float32 copies of the model's parameters, pass an optimizer "
         "over model.parameters() (bfloat16 gradients are accumulated and clipped in float32 here), or keep the model "
@@ -139,37 +157,50 @@ def check_no_unknown(
     )
 
 
+def check_each_once(optimizers: Sequence[optim.Optimizer], trainable: Mapping[str, nn.Parameter]) -> None:
+    """Raise `UsageError` if two optimizers hold the same trainable parameter."""
+    for name, parameter in trainable.items():
+        holders = [optimizer for optimizer in optimizers if id(parameter) in held_by(optimizer)]
+        if len(holders) > 1:
+            kinds = " and ".join(type(optimizer).__name__ for optimizer in holders)
+            raise UsageError(
+                f"{name!r} is in {len(holders)} of the optimizers ({kinds}), which would each change it in every step; "
+                "give each parameter to one of them."
+            )
+
+
 def check_holds_some(optimizer: optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> None:
     """Raise `UsageError` if the optimizer holds none of the model's trainable parameters."""
     if trainable and held_by(optimizer).isdisjoint(map(id, trainable.values())):
         raise UsageError(
-            f"the optimizer holds none of the model's {len(trainable)} trainable parameters, such as "
-            f"{next(iter(trainable))!r}: no step would change them. Make it with model.parameters() of this model, "
-            "after fully_shard, a copy or a move has replaced them. If it holds float32 copies of them: gradients of "
-            "bfloat16 are accumulated and clipped in float32 here, or keep the model in float32 and train it under "
-            "torch.autocast."
+            f"the optimizer ({type(optimizer).__name__}) holds none of the model's {len(trainable)} trainable "
+            f"parameters, such as {next(iter(trainable))!r}: no step would change them. Make it with parameters of "
+            "this model, after fully_shard, a copy or a move has replaced them. If it holds float32 copies of them: "
+            "gradients of bfloat16 are accumulated and clipped in float32 here, or keep the model in float32 and train "
+            "it under torch.autocast."
         )
 
 
 def warn_of_unheld(
-    optimizer: optim.Optimizer,
+    optimizers: Sequence[optim.Optimizer],
     trainable: Mapping[str, nn.Parameter],
     walked: Mapping[str, nn.Parameter],
     stacklevel: int,
 ) -> None:
-    """Warn of trainable parameters that the optimizer does not hold.
+    """Warn of trainable parameters that no optimizer holds.
 
     Args:
-        optimizer: of the pipeline.
+        optimizers: of the pipeline.
         trainable: parameters of the model by name.
         walked: those whose gradients the pipeline takes.
         stacklevel: as of `warnings.warn`.
     """
-    held = held_by(optimizer)
+    held = held_by_any(optimizers)
     unheld = [name for name, parameter in trainable.items() if id(parameter) not in held]
     if not unheld:
         return
     one = len(unheld) == 1
+    holder = "the optimizer" if len(optimizers) == 1 else "any of the optimizers"
     them = "it" if one else "them"
     if walked.keys().isdisjoint(unheld):
         follows = (
@@ -182,7 +213,7 @@ def warn_of_unheld(
             f"the wrapper sums {them} over ranks as well, and pipe.step() clears {them}"
         )
     warn(
-        f"{len(unheld)} trainable parameter{' is' if one else 's are'} not in the optimizer: {_named(unheld)}. "
+        f"{len(unheld)} trainable parameter{' is' if one else 's are'} not in {holder}: {_named(unheld)}. "
         f"pipe.step() never changes {them}. {follows}. Give {them} to the optimizer, or freeze {them} with "
         "requires_grad_(False).",
         stacklevel + 1,

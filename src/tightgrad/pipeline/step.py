@@ -157,11 +157,11 @@ class Step:
                 slots = merge(slots, self.noise.learned(self.window, limited.clipped.total_norm, self._factor, slots))
         with parts.clock("optimizer"):
             parts.buffer.deliver(summed.grads)
-            parts.optimizer.step(limited.fold)
+            parts.optimizer.step(limited.folds)
         if parts.scaling is not None:
             slots = merge(slots, parts.scaling.after_applied(state.slots))
         state.applied(slots)
-        parts.optimizer.step_scheduler()
+        parts.optimizer.step_schedulers()
         return Outcome.of(summed, limited.clipped)
 
 
@@ -187,5 +187,5 @@ class PlainStep(Step):
         with self._parts.clock("optimizer"):
             self._parts.optimizer.step()
         self._parts.state.applied()
-        self._parts.optimizer.step_scheduler()
+        self._parts.optimizer.step_schedulers()
         return Outcome()

@@ -27,8 +27,10 @@ def check_ranks_agree(
     version: str,
     *,
     loss_scale: str = "none",
+    optimizers: str = "one",
 ) -> None:
-    """Compare a digest of plan, parameter layout, seed, loss scale and versions. Collective: every rank must call it.
+    """Compare a digest of plan, parameters, seed, loss scale, optimizers and versions. Collective: every rank must call
+    it.
 
     Raises:
         RankMismatchError: on every rank, naming the part that differs and the ranks.
@@ -39,6 +41,7 @@ def check_ranks_agree(
         "parameters": repr(layout),
         "seed": repr(seed),
         "loss scale": loss_scale,
+        "optimizers": optimizers,
         "versions": f"tightgrad {version}, torch {torch.__version__}, python {platform.python_version()}",
     }
     digests = b"".join(hashlib.sha256(text.encode()).digest() for text in parts.values())
@@ -53,5 +56,5 @@ def check_ranks_agree(
         here = "; ".join(f"{part} here: {parts[part][:200]}" for part, ranks in different.items() if ranks)
         raise RankMismatchError(
             f"the ranks do not agree: {'; '.join(problems)} (compared with rank 0). Rank {collective.rank} has {here}. "
-            "Give every rank the same plan, model, seed, loss scale and versions."
+            "Give every rank the same plan, model, seed, loss scale, optimizers and versions."
         )

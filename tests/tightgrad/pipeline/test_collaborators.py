@@ -91,13 +91,24 @@ class TestOptimizers:
         with pytest.raises(RuntimeError, match=r"^out of cheese$"):
             train(tg.attach(model, Broken(model.parameters(), lr=0.1), PLAN), model, batches(2))
 
-    @pytest.mark.parametrize("several", [list, tuple, lambda both: dict(zip("ab", both, strict=True)), iter])
-    def test_several_are_refused_with_a_way_out(self, several):
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            (lambda both: dict(zip("ab", both, strict=True)), r"a dict; write attach\(model, list\(optimizers.values"),
+            (lambda both: (optimizer for optimizer in both), r"a generator; write attach\(model, list\(optimizers\)"),
+            (lambda both: [], "an empty list"),
+            (lambda both: [both, both[0]], "holds a list; give the optimizers themselves"),
+            (lambda both: [both[0], both[0]], "the same one twice"),
+            (lambda both: [both[0], None], "optimizer is None"),
+            (lambda both: [both[0], torch.optim.SGD], "is a class"),
+            (lambda both: [both[0], torch.optim.LBFGS([both[1].param_groups[0]["params"][0]])], "closure"),
+        ],
+    )
+    def test_several_are_a_list_of_optimizers(self, given, words):
         model = linear()
         both = [torch.optim.SGD([model.weight], lr=0.1), torch.optim.SGD([model.bias], lr=0.1)]
-        given = several(both) if several is not iter else (optimizer for optimizer in both)
-        with pytest.raises(tg.UnsupportedError, match="several optimizers are not supported yet"):
-            tg.attach(model, given, PLAN)
+        with pytest.raises(tg.TightGradError, match=words):
+            tg.attach(model, given(both), PLAN)
 
     @pytest.mark.parametrize(
         ("given", "words"),
