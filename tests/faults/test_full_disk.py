@@ -1,4 +1,4 @@
-"""A disk that fills up while a checkpoint is written: an error on every rank; the checkpoint before stays in force."""
+"""A disk that fills up while a checkpoint is written: an error on every rank; the previous checkpoint stays valid."""
 
 import os
 import subprocess
@@ -62,5 +62,5 @@ def full_while_saving(folder):
 
 def test_the_checkpoint_before_stays_in_force(small_disk):
     messages = run_ranks(2, full_while_saving, str(small_disk))
-    assert all("the checkpoint before stays in force" in message for message in messages), messages
+    assert all("the previous checkpoint stays valid" in message for message in messages), messages
     assert any("No space left on device" in message for message in messages), messages

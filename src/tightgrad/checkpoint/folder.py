@@ -1,7 +1,7 @@
 """The pipeline's state in files: one safetensors file a rank, never pickle, in a folder for each save.
 
 A checkpoint counts only when every rank has written its file, so one that was cut short (a killed rank, a full disk)
-leaves the one before in force. All files of a save carry the same random id, and `load` takes them only together. A
+leaves the previous one valid. All files of a save carry the same random id, and `load` takes them only together. A
 residual is what a rank has not sent yet; on another number of ranks, residuals are handed over so that their sum is
 preserved.
 """
@@ -54,7 +54,7 @@ def save_state(
 
     Args:
         make_state: returns this rank's state.
-        folder: of all checkpoints, on a disk that all ranks share.
+        folder: where all checkpoints are, on a disk that all ranks share.
         collective: the ranks.
         beside: is given the save's id, and returns what else this rank writes into the checkpoint's folder, by name.
 
@@ -62,8 +62,8 @@ def save_state(
         The new checkpoint's folder.
 
     Raises:
-        CheckpointError: on every rank, if any could not write, or another rank's `make_state` raised; the checkpoint
-            before stays in force.
+        CheckpointError: on every rank, if any could not write, or another rank's `make_state` raised; the previous
+            checkpoint stays valid.
         Exception: what this rank's `make_state` raised, when the other ranks know.
     """
     rank, world_size = collective.rank, collective.world_size
@@ -172,7 +172,7 @@ def _load(folder: Path, found: Newest, slots: Mapping[str, Slot], rank: int, wor
 
 
 def check_same_ranks(folder: Path, saved_size: int, world_size: int) -> None:
-    """Raise `StateMismatchError` unless the checkpoint is of as many ranks."""
+    """Raise `StateMismatchError` unless the checkpoint was saved by as many ranks."""
     if saved_size != world_size:
         raise StateMismatchError(
             f"{folder} is of {saved_size} ranks, and its residuals are about the shards that these kept; "
@@ -208,7 +208,7 @@ def load_on_every_rank(
     """Load the newest complete checkpoint and `check` it, agreed on by all ranks. Collective: every rank must call it.
 
     Args:
-        folder: of all checkpoints.
+        folder: where all checkpoints are.
         slots: what the plan remembers.
         collective: the ranks.
         check: is given this rank's state and the number of ranks that saved it, and raises where it does not fit.
@@ -309,7 +309,7 @@ def _agree(cause: Exception | None, path: Path, collective: Collective) -> None:
 def _raise_failed(failed: list[int], here: str, path: object) -> None:
     if failed:
         raise CheckpointError(
-            f"rank {', '.join(map(str, failed))} could not write {path}; the checkpoint before stays in force.{here}"
+            f"rank {', '.join(map(str, failed))} could not write {path}; the previous checkpoint stays valid.{here}"
         )
 
 

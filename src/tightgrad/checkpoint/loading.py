@@ -1,4 +1,4 @@
-"""A checkpoint's state, read and checked against a pipeline before anything of it changes."""
+"""A checkpoint's state is read and checked against a pipeline before anything changes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ def load_matching(folder: Path, slots: Mapping[str, Slot], adapter: Adapter) -> 
     Args:
         folder: shared by all ranks.
         slots: what the plan remembers.
-        adapter: of the model.
+        adapter: the model's adapter.
 
     Raises:
         CheckpointError: on every rank, if any rank's file is missing or damaged, or there is none.

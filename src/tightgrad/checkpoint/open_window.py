@@ -1,4 +1,4 @@
-"""A window that a checkpoint was taken in the middle of."""
+"""The state of a window, for checkpoints that are taken in the middle of one."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from tightgrad.core.errors import StateMismatchError
 
 @dataclass(frozen=True, slots=True)
 class OpenWindow:
-    """What has been done of a window.
+    """Holds what has been done of an unfinished window.
 
     Attributes:
         position: micro-batches whose backward has run.
@@ -40,7 +40,7 @@ class OpenWindow:
         sums: Mapping[str, Tensor],
         loss_scale: float | None = None,
     ) -> "OpenWindow":
-        """Take a window as it stands. Raises what the loader raised in its middle."""
+        """Copy the state of a window. Raises the loader's error where that failed in the middle of it."""
         if window.batches.failure is not None:
             raise window.batches.failure
         weights = [dict(row) for row in window.weights]
@@ -48,7 +48,7 @@ class OpenWindow:
 
     @classmethod
     def from_saved(cls, saved: Any, parameters: Mapping[str, nn.Parameter]) -> "OpenWindow":
-        """Take up what a state holds.
+        """Read the window that a saved state holds.
 
         Raises:
             StateMismatchError: something is missing, of another kind, or fits none of `parameters`.

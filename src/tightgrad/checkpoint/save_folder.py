@@ -83,7 +83,8 @@ def newest(folder: Path) -> Newest:
 
 
 def make_folder(folder: Path, step: int) -> int:
-    """Make a new folder for a save at `step`, and return its number. For one rank; the others call `enter_folder`.
+    """Make a new folder for a save at `step`, and return its number. Called by one rank; the others call
+    `enter_folder`.
 
     Making a folder fails if it exists, on network file systems too, so two runs never get the same one; what a listing
     of `folder` does not show yet only costs another attempt.

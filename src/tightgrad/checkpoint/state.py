@@ -1,4 +1,4 @@
-"""What the pipeline remembers between steps. Changed only by an applied step."""
+"""What the pipeline remembers between steps; only an applied step changes it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,7 +18,7 @@ class PipelineState:
     """Holds counters, and the tensors of the methods: slot -> parameter name -> tensor.
 
     Args:
-        shapes: of what is remembered of each parameter; None is its own.
+        shapes: shape of the tensors kept for each parameter; None takes the parameter's own.
 
     Attributes:
         step: number of applied steps.
@@ -59,7 +59,7 @@ class PipelineState:
     def load_state_dict(
         self, state: Mapping[str, Any], parameters: Mapping[str, nn.Parameter], known: Mapping[str, Slot]
     ) -> None:
-        """Restore, after checking all of it.
+        """Restore a state, after checking all of it.
 
         Raises:
             StateMismatchError: another version, missing keys, or tensors that fit neither plan nor parameters.

@@ -59,7 +59,7 @@ class Cast(Together):
         check_choice("dtype", self.dtype, _DTYPES)
 
     def contraction(self, numel: int) -> float:
-        """Return the claim that follows from half a unit in the last place; 0 for float16, whose small numbers
+        """Return the delta that rounding by half a unit in the last place gives; 0 for float16, whose small numbers
         underflow.
         """
         return {"float16": 0.0, "bfloat16": 1.0 - 2.0**-16, "float32": 1.0}[self.dtype]

@@ -66,7 +66,7 @@ class FP8(BlocksTogether):
         return 8
 
     def contraction(self, numel: int) -> float:
-        """Return the claim from half a unit in the last place and the error below the smallest normal number."""
+        """Return the delta from half a unit in the last place and the error below the smallest normal number."""
         underflow = _SMALLEST_HALF[self.format] / torch.finfo(_DTYPES[self.format]).max
         return 1.0 - _RELATIVE_ERROR[self.format] ** 2 - min(numel, self.block_size) * underflow**2
 

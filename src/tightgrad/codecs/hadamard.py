@@ -26,7 +26,7 @@ from tightgrad.core.wire import checked_tensors
 
 @dataclass(frozen=True)
 class Hadamard(Codec):
-    """Rotates each block at random before another codec, and back after it.
+    """Rotates each block at random before another codec encodes it, and back after decoding.
 
     Args:
         inner: a codec of scope "element" or "block", and fixed size.

@@ -73,7 +73,7 @@ class IntBlock(BlocksTogether):
         return self.rounding == "stochastic"
 
     def contraction(self, numel: int) -> float:
-        """Return the claim from an error of half a level an element; with stochastic rounding, of a whole level."""
+        """Return the delta from an error of half a level an element; with stochastic rounding, of a whole level."""
         half_levels = 2 * self.levels if self.rounding == "nearest" else self.levels
         return max(0.0, 1.0 - min(numel, self.block_size) / half_levels**2)
 

@@ -34,7 +34,8 @@ class RandomK(Codec):
 
     Args:
         density: kept fraction of each tensor, in (0, 1]; at least one entry is kept.
-        scaling: "none" for error feedback, "unbiased" multiplies what is kept by about 1 / density for use without.
+        scaling: "none" for error feedback, "unbiased" multiplies what is kept by about 1 / density, for use without
+            error feedback.
         values: codec of the kept values, of scope "element" or "block"; with Cast("float32") payloads are summed.
 
     Examples:
@@ -82,7 +83,7 @@ class RandomK(Codec):
 
     @property
     def reducer(self) -> str:
-        """Return the id of the usual reducer: linear payloads are summed, others gathered."""
+        """Return the id of the usual reducer: linear, or gather if payloads cannot be summed."""
         return "linear" if self.linear else "gather"
 
     def count(self, numel: int) -> int:

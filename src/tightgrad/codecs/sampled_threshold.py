@@ -3,7 +3,7 @@
     Aji and Heafield 2017, Sparse Communication for Distributed Gradient Descent, arXiv:1704.05021; Lin et al. 2017,
     arXiv:1712.01887.
 
-How many entries that are depends on the data, so ranks tell each other the sizes of their payloads first. Departs from
+The number of kept entries depends on the data, so ranks tell each other the sizes of their payloads first. Departs from
 the papers: the sample is not drawn at random but at the multiples of a large prime, so that the codec is deterministic.
 """
 

@@ -22,7 +22,7 @@ class SizeAdaptive(Choice):
     Args:
         large: codec of tensors of at least `threshold` elements and two dimensions.
         small: codec of all others.
-        threshold: a number of elements.
+        threshold: number of elements from which on a tensor counts as large.
 
     Examples:
         >>> import torch

@@ -2,7 +2,7 @@
 
     Strom 2015, Scalable Distributed DNN Training Using Commodity GPU Cloud Computing, Interspeech.
 
-How many entries that are depends on the data, so ranks tell each other the sizes of their payloads first. Departs from
+The number of kept entries depends on the data, so ranks tell each other the sizes of their payloads first. Departs from
 Strom: values are sent, not only signs.
 """
 

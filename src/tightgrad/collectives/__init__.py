@@ -1,4 +1,4 @@
-"""The only door to the network, and the only byte counter."""
+"""Operations over ranks: nothing else in the library uses the network or counts its bytes."""
 
 from tightgrad.collectives.single import SingleCollective as SingleCollective
 from tightgrad.collectives.threaded import ThreadedCollective as ThreadedCollective

@@ -21,7 +21,7 @@ def read_tensors(source: Source, wanted: Callable[[Iterable[str]], Iterable[str]
 
     Args:
         source: a folder, or torch's reader for another kind of storage.
-        wanted: is given all keys, and returns those to read.
+        wanted: returns, of all keys, those to read.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it cannot be read.

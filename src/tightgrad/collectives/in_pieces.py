@@ -15,7 +15,9 @@ PIECE_NBYTES = 2**18
 
 
 def are_large(sent: Tensor, received: Tensor) -> bool:
-    """Tell whether pieces are worth it; the same answer on both ranks, since what one sends the other receives."""
+    """Tell whether a message is large enough to be cut; both ranks get the same answer, since one sends what the other
+    receives.
+    """
     return sent.is_cpu and max(_nbytes(sent), _nbytes(received)) > PIECE_NBYTES
 
 

@@ -50,7 +50,7 @@ class TorchCollective:
         return tensor
 
     def start_all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Callable[[], Tensor]:
-        """Begin an all-reduce; what is returned waits for it (under NCCL the current stream does)."""
+        """Start an all-reduce; return a function that waits for it (under NCCL the current stream waits)."""
         with self._talking("all_reduce"):
             work = dist.all_reduce(tensor, _OPS[op], group=self.group, async_op=True)
         self._count_all_reduce(tensor)
@@ -77,7 +77,8 @@ class TorchCollective:
         return gathered.view(self.world_size, *tensor.shape)
 
     def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Begin an all-gather; what is returned waits for it (under NCCL the current stream does). Not cut into pieces.
+        """Start an all-gather; return a function that waits for it (under NCCL the current stream waits). Not cut into
+        pieces.
 
         The group's own method is called: `torch.distributed`'s Python around it takes as long as the collective.
         """

@@ -17,8 +17,8 @@ def reduce_scatter_nbytes(nbytes: int, world_size: int, backend: str) -> int:
     """Return the bytes sent by one rank in a reduce-scatter of a tensor of `nbytes`; gloo runs a whole all-reduce.
 
     Raises:
-        ConfigError: `backend` is no backend's own name, as "undefined", which get_backend() gives where the user named
-            none.
+        ConfigError: `backend` is no backend's name, such as "undefined", which get_backend() returns where none was
+            named.
     """
     if backend == "undefined" or ":" in backend:
         raise ConfigError(
@@ -36,7 +36,7 @@ def all_gather_nbytes(nbytes: int, world_size: int) -> int:
 
 
 def all_to_all_nbytes(chunk_nbytes: list[int], rank: int) -> int:
-    """Return the bytes sent by one rank in an all-to-all; its own chunk stays at home."""
+    """Return the bytes sent by one rank in an all-to-all; its own chunk is not sent."""
     return sum(chunk_nbytes) - chunk_nbytes[rank]
 
 

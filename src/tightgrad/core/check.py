@@ -1,4 +1,4 @@
-"""Checks of settings. Each says the name, the value, the bound and the fix."""
+"""Checks of settings. Each error names the setting, its value, the bound and the fix."""
 
 import operator
 import sys

@@ -1,4 +1,4 @@
-"""The door to the network, and the count of what passes through it."""
+"""The interface to the network, and the counter of the bytes that leave through it."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
@@ -10,11 +10,11 @@ ReduceOp = Literal["sum", "max", "min"]
 
 
 class Traffic:
-    """Counts the bytes that leave this rank: the only byte counter there is.
+    """Counts the bytes that leave this rank; nothing else in the library counts bytes.
 
     Attributes:
-        nbytes: of tensors.
-        by_operation: tensors' bytes by the name of the collective.
+        nbytes: bytes of all tensors sent so far.
+        by_operation: the same, by the name of the collective operation.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,9 @@ class TrafficMeter:
 
 
 class Collective(Protocol):
-    """The only door to the network. Every rank must make the same calls in the same order."""
+    """Runs operations over ranks; nothing else uses the network. Every rank must make the same calls in the same
+    order.
+    """
 
     @property
     def rank(self) -> int:
@@ -63,18 +65,18 @@ class Collective(Protocol):
         """Reduce over ranks in place; return the same tensor."""
 
     def start_all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Callable[[], Tensor]:
-        """Begin an all-reduce, and go on; what is returned waits for it, and gives what `all_reduce_` gives.
+        """Start an all-reduce without waiting; return a function that waits, and returns what `all_reduce_` returns.
 
-        To be waited for once, before or after other operations of the group; until then `tensor` is not to be touched.
+        Call that function once, before or after other operations of the group, and leave `tensor` alone until then.
         """
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Stack the ranks' tensors (all of one shape and dtype): shape (world_size, *tensor.shape)."""
 
     def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Begin an all-gather, and go on; what is returned waits for it, and gives what `all_gather` gives.
+        """Start an all-gather without waiting; return a function that waits, and returns what `all_gather` returns.
 
-        To be waited for once, before or after other operations of the group.
+        Call that function once, before or after other operations of the group.
         """
 
     def all_to_all(self, chunks: Sequence[Tensor], receive_numels: Sequence[int]) -> list[Tensor]:

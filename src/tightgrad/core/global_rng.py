@@ -11,9 +11,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class GlobalRng:
-    """Holds the state of all of them, so that a forward can draw the same numbers again.
+    """Holds the state of these generators, so that a forward can draw the same random numbers again.
 
-    Generators that the user's code keeps for itself are not among them.
+    Generators that user code makes for itself are not included.
 
     Examples:
         >>> import torch

@@ -36,8 +36,8 @@ def check_kind(name: str, value: object, owner: str, settings: Mapping[str, Sett
     """Raise `ConfigError` unless `value` is None or an object of the kind of this setting.
 
     Args:
-        name: of the setting.
-        value: given for it.
+        name: the setting's name.
+        value: the value that was given.
         owner: the constructor, such as "Plan".
         settings: all settings of this constructor that are objects, by name.
         find: gives the class of a method's id, or raises `ConfigError`.

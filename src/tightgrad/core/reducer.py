@@ -1,4 +1,4 @@
-"""What sums gradients over ranks, in its own rounds of communication, and what sends later what was left behind."""
+"""Reducers sum gradients over ranks, in one or more rounds; feedback sends later what compression left out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ Observe = Callable[[Grads, Mapping[str, Tensor]], None]
 
 @dataclass(frozen=True, slots=True)
 class ReduceContext:
-    """Holds what a reducer may use during one step; `observe` is told what was to be sent and what of it was."""
+    """Holds what a reducer may use during one step; `observe` is called with what was to be sent and what was sent."""
 
     collective: Collective
     rng: StepRng
@@ -32,9 +32,9 @@ class ReduceContext:
 
     @contextmanager
     def receiving(self) -> Iterator[None]:
-        """Catch a `PayloadError` while decoding what came from other ranks, and note it in `failures`: this rank still
-        owes the other ranks the rest of the step's collectives, and whoever called the reducer asks all ranks after the
-        last one (`sync/delivered.py`). What is returned meanwhile has the right shapes only.
+        """Catch a `PayloadError` while decoding what came from other ranks, and note it in `failures`: this rank must
+        still take part in the rest of the step's collectives. The caller of the reducer asks all ranks after the last
+        one (`sync/delivered.py`). Until then, only the shapes of what is returned are right.
         """
         try:
             yield
@@ -55,7 +55,7 @@ class Reducer(ABC):
     """Whether gradients, each in its own dtype, arrive as they are: feedback or a fallback would have nothing to do."""
 
     def refuses(self, codec: Codec | None) -> str | None:
-        """Return why this reducer cannot run with `codec`, and what instead; None if it can."""
+        """Return why this reducer cannot run with `codec`, and what can; None if it can."""
         return None
 
     @abstractmethod
@@ -67,7 +67,7 @@ class Reducer(ABC):
         """
 
     def refuses_shards(self, codec: Codec | None) -> str | None:
-        """Say why `reduce_to_shards` cannot run with `codec`, and what instead; None if it can."""
+        """Return why `reduce_to_shards` cannot run with `codec`, and what can; None if it can."""
         return (
             f"FSDP2 sums shards, and {self.card.id} sums whole gradients; use the reducer two_shot, or sparse_two_shot "
             "for sparse codecs, or DistributedDataParallel"
@@ -82,8 +82,8 @@ class Reducer(ABC):
     def reduce_to_shards(
         self, grads: Grads, sizes: Sizes, codec: Codec | None, state: State, context: ReduceContext
     ) -> Reduced:
-        """Sum float32 `grads` over ranks, of which each keeps one piece: what FSDP2 needs. Not called where
-        `refuses_shards` gives a reason.
+        """Sum float32 `grads` over ranks; each rank keeps one piece, as FSDP2 needs. Not called where `refuses_shards`
+        gives a reason.
 
         Collective: every rank must call it with the same names, shapes and sizes.
 
@@ -91,8 +91,8 @@ class Reducer(ABC):
             grads: this rank's whole gradients.
             sizes: for each name, the numbers of elements of the ranks' pieces, in the order of ranks. Pieces are cut
                 from the gradient in one dimension, one after the other; some may be empty.
-            codec: of the plan.
-            state: what the method remembers.
+            codec: the plan's codec.
+            state: what the method has remembered.
             context: network, random numbers, clock.
 
         Returns:
@@ -106,7 +106,7 @@ Reduce = Callable[[Grads], Reduced]
 
 
 class Feedback(ABC):
-    """Wraps a reducer so that what compression leaves behind is sent later."""
+    """Wraps a reducer so that what compression leaves out is sent later."""
 
     card: ClassVar[MethodCard]
     slots: ClassVar[tuple[Slot, ...]] = ()
@@ -114,7 +114,7 @@ class Feedback(ABC):
     """Whether it can do with a total that holds only this rank's piece of each sum, as under FSDP2."""
 
     def refuses(self, codec: Codec | None, reducer: Reducer) -> str | None:
-        """Return why this feedback cannot run with the two, and what instead; None if it can."""
+        """Return why this feedback cannot run with this codec and reducer, and what can; None if it can."""
         return None
 
     @abstractmethod
@@ -122,8 +122,8 @@ class Feedback(ABC):
         """Call `inner` once on the compensated gradients; return its totals and the new state.
 
         Args:
-            grads: this rank's float32 gradients, given away: they may be overwritten, and kept in the new state. A
-                caller that needs them afterwards hands over clones.
+            grads: this rank's float32 gradients; they may be overwritten, and kept in the new state. A caller that
+                needs them afterwards passes clones.
             state: what was remembered; its tensors are left as they are.
             inner: sums over ranks. It leaves its input as it is.
         """

@@ -1,4 +1,4 @@
-"""The values that walk down the gradient path."""
+"""The values that are passed along the gradient path."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -31,15 +31,15 @@ class Slot:
             hold the same.
         like_parameter: whether each tensor has its parameter's shape.
         of_model: whether there is one tensor, under MODEL, instead of one for each parameter.
-        shape: of each tensor, where it is the same for all; None says nothing.
-        dtype: of each tensor; None allows any floating-point or complex one; ignored with a storage.
+        shape: shape of each tensor, where it is the same for all; None does not check it.
+        dtype: dtype of each tensor; None allows any floating-point or complex one; ignored with a storage.
         storage: how values are held in fewer bytes; None holds them as they are.
-        role: what the pipeline does with it beside keeping it. "residual" is what a rank has not sent yet: `flush()`
-            delivers and clears it, and records have its norm. "factors" are low-rank factors, of independent columns:
-            records say how many of their directions a step kept. None is nothing.
+        role: what the pipeline does with the tensors besides keeping them. "residual" is what a rank has not sent yet:
+            `flush()` delivers and clears it, and records have its norm. "factors" are low-rank factors, of independent
+            columns: records say how many of their directions a step kept. None does nothing.
 
     Raises:
-        ConfigError: residuals that are not a rank's own, of their parameter's shape.
+        ConfigError: the role is "residual", and tensors are not a rank's own, of their parameter's shape.
     """
 
     name: str
@@ -63,11 +63,11 @@ class Slot:
         return values if self.storage is None else self.storage.pack(values)
 
     def values(self, held: Tensor) -> Tensor:
-        """Undo `hold`, but for the shape: what a storage holds comes back in one dimension."""
+        """Return the values that `hold` stored; from a storage they come back in one dimension."""
         return held if self.storage is None else self.storage.unpack(held)
 
     def added(self, first: Tensor, second: Tensor) -> Tensor:
-        """Hold the sum of what two ranks hold."""
+        """Return what is kept for the sum of two ranks' values."""
         return first + second if self.storage is None else self.hold(self.values(first) + self.values(second))
 
     def fits(self, held: Tensor, shape: tuple[int, ...]) -> bool:
@@ -124,8 +124,8 @@ class GradSpec:
         numel: number of elements handed to the codec (a chunk of the gradient may be less than all of it).
         dtype: dtype of the decoded result, float32 on the gradient path.
         device: where the decoded result lives.
-        seed: the same on every rank, another one for each step and name: for what ranks must draw alike.
-        step: number of steps applied so far: for what changes during training.
+        seed: seed of the random numbers that must be the same on every rank; it differs by step and name.
+        step: number of steps applied so far, for settings that change during training.
     """
 
     name: str

@@ -19,7 +19,7 @@ HEADER_NBYTES = 16
 
 
 class Layouts(Protocol):
-    """Tells what is known of a codec's payloads before there are data; every codec does."""
+    """Tells what is known about a codec's payloads before there are any; every codec does."""
 
     card: ClassVar[MethodCard]
 
@@ -66,7 +66,7 @@ def fixed_nbytes(codec: Layouts, spec: GradSpec) -> int:
 
 
 def check_message(codec: Layouts, message: Tensor, nbytes: int) -> None:
-    """Raise `PayloadError` unless `message` is so many bytes."""
+    """Raise `PayloadError` unless `message` is a uint8 tensor of `nbytes` elements."""
     if message.dtype != torch.uint8 or message.dim() != 1 or message.numel() != nbytes:
         raise PayloadError(
             f"a message of {codec.card.id} has {message.numel()} elements of {message.dtype}, expected {nbytes} "
@@ -87,9 +87,9 @@ def from_bytes(
     """Cut one uint8 tensor into the payloads of `specs`, in order.
 
     Args:
-        buffer: what another rank's `to_bytes` gave.
-        codec: the codec that encoded.
-        specs: of its payloads.
+        buffer: what another rank's `to_bytes` returned.
+        codec: the codec that encoded the payloads.
+        specs: one for each payload.
         nbytes: length of each payload; needed when more than one has no fixed size.
 
     Raises:

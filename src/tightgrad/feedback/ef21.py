@@ -3,7 +3,7 @@
     Richtarik, Sokolov, Fatkhullin 2021, EF21, arXiv:2106.05203.
 
 What is compressed is the change of the gradient, which shrinks where training settles, so that with full gradients it
-converges at the rate of no compression. The sum of the estimates is remembered on every rank and follows by the totals
+converges at the rate of no compression. Every rank keeps the sum of the estimates, and updates it from the totals
 alone.
 """
 
@@ -55,7 +55,7 @@ class EF21(Feedback):
     works_on_shards: ClassVar[bool] = False  # `TOTAL` is of whole sums
 
     def reduce_(self, grads: Grads, state: State, inner: Reduce) -> Reduced:
-        """Send the change, and follow it. Parameters not in this call keep their estimates."""
+        """Send how gradients differ from their estimates, and update these. Parameters not in this call keep theirs."""
         estimates, totals = state.get(ESTIMATE.name, {}), state.get(TOTAL.name, {})
         change = {name: grad - estimates[name] if name in estimates else grad for name, grad in grads.items()}
         reduced = inner(change)

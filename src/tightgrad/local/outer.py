@@ -1,4 +1,4 @@
-"""The outer step of local updates: count local steps, and every so often walk the pseudo-gradient down the path."""
+"""The outer step of local updates: count local steps, and every so often sum and apply the pseudo-gradient."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,8 +40,8 @@ class OuterPipeline:
     Every rank must call `step` equally often.
 
     Attributes:
-        num_local_steps: of this rank, in all.
-        num_since: of these, since the ranks last met.
+        num_local_steps: all local steps of this rank.
+        num_since: local steps since the last outer step.
     """
 
     def __init__(self, adapter: ReplicaAdapter, updates: LocalUpdates, *, seed: int) -> None:
@@ -67,7 +67,7 @@ class OuterPipeline:
 
         Raises:
             NonFiniteGradientError: on every rank, if any rank's parameters are inf or NaN, where the plan's guard says
-                so; nothing has changed. Under the policy "skip" all ranks go back to where they last met instead.
+                so; nothing has changed. Under the policy "skip" all ranks go back to their last anchor instead.
             PayloadError: on every rank, when any could not decode what it received.
             RankMismatchError: on every rank, when they received different sums.
         """
@@ -160,7 +160,7 @@ class OuterPipeline:
         """Write every rank's state below `folder`, which all ranks share. Collective: every rank must call it.
 
         Raises:
-            CheckpointError: on every rank, if any could not write; the checkpoint before stays in force.
+            CheckpointError: on every rank, if any could not write; the previous checkpoint stays valid.
         """
         return save_state(self.state_dict, Path(folder), self.adapter.collective)
 
@@ -210,12 +210,13 @@ class OuterPipeline:
 def attach_local(
     model: nn.Module, updates: LocalUpdates, *, seed: int = 0, collective: Collective | None = None
 ) -> OuterPipeline:
-    """Let each rank train `model` alone, and all meet now and then. Collective: every rank must call it.
+    """Let each rank train `model` alone, with an outer step over all ranks every so many steps. Collective: every rank
+    must call it.
 
     Args:
         model: a plain module, not in DistributedDataParallel or `fully_shard`; it starts from rank 0's weights.
         updates: `LocalSGD` or `DiLoCo`.
-        seed: of all random numbers that methods draw.
+        seed: seed of all random numbers that methods draw.
         collective: the ranks; None takes the default process group, or one process without one.
 
     Raises:

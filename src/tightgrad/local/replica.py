@@ -1,8 +1,8 @@
-"""Replicas of a plain module that train alone and meet now and then.
+"""Replicas of a plain module that train alone between outer steps.
 
-Where they last met is the anchor: what the outer step calls its parameters. What it calls their gradient is how far
-this replica has moved away, backwards. A replica of fewer bits starts from the rounded anchor, and its way is measured
-from there: rounding is no motion, and the anchor keeps what was rounded off.
+The anchors are the weights after the last outer step, the same on every rank: the outer step updates them as its
+parameters. Their gradient is the anchor minus this replica's weights. A replica of fewer bits starts from the rounded
+anchor, and its distance is measured from there; the anchor keeps what was rounded off.
 """
 
 import torch

@@ -41,9 +41,9 @@ class Guard:
         """Tell whether gradients may go on; "zero" makes them so. Collective where they are sharded.
 
         Args:
-            grads: of one rank, or their sums.
-            norm: measures them.
-            largest: the largest norm that is let pass.
+            grads: one rank's gradients, or their sums over ranks.
+            norm: computes their norm.
+            largest: the largest norm that passes.
         """
         if self.on_nonfinite == "propagate" or float(norm(list(grads.values()))) <= largest:
             return True
@@ -102,7 +102,7 @@ def nonfinite_error(here: Mapping[str, int], names: Sequence[str], collective: C
     """Say which parameters on which ranks hold inf or NaN. Collective: every rank must call it.
 
     Args:
-        here: how many entries of this rank's gradients do, by name.
+        here: number of such entries in this rank's gradients, by name.
         names: all parameters, in the same order on every rank.
         collective: the ranks.
     """

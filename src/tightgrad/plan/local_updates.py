@@ -7,7 +7,7 @@
     Stich 2018, Local SGD Converges Fast and Communicates Little, arXiv:1805.09767 (lr = 1, m = 0: the mean of the
     ranks' parameters). Douillard et al. 2023, DiLoCo, arXiv:2311.08105 (AdamW inside, Nesterov outside).
 
-The pseudo-gradient walks down the same path as a gradient: guard, local clip, error feedback, codec, collective, clip.
+The pseudo-gradient is treated as a gradient is: guard, local clip, error feedback, codec, collective, clip.
 """
 
 import json
@@ -26,7 +26,7 @@ LOCAL_UPDATES_VERSION = 1
 
 @dataclass(frozen=True)
 class LocalUpdates:
-    """Holds what both kinds have in common; use `LocalSGD` or `DiLoCo`.
+    """Holds the settings that `LocalSGD` and `DiLoCo` share; use one of these.
 
     Args:
         every: local steps between two outer steps, at least 1.
@@ -93,8 +93,8 @@ class DiLoCo(LocalUpdates):
     """Lets each rank train alone, and takes a Nesterov step along the mean of how far the ranks have moved.
 
     Args:
-        lr: of the outer step, above 0.
-        momentum: of the outer step, at least 0 and below 1.
+        lr: step size of the outer step, above 0.
+        momentum: Nesterov momentum of the outer step, at least 0 and below 1.
     """
 
     lr: float = 0.7

@@ -34,8 +34,8 @@ class Compress:
 
     Args:
         codec: how a gradient is encoded; None sends float32.
-        reducer: who talks to whom; None takes the one on the codec's card, or dense without a codec.
-        feedback: what happens to what compression leaves behind; None drops it.
+        reducer: how gradients are summed over ranks; None takes the one on the codec's card, or dense without a codec.
+        feedback: what happens to what compression leaves out; None drops it.
         overlap: when it runs. "backward" reduces each bucket of a DistributedDataParallel module as soon as its
             gradients are ready, while the last micro-batch's backward goes on; "none" reduces after it, in one go;
             "auto" is "none" under DistributedDataParallel, and what the wrapper allows elsewhere. What is delivered is
@@ -104,8 +104,8 @@ class ResolvedCompress:
 
     Args:
         codec: how a gradient is encoded; None sends float32.
-        reducer: who talks to whom.
-        feedback: what happens to what compression leaves behind; None drops it.
+        reducer: how gradients are summed over ranks.
+        feedback: what happens to what compression leaves out; None drops it.
         overlap: when it runs, as in `Compress`.
         max_relative_error: above it a step is sent again, densely; None measures nothing.
     """
@@ -119,7 +119,7 @@ class ResolvedCompress:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Holds a plan as it runs: where it left a part out, the one that stands for it.
+    """Holds a plan as it runs, with a default for each part that was left out.
 
     Args:
         accumulate: how micro-batches make a step.
@@ -263,7 +263,7 @@ class Plan:
         return {slot.name: slot for part in self._remembering() for slot in part.slots}
 
     def resolved(self) -> Resolved:
-        """Return the plan with every part in its place, none of them None that has to run."""
+        """Return the plan as it runs, with a default for each part that was left out."""
         return Resolved(
             accumulate=self.accumulate or Accumulate(),
             compress=(self.compress or Compress()).resolved(),

@@ -21,12 +21,12 @@ def steps_file(rank: int) -> str:
 class Jsonl(RecordWriter):
     """Writes `steps.jsonl` (rank r above 0: `steps.rank<r>.jsonl`), and rank 0 the plan to `plan.json`.
 
-    A run that starts at step 0 begins the file anew; one that was resumed goes on. Inf and NaN are written as null. An
-    error that ends a step is a last line with `error`, `message` and `out_of_memory`; used as a context manager, also
-    one that is raised in the loop itself. Every line is flushed.
+    A run that starts at step 0 overwrites the file; a resumed run appends to it. Inf and NaN are written as null. An
+    error that ends a step is written as a last line with `error`, `message` and `out_of_memory`; used as a context
+    manager, so is an error in the loop itself. Every line is flushed.
 
     Args:
-        folder: is made if it is not there.
+        folder: where the files are written; it is created if it does not exist.
     """
 
     def __init__(self, folder: str | Path) -> None:

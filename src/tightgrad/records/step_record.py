@@ -19,7 +19,7 @@ class StepRecord:
         residual_norm: 2-norm of this rank's residuals; None without feedback.
         weight: N, the weight of the window over all ranks; 0 for a `flush`.
         micro_batches: micro-batches on this rank; 0 for a `flush`.
-        loss_scale: S of this window; None without loss scaling.
+        loss_scale: loss scale of this window; None without loss scaling.
         retries: how often the window was run again with smaller micro-batches.
         stage_seconds: seconds of each stage on the host's clock.
         clip_rate: share of the last 100 applied steps that were clipped; None without clipping.
@@ -27,13 +27,15 @@ class StepRecord:
             fallback; None without one.
         fell_back: gradients were sent again, uncompressed, because the relative error was above its bound.
         loss: this rank's mean loss over the weight of its micro-batches; None for an empty plan, or without weight.
-        memory_bytes: of tensors on this rank's GPU, or of the process on the CPU, after the step; None if not known.
-        compression_cosine: of the angle between what this rank was to send and what it sent; measured every tenth
+        memory_bytes: bytes of the tensors on this rank's GPU, or of the process on the CPU, after the step; None if not
+            known.
+        compression_cosine: cosine of the angle between what this rank was to send and what it sent; measured every
+            tenth
             step, None on the others and without compression.
         warm_start_overlap: share of the directions of PowerSGD's factors that the step kept, in [0, 1]; measured every
             tenth step, None on the others, before there are any, and for other methods.
         noise_scale: the gradient noise scale, averaged over steps, in the unit of `weight`; None if the plan does not
-            measure it, or it cannot be told yet.
+            measure it, or it is not known yet.
         parameter_norm: 2-norm of the model's parameters after the step, the same on every rank unless they have
             drifted apart; measured every tenth step, None on the others and for an empty plan.
     """

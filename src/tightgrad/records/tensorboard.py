@@ -15,7 +15,7 @@ class TensorBoard(RecordWriter):
     """Writes scalars named `tightgrad/<field>`, from rank 0. Needs the package tensorboard or tensorboardX.
 
     Args:
-        folder: of the event files.
+        folder: where event files are written.
 
     Raises:
         UnsupportedError: neither package is installed.

@@ -17,7 +17,7 @@ class Terminal(RecordWriter):
     seconds.
 
     Args:
-        stream: where to; None is stderr.
+        stream: where lines are written; None is stderr.
     """
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,11 +31,11 @@ class Terminal(RecordWriter):
         self._last: Record | None = None
 
     def start(self, rank: int, ranks: int, plan: Record) -> None:
-        """Let rank 0 alone show anything."""
+        """Show records on rank 0 only."""
         self._speaks = rank == 0
 
     def write(self, record: Record) -> None:
-        """Show the record, unless another was shown just now."""
+        """Show the record, unless the last one was shown too short a time ago."""
         if not self._speaks:
             return
         now = self._clock()

@@ -11,7 +11,8 @@ class WandB(RecordWriter):
     """Logs scalars named `tightgrad/<field>` from rank 0, and the plan as the run's configuration. Needs wandb.
 
     Args:
-        options: of `wandb.init`, such as project="gradients". Without any, a run that is already open is used.
+        options: arguments of `wandb.init`, such as project="gradients"; without any, a run that is already open is
+            used.
 
     Raises:
         UnsupportedError: wandb is not installed.

@@ -1,4 +1,4 @@
-"""What every writer of step records is."""
+"""The interface of all writers of step records."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ class RecordWriter(ABC):
         """Prepare to write; called once by `attach`, before the first record.
 
         Args:
-            rank: of this process.
+            rank: this process's rank.
             ranks: number of processes.
             plan: `Plan.to_config()`.
         """

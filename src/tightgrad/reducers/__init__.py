@@ -1,4 +1,6 @@
-"""Reducers: who talks to whom, in which rounds. A line here registers the method under its card's id."""
+"""Reducers: how gradients are summed over ranks, in which rounds of communication. A line here registers the method
+under its card's id.
+"""
 
 from tightgrad.reducers.dense import Dense as Dense
 from tightgrad.reducers.gather import Gather as Gather

@@ -64,13 +64,13 @@ class Gather(Reducer):
         return _gather_variable(grads, codec, specs, context)
 
     def refuses_shards(self, codec: Codec | None) -> str | None:
-        """Say no to codecs that cannot encode pieces of a tensor one by one."""
+        """Return the reason if `codec` cannot encode pieces of a tensor one by one; else None."""
         return refuses_cutting(codec)
 
     def reduce_to_shards(
         self, grads: Grads, sizes: Sizes, codec: Codec | None, state: State, context: ReduceContext
     ) -> Reduced:
-        """Sum over ranks, of which each keeps one piece, whose payloads it is sent alone."""
+        """Sum over ranks; each rank keeps one piece, and is sent only that piece's payloads."""
         assert codec is not None
         return shards_of_sums(grads, sizes, codec, context)
 
@@ -148,7 +148,7 @@ def exchange(
 ) -> tuple[list[Tensor], list[list[int] | None]]:
     """Return all ranks' messages, and the sizes of the payloads in each (None where they are known).
 
-    None at all if any rank announces a size that cannot be; this is noted in `context.failures` of every rank.
+    Both are empty if any rank announces an impossible size, which is noted in `context.failures` of every rank.
     """
     collective = context.collective
     unknown = [index for index, spec in enumerate(specs) if codec.payload_nbytes(spec) is None]

@@ -7,8 +7,8 @@
     Markov et al. 2022, CGX, arXiv:2111.08617, and Wang et al. 2023, ZeRO++, arXiv:2306.10209, compress only where the
     link is slow.
 
-What compression leaves of a node's sum is booked as not transmitted by the owner, and the ranks of a node together
-transmit what is delivered.
+What compression leaves out of a node's sum counts as not transmitted by the owner, so that the transmitted parts of a
+node's ranks add up to what the node sent.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class Hierarchical(Reducer):
 
     Args:
         ranks_per_node: consecutive ranks that share a fast link, at least 1; the last node may have fewer.
-        inner: what runs between nodes, one that remembers nothing.
+        inner: the reducer that runs between nodes; it must keep no state.
 
     Examples:
         >>> import torch
@@ -72,7 +72,7 @@ class Hierarchical(Reducer):
             )
 
     def refuses(self, codec: Codec | None) -> str | None:
-        """Return the inner reducer's reason against `codec`; None if it has none."""
+        """Return why the inner reducer cannot run with `codec`; None if it can."""
         return self.inner.refuses(codec)
 
     def refuses_between_nodes(self, codec: Codec | None) -> str | None:

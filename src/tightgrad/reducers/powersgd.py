@@ -80,7 +80,7 @@ class PowerSGD(Reducer):
         check_number("min_compression_factor", self.min_compression_factor, low=1.0)
 
     def refuses(self, codec: Codec | None) -> str | None:
-        """Return the reason of `two_shot`, which sums encoded factors, against `codec`; None if it has none."""
+        """Return why `two_shot`, which sums encoded factors, cannot run with `codec`; None if it can."""
         return None if codec is None else TwoShot().refuses(codec)
 
     def matrix_shape(self, shape: tuple[int, ...]) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""The first half of a reduction in two shots, for those who keep shards: each rank gets the sum of its own piece.
+"""The first round of `two_shot`, for wrappers that shard gradients: each rank gets the sum of its own piece.
 
     1. Every rank encodes its W pieces and sends piece r to rank r (all-to-all).
     2. Rank r decodes and adds in float32, in rank order.
@@ -15,7 +15,7 @@ CUT_SCOPES = ("element", "block")
 
 
 def refuses_pieces(codec: Codec | None) -> str | None:
-    """Say why a codec cannot encode each rank's piece of a tensor by itself; None if it can."""
+    """Return why a codec cannot encode each rank's piece of a tensor by itself; None if it can."""
     if codec is None:
         return "FSDP2 sums shards, and without a codec it does so itself; drop compress"
     if not codec.fixed_size:
@@ -24,7 +24,7 @@ def refuses_pieces(codec: Codec | None) -> str | None:
 
 
 def refuses_cutting(codec: Codec | None) -> str | None:
-    """Say why pieces that a codec encodes are not what it would encode of the whole; None if they are."""
+    """Return why encoding a tensor in pieces is not the same as encoding the whole; None if it is."""
     if codec is not None and codec.scope not in CUT_SCOPES:
         return (
             f"{codec.card.id} needs whole tensors (scope {codec.scope}), and FSDP2 cuts them; use "
@@ -44,8 +44,8 @@ def reduce_scatter_encoded(grads: Grads, sizes: Sizes, codec: Codec, context: Re
 
     Args:
         grads: this rank's float32 gradients.
-        sizes: of the pieces of each, by rank, in elements.
-        codec: of fixed size; it encodes each piece by itself.
+        sizes: for each name, the number of elements of each rank's piece.
+        codec: encodes each piece by itself, into a payload of fixed size.
         context: network, random numbers, clock.
 
     Returns:

@@ -4,7 +4,7 @@
     number of ranks.
 
 Departs from the paper: every chunk keeps the same share of its entries, so sizes are known and nothing is rebalanced.
-What the second selection drops is booked as not transmitted by the chunk's owner, so that error feedback returns it.
+What the second selection drops counts as not transmitted by the chunk's owner, so that error feedback returns it.
 """
 
 from dataclasses import dataclass
@@ -72,7 +72,9 @@ class SparseTwoShot(Reducer):
         return reduce_in_two_shots(grads, codec, self.second or codec, context)
 
     def refuses_shards(self, codec: Codec | None) -> str | None:
-        """Say no to a second codec, since sums are not sent again, and to payloads of unknown size."""
+        """Return the reason if there is a second codec, since sums are not sent again, or payloads of unknown size;
+        else None.
+        """
         reason = refuses_pieces(codec)
         if reason is None and self.second is not None:
             reason = (
@@ -84,6 +86,6 @@ class SparseTwoShot(Reducer):
     def reduce_to_shards(
         self, grads: Grads, sizes: Sizes, codec: Codec | None, state: State, context: ReduceContext
     ) -> Reduced:
-        """Sum over ranks, of which each keeps one piece: the first of the two shots."""
+        """Sum over ranks; each rank keeps one piece. This is the first of the two rounds."""
         assert codec is not None
         return shards_of_sums(grads, sizes, codec, context)

@@ -7,7 +7,7 @@
 
 Wang et al. 2023, ZeRO++, arXiv:2306.10209, and Markov et al. 2022, CGX, arXiv:2111.08617, reduce like this.
 
-Departs from both: the error of the second encoding is booked as not transmitted by the chunk's owner, so that error
+Departs from both: the error of the second encoding counts as not transmitted by the chunk's owner, so that error
 feedback returns it and the transmitted parts of all ranks add up to the total.
 """
 
@@ -82,13 +82,13 @@ class TwoShot(Reducer):
         return reduce_in_two_shots(grads, codec, codec, context)
 
     def refuses_shards(self, codec: Codec | None) -> str | None:
-        """Say no to codecs that cannot encode pieces of a tensor one by one."""
+        """Return the reason if `codec` cannot encode pieces of a tensor one by one; else None."""
         return refuses_cutting(codec)
 
     def reduce_to_shards(
         self, grads: Grads, sizes: Sizes, codec: Codec | None, state: State, context: ReduceContext
     ) -> Reduced:
-        """Sum over ranks, of which each keeps one piece: the first of the two shots."""
+        """Sum over ranks; each rank keeps one piece. This is the first of the two rounds."""
         assert codec is not None
         return shards_of_sums(grads, sizes, codec, context)
 

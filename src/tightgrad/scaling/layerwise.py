@@ -1,8 +1,8 @@
 """What LARS and LAMB share: one trust ratio for each parameter tensor, whole or sharded.
 
 A sharded parameter (a DTensor, as under FSDP2, tensor parallelism or both) has one ratio, from norms over all its
-shards: elementwise work is done on each rank's shard, and one small all-reduce of norms for all tensors of a group and
-mesh joins them. So with sharded parameters `step` is collective: every rank must call it, with gradients for the same
+shards: elementwise work is done on each rank's shard, and one small all-reduce joins the norms of all tensors of a
+group and mesh. So with sharded parameters `step` is collective: every rank must call it, with gradients for the same
 parameters.
 """
 
@@ -25,7 +25,7 @@ Group = dict[str, Any]
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """Return this rank's piece, sharing memory with `tensor`; of an ordinary tensor, itself."""
+    """Return this rank's piece of a DTensor, sharing its memory; an ordinary tensor is returned as it is."""
     piece: Tensor = _as_dtensor(tensor).to_local() if is_dtensor(tensor) else tensor
     return piece
 
@@ -39,7 +39,7 @@ def tensor_norms(tensors: list[Tensor], placed_like: list[Tensor] | None = None)
 
     Args:
         tensors: whole tensors, or this rank's pieces of them.
-        placed_like: of each tensor one that lies as it does; None where `tensors` say themselves how they lie.
+        placed_like: for each tensor, one that is sharded in the same way; None where `tensors` are whole or DTensors.
     """
     pieces = [local_part(tensor) for tensor in tensors]
     # Squares of float32 numbers fit into float64, so they neither overflow nor underflow.
@@ -102,8 +102,8 @@ def trust_ratios(
 
     Args:
         params: whole or sharded.
-        updates: what lies as each of them does, whole or this rank's piece.
-        ratio: of the parameters' norms and the updates' norms, float64 vectors.
+        updates: one for each parameter and sharded as it is: DTensors, or this rank's pieces.
+        ratio: is given the norms of parameters and of updates, float64 vectors, and returns the ratios.
     """
     norms = tensor_norms([*params, *updates], placed_like=[*params, *params])
     weight_norms, update_norms = torch.stack(norms[: len(params)]), torch.stack(norms[len(params) :])

@@ -28,7 +28,7 @@ class LossScale:
         initial: first S, above 0.
         growth: factor on S after `growth_interval` applied steps in a row, at least 1.
         backoff: factor on S after an overflow, in (0, 1).
-        growth_interval: in applied steps, at least 1.
+        growth_interval: applied steps in a row without overflow before S grows, at least 1.
         smallest: an overflow at this S or below raises instead of being skipped.
     """
 

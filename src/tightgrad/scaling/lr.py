@@ -50,12 +50,13 @@ class Warmup(LRScheduler):
     """Moves from the base rate to the optimizer's own (scaled) rate in `num_steps` applied steps, and does nothing
     afterwards.
 
-    Counted in applied steps: `tightgrad.attach(..., scheduler=...)` steps it after each step that was not skipped; a
-    loop of your own must leave it alone after a skipped one.
+    It counts applied steps: `tightgrad.attach(..., scheduler=...)` steps it after each step that was not skipped; a
+    loop
+    of your own must not step it after a skipped one.
 
     A torch scheduler, so it chains with others: `ChainedScheduler([Warmup(...), other])` multiplies the two, and
-    `SequentialLR(optimizer, [Warmup(optimizer, base_lr, n), other], milestones=[n])` runs `other` after it. For one
-    that resumes, make the scheduler first, then load its state and the optimizer's.
+    `SequentialLR(optimizer, [Warmup(optimizer, base_lr, n), other], milestones=[n])` runs `other` after it. To resume,
+    make the scheduler first, then load its state and the optimizer's.
 
     Args:
         optimizer: with the scaled rate as the `lr` of its groups.

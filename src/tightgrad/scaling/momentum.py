@@ -37,7 +37,7 @@ def correct_momentum_(optimizer: Optimizer, old_lr: float | Sequence[float], new
 
     Raises:
         UnsupportedError: a group does not have the rate inside; no buffer was changed.
-        ConfigError: a rate is out of its bounds, or there are more or fewer than groups.
+        ConfigError: a rate is out of its bounds, or there are more or fewer rates than groups.
     """
     groups = optimizer.param_groups
     old, new = _per_group("old_lr", old_lr, len(groups)), _per_group("new_lr", new_lr, len(groups))

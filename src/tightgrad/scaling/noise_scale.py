@@ -33,11 +33,12 @@ NOISE_SCALE = Slot("noise_scale", across_ranks="equal", of_model=True, shape=(3,
 
 @dataclass(frozen=True, slots=True)
 class NoiseEstimate:
-    """Holds one window's estimates, each unbiased, either may be negative; NaN if the window cannot tell.
+    """Holds one window's estimates: both unbiased, and either may be negative; NaN where the window has too few
+    batches.
 
     Attributes:
-        gradient_square: of |G|^2, a float64 scalar.
-        noise_trace: of tr(S), a float64 scalar.
+        gradient_square: estimate of |G|^2, a float64 scalar.
+        noise_trace: estimate of tr(S), a float64 scalar.
     """
 
     gradient_square: Tensor
@@ -85,7 +86,7 @@ class NoiseScale:
     In a `Plan` it measures every window: each micro-batch on each rank is a small batch, so there must be several.
 
     Args:
-        decay: of the averages, in [0, 1): they look back about 1 / (1 - decay) steps.
+        decay: decay of the averages, in [0, 1); they cover about 1 / (1 - decay) steps.
 
     Examples:
         >>> noise = NoiseScale(decay=0.9)
@@ -110,7 +111,7 @@ class NoiseScale:
         return {name: torch.zeros((), dtype=torch.float64, device=device) for name in _STATE}
 
     def updated(self, state: Mapping[str, Tensor], estimate: NoiseEstimate) -> dict[str, Tensor]:
-        """Return the state after one more applied step. A window that cannot tell, or is not finite, changes nothing.
+        """Return the state after one more applied step. A window whose estimates are NaN or inf changes nothing.
 
         Raises:
             StateMismatchError: `state` is not one of this class.

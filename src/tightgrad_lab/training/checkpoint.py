@@ -54,7 +54,7 @@ def save_checkpoint(
         measured: JSON values of rank 0.
 
     Raises:
-        CheckpointError: on every rank, if any could not write; the checkpoint before stays in force.
+        CheckpointError: on every rank, if any could not write; the previous checkpoint stays valid.
     """
 
     def training(save_id: str) -> dict[str, bytes]:

@@ -251,7 +251,7 @@ def test_what_one_rank_cannot_write_leaves_nothing_behind(tmp_path, monkeypatch,
             if collective.rank == 0:
                 failing(patch, name, fails, error)
             collective.all_gather(torch.zeros(1))
-            with pytest.raises(tg.CheckpointError, match="the checkpoint before stays in force"):
+            with pytest.raises(tg.CheckpointError, match="the previous checkpoint stays valid"):
                 pipe.save(tmp_path)
             collective.all_gather(torch.zeros(1))
         return sorted(os.listdir(tmp_path))

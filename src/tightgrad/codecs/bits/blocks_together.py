@@ -1,7 +1,7 @@
-"""Several tensors in one go: their blocks, short last ones filled up with zeros, are encoded as those of one tensor.
+"""Several tensors are encoded at once, as the blocks of one tensor; short last blocks are padded with zeros.
 
-Bytes and values are those of one tensor after the other; what is saved are the operations, of which each small tensor
-needs as many as a large one.
+Bytes and values are the same as for one tensor after the other. It saves operations, since a small tensor needs as
+many as a large one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,9 @@ SCALE_NBYTES = 4
 
 
 class BlocksTogether(Together, BlockCodec):
-    """Encodes short tensors together, for codecs that zeros at the end of a block do not change otherwise."""
+    """Encodes short tensors together, for codecs whose blocks may be padded with zeros without changing the other
+    values.
+    """
 
     def payload_nbytes(self, spec: GradSpec) -> int:
         """Return the bytes of the packed integers and of the scales."""

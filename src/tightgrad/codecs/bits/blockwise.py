@@ -1,4 +1,4 @@
-"""What codecs share that give each block of elements one float32 scale, and each element a small integer."""
+"""Base class of codecs that send one float32 scale for each block of elements, and a small integer for each element."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ class BlockCodec(Codec):
     def encode_blocks(self, blocks: Tensor, scratch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Turn blocks (m, b) into integers, uint8 (m, b), and scales, float32 (m,). `blocks` is left as it is.
 
-        `scratch` (m, b) may be written to: memory that is in the cache already.
+        `scratch` (m, b) may be overwritten; it is memory that is already in the cache.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What codecs share that choose another codec by what every rank knows of a tensor: its name, its shape, the step."""
+"""Base class of codecs that choose another codec by a tensor's name or shape, or by the step."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence

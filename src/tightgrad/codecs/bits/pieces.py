@@ -27,7 +27,7 @@ def pieces(numel: int, multiple: int, device: torch.device, *, numel_each: int =
 
 
 def are_short(specs: Sequence[GradSpec]) -> bool:
-    """Tell whether tensors are better handled together: on average, operations cost more than numbers."""
+    """Tell whether tensors are so short on average that calling torch for each takes longer than the arithmetic."""
     if not specs or specs[0].device.type != "cpu":
         return bool(specs)
     return sum(spec.numel for spec in specs) <= len(specs) * SHORT_NUMEL
@@ -37,7 +37,7 @@ def uniform(numel: int, generator: torch.Generator, device: torch.device) -> Ten
     """Draw float32 numbers above 0 and below 1, odd multiples of 2^-17: a probability drawn with them is right to
     2^-17.
 
-    On the CPU four of them come from one random integer, since drawing is what takes time there.
+    On the CPU four numbers come from one random integer, since drawing takes most of the time.
     """
     if device.type != "cpu":
         lanes = torch.randint(2**16, (numel,), generator=generator, device=device)

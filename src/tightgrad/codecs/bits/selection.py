@@ -11,7 +11,8 @@ LARGEST_DENSITY = 1 / 64
 
 
 def largest(flat: Tensor, count: int) -> Tensor:
-    """Return ascending int64 indices of `count` entries of largest |x|. Among equal ones any, but always the same.
+    """Return ascending int64 indices of `count` entries of largest |x|. Of equal entries it may be any, but always the
+    same ones.
 
     The `count` blocks with the largest maxima hold a valid answer: an entry elsewhere is at most its block's maximum,
     hence at most each of `count` others. Finding the maxima is one pass over the tensor; the rest is small.

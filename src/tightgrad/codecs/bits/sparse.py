@@ -1,6 +1,6 @@
-"""What codecs share that send some entries: packed indices, and values encoded by a codec of their own.
+"""Base classes of codecs that send some entries: packed indices, and values encoded by a second codec.
 
-Where that would take more bytes than the float32 entries themselves, these are sent instead.
+Where all entries in float32 take fewer bytes, these are sent instead.
 """
 
 from abc import abstractmethod
@@ -82,7 +82,7 @@ class Sparse(Together):
         return Payload((*pack_indices(indices, spec.numel), *kept.tensors), spec)
 
     def goes_together(self, specs: Sequence[GradSpec]) -> bool:
-        """Tell whether the entries of all tensors are few, and their values drawn without random numbers."""
+        """Tell whether the tensors have few entries in all, and values that are encoded without random numbers."""
         return self._counts_together(specs) is not None
 
     def encode_together(self, flats: Sequence[Tensor], specs: Sequence[GradSpec]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Many sparse tensors into one message and back, in as many torch operations as one tensor takes.
+"""Packs many sparse tensors into one message and back, in as many torch operations as one tensor takes.
 
-The message is, to the last bit, what the tensors' payloads give one after the other; a model has many small tensors,
-and a step's time would go into calling torch for each. Only for values of `Cast`, or `IntBlock` rounding to nearest.
+The message is bit for bit that of the tensors' payloads, one after the other; a model has many small tensors, and
+calling torch for each would take most of a step. Only for values of `Cast`, or `IntBlock` rounding to nearest.
 """
 
 from collections.abc import Sequence
@@ -27,19 +27,19 @@ class MessageLayout:
     """Says where each entry's bits and bytes are in the message, over all tensors.
 
     Args:
-        counts: entries of each tensor.
-        nbytes: of the message.
-        high: of each entry, the bit of its unary part if its index were 0, shape (k,).
-        bits: low bits of each entry's index, shape (k,).
+        counts: number of entries of each tensor.
+        nbytes: bytes of the message.
+        high: for each entry, the bit of its unary part if its index were 0, shape (k,).
+        bits: number of low bits of each entry's index, shape (k,).
         low: for each number of low bits, which entries have it (n,), and the bits' positions (n, bits).
         unary: 1 for the bits of unary parts, else 0, uint8 of shape (8 nbytes,).
-        first_bits: of each entry, the first bit of its tensor's unary part, shape (k,).
-        last_bits: of each entry, the last one, shape (k,).
-        values: of each entry, the position of its value in units of its width, shape (k,).
-        blocks: of each entry, its place among whole blocks of all tensors, shape (k,); of an element codec empty.
-        scales: bytes of each block's scale, shape (m, 4).
-        last: place of each tensor's last entry, shape (t,).
-        numels: of the tensors, shape (t,).
+        first_bits: for each entry, the first bit of its tensor's unary part, shape (k,).
+        last_bits: for each entry, the last bit of its tensor's unary part, shape (k,).
+        values: for each entry, the position of its value in units of its width, shape (k,).
+        blocks: for each entry, its place among whole blocks of all tensors, shape (k,); empty for an element codec.
+        scales: positions of the bytes of each block's scale, shape (m, 4).
+        last: position of each tensor's last entry, shape (t,).
+        numels: number of elements of each tensor, shape (t,).
     """
 
     counts: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What codecs share that are faster on many small tensors at once than on one after the other."""
+"""Base class of codecs that handle many small tensors faster at once than one after the other."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from tightgrad.core.types import GradSpec
 
 
 class Together(Codec):
-    """Handles several tensors in as many torch operations as one takes, where they are short."""
+    """Encodes and decodes several short tensors in as many torch operations as one tensor takes."""
 
     def goes_together(self, specs: Sequence[GradSpec]) -> bool:
         """Tell whether these tensors are faster together than one by one."""
