@@ -7,21 +7,17 @@ Departs from the paper: the history is bounded (the last `history` norms), lives
 finite norms: one NaN would stay in it for good.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
+from tightgrad.clip.norm_history import history_slots, with_norm
 from tightgrad.clip.one_factor import FOLDS, OneFactorClipper, clip_coefficient
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_choice, check_integer, check_number
 from tightgrad.core.protocols import GradNorm
 from tightgrad.core.types import MODEL, Clipped, Grads, Slot, State
-
-# In the norm's own dtype, float64. An earlier version's float32 is read as well.
-NORMS = Slot("autoclip_norms", across_ranks="equal", of_model=True)
-COUNT = Slot("autoclip_count", across_ranks="equal", of_model=True, shape=(), dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -64,30 +60,21 @@ class AutoClip(OneFactorClipper):
         avoid_when="norms grow on purpose, as in a learning-rate warm-up longer than the history",
     )
 
-    slots: ClassVar[tuple[Slot, ...]] = (NORMS, COUNT)
+    slots: ClassVar[tuple[Slot, ...]] = history_slots("autoclip", history)
 
     def __post_init__(self) -> None:
         check_number("percentile", self.percentile, above=0.0, high=100.0)
         check_integer("history", self.history, low=1)
         check_integer("warmup_steps", self.warmup_steps, low=0)
         check_choice("fold", self.fold, FOLDS)
-        object.__setattr__(self, "slots", (replace(NORMS, shape=(self.history,)), COUNT))
+        object.__setattr__(self, "slots", history_slots("autoclip", self.history))
 
     def factor(self, grads: Grads, norm: GradNorm, state: State) -> Clipped:
         """Remember the norm, then find the factor that clips to the percentile."""
         before = norm(list(grads.values()))
-        norms, count = self._remembered(before, state)
+        norms_slot, count_slot = self.slots
+        update = with_norm((norms_slot, count_slot), state, before)
+        norms, count = update[norms_slot.name][MODEL], update[count_slot.name][MODEL]
         bound = torch.nanquantile(norms, self.percentile / 100)
         bound = torch.where((count > self.warmup_steps) & ~bound.isnan(), bound, torch.inf)
-        update = {NORMS.name: {MODEL: norms}, COUNT.name: {MODEL: count}}
         return Clipped(before, clip_coefficient(before, bound), update)
-
-    def _remembered(self, norm: Tensor, state: State) -> tuple[Tensor, Tensor]:
-        norms = state.get(NORMS.name, {}).get(MODEL)
-        count = state.get(COUNT.name, {}).get(MODEL)
-        if norms is None or count is None:
-            norms = torch.full((self.history,), torch.nan, dtype=norm.dtype, device=norm.device)
-            count = torch.zeros((), dtype=torch.int64, device=norm.device)
-        place = torch.arange(self.history, device=norm.device) == count % self.history
-        finite = norm.isfinite()
-        return torch.where(place & finite, norm, norms.to(norm.dtype)), count + finite

@@ -6,7 +6,8 @@
     ├── UsageError                the calls came in an order that cannot be right (also a RuntimeError)
     ├── UnsupportedError          a wrapper, device or dtype that TightGrad does not handle
     ├── NonFiniteGradientError    inf or NaN in a gradient, under the policy "raise"
-    ├── OutOfMemoryError               no micro-batch is small enough (also a MemoryError)
+    ├── GradientSpikeError        one step after the other was left out because its gradient was too large
+    ├── OutOfMemoryError          no micro-batch is small enough (also a MemoryError)
     ├── RankMismatchError         ranks run with different plans, layouts or versions
     ├── CommunicationError        a rank died, or the network is gone (also a RuntimeError)
     ├── PayloadError              bytes from the network that are not a payload of the expected layout
@@ -39,6 +40,10 @@ class UnsupportedError(TightGradError):
 
 class NonFiniteGradientError(TightGradError):
     """Raised when there is inf or NaN in a gradient, under the policy "raise"."""
+
+
+class GradientSpikeError(TightGradError):
+    """Raised when one step after the other was left out because its gradient was above the guard's bound."""
 
 
 class OutOfMemoryError(TightGradError, MemoryError):

@@ -88,11 +88,11 @@ class OuterPipeline:
         summed = self._sync.sum(moved, norm)
         if summed.finite:
             self._delivery.compare(summed.grads)
-        slots = self._delivery.admit(summed, norm)
-        if slots is None:
-            outcome = Outcome.of(summed, skipped="nonfinite")
+        admitted = self._delivery.admit(summed, norm)
+        if admitted.skipped is not None:
+            outcome = Outcome.of(summed, skipped=admitted.skipped)
         else:
-            limited = self._delivery.clip(summed.grads, slots, norm)
+            limited = self._delivery.clip(summed.grads, admitted.slots, norm)
             self._apply(summed.grads, limited.slots)
             outcome = Outcome.of(summed, limited.clipped)
         self.adapter.meet()

@@ -11,17 +11,19 @@ from torch import Tensor
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.clip.fold import Fold, multiplied
 from tightgrad.core.clock import StageClock
-from tightgrad.core.errors import NonFiniteGradientError
+from tightgrad.core.errors import GradientSpikeError, NonFiniteGradientError
+from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Adapter, GradNorm
 from tightgrad.core.types import Clipped, Grads, State
-from tightgrad.plan.guard import nonfinite_counts, nonfinite_error
+from tightgrad.pipeline.worst import worst
+from tightgrad.plan.guard import MOST_NAMED, agreed_on_any, nonfinite_counts, nonfinite_error
 from tightgrad.plan.loss_scaling import LossScaling
 from tightgrad.plan.plan import Resolved
 from tightgrad.sync.compressed import merge, without_nonfinite
 from tightgrad.sync.drift import check_no_drift
 from tightgrad.sync.protocol import Summed
 
-SkipReason = Literal["nonfinite", "zero_weight", "no_residual"]
+SkipReason = Literal["nonfinite", "spike", "zero_weight", "no_residual"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,19 @@ class Outcome:
     def of(cls, summed: Summed, clipped: Clipped | None = None, skipped: SkipReason | None = None) -> "Outcome":
         """Return what came of a step for which ranks have summed."""
         return cls(clipped, skipped, summed.relative_error, summed.fell_back)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Holds what the guard has decided.
+
+    Args:
+        slots: what the methods may remember, if the step is applied.
+        skipped: why the step is left out; None if it is not.
+    """
+
+    slots: State
+    skipped: SkipReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +97,16 @@ class Delivery:
     fold: Fold = multiplied
     scaling: LossScaling | None = None
 
-    def admit(self, summed: Summed, norm: GradNorm) -> State | None:
+    def admit(self, summed: Summed, norm: GradNorm) -> Admitted:
         """Let the guard decide. Collective: every rank must call it.
 
         Args:
             summed: the gradients, whose entries that are not finite may be set to 0.
             norm: measures them.
 
-        Returns:
-            What the methods may remember; None if the step is skipped.
-
         Raises:
             NonFiniteGradientError: inf or NaN, where the plan's guard says so.
+            GradientSpikeError: one spike after the other, up to the guard's limit.
         """
         slots = summed.slots
         if summed.finite:
@@ -102,9 +115,39 @@ class Delivery:
                     # What was remembered of entries that are set to 0 was not sent.
                     slots = without_nonfinite(slots, self.state.slots, summed.grads, self.plan.slots)
                 if self.plan.guard.admits_(summed.grads, norm, self.plan.largest_norm):
-                    return slots
+                    return self._unless_spike(summed.grads, slots, norm)
         self._skip(summed)
-        return None
+        return Admitted(summed.slots, "nonfinite")
+
+    def _unless_spike(self, grads: Grads, slots: State, norm: GradNorm) -> Admitted:
+        guard, collective = self.plan.guard, self.adapter.collective
+        if not guard.looks_for_spikes:
+            return Admitted(slots)
+        total = norm(list(grads.values()))
+        words = guard.spike(total, self.state.slots)
+        if not agreed_on_any(words is not None, collective):
+            return Admitted(merge(slots, guard.remembered(total, self.state.slots)))
+        largest = ", ".join(f"{name!r} ({size:.4g})" for name, size in worst(grads, MOST_NAMED))
+        text = (
+            f"the gradient's norm, {float(total):.6g}, is above {words or 'the bound of another rank'}. Largest are "
+            f"those of {largest}"
+        )
+        skips = self._counted_skip()
+        if skips >= guard.max_consecutive_skips:
+            raise GradientSpikeError(
+                f"{skips} steps in a row were left out (the limit). Now: {text}. Lower the learning rate, clip, look "
+                "at the data of these steps, or raise the bound."
+            )
+        if collective.rank == 0:
+            warn(f"step {self.state.step} was left out: {text}.", stacklevel=5)
+        return Admitted(slots, "spike")
+
+    def _counted_skip(self) -> int:
+        """Count one more, but for the one that raises."""
+        skips = self.state.consecutive_skips + 1
+        if skips < self.plan.guard.max_consecutive_skips:
+            self.state.consecutive_skips = skips
+        return skips
 
     def compare(self, grads: Grads) -> None:
         """Look now and then whether ranks have drifted apart. Collective: every rank must call it.
@@ -133,16 +176,16 @@ class Delivery:
 
     def _skip(self, summed: Summed) -> None:
         """Count a step that is left out, or raise."""
-        guard, state = self.plan.guard, self.state
+        state, skips = self.state, 0
         if self.scaling is not None:
             state.slots = merge(state.slots, self.scaling.after_overflow(state.slots))
             return
-        skips = state.consecutive_skips + 1
-        if guard.on_nonfinite == "skip" and skips < guard.max_consecutive_skips:
-            state.consecutive_skips = skips
-            return
+        if self.plan.guard.on_nonfinite == "skip":
+            skips = self._counted_skip()
+            if skips < self.plan.guard.max_consecutive_skips:
+                return
         counts = summed.nonfinite or nonfinite_counts(summed.grads)
         error = nonfinite_error(counts, list(self.adapter.parameters), self.adapter.collective)
-        if guard.on_nonfinite == "skip":
+        if skips:
             raise NonFiniteGradientError(f"{skips} steps in a row are not finite (the limit). Now: {error}")
         raise error

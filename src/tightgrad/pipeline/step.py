@@ -148,10 +148,10 @@ class Step:
                 if parts.before_clip is not None:
                     parts.before_clip(summed.grads)
                     norm.clear()
-            slots = delivery.admit(summed, norm)
-            if slots is None:
-                return Outcome.of(summed, skipped="nonfinite")
-            limited = delivery.clip(summed.grads, slots, norm)
+            admitted = delivery.admit(summed, norm)
+            if admitted.skipped is not None:
+                return Outcome.of(summed, skipped=admitted.skipped)
+            limited = delivery.clip(summed.grads, admitted.slots, norm)
             slots = limited.slots
             if self.noise is not None:
                 slots = merge(slots, self.noise.learned(self.window, limited.clipped.total_norm, self._factor, slots))

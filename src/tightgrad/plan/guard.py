@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from tightgrad.clip.norm_history import history_slots, known_norms, with_norm
 from tightgrad.clip.placed import zero_nonfinite_
-from tightgrad.core.check import check_choice, check_integer
+from tightgrad.core.check import check_choice, check_integer, check_number
 from tightgrad.core.errors import NonFiniteGradientError, UsageError
 from tightgrad.core.protocols import Collective, GradNorm
-from tightgrad.core.types import Grads
+from tightgrad.core.types import Grads, Slot, State
+from tightgrad.plan.spikes import FEWEST_NORMS, spike
 
 POLICIES = ("raise", "skip", "zero", "propagate")
 MOST_NAMED = 5
@@ -17,25 +20,75 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class Guard:
-    """Says what happens when any rank's gradient holds inf or NaN.
+    """Says what happens when any rank's gradient holds inf or NaN, or the sum over ranks is a spike.
+
+    A step whose gradient is above any `skip_above...` is left out on all ranks, with a warning that names the
+    parameters with the largest gradients: weights, optimizer, residuals and bounds stay as if the window had not been.
 
     Args:
         on_nonfinite: "raise" names the parameters and ranks; "skip" leaves everything as it was before the window;
             "zero" sets the entries that are not finite to 0, on each rank before it sends them and in the sum, and
             takes the step; "propagate" does not look, as plain PyTorch.
-        max_consecutive_skips: with "skip", how many steps in a row may be skipped before it raises, at least 1.
+        max_consecutive_skips: how many steps in a row may be skipped before it raises, at least 1.
         compare_every: every that many steps, ranks compare fingerprints of the delivered gradients and the weights,
             and a difference is an error on all of them before the step is applied; 0 never does.
+        skip_above: leaves a step out if the gradient's norm, before clipping, is above it, above 0; None does not.
+        skip_above_median: the same, as a multiple of the median norm of the last `history` applied steps, above 1; it
+            holds from the tenth on.
+        skip_above_zscore: the same, in standard deviations above their mean, above 0. A deviation of less than 1 % of
+            the mean counts as 1 %.
+        history: how many applied steps these two look back on, at least 10.
+
+    Examples:
+        >>> import torch, tightgrad as tg
+        >>> plan = tg.Plan(guard=tg.Guard(on_nonfinite="skip", skip_above_median=10.0))
+        >>> tg.Plan.from_json(plan.to_json()) == plan
+        True
     """
 
     on_nonfinite: str = "raise"
     max_consecutive_skips: int = 10
     compare_every: int = 0
+    skip_above: float | None = None
+    skip_above_median: float | None = None
+    skip_above_zscore: float | None = None
+    history: int = 100
 
     def __post_init__(self) -> None:
         check_choice("on_nonfinite", self.on_nonfinite, POLICIES)
         check_integer("max_consecutive_skips", self.max_consecutive_skips, low=1)
         check_integer("compare_every", self.compare_every, low=0)
+        check_integer("history", self.history, low=FEWEST_NORMS)
+        for name, least in (("skip_above", 0.0), ("skip_above_median", 1.0), ("skip_above_zscore", 0.0)):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), above=least)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Return what is remembered of the norms; nothing where no bound asks for it."""
+        return () if self.skip_above_median is None and self.skip_above_zscore is None else self._history
+
+    @property
+    def _history(self) -> tuple[Slot, Slot]:
+        return history_slots("guard", self.history)
+
+    @property
+    def looks_for_spikes(self) -> bool:
+        """Tell whether any bound on the norm is set."""
+        return self.skip_above is not None or bool(self.slots)
+
+    def spike(self, norm: Tensor, state: State) -> str | None:
+        """Say which bound a norm is above; None if it is above none.
+
+        Args:
+            norm: scalar, of the sum over ranks.
+            state: what was remembered of earlier norms.
+        """
+        return spike(float(norm), known_norms(self._history, state), self)
+
+    def remembered(self, norm: Tensor, state: State) -> State:
+        """Return what is remembered once a step with this norm has been applied."""
+        return with_norm(self._history, state, norm) if self.slots else {}
 
     def admits_(self, grads: Grads, norm: GradNorm, largest: float) -> bool:
         """Tell whether gradients may go on; "zero" makes them so. Collective where they are sharded.
@@ -91,6 +144,14 @@ def vote_failure(names: Sequence[str], collective: Collective) -> None:
     if collective.world_size > 1:
         flags = torch.tensor([_FAILED, *(0 for _ in names)], dtype=torch.int32)
         collective.all_reduce_(flags.to(collective.control_device), "max")
+
+
+def agreed_on_any(flag: bool, collective: Collective) -> bool:
+    """Tell whether the flag is set on any rank. Collective: every rank must call it."""
+    if collective.world_size == 1:
+        return flag
+    flags = torch.tensor([flag], dtype=torch.int32).to(collective.control_device)
+    return bool(collective.all_reduce_(flags, "max").item())
 
 
 def nonfinite_counts(grads: Grads) -> dict[str, int]:

@@ -163,7 +163,7 @@ class Plan:
             3.2, arXiv:1712.01887).
         loss_scale: dynamic loss scaling for float16; None scales nothing.
         noise_scale: measures the gradient noise scale into the records; None measures nothing, and costs nothing.
-        guard: what happens at inf or NaN; None is `Guard("raise")` unless the plan is empty.
+        guard: what happens at inf or NaN, and at spikes; None is `Guard("raise")` unless the plan is empty.
     """
 
     accumulate: Accumulate | None = None
@@ -278,7 +278,7 @@ class Plan:
 
     def _remembering(self) -> list[Any]:
         compress = self.compress or Compress()
-        parts = (compress.feedback, compress.reducer, self.clip, self.loss_scale, self.noise_scale)
+        parts = (compress.feedback, compress.reducer, self.clip, self.loss_scale, self.noise_scale, self.guard)
         return [part for part in parts if part is not None]
 
     def to_json(self, *, indent: int | None = None) -> str:

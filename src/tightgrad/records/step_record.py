@@ -11,8 +11,8 @@ class StepRecord:
     Attributes:
         step: number of steps applied before this one.
         skipped: the step was not applied, and nothing has changed.
-        skip_reason: "nonfinite", "zero_weight" for a window without anything to learn from, or "no_residual" for a
-            `flush` without anything to deliver; None if applied.
+        skip_reason: "nonfinite", "spike" for a norm above the guard's bound, "zero_weight" for a window without
+            anything to learn from, or "no_residual" for a `flush` without anything to deliver; None if applied.
         grad_norm: 2-norm of the delivered gradient before clipping; None for an empty plan.
         clip_coef: norm after clipping over norm before; None without clipping.
         wire_bytes: bytes that left this rank during the step; None for an empty plan, whose wrapper sends on its own.
