@@ -1,6 +1,6 @@
 """The way in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import nn, optim
@@ -12,7 +12,9 @@ from tightgrad.core.check import check_integer
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Adapter, Collective
+from tightgrad.core.types import Grads
 from tightgrad.pipeline.collaborators import (
+    check_callable,
     check_model,
     check_plan,
     check_scaler_is_fresh,
@@ -46,6 +48,7 @@ def attach(
     records: Sequence[RecordWriter] = (),
     progress: bool = False,
     scaler: GradScaler | None = None,
+    before_clip: Callable[[Grads], None] | None = None,
 ) -> GradientPipeline:
     """Put a plan between `loss.backward()` and `optimizer.step()`. Collective: every rank must call it.
 
@@ -75,6 +78,10 @@ def attach(
         scaler: torch's dynamic loss scale. Give `backward` the loss as it is, and call none of the scaler's own
             methods but `state_dict` and `load_state_dict`: the pipeline scales, unscales once before the codec and
             the clip, skips and updates. An empty plan then has a `Guard`.
+        before_clip: is called once a step with the gradients by parameter name, summed over ranks and decompressed,
+            before their norm is taken and they are clipped. It may change the tensors in place, in the same way on
+            every rank; sharded ones are DTensors. Frozen parts, gradient noise or a projection have their place here.
+            An empty plan then has a `Guard`.
 
     Raises:
         ConfigError: an argument is not what is asked for; the message says what to write.
@@ -110,7 +117,8 @@ def attach(
     check_scaler_is_fresh(scaler)
     records = checked_records(records)
     scaling = loss_scaling(plan, scaler)
-    if plan.is_empty and scaling is not None:
+    check_callable("before_clip", before_clip, "of the gradients by name")
+    if plan.is_empty and (scaling is not None or before_clip is not None):
         plan = replace(plan, guard=Guard())
     resolved, clock = plan.resolved(), StageClock()
     accumulate = resolved.accumulate
@@ -147,6 +155,7 @@ def attach(
         records=[*records, Terminal()] if progress else records,
         scaling=scaling,
         premises=premises,
+        before_clip=before_clip,
     )
 
 

@@ -186,20 +186,30 @@ def check_plan(plan: object) -> None:
     raise ConfigError(f"plan is {_kind(plan)}, not a Plan; write {hint}.")
 
 
+def check_callable(name: str, function: object, of: str) -> None:
+    """Can it be called with one argument?"""
+    if function is not None and not callable(function):
+        raise ConfigError(f"{name}={function!r} must be a function {of}.")
+    if function is not None and (problem := _refuses_one_argument(function)):
+        raise ConfigError(f"{name} must take one argument ({problem}); it is a function {of}.")
+
+
 def check_weight(weight: object) -> None:
     """Can it be called with a batch?"""
-    if weight is None:
-        return
-    if not callable(weight):
+    if weight is not None and not callable(weight):
         raise ConfigError(f"weight={weight!r} must be a function of a batch; write weight=lambda batch: {weight!r}.")
+    if weight is not None and (problem := _refuses_one_argument(weight)):
+        raise ConfigError(f"weight must take one argument, the batch ({problem}); write weight=lambda batch: n.")
+
+
+def _refuses_one_argument(function: Any) -> str:
     try:
-        inspect.signature(weight).bind(object())
+        inspect.signature(function).bind(object())
     except ValueError:  # a builtin that does not tell
-        return
+        return ""
     except TypeError as error:
-        raise ConfigError(
-            f"weight must take one argument, the batch ({error}); write weight=lambda batch: n."
-        ) from None
+        return str(error)
+    return ""
 
 
 def checked_records(records: Any) -> tuple[Any, ...]:

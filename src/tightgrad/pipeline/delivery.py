@@ -1,7 +1,7 @@
 """What becomes of sums over ranks, in a step of the pipeline as in an outer step of local updates."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.clip.fold import Fold, multiplied
 from tightgrad.core.clock import StageClock
-from tightgrad.core.errors import GradientSpikeError, NonFiniteGradientError
+from tightgrad.core.errors import GradientSpikeError, NonFiniteGradientError, UsageError
 from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Adapter, GradNorm
 from tightgrad.core.types import Clipped, Grads, State
@@ -75,6 +75,21 @@ class Limited:
     clipped: Clipped
     slots: State
     folds: Sequence[Tensor | None] = ()
+
+
+def edited(grads: Grads, edit: Callable[[Grads], None]) -> None:
+    """Let `edit` change gradients in place.
+
+    Raises:
+        UsageError: it put others in their place.
+    """
+    given = dict(grads)
+    edit(grads)
+    if grads.keys() != given.keys() or any(grads[name] is not grad for name, grad in given.items()):
+        raise UsageError(
+            "before_clip put other gradients in the place of those that it was given; change them in place, such as "
+            "grads[name].mul_(0.5) or grads[name].copy_(new)."
+        )
 
 
 @dataclass(frozen=True, slots=True)

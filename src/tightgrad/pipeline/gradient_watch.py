@@ -159,7 +159,8 @@ def foreign_change(found: Changes, another_pipeline: Callable[[], bool]) -> Usag
     elif CLEARED in found or REPLACED in found:
         cause = (
             "Usually a zero_grad() was left in the loop: remove it, pipe.step() clears the gradients. To edit "
-            "gradients on purpose, use a hook (parameter.register_hook), which runs inside pipe.backward()"
+            "gradients on purpose, write attach(..., before_clip=edit), which is called before the clip, or use a hook "
+            "(parameter.register_hook), which runs inside pipe.backward()"
         )
     else:
         cause = (
@@ -167,8 +168,8 @@ def foreign_change(found: Changes, another_pipeline: Callable[[], bool]) -> Usag
             "plan: Plan(clip=tg.clip.GlobalNorm(max_norm)) or tg.clip.Value(max_value)); "
             "zero_grad(set_to_none=False) (remove it, pipe.step() clears the gradients); scaler.unscale_ (use "
             "attach(..., scaler=scaler)); a backward other than pipe.backward() (give the other loss a window of its "
-            "own, or call requires_grad_(False) on these parameters meanwhile); an edit (use parameter.register_hook, "
-            "which runs inside pipe.backward())"
+            "own, or call requires_grad_(False) on these parameters meanwhile); an edit (use "
+            "attach(..., before_clip=edit), or parameter.register_hook, which runs inside pipe.backward())"
         )
     return UsageError(
         f"gradients were changed from outside in the middle of a window: {seen}. Until pipe.step() only the pipeline "

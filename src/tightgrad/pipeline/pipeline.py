@@ -24,6 +24,7 @@ from tightgrad.clip.fold import folding
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import ConfigError, UsageError
 from tightgrad.core.protocols import Adapter
+from tightgrad.core.types import Grads
 from tightgrad.pipeline.delivery import Delivery
 from tightgrad.pipeline.optimizer_step import OptimizerStep
 from tightgrad.pipeline.ownership import Ownership
@@ -61,6 +62,7 @@ class GradientPipeline:
         schedulers: Sequence[LRScheduler] = (),
         records: Sequence[RecordWriter] = (),
         scaling: LossScaling | None = None,
+        before_clip: Callable[[Grads], None] | None = None,
     ) -> None:
         self.adapter, self.optimizers, self.plan = adapter, tuple(optimizers), plan
         resolved = plan.resolved()
@@ -81,6 +83,7 @@ class GradientPipeline:
             premises,
             clock,
             scaling,
+            before_clip=before_clip,
         )
         self._cutter: WindowCutter[Any] = WindowCutter(
             accumulate,
@@ -96,11 +99,7 @@ class GradientPipeline:
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """Return the only optimizer.
-
-        Raises:
-            UsageError: the pipeline has several, which are in `optimizers`.
-        """
+        """Return the only optimizer; with several, which are in `optimizers`, raise `UsageError`."""
         if len(self.optimizers) > 1:
             kinds = ", ".join(type(optimizer).__name__ for optimizer in self.optimizers)
             raise UsageError(f"this pipeline has {len(self.optimizers)} optimizers ({kinds}); take pipe.optimizers.")

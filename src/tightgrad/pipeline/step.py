@@ -13,7 +13,7 @@ from tightgrad.adapters.plain import adding_zero
 from tightgrad.clip.cached_norm import CachedNorm
 from tightgrad.clip.norm import exact_norm
 from tightgrad.pipeline.compression_quality import CompressionQuality
-from tightgrad.pipeline.delivery import Outcome
+from tightgrad.pipeline.delivery import Outcome, edited
 from tightgrad.pipeline.loss_meter import LossMeter
 from tightgrad.pipeline.noise_meter import NoiseMeter
 from tightgrad.pipeline.parts import Parts
@@ -146,7 +146,7 @@ class Step:
                 delivery.compare(summed.grads)
                 self.quality.add_factors(state.slots, summed.slots, parts.plan.slots, summed.grads)
                 if parts.before_clip is not None:
-                    parts.before_clip(summed.grads)
+                    edited(summed.grads, parts.before_clip)
                     norm.clear()
             admitted = delivery.admit(summed, norm)
             if admitted.skipped is not None:
