@@ -8,8 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tightgrad_lab.report import environment, faq, figures, papers, summary
+from tightgrad_lab.report.book.library import Library
 from tightgrad_lab.report.claims import judged
-from tightgrad_lab.report.course import COURSE
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.model import NARROW, WIDE, FigureSpec, Pair, Table
 from tightgrad_lab.report.pairs import PAIRS
@@ -63,8 +63,8 @@ def build(runs: Path, out: Path) -> list[Path]:
     contents = {language: _contents(folder, load(language)) for language in LANGUAGES}
     for name in ("figures", "tables", "assets"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(figures.FONT_FILE, out / "assets" / figures.FONT_FILE.name)
-    shutil.copyfile(figures.FONT_FILE.with_name("OFL.txt"), out / "assets" / "OFL.txt")
+    for name in (figures.FONT_FILE.name, "STIXMath-subset.otf", "OFL.txt", "OFL-STIX.txt"):
+        shutil.copyfile(figures.FONT_FILE.with_name(name), out / "assets" / name)
     pages = []
     for language in LANGUAGES:
         texts = load(language)
@@ -135,6 +135,7 @@ def _render(folder: Runs, texts: Texts, shown: list[Shown]) -> str:
     templates.filters["breakable"] = breakable
     claims = judged(folder, texts)
     cards = papers.read_cards(folder.root)
+    library = Library(folder, texts)
     return templates.get_template("page.html.j2").render(
         t=texts,
         zip=zip,
@@ -145,7 +146,11 @@ def _render(folder: Runs, texts: Texts, shown: list[Shown]) -> str:
         other_page=PAGES[other],
         runs_name=folder.root.name,
         status=_status(folder, texts, shown),
-        course=COURSE,
+        chapters=library.chapters(),
+        summary=library.page("summary"),
+        questions=library.questions(),
+        terms=library.terms(),
+        symbols=library.symbols(),
         shown={one.pair.name: one for one in shown},
         numbers=NUMBERS,
         headline=summary.headline(folder, texts),
@@ -154,6 +159,7 @@ def _render(folder: Runs, texts: Texts, shown: list[Shown]) -> str:
         answers=faq.answers(folder, texts),
         course_papers=[(paper, papers.users_of_course(cards, paper)) for paper in papers.course_papers()],
         method_papers=papers.method_papers(cards),
+        reading=papers.reading(),
         cards=cards,
         environments=environment.environments(folder, texts),
         unfinished=folder.unfinished,

@@ -26,10 +26,9 @@ STEPS = "image/*/seed*/steps.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A question, what was measured about it, and what is still missing."""
+    """What was measured about a question, and what is still missing."""
 
     name: str
-    question: str
     evidence: tuple[Evidence, ...]
     open: Markup
 
@@ -193,13 +192,13 @@ QUESTIONS: dict[str, tuple[Callable[[Runs], list[Finding]], tuple[str, ...]]] = 
 """What answers a question, and the pairs that it should be answered by."""
 
 
-def answers(runs: Runs, texts: Texts) -> list[Answer]:
-    """Every question of the handbook; what no experiment has answered yet is said."""
-    found = []
+def answers(runs: Runs, texts: Texts) -> dict[str, Answer]:
+    """What was measured about the questions that have such answers, by their names; what is missing is said."""
+    found = {}
     for question, (measure, pairs) in QUESTIONS.items():
         evidence = tuple(Evidence(in_words(one, texts), one) for one in measure(runs))
         missing = [name for name in pairs if name not in {one.finding.pair for one in evidence}]
         still = [name for name in missing if not runs.measured(name)] or ([] if evidence else missing)
         said = texts.html("faq.open", pairs=pairs_in_words(texts, *still), command=commands(*still)) if still else ""
-        found.append(Answer(question, texts(f"faq.{question}.q"), evidence, Markup(said)))
+        found[question] = Answer(question, evidence, Markup(said))
     return found

@@ -22,6 +22,7 @@ class Paper:
         pairs: whose experiments use it.
         methods: ids of the methods that come from it.
         role: key of the text that says how the page uses it; empty for the methods' papers.
+        key: by which the text cites it; that of a course's paper is its role.
     """
 
     authors: str
@@ -32,6 +33,7 @@ class Paper:
     pairs: tuple[str, ...]
     methods: tuple[str, ...] = ()
     role: str = ""
+    key: str = ""
 
     @property
     def anchor(self) -> str:
@@ -43,6 +45,32 @@ def known() -> dict[str, list[dict[str, Any]]]:
     """What references.json knows: the papers of the course, and the bibliography of the methods."""
     found: dict[str, list[dict[str, Any]]] = json.loads(KNOWN.read_text(encoding="utf-8"))
     return found
+
+
+def citations(language: str) -> dict[str, tuple[str, str]]:
+    """Of every paper that the text can cite, by its key: its anchor, and its authors and year in words."""
+    found = {}
+    for item in (one for group in known().values() for one in group):
+        paper = Paper(**{**item, "pairs": tuple(item["pairs"])})
+        if key := paper.key or paper.role:
+            found[key] = (paper.anchor, _cited(paper, language))
+    return found
+
+
+def _cited(paper: Paper, language: str) -> str:
+    """Pascanu et al. (2013), or Hochreiter & Schmidhuber (1997)."""
+    names = [name.split()[-1] for name in paper.authors.removesuffix(" et al.").split(", ")]
+    many = len(names) > 2 or paper.authors.endswith(" et al.")
+    if language == "zh":
+        words = f"{names[0]} 等" if many else " 与 ".join(names)
+        return f"{words}（{paper.year}）"
+    return f"{f'{names[0]} et al.' if many else ' & '.join(names)} ({paper.year})"
+
+
+def reading() -> list[Paper]:
+    """What the text cites beyond the papers of the course and of the methods, oldest first."""
+    found = [Paper(**{**item, "pairs": tuple(item["pairs"])}) for item in known()["reading"]]
+    return sorted(found, key=lambda paper: (paper.year, paper.url))
 
 
 def course_papers() -> list[Paper]:

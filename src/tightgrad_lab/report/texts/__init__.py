@@ -26,11 +26,6 @@ class Texts:
         """HTML: values are escaped unless they are Markup, `x` becomes code."""
         return prose(self.entries[key]).format(**values)
 
-    def equation(self, key: str) -> Markup:
-        """A formula as HTML: x_k gets a subscript, function names stand upright."""
-        subscripts = re.sub(r"_(\w)", r"<sub>\1</sub>", str(escape(self.entries[key])))
-        return Markup(re.sub(r"\b(min)\b", r"<span>\1</span>", subscripts))
-
     def get(self, key: str, default: str) -> str:
         return self.entries.get(key, default)
 

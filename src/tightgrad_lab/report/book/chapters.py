@@ -1,0 +1,104 @@
+"""Reads the text of a chapter: its title, its sections, and the directives between the paragraphs.
+
+A chapter is a Markdown file. Its one `#` heading is the title; each `##` heading begins a section of the course, in
+the course's order; `###` headings name the parts of a section. Beyond Markdown it has
+
+- `$...$` and `$$...$$`: formulas in LaTeX; their symbols stand in `symbols.md`;
+- `[@key]`: a citation; keys stand in `references.json`;
+- `{fig:name}`, `{tab:name}`: links to a figure or table by the name of its experiment;
+- `[word](#term-name)`: a link to the glossary;
+- `@figure name`, `@verdicts`: a line of its own, where a figure and its table or the verdicts on claims stand;
+- `@measured name`: the paragraph that follows is shown if that measurement exists; `{fact}` in it is filled in;
+- `@missing name`: the paragraph that follows is shown if it does not exist;
+- `::: kind` ... `:::`: a box: goals, example, course, we, literature; `::: predict Question` folds its answer.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from markupsafe import Markup
+
+from tightgrad_lab.report.book.markdown import Renderer
+
+HERE = Path(__file__).parent
+BOXES = ("goals", "example", "course", "we", "literature", "predict", "answer")
+_DIRECTIVE = re.compile(r"^@(figure|verdicts)(?: (\w+))?$", re.MULTILINE)
+Sentence = Callable[[str, str], str | None]
+"""Fills in the facts of a measurement; None if it does not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a section: HTML, or the name of a pair, or the place of the verdicts."""
+
+    kind: str
+    body: Markup
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A heading and what stands below it."""
+
+    title: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """The source of a chapter: title, what stands before the first section, sections, what stands after the last."""
+
+    title: str
+    intro: str
+    sections: tuple[Text, ...]
+    closing: str
+
+
+@cache
+def read(language: str, name: str) -> Chapter:
+    """Return the chapter of a file, such as chapter1. What follows a line `---` closes the chapter."""
+    text = (HERE / language / f"{name}.md").read_text(encoding="utf-8")
+    body, _, closing = text.partition("\n---\n")
+    head, *rest = re.split(r"^## ", body, flags=re.MULTILINE)
+    title, _, intro = head.removeprefix("# ").partition("\n")
+    sections = tuple(Text(*(part.strip() for part in one.split("\n", 1))) for one in rest)
+    return Chapter(title.strip(), intro.strip(), sections, closing.strip())
+
+
+def parts(source: str, renderer: Renderer, sentence: Sentence) -> Iterator[Part]:
+    """Yield the pieces of a text in order; every call defines its symbols anew."""
+    seen: set[str] = set()
+    place = 0
+    text = _filled(source, sentence)
+    for match in _DIRECTIVE.finditer(text):
+        if before := text[place : match.start()].strip():
+            yield Part("html", renderer.html(before, seen))
+        yield Part(match[1], Markup(match[2] or ""))
+        place = match.end()
+    if rest := text[place:].strip():
+        yield Part("html", renderer.html(rest, seen))
+
+
+def _filled(source: str, sentence: Sentence) -> str:
+    """Return the text with its measured sentences, and without those that nothing has measured."""
+    kept = []
+    paragraphs = re.split(r"\n{2,}", source)
+    for paragraph in paragraphs:
+        found = re.match(r"@(measured|missing) (\w+)\n", paragraph)
+        if found is None:
+            kept.append(paragraph)
+            continue
+        rest, tail = _closing(paragraph[found.end() :])
+        filled = sentence(found[2], rest)
+        if found[1] == "missing":
+            filled = rest if filled is None else None
+        kept.append((filled or "") + tail)
+    return "\n\n".join(kept)
+
+
+def _closing(paragraph: str) -> tuple[str, str]:
+    """Return a paragraph and the `:::` that ends its box, if one follows it without an empty line."""
+    text = paragraph.rstrip()
+    return (text.removesuffix(":::").rstrip(), "\n:::") if text.endswith("\n:::") else (text, "")

@@ -1,0 +1,257 @@
+"""What the text says was measured: the facts that fill the braces of its sentences, by the name of the measurement.
+
+A sentence with `@measured name` stands in the book only if the function of that name finds its result.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any, get_args
+
+from tightgrad_lab.report import cells
+from tightgrad_lab.report.claims import JUDGES
+from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Unit, Words
+from tightgrad_lab.report.errors import ReportError
+from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.model import Source
+from tightgrad_lab.report.results import PUBLISHED, Result, read_best
+
+ALL = "clip+accumulate+compress"
+Measure = Callable[[Runs], Finding | None]
+Row = Mapping[str, Any]
+
+
+def _judged(claim: str, key: str) -> Measure:
+    """The finding of a claim's verdict that has this text."""
+    return lambda runs: next((one for one in JUDGES[claim](runs).findings if one.key == key), None)
+
+
+def _result(name: str, facts: Callable[[Result], dict[str, Fact]]) -> Measure:
+    """Facts of the best result of an experiment."""
+
+    def measure(runs: Runs) -> Finding | None:
+        result = read_best(runs.root, name)
+        return Finding("", "open", facts(result), name, result.source) if result else None
+
+    return measure
+
+
+def _turn(result: Result) -> dict[str, Fact]:
+    """What clipping by norm and by value, to about the same length, does to the direction."""
+    rows = {row["method"]: row for row in result.table}
+    return {
+        "count": Number(len(rows["value"]["cosine"]), "count"),
+        "norm": Number(min(rows["global_norm"]["cosine"]), "number"),
+        "value": Number(fmean(rows["value"]["cosine"]), "number"),
+        "lowest": Number(min(rows["value"]["cosine"]), "number"),
+    }
+
+
+def _largest_norms(result: Result) -> dict[str, Fact]:
+    """The largest gradient norms of the kinds of network, without clipping."""
+    rows = {row["kind"]: row for row in result.table}
+    return {
+        "rnn": Number(rows["rnn"]["largest_norm"], "number"),
+        "rnn_diverged": Number(rows["rnn"]["diverged"], "count"),
+        "rnn_runs": Number(rows["rnn"]["runs"], "count"),
+        "lstm": Number(rows["lstm"]["largest_norm"], "number"),
+        "transformer_diverged": Number(rows["transformer"]["diverged"], "count"),
+        "transformer_runs": Number(rows["transformer"]["runs"], "count"),
+    }
+
+
+def _memory(result: Result) -> dict[str, Fact]:
+    """Peak memory from the largest micro-batch to the smallest, and the part that accumulation cannot reduce."""
+    points = {int(point["micro_batch"]): fmean(point["peak_memory_bytes"]) for point in result.figure["points"]}
+    most, least = max(points), min(points)
+    return {
+        "most": Number(most, "count"),
+        "most_bytes": Number(points[most], "bytes"),
+        "least": Number(least, "count"),
+        "least_bytes": Number(points[least], "bytes"),
+        "fixed": Number(result.figure["fixed_bytes"], "bytes"),
+    }
+
+
+def _families(result: Result) -> dict[str, Fact]:
+    """Bytes and error of three families of codecs on one real layer."""
+    found = {one["family"]: one for one in result.figure["families"]}
+    facts: dict[str, Fact] = {}
+    for family in ("quantise", "sparsify", "sign"):
+        facts[f"{family}_factor"] = Number(found[family]["compression_factor"], "times")
+        facts[f"{family}_error"] = Number(found[family]["relative_error"], "number")
+    return facts
+
+
+def _room(result: Result) -> dict[str, Fact]:
+    """How the norms of ordinary steps and of outliers lie without clipping."""
+    runs = next(row for row in result.table if row["method"] == "none")["runs"]
+    usual = [run["usual_norm"] for run in runs if run["usual_norm"] is not None]
+    outlier = [run["outlier_norm"] for run in runs if run["outlier_norm"] is not None]
+    return {"usual": Number(fmean(usual), "number"), "outlier": Number(fmean(outlier), "number")}
+
+
+def _clip_cost(result: Result) -> dict[str, Fact]:
+    """What measuring and scaling take beside the backward, and how far the frameworks differ."""
+    lane = next(lane for lane in result.figure["lanes"] if lane["lane"] == "multiply")["seconds"]
+    own = lane["norm"] + lane["factor"] + lane["multiply"]
+    by_norm = [row for row in result.table if row["method"].startswith("global_norm")]
+    return {
+        "backward": Number(lane["backward"], "seconds"),
+        "clip": Number(own, "seconds"),
+        "share": Number(own / lane["backward"], "percent"),
+        "count": Number(len({row["framework"] for row in by_norm}), "count"),
+        "difference": Number(max(row["largest_relative_difference"] for row in by_norm), "number"),
+    }
+
+
+def _batches(result: Result) -> dict[str, Fact]:
+    """The largest batch: at the unchanged rate, with the linear rule, and with the best rule."""
+    most = max(row["batch"] for row in result.table)
+    rows = {row["rule"]: fmean(row["accuracy"]) for row in result.table if row["batch"] == most}
+    base_batch = result.figure["base_batch"]
+    base = next(row for row in result.table if row["batch"] == base_batch and row["rule"] == "none")
+    best = max(rows, key=lambda rule: rows[rule])
+    return {
+        "batch": Number(most, "count"),
+        "base_batch": Number(base_batch, "count"),
+        "base": Number(fmean(base["accuracy"]), "percent"),
+        "same": Number(rows["none"], "percent"),
+        "linear": Number(rows["linear"], "percent"),
+        "best": Number(rows[best], "percent"),
+        "rule": Words((f"large_batches.figure.rule.{best}",)),
+    }
+
+
+def _windows(result: Result) -> dict[str, Fact]:
+    """On ragged windows: the loop that divides by K, and how many of the loops are right."""
+    rows = [row for row in result.table if row["ragged"]]
+    loop = next(row for row in rows if row["loop"] == "loop")["ragged"]
+    right = sum(row["ragged"]["outcome"] == "right" for row in rows)
+    return {
+        "gain": Number(fmean(loop["gain"]), "number"),
+        "error": Number(fmean(loop["relative_error"]), "percent"),
+        "cosine": Number(fmean(loop["cosine"]), "number"),
+        "right": Number(right, "count"),
+        "count": Number(len(rows), "count"),
+    }
+
+
+def _feedback(result: Result) -> dict[str, Fact]:
+    """Sending one in a hundred (or fewer) with nothing kept, and the same with momentum correction, against dense."""
+    rows = {row["method"]: row for row in result.table}
+    return {
+        "dense": Number(fmean(rows["dense"]["accuracy"]), "percent"),
+        "plain": Number(fmean(rows["topk_01"]["accuracy"]), "percent"),
+        "plain_factor": Number(fmean(rows["topk_01"]["compression_factor"]), "times"),
+        "corrected": Number(fmean(rows["dgc_01"]["accuracy"]), "percent"),
+        "corrected_factor": Number(fmean(rows["dgc_01"]["compression_factor"]), "times"),
+        "seeds": Number(len(rows["dense"]["accuracy"]), "count"),
+    }
+
+
+def _stages(result: Result) -> dict[str, Fact]:
+    """On the ranks of one machine: sending all, and encoding, sending and decoding the largest elements."""
+    lanes = {lane["plan"]: lane for lane in result.figure["lanes"]}
+    sparse = lanes["sparsify"]["seconds"]
+    own = sum(sparse[stage] for stage in ("encode", "collective", "decode"))
+    return {
+        "dense": Number(lanes["dense"]["seconds"]["collective"], "seconds"),
+        "own": Number(own, "seconds"),
+        "coding": Number(sparse["encode"] + sparse["decode"], "seconds"),
+        "fewer": Number(lanes["dense"]["wire_bytes"] / lanes["sparsify"]["wire_bytes"], "times"),
+    }
+
+
+def _cured(result: Result) -> dict[str, Fact]:
+    rows = [row for row in result.table if row["named"] is not None]
+    return {
+        "problems": Number(len(rows), "count"),
+        "runs": Number(sum(len(row["before"]) for row in rows), "count"),
+        "named": Number(sum(row["named"] for row in rows), "count"),
+        "cured": Number(sum(row["cured"] for row in rows), "count"),
+    }
+
+
+def _case(name: str, pair: str) -> Measure:
+    """All three techniques against none in a case."""
+
+    def measure(runs: Runs) -> Finding | None:
+        case = runs.case(name)
+        found = cells.comparison(case, ALL) if case else None
+        if case is None or found is None:
+            return None
+        share = cells.is_share(case)
+        fewer = cells.ratio(case, "none", "wire_bytes", base=ALL)
+        memory = cells.ratio(case, ALL, "peak_memory_bytes")
+        facts: dict[str, Fact] = {
+            "base": Number(cells.mean(case, "none", "value"), "percent" if share else "number"),
+            "own": Number(cells.mean(case, ALL, "value"), "percent" if share else "number"),
+            "difference": Number(found.difference, "points" if share else "signed", found.noise),
+            "fewer": Number(fewer, "times") if fewer else "–",
+            "memory": Number(memory, "factor") if memory else "–",
+            "seeds": Number(case.seeds, "count"),
+        }
+        return Finding("", "open", facts, pair, cells.source(case, f"{name}/*/seed*/summary.json"))
+
+    return measure
+
+
+def _stated(name: str, pair: str) -> Measure:
+    """Facts that a result states itself: `"facts": {name: {"value": 1.5, "unit": "number", "noise": null}}`.
+
+    For experiments without a figure of their own; `pair` is where the sentence stands. The unit is one of
+    `judgement.Unit`.
+    """
+
+    def measure(runs: Runs) -> Finding | None:
+        paths = [root / name / "result.json" for root in (runs.root, runs.root / PUBLISHED)]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            return None
+        data = json.loads(path.read_text(encoding="utf-8"))
+        facts: dict[str, Fact] = {key: _number(path, key, one) for key, one in data["facts"].items()}
+        below = path.relative_to(runs.root.parent).as_posix()
+        return Finding("", "open", facts, pair, Source((below,), 1, str(data["command"])))
+
+    return measure
+
+
+def _number(path: Path, key: str, one: Mapping[str, Any]) -> Number:
+    if one["unit"] not in get_args(Unit):
+        raise ReportError(f"{path}: the unit of {key} is {one['unit']!r}; known are {', '.join(get_args(Unit))}.")
+    return Number(float(one["value"]), one["unit"], one.get("noise"))
+
+
+MEASURED: dict[str, Measure] = {
+    "turn": _result("clip_geometry", _turn),
+    "diverged": _judged("explode", "found.diverge"),
+    "order": _judged("explode", "found.order"),
+    "largest_norms": _result("temporal_order", _largest_norms),
+    "exact": _judged("large_batch", "found.exact"),
+    "window_memory": _judged("memory", "found.window_memory"),
+    "memory": _result("accumulation_memory", _memory),
+    "families": _result("codec_gallery", _families),
+    "links": _judged("efficiency", "found.links"),
+    "slowest_link": _judged("compressed_convergence", "found.seconds"),
+    "spikes": _judged("stable", "found.spikes"),
+    "adaptive": _judged("stable", "found.adaptive"),
+    "room": _result("loss_spikes", _room),
+    "clip_cost": _result("clip_stages", _clip_cost),
+    "batches": _result("large_batches", _batches),
+    "steps": _judged("convergence", "found.steps"),
+    "samples": _judged("convergence", "found.samples"),
+    "windows": _result("window_states", _windows),
+    "feedback": _result("accuracy_vs_bytes", _feedback),
+    "stages": _result("encode_timeline", _stages),
+    "combined_time": _judged("combined", "found.combined.time"),
+    "cured": _result("common_failures", _cured),
+    "image": _case("image", "image_case"),
+    "text": _case("text", "language_cases"),
+    "translation": _case("translation", "language_cases"),
+    "series": _case("series", "series_case"),
+    "small_batches": _stated("small_batches", "large_batches"),
+    "critical_batch": _stated("critical_batch", "large_batches"),
+    "muon": _stated("muon", "loss_spikes"),
+}

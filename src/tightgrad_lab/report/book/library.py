@@ -1,0 +1,146 @@
+"""The whole book in one language: chapters, questions and glossary, with what was measured filled in."""
+
+import re
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from tightgrad_lab.report import papers, units
+from tightgrad_lab.report.book import chapters
+from tightgrad_lab.report.book.chapters import Part
+from tightgrad_lab.report.book.facts import MEASURED
+from tightgrad_lab.report.book.glossary import known_symbols, terms
+from tightgrad_lab.report.book.markdown import Renderer
+from tightgrad_lab.report.book.mathematics import mathml
+from tightgrad_lab.report.claims.judgement import Finding
+from tightgrad_lab.report.claims.words import shown
+from tightgrad_lab.report.course import COURSE, Section
+from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.results import PUBLISHED, read_best, read_result
+from tightgrad_lab.report.texts import Texts
+from tightgrad_lab.schema import NUMBERS
+
+
+@dataclass(frozen=True, slots=True)
+class ShownSection:
+    """A section of the course with its text."""
+
+    section: Section
+    title: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownChapter:
+    """A chapter with its text."""
+
+    number: int
+    title: str
+    intro: tuple[Part, ...]
+    sections: tuple[ShownSection, ...]
+    closing: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question of students and the advice; `name` says which measured answers stand below it, if any."""
+
+    name: str
+    title: Markup
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A term or symbol of the glossary, as HTML."""
+
+    anchor: str
+    head: Markup
+    other: str
+    meaning: Markup
+
+
+class Library:
+    """Reads and renders the texts of one language.
+
+    Args:
+        runs: what was measured.
+        texts: the words around the text.
+    """
+
+    def __init__(self, runs: Runs, texts: Texts) -> None:
+        self.runs = runs
+        self.texts = texts
+        self.renderer = Renderer(texts, papers.citations(texts.language))
+
+    def chapters(self) -> list[ShownChapter]:
+        """Every chapter, in the order of the course."""
+        found = []
+        for number, course in enumerate(COURSE, 1):
+            text = chapters.read(self.texts.language, f"chapter{number}")
+            sections = tuple(
+                ShownSection(section, own.title, self._parts(own.source))
+                for section, own in zip(course, text.sections, strict=True)
+            )
+            found.append(
+                ShownChapter(number, text.title, self._parts(text.intro), sections, self._parts(text.closing))
+            )
+        return found
+
+    def page(self, name: str) -> tuple[str, tuple[Part, ...]]:
+        """Title and text of a file without sections, such as summary."""
+        text = chapters.read(self.texts.language, name)
+        return text.title, self._parts(text.intro)
+
+    def questions(self) -> tuple[str, tuple[Part, ...], list[Question]]:
+        """Title, introduction and questions; `## Question {#name}` names the measured answers."""
+        text = chapters.read(self.texts.language, "questions")
+        found = []
+        for one in text.sections:
+            match = re.fullmatch(r"(.*?) \{#(\w+)\}", one.title)
+            title, name = (match[1], match[2]) if match else (one.title, "")
+            found.append(Question(name, self.renderer.inline(title), self._parts(one.source)))
+        return text.title, self._parts(text.intro), found
+
+    def terms(self) -> list[Entry]:
+        """The terms of the glossary."""
+        return [
+            Entry(f"term-{one.name}", Markup.escape(one.word), one.other, self.renderer.inline(one.meaning))
+            for one in terms(self.texts.language)
+        ]
+
+    def symbols(self) -> list[Entry]:
+        """The symbols of the formulas."""
+        return [
+            Entry("", Markup(mathml(one.latex)), one.unit, self.renderer.inline(one.meaning))
+            for one in known_symbols(self.texts.language)
+        ]
+
+    def _parts(self, source: str) -> tuple[Part, ...]:
+        return tuple(chapters.parts(source, self.renderer, self._sentence))
+
+    def _sentence(self, name: str, template: str) -> str | None:
+        """The sentence with its facts, and a link to the table that has them; None if nothing measured them."""
+        finding = MEASURED[name](self.runs)
+        if finding is None:
+            return None
+        facts = {key: self.renderer.hold(shown(fact, self.texts)) for key, fact in finding.facts.items()}
+        filled = re.sub(r"\{(\w+)\}", lambda match: facts[match[1]], template)
+        return filled + self.renderer.hold(self._origin(finding))
+
+    def _origin(self, finding: Finding) -> Markup:
+        """Where the numbers of a sentence stand, and whose machine measured them if it was another one."""
+        number = NUMBERS[finding.pair]
+        label = self.texts("table.label", label=number).replace(" ", units.NBSP)
+        link = Markup('<a href="#pair{}">{}</a>').format(number, label)
+        results = [read(self.runs.root, finding.pair) for read in (read_best, read_result)]
+        result = next((one for one in results if one and one.source == finding.source), None)
+        text = self.texts.html("evidence.origin", table=link)
+        if result is not None and (result.published is not None or result.path.parents[1].name == PUBLISHED):
+            text = self.texts.html(
+                "evidence.elsewhere",
+                table=link,
+                processor=str(result.environment.get("processor", result.environment.get("device", ""))),
+                date=str(result.environment["time"])[:10],
+            )
+        return Markup('<span class="origin">{}</span>').format(text)

@@ -1,0 +1,36 @@
+"""Formulas: LaTeX in, MathML out, and the symbols that a formula uses."""
+
+import re
+
+from latex2mathml.converter import convert
+
+_WORDS = re.compile(r"\\(?:text|operatorname|mathrm)\{[^}]*\}")
+_OPERATORS = frozenset(
+    ("left right lVert rVert cdot times min max log exp sum prod frac sqrt partial le ge lt gt approx leftarrow to "
+     "infty quad qquad top in mid begin end ldots cdots lfloor rfloor mathbb odot propto ll gg ne pm mathcal bar hat "
+     "tilde underbrace big Big bigl bigr colon iff Rightarrow").split()
+)  # fmt: skip
+_SYMBOL = re.compile(r"\\mathbb\{E\}|\\([A-Za-z]+)|([A-Za-z])")
+
+
+def mathml(latex: str, *, block: bool = False) -> str:
+    """Return a formula as MathML, with norm bars that do not grow with what stands beside them."""
+    found = convert(latex, display="block" if block else "inline")
+    return found.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')
+
+
+def symbols(latex: str) -> list[str]:
+    r"""Return the symbols of a formula in order, each once: letters and Greek letters, subscripts among them.
+
+    Examples:
+        >>> symbols(r"g_k \\leftarrow \\eta\\,\\min(1, c)")
+        ['g', 'k', '\\\\eta', 'c']
+    """
+    found: list[str] = []
+    for match in _SYMBOL.finditer(_WORDS.sub(" ", latex)):
+        name = match[0]
+        if match[1] is not None and match[1] in _OPERATORS:
+            continue
+        if name not in found:
+            found.append(name)
+    return found
