@@ -43,7 +43,7 @@ def test_every_text_is_used() -> None:
         "set.",
         "metric.",
     )
-    families += ("references.", "faq.", "combination.", "section.", "role.", "case.", "baseline.", "variant.")
+    families += ("references.", "faq.", "combination.", "section.", "role.", "case.", "baseline.", "variant.", "box.")
     unused = [key for key in EN if key not in code and not key.startswith(families)]
     assert unused == []
 
@@ -53,8 +53,9 @@ def test_the_font_has_every_character_of_every_text() -> None:
     numbers = "".join(
         [units.factor_text(1.5), units.points_text(-0.01), units.seconds_text(1e-5), units.MISSING, "∞±·×"]
     )
-    for entries in (EN, ZH):
-        used = {ord(char) for text in entries.values() for char in text} | {ord(char) for char in numbers}
+    book = [path.read_text(encoding="utf-8") for path in Path(figures.__file__).parent.glob("book/*/*.md")]
+    for texts in (EN.values(), ZH.values(), book):
+        used = {ord(char) for text in texts for char in text if char != "\n"} | {ord(char) for char in numbers}
         assert {chr(code) for code in used - drawn} == set()
 
 
@@ -67,7 +68,7 @@ def test_the_font_is_small_and_does_not_shadow_an_installed_one() -> None:
 
 def test_references_lead_to_papers() -> None:
     assert len(REFERENCES["course"]) == 12
-    everything = [*REFERENCES["course"], *REFERENCES["methods"]]
+    everything = [*REFERENCES["course"], *REFERENCES["methods"], *REFERENCES["reading"]]
     allowed = (
         r"https://(arxiv\.org/abs/\d{4}\.\d{5}|arxiv\.org/abs/\d{4}\.\d{4}|doi\.org/10\..+|www\.deeplearningbook\.org/)"
     )

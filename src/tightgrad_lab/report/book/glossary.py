@@ -62,26 +62,19 @@ def defined(latex: str, language: str, seen: set[str]) -> list[Symbol]:
     """
     found = []
     letters = symbols(latex)
-    plain = re.sub(r"[{}\s]", "", latex)
+    subscripted = [symbol.latex for symbol in known_symbols(language) if "_" in symbol.latex]
     for symbol in known_symbols(language):
         own = symbol.letters[0]
-        longer = re.sub(r"[{}\s]", "", symbol.latex)
-        whole = "_" in longer
         if symbol.latex in seen or own not in letters or symbol.unit in INDEX:
             continue
-        if whole and longer not in plain:
-            continue
-        if not whole and not _alone(own, plain, language):
-            continue
-        seen.add(symbol.latex)
-        found.append(symbol)
+        whole = symbol.latex in subscripted
+        if symbol.latex in latex if whole else own in symbols(_without(latex, subscripted)):
+            seen.add(symbol.latex)
+            found.append(symbol)
     return found
 
 
-def _alone(letter: str, plain: str, language: str) -> bool:
-    """Whether the letter stands in the formula other than as part of a longer symbol."""
-    for symbol in known_symbols(language):
-        longer = re.sub(r"[{}\s]", "", symbol.latex)
-        if "_" in longer and symbol.letters[0] == letter:
-            plain = plain.replace(longer, " ")
-    return letter in symbols(plain)
+def _without(latex: str, parts: list[str]) -> str:
+    for part in parts:
+        latex = latex.replace(part, " ")
+    return latex

@@ -82,15 +82,14 @@ class Library:
                 ShownSection(section, own.title, self._parts(own.source))
                 for section, own in zip(course, text.sections, strict=True)
             )
-            found.append(
-                ShownChapter(number, text.title, self._parts(text.intro), sections, self._parts(text.closing))
-            )
+            found.append(ShownChapter(number, text.title, self._parts(text.intro), sections, self._parts(text.closing)))
         return found
 
     def page(self, name: str) -> tuple[str, tuple[Part, ...]]:
         """Title and text of a file without sections, such as summary."""
         text = chapters.read(self.texts.language, name)
-        return text.title, self._parts(text.intro)
+        found = self._parts(text.intro)
+        return text.title, tuple(Part(one.kind, Markup(re.sub("<(/?)h4>", r"<\1h3>", one.body))) for one in found)
 
     def questions(self) -> tuple[str, tuple[Part, ...], list[Question]]:
         """Title, introduction and questions; `## Question {#name}` names the measured answers."""

@@ -86,9 +86,7 @@ class Renderer:
         return self.hold(Markup('<a href="#pair{}">{}</a>').format(number, word.replace(" ", units.NBSP)))
 
     def _box(self, name: str) -> Any:
-        def render(
-            own: RendererHTML, tokens: _Tokens, place: int, options: OptionsDict, env: dict[str, Any]
-        ) -> str:
+        def render(own: RendererHTML, tokens: _Tokens, place: int, options: OptionsDict, env: dict[str, Any]) -> str:
             token = tokens[place]
             if token.nesting < 0:
                 return "</details>\n" if name == "predict" else "</aside>\n"
@@ -107,7 +105,9 @@ class Renderer:
         if not new:
             return formula
         colon = "：" if self.texts.language == "zh" else ": "
-        items = [f"<span>{mathml(one.latex)}{colon}{self._markdown.renderInline(one.meaning, env)}</span>" for one in new]
+        items = [
+            f"<span>{mathml(one.latex)}{colon}{self._markdown.renderInline(one.meaning, env)}</span>" for one in new
+        ]
         return f'{formula}<p class="where">{" ".join(items)}</p>\n'
 
 

@@ -6,10 +6,16 @@ from latex2mathml.converter import convert
 
 _WORDS = re.compile(r"\\(?:text|operatorname|mathrm)\{[^}]*\}")
 _OPERATORS = frozenset(
-    ("left right lVert rVert cdot times min max log exp sum prod frac sqrt partial le ge lt gt approx leftarrow to "
-     "infty quad qquad top in mid begin end ldots cdots lfloor rfloor mathbb odot propto ll gg ne pm mathcal bar hat "
-     "tilde underbrace big Big bigl bigr colon iff Rightarrow").split()
-)  # fmt: skip
+    re.findall(
+        r"\w+",
+        """
+        left right lVert rVert bigl bigr cdot times odot pm min max log ln exp sum prod frac sqrt partial nabla
+        le ge lt gt ll gg ne approx propto leftarrow to iff Rightarrow infty in mid colon top hat bar tilde
+        lfloor rfloor mathbb mathcal ldots cdots dots quad qquad begin end underbrace
+        """,
+    )
+)
+"""Commands of LaTeX that are no symbols of ours."""
 _SYMBOL = re.compile(r"\\mathbb\{E\}|\\([A-Za-z]+)|([A-Za-z])")
 
 

@@ -8,7 +8,6 @@ layout features; renames the family so that it never shadows an installed Noto S
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from fontTools import subset  # type: ignore[import-untyped]
@@ -37,10 +36,9 @@ def characters() -> set[int]:
     for row in range(0xB0, 0xD8):  # GB2312 level 1
         for cell in range(0xA1, 0xFF):
             kept |= {ord(char) for char in bytes([row, cell]).decode("gb2312", errors="ignore")}
-    folder = HERE.parent / "texts"
-    for path in (*folder.glob("*.json"), *folder.glob("pairs/*.json")):
-        texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-        kept |= {ord(char) for text in texts.values() for char in text}
+    texts, book = HERE.parent / "texts", HERE.parent / "book"
+    for path in (*texts.glob("*.json"), *texts.glob("pairs/*.json"), *book.glob("*/*.md")):
+        kept |= {ord(char) for char in path.read_text(encoding="utf-8")}
     return kept
 
 

@@ -1,0 +1,160 @@
+"""Markdown becomes HTML: formulas, citations, boxes, measured sentences."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from browser.fixture_runs import write_runs
+from tightgrad_lab.report.book.chapters import parts
+from tightgrad_lab.report.book.facts import MEASURED
+from tightgrad_lab.report.book.glossary import defined
+from tightgrad_lab.report.book.library import Library
+from tightgrad_lab.report.book.markdown import Renderer
+from tightgrad_lab.report.book.mathematics import mathml, symbols
+from tightgrad_lab.report.errors import ReportError
+from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.papers import citations
+from tightgrad_lab.report.texts import load
+from tightgrad_lab.schema import published_files
+
+
+def renderer(language: str = "en") -> Renderer:
+    return Renderer(load(language), citations(language))
+
+
+def library(root: Path, language: str = "en") -> Library:
+    root.mkdir(exist_ok=True)
+    return Library(Runs(root), load(language))
+
+
+def html(source: str, language: str = "en", known: dict[str, str] | None = None) -> str:
+    found = parts(source, renderer(language), lambda name, text: (known or {}).get(name))
+    return "".join(str(part.body) for part in found)
+
+
+def test_formulas_become_mathml_and_define_their_symbols_once() -> None:
+    found = html("$$g\\cdot c$$\n\nand again\n\n$$\\eta\\,c$$\n")
+    assert found.count("<math") == 2 + 3
+    assert found.count('class="where"') == 2
+    assert found.count("bound of a clip") == 1
+
+
+def test_norm_bars_keep_their_size() -> None:
+    assert mathml(r"\lVert g\rVert_2").count('stretchy="false">&#x02016;') == 2
+
+
+@pytest.mark.parametrize(
+    ("latex", "expected"),
+    [
+        (r"g_k\leftarrow\eta\min(1,c)", ["g", "k", r"\eta", "c"]),
+        (r"\operatorname{sign}(v_i)\,\text{of all}", ["v", "i"]),
+        (r"\mathbb{E}\left[Q(v)\right]", [r"\mathbb{E}", "Q", "v"]),
+    ],
+)
+def test_symbols_of_a_formula(latex: str, expected: list[str]) -> None:
+    assert symbols(latex) == expected
+
+
+def test_a_symbol_with_a_subscript_of_its_own_is_not_its_letter() -> None:
+    assert [one.latex for one in defined(r"\beta_2^{H/B}", "en", set())] == ["B", r"\beta_2", "H"]
+    assert [one.latex for one in defined(r"\frac{m}{\beta}", "en", set())] == ["m", r"\beta"]
+    assert [one.latex for one in defined(r"K(t_f+t_b)", "en", set())] == ["K", "t_f", "t_b"]
+
+
+def test_citations_and_figures_are_links() -> None:
+    found = html("By [@pascanu], see {fig:clip_geometry} and {tab:link_speeds}.")
+    assert 'href="#ref-arxiv-org-abs-1211-5063">Pascanu et al. (2013)</a>' in found
+    assert 'href="#pair1">Figure\u00a01</a>' in found
+    assert 'href="#pair6">Table\u00a06</a>' in found
+    assert "Pascanu 等（2013）" in html("[@pascanu]", "zh")
+    with pytest.raises(KeyError):
+        html("[@nobody]")
+
+
+def test_boxes_and_folded_answers() -> None:
+    found = html("::: course\nIt says so.\n:::\n\n::: predict What is $c$?\nA bound.\n:::\n")
+    assert '<aside class="box course"' in found
+    assert '<details class="predict"><summary>What is <math' in found
+    assert found.index("</summary>") < found.index("A bound.") < found.index("</details>")
+
+
+def test_mark_up_in_the_text_is_shown_not_run() -> None:
+    assert "<script>" not in html("a <script>alert(1)</script> b")
+
+
+def test_lines_of_chinese_join_without_a_space() -> None:
+    assert "前向传播反向传播" in html("前向传播\n反向传播", "zh")
+
+
+def test_a_measured_sentence_stands_only_where_it_was_measured() -> None:
+    source = "@measured turn\nIt is {norm}.\n\n@missing turn\nNobody knows.\n\nThe end.\n"
+    assert "Nobody knows." in html(source)
+    assert "It is" not in html(source)
+    found = html(source, known={"turn": "It is 1."})
+    assert "It is 1." in found
+    assert "Nobody knows." not in found
+    assert "The end." in found
+
+
+def test_a_measured_sentence_in_a_box_leaves_the_box_closed() -> None:
+    found = html("::: we\nFirst.\n\n@measured turn\nIt is {norm}.\n:::\n\nAfter.\n")
+    assert found.index("</aside>") < found.index("After.")
+
+
+def _result(root: Path, name: str, **content: object) -> Path:
+    path = root / name / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"command": "tightgrad lab", **content}), encoding="utf-8")
+    return root
+
+
+def test_results_that_state_their_facts_fill_a_sentence(tmp_path: Path) -> None:
+    facts = {"unclipped": {"value": 4.5, "unit": "number"}, "clipped": {"value": 1, "unit": "count", "noise": None}}
+    root = _result(tmp_path / "runs", "muon", facts=facts)
+    own = library(root)
+    shown = own.renderer._released(str(own._sentence("muon", "{unclipped} and {clipped}.")))
+    assert '<data value="4.5">4.50</data> and <data value="1.0">1</data>.' in shown
+    assert 'href="#pair7"' in shown
+    assert MEASURED["muon"](Runs(library(tmp_path / "empty").runs.root)) is None
+
+
+def test_a_unit_that_is_not_known_is_named(tmp_path: Path) -> None:
+    root = _result(tmp_path / "runs", "muon", facts={"clipped": {"value": 1, "unit": "furlongs"}})
+    with pytest.raises(ReportError, match="the unit of clipped is 'furlongs'; known are percent"):
+        MEASURED["muon"](Runs(root))
+
+
+def test_the_machine_of_a_published_number_is_named_where_it_stands(tmp_path: Path) -> None:
+    published = next(path for path in published_files() if path.stem == "large_batches")
+    root = tmp_path / "runs"
+    for folder in (root, root / "published"):
+        (folder / "large_batches").mkdir(parents=True)
+    (root / "published" / "large_batches" / "result.json").write_bytes(published.read_bytes())
+    own = library(root)
+    text = own.renderer._released(str(own._sentence("batches", "{base}.")))
+    assert "measured on another machine: " in text
+    data = json.loads(published.read_text(encoding="utf-8")) | {"command": "tightgrad lab --only 9 --full"}
+    (root / "large_batches" / "result.json").write_text(json.dumps(data | {"published": None}), encoding="utf-8")
+    (root / "published" / "large_batches" / "result.json").unlink()
+    assert "another machine" not in own.renderer._released(str(own._sentence("batches", "{base}.")))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_book_renders_with_and_without_measurements(tmp_path: Path, language: str) -> None:
+    bare = library(tmp_path / "bare", language)
+    full = library(write_runs(tmp_path / "runs", seeds=3), language)
+    texts = []
+    for one in (bare, full):
+        found = [part for chapter in one.chapters() for section in chapter.sections for part in section.parts]
+        texts.append("".join(str(part.body) for part in found))
+    assert "<data" not in texts[0]
+    assert texts[1].count("<data") > 5
+    assert len(full.questions()[2]) == 12
+    assert [one.name for one in full.questions()[2] if one.name] == [
+        "max_norm",
+        "learning_rate",
+        "codec",
+        "combine",
+        "short",
+    ]
