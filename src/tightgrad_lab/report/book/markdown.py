@@ -56,11 +56,12 @@ class Renderer:
         """Return blocks of text; headings begin at the fourth level. Symbols in `seen` are not defined again."""
         found = self._markdown.render(self._linked(source), {_SEEN: set() if seen is None else seen})
         found = re.sub(r"<(/?)h3>", r"<\1h4>", found)
-        return Markup(self._released(found))
+        return Markup(_kept_together(self._released(found)))
 
     def inline(self, source: str) -> Markup:
         """Return a line of text without a paragraph around it."""
-        return Markup(self._released(self._markdown.renderInline(self._linked(source), {_SEEN: set()})))
+        found = self._markdown.renderInline(self._linked(source), {_SEEN: set()})
+        return Markup(_kept_together(self._released(found)))
 
     def hold(self, html: Markup) -> str:
         """Return a mark that passes through Markdown and becomes this HTML."""
@@ -73,11 +74,16 @@ class Renderer:
 
     def _linked(self, source: str) -> str:
         """Replace citations and names of figures by links."""
-        cited = re.sub(r"\[@([\w-]+)\]", lambda match: self._citation(match[1]), source)
+        bracketed = r"(?<=[(（])\[@([\w-]+)\](?=[)）])"
+        cited = re.sub(bracketed, lambda match: self._citation(match[1], bracketed=True), source)
+        cited = re.sub(r"\[@([\w-]+)\]", lambda match: self._citation(match[1]), cited)
         return re.sub(r"\{(fig|tab):(\w+)\}", lambda match: self._pair(match[1], match[2]), cited)
 
-    def _citation(self, key: str) -> str:
+    def _citation(self, key: str, *, bracketed: bool = False) -> str:
+        """Pascanu et al. (2013), or inside brackets Pascanu et al., 2013."""
         anchor, label = self.citations[key]
+        if bracketed:
+            label = re.sub(r" \((\d+)\)$", r", \1", re.sub(r"（(\d+)）$", r"，\1", label))
         return self.hold(Markup('<a class="cite" href="#{}">{}</a>').format(anchor, label))
 
     def _pair(self, kind: str, name: str) -> str:
@@ -109,6 +115,16 @@ class Renderer:
             f"<span>{mathml(one.latex)}{colon}{self._markdown.renderInline(one.meaning, env)}</span>" for one in new
         ]
         return f'{formula}<p class="where">{" ".join(items)}</p>\n'
+
+
+def _kept_together(html: str) -> str:
+    """No line begins with the punctuation that follows a formula."""
+    return re.sub(
+        r"(<math(?:(?!</math>).)*</math>)([,.;:?)，。；：、？）]+)",
+        r'<span class="nobr">\1\2</span>',
+        html,
+        flags=re.DOTALL,
+    )
 
 
 def _inline(own: RendererHTML, tokens: _Tokens, place: int, options: OptionsDict, env: dict[str, Any]) -> str:

@@ -20,9 +20,10 @@ _SYMBOL = re.compile(r"\\mathbb\{E\}|\\([A-Za-z]+)|([A-Za-z])")
 
 
 def mathml(latex: str, *, block: bool = False) -> str:
-    """Return a formula as MathML, with norm bars that do not grow with what stands beside them."""
+    """Return a formula as MathML; norm bars do not grow with what stands beside them, and a slash has no spaces."""
     found = convert(latex, display="block" if block else "inline")
-    return found.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')
+    found = found.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')
+    return found.replace("<mo>&#x0002F;</mo>", '<mo lspace="0" rspace="0">&#x0002F;</mo>')
 
 
 def symbols(latex: str) -> list[str]:

@@ -75,7 +75,7 @@ def test_citations_and_figures_are_links() -> None:
 def test_boxes_and_folded_answers() -> None:
     found = html("::: course\nIt says so.\n:::\n\n::: predict What is $c$?\nA bound.\n:::\n")
     assert '<aside class="box course"' in found
-    assert '<details class="predict"><summary>What is <math' in found
+    assert '<details class="predict"><summary>What is <span class="nobr"><math' in found
     assert found.index("</summary>") < found.index("A bound.") < found.index("</details>")
 
 
@@ -158,3 +158,15 @@ def test_the_book_renders_with_and_without_measurements(tmp_path: Path, language
         "combine",
         "short",
     ]
+
+
+def test_a_citation_in_brackets_has_no_second_pair() -> None:
+    assert ">Pascanu et al., 2013</a>)" in html("a bound ([@pascanu])")
+    assert ">Pascanu 等，2013</a>）" in html("一个上限（[@pascanu]）", "zh")
+
+
+def test_punctuation_stays_with_its_formula() -> None:
+    found = html("梯度 $g$，上限 $c$。", "zh")
+    assert found.count('<span class="nobr"><math') == 2
+    assert "</math>，</span>" in found
+    assert "</math>。</span>" in found
