@@ -11,7 +11,7 @@ from tightgrad_lab import report
 
 pytestmark = pytest.mark.browser
 
-PAGES = {"en": "index.html", "zh": "index.zh.html"}
+PAGES = {"en": "book.html", "zh": "book.zh.html"}
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one seed", "three seeds"])
@@ -71,10 +71,10 @@ def test_the_language_switch_leads_there_and_back(chromium: Any, built: Path) ->
     page = Opened(chromium, built / PAGES["en"], 380, "light").page
     try:
         page.locator("a.language").click()
-        page.wait_for_url("**/index.zh.html")
+        page.wait_for_url("**/book.zh.html")
         assert page.locator("html").get_attribute("lang") == "zh-CN"
         page.locator("a.language").click()
-        page.wait_for_url("**/index.html")
+        page.wait_for_url("**/book.html")
     finally:
         page.close()
 

@@ -73,13 +73,19 @@ def out(runs: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def html(out: Path) -> dict[str, str]:
-    names = {"en": "index.html", "zh": "index.zh.html"}
+    names = {"en": "book.html", "zh": "book.zh.html"}
     return {language: (out / name).read_text(encoding="utf-8") for language, name in names.items()}
 
 
 @pytest.fixture(scope="module")
 def pages(html: dict[str, str]) -> dict[str, Page]:
     return {language: Page(text) for language, text in html.items()}
+
+
+def built(runs: Path, out: Path) -> list[Path]:
+    """The whole book in both languages."""
+    report.build(runs, out)
+    return [out / "book.html", out / "book.zh.html"]
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -125,7 +131,7 @@ def test_every_pair_is_there_or_says_it_is_missing(html: dict[str, str], pages: 
 
 def test_without_runs_everything_is_a_placeholder(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    for path in report.build(tmp_path / "runs", tmp_path / "report"):
+    for path in built(tmp_path / "runs", tmp_path / "report"):
         text = path.read_text(encoding="utf-8")
         assert text.count('class="pending"') == 17
         assert "<svg" not in text
@@ -192,7 +198,7 @@ def test_csv_has_the_spread_over_seeds(tmp_path: Path) -> None:
     assert float(row["Test accuracy"]) == pytest.approx(mean, rel=1e-12)
     deviation = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
     assert float(row["Test accuracy sd"]) == pytest.approx(deviation, rel=1e-9)
-    assert "sample standard deviation over 3 seeds" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "sample standard deviation over 3 seeds" in (tmp_path / "report" / "book.html").read_text(encoding="utf-8")
 
 
 def test_the_page_names_what_fell_short(html: dict[str, str]) -> None:
@@ -212,7 +218,7 @@ def test_flow_draws_what_is_there(tmp_path: Path) -> None:
 def test_part_of_the_factorial_is_shown_without_its_effects(tmp_path: Path) -> None:
     for combination in ("none", "compress"):
         write_run(tmp_path / "runs", combination, 0)
-    page = report.build(tmp_path / "runs", tmp_path / "report")[0].read_text(encoding="utf-8")
+    page = built(tmp_path / "runs", tmp_path / "report")[0].read_text(encoding="utf-8")
     assert 'id="table13"' in page
     assert 'id="table13b"' not in page
     assert 'id="figure15"' not in page
@@ -221,7 +227,7 @@ def test_part_of_the_factorial_is_shown_without_its_effects(tmp_path: Path) -> N
 def test_an_unfinished_run_is_left_out_and_named(tmp_path: Path) -> None:
     write_runs(tmp_path / "runs")
     (write_run(tmp_path / "runs", "clip", 1) / "summary.json").unlink()
-    page = report.build(tmp_path / "runs", tmp_path / "report")[0].read_text(encoding="utf-8")
+    page = built(tmp_path / "runs", tmp_path / "report")[0].read_text(encoding="utf-8")
     assert "Unfinished, not used: image/clip/seed1." in page
 
 
@@ -229,7 +235,7 @@ def test_no_bytes_on_the_wire_is_drawn_too(tmp_path: Path) -> None:
     for combination in COMBINATIONS:
         path = write_run(tmp_path / "runs", combination, 0) / "summary.json"
         path.write_text(json.dumps(summary(combination, 0) | {"wire_bytes": 0, "compression_factor": None}))
-    pages = report.build(tmp_path / "runs", tmp_path / "report")
+    pages = built(tmp_path / "runs", tmp_path / "report")
     assert all(page.exists() for page in pages)
     assert (tmp_path / "report" / "figures" / "figure13.en.svg").stat().st_size > 0
 
@@ -245,3 +251,56 @@ def test_imports_neither_torch_nor_the_library() -> None:
         [sys.executable, "-c", code], env={"PYTHONPATH": str(source)}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+PARTS = ("summary", "references", "faq", "glossary", "environment")
+NAMES = ("index", *(f"chapter{number}" for number in range(1, 9)), *PARTS, "book")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_there_is_a_page_for_each_chapter_and_one_with_everything(out: Path, language: str) -> None:
+    ending = ".html" if language == "en" else ".zh.html"
+    assert {path.name for path in out.glob(f"*{ending}")} >= {f"{name}{ending}" for name in NAMES}
+    pages = {name: Page((out / f"{name}{ending}").read_text(encoding="utf-8")) for name in NAMES}
+    kept = [name for name in NAMES if name not in ("index", "book")]
+    for name in kept:
+        assert name in pages[name].ids
+        assert not any(other in pages[name].ids for other in kept if other != name)
+    common = {"content", "contents"}
+    ids = [one for name in kept for one in pages[name].ids if one not in common]
+    assert len(ids) == len(set(ids))
+    assert set(ids) <= set(pages["book"].ids)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_links_between_pages_lead_to_what_is_there(out: Path, language: str) -> None:
+    ending = ".html" if language == "en" else ".zh.html"
+    ids = {f"{name}{ending}": Page((out / f"{name}{ending}").read_text(encoding="utf-8")).ids for name in NAMES}
+    across = 0
+    for name in ids:
+        for _, url, _ in Page((out / name).read_text(encoding="utf-8")).links:
+            file, _, anchor = url.partition("#")
+            if url.startswith(("http", "data:")):
+                continue
+            assert (out / (file or name)).is_file(), url
+            if anchor:
+                assert anchor in ids[file or name], f"{name}: {url}"
+                across += bool(file)
+    assert across > 200
+
+
+def test_pages_follow_each_other(out: Path) -> None:
+    place, seen = "index.html", []
+    text = (out / "chapter1.html").read_text(encoding="utf-8")
+    assert f'href="{place}" rel="prev"' in text
+    place = "chapter1.html"
+    while place:
+        seen.append(place.removesuffix(".html"))
+        found = re.search(r'href="([^"]+)" rel="next"', (out / place).read_text(encoding="utf-8"))
+        place = found[1] if found else ""
+    assert seen == [name for name in NAMES if name not in ("index", "book")]
+
+
+def test_the_language_switch_of_a_chapter_leads_to_the_same_chapter(out: Path) -> None:
+    assert 'href="chapter3.zh.html"' in (out / "chapter3.html").read_text(encoding="utf-8")
+    assert 'href="chapter3.html"' in (out / "chapter3.zh.html").read_text(encoding="utf-8")

@@ -82,7 +82,7 @@ SUBJECTS = {
         "section3-2": ("进程", "链路"),
         "section4-2": ("TensorFlow", "PyTorch", "全局范数", "按值裁剪"),
         "section5-2": ("手写", "框架"),
-        "section6-2": ("8 位", "16 位", "量化", "剪枝", "稀疏化"),
+        "section6-2": ("8 位", "16 位", "量化", "剪枝", "稀疏化", "重要的梯度"),
         "section8-2": ("分类", "翻译"),
     },
     "en": {
@@ -91,7 +91,7 @@ SUBJECTS = {
         "section3-2": ("processes", "link"),
         "section4-2": ("TensorFlow", "PyTorch", "global norm", "by value"),
         "section5-2": ("By hand", "Frameworks"),
-        "section6-2": ("8 bits", "16 bits", "QSGD", "Pruning", "Top-k"),
+        "section6-2": ("8 bits", "16 bits", "QSGD", "Pruning", "Sparsification", "important"),
         "section8-2": ("Classification", "Translation"),
     },
 }
@@ -135,8 +135,11 @@ class Contents(HTMLParser):
 def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Contents]:
     root = tmp_path_factory.mktemp("empty")
     (root / "runs").mkdir()
-    pages = report.build(root / "runs", root / "report")
-    return dict(zip(("en", "zh"), (Contents(page.read_text(encoding="utf-8")) for page in pages), strict=True))
+    report.build(root / "runs", root / "report")
+    names = {"en": "book.html", "zh": "book.zh.html"}
+    return {
+        language: Contents((root / "report" / name).read_text(encoding="utf-8")) for language, name in names.items()
+    }
 
 
 def _anchor(place: str) -> str:

@@ -35,7 +35,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[Key
         return write(item, texts, to) if isinstance(item, Table) else build_module.Block("figure", item)
 
     patch.setattr(build_module, "_write", write_tables)
-    yield lambda runs: PageNumbers(build_module.build(runs, out)[0].read_text(encoding="utf-8")).found
+
+    def numbers(runs: Path) -> dict[Key, Shown]:
+        build_module.build(runs, out)
+        return PageNumbers((out / "book.html").read_text(encoding="utf-8")).found
+
+    yield numbers
     patch.undo()
 
 

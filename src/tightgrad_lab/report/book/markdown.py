@@ -20,6 +20,8 @@ from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import NUMBERS
 
 BOXES = ("goals", "example", "course", "we", "literature", "predict")
+LONG = 24
+"""Characters of LaTeX from which on a formula inside a line scrolls on a phone."""
 _SEEN = "seen"
 _Tokens = Sequence[Token]
 
@@ -128,7 +130,9 @@ def _kept_together(html: str) -> str:
 
 
 def _inline(own: RendererHTML, tokens: _Tokens, place: int, options: OptionsDict, env: dict[str, Any]) -> str:
-    return mathml(tokens[place].content)
+    latex = tokens[place].content
+    found = mathml(latex)
+    return f'<span class="long">{found}</span>' if len(latex) > LONG else found
 
 
 def _code(texts: Texts) -> Any:
