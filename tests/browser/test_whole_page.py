@@ -29,7 +29,7 @@ CUT = """
   while (walker.nextNode()) {
     const node = walker.currentNode;
     const parent = node.parentElement;
-    if (!node.textContent.trim() || parent.closest("svg, .scroll, pre, script, .skip")) continue;
+    if (!node.textContent.trim() || parent.closest("svg, .scroll, pre, script, .skip, .formula, .long")) continue;
     range.selectNodeContents(node);
     for (const line of range.getClientRects()) {
       if (line.width < 1) continue;
@@ -108,6 +108,40 @@ def test_nothing_is_cut_and_axe_is_content(
     chromium: Any, whole: Path, made: str, language: str, width: int, scheme: str
 ) -> None:
     look_at(chromium, whole / made / PAGES[language], width, scheme)
+
+
+@pytest.mark.parametrize(
+    ("file", "width", "scheme"),
+    [
+        ("index.zh.html", 380, "light"),
+        ("index.html", 1400, "dark"),
+        ("chapter5.html", 380, "dark"),
+        ("chapter6.zh.html", 1400, "light"),
+        ("summary.zh.html", 380, "light"),
+        ("faq.html", 1400, "light"),
+        ("glossary.zh.html", 380, "dark"),
+        ("references.html", 380, "light"),
+    ],
+)
+def test_the_pages_of_the_book_are_whole(chromium: Any, whole: Path, file: str, width: int, scheme: str) -> None:
+    look_at(chromium, whole / "own" / file, width, scheme)
+
+
+FONTS = """
+() => [...document.querySelectorAll("math")].filter((one) => one.getClientRects().length)
+  .map((one) => getComputedStyle(one).fontFamily.split(",")[0].replaceAll('"', ""))
+"""
+
+
+def test_formulas_are_set_in_the_font_that_comes_along(chromium: Any, whole: Path) -> None:
+    page = Opened(chromium, whole / "own" / "chapter6.html", 1400, "light").page
+    try:
+        assert set(page.evaluate(FONTS)) == {"TightGrad Math"}
+        assert page.evaluate("document.fonts.check('16px \"TightGrad Math\"')")
+        high = "() => [...document.querySelectorAll('.formula')].map((one) => one.getBoundingClientRect().height)"
+        assert min(page.evaluate(high)) > 20
+    finally:
+        page.close()
 
 
 @pytest.mark.skipif(REAL is None, reason="give the folder of a report of real runs as TIGHTGRAD_REPORT")

@@ -38,6 +38,7 @@ class Renderer:
     texts: Texts
     citations: Mapping[str, tuple[str, str]]
     held: dict[str, Markup] = field(default_factory=dict)
+    codes: int = 0
     _markdown: MarkdownIt = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,7 +50,7 @@ class Renderer:
             markdown.add_render_rule("softbreak", lambda *_: "")
         markdown.add_render_rule("math_inline", _inline)
         markdown.add_render_rule("math_block", lambda _, tokens, place, *more: self._block(tokens[place], more[-1]))
-        markdown.add_render_rule("fence", _code(self.texts))
+        markdown.add_render_rule("fence", lambda _, tokens, place, *more: self._code(tokens[place]))
         markdown.add_render_rule("table_open", lambda *_: '<div class="prose-table" tabindex="0"><table>\n')
         markdown.add_render_rule("table_close", lambda *_: "</table></div>\n")
         self._markdown = markdown
@@ -76,6 +77,8 @@ class Renderer:
 
     def _linked(self, source: str) -> str:
         """Replace citations and names of figures by links."""
+        if self.texts.language == "zh":
+            source = re.sub(r"(\[@[\w-]+\]) ", r"\1", source)  # a full-width bracket has its own space
         bracketed = r"(?<=[(（])\[@([\w-]+)\](?=[)）])"
         cited = re.sub(bracketed, lambda match: self._citation(match[1], bracketed=True), source)
         cited = re.sub(r"\[@([\w-]+)\]", lambda match: self._citation(match[1]), cited)
@@ -97,18 +100,24 @@ class Renderer:
         def render(own: RendererHTML, tokens: _Tokens, place: int, options: OptionsDict, env: dict[str, Any]) -> str:
             token = tokens[place]
             if token.nesting < 0:
-                return "</details>\n" if name == "predict" else "</aside>\n"
+                return "</details>\n" if name == "predict" else "</div>\n"
             if name == "predict":
                 words = token.info.strip().removeprefix(name).strip()
                 return f'<details class="predict"><summary>{self._markdown.renderInline(words, env)}</summary>\n'
             heading = escape(self.texts(f"box.{name}"))
-            return f'<aside class="box {name}" aria-label="{heading}"><p class="box-title">{heading}</p>\n'
+            return f'<div class="box {name}"><p class="box-title">{heading}</p>\n'
 
         return render
 
+    def _code(self, token: Token) -> str:
+        self.codes += 1
+        label = f"{escape(self.texts('section.code'))} {self.codes}"
+        code = escape(token.content.rstrip("\n"))
+        return f'<pre class="code" tabindex="0" role="region" aria-label="{label}"><code>{code}</code></pre>\n'
+
     def _block(self, token: Token, env: dict[str, Any]) -> str:
         latex = token.content.strip()
-        formula = f'<div class="formula">{mathml(latex, block=True)}</div>\n'
+        formula = f'<div class="formula" tabindex="0">{mathml(latex, block=True)}</div>\n'
         new = defined(latex, self.texts.language, env[_SEEN])
         if not new:
             return formula
@@ -132,14 +141,4 @@ def _kept_together(html: str) -> str:
 def _inline(own: RendererHTML, tokens: _Tokens, place: int, options: OptionsDict, env: dict[str, Any]) -> str:
     latex = tokens[place].content
     found = mathml(latex)
-    return f'<span class="long">{found}</span>' if len(latex) > LONG else found
-
-
-def _code(texts: Texts) -> Any:
-    label = escape(texts("section.code"))
-
-    def render(own: RendererHTML, tokens: _Tokens, place: int, options: OptionsDict, env: dict[str, Any]) -> str:
-        code = escape(tokens[place].content.rstrip("\n"))
-        return f'<pre class="code" tabindex="0" role="region" aria-label="{label}"><code>{code}</code></pre>\n'
-
-    return render
+    return f'<span class="long" tabindex="0">{found}</span>' if len(latex) > LONG else found

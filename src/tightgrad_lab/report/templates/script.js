@@ -1,10 +1,10 @@
 (() => {
   const contents = document.getElementById("contents");
   const wide = matchMedia("(min-width: 1080px)");
-  const fold = () => { contents.open = wide.matches; };
+  const fold = () => { if (contents) contents.open = wide.matches; };
   fold();
   wide.addEventListener("change", fold);
-  contents.addEventListener("click", (event) => {
+  contents?.addEventListener("click", (event) => {
     if (!wide.matches && event.target.closest("a")) contents.open = false;
   });
 
@@ -15,7 +15,7 @@
   };
   openFor(location.hash);
   addEventListener("hashchange", () => openFor(location.hash));
-  addEventListener("beforeprint", () => document.querySelectorAll("details.full").forEach((one) => { one.open = true; }));
+  addEventListener("beforeprint", () => document.querySelectorAll("main details").forEach((one) => { one.open = true; }));
 
   const value = (row, column) => row.cells[column].dataset.value;
   for (const table of document.querySelectorAll("table.sortable")) {
@@ -38,7 +38,8 @@
     });
   }
 
-  const links = new Map([...contents.querySelectorAll("li > a:first-child")].map((link) => [link.hash.slice(1), link]));
+  const entries = contents ? [...contents.querySelectorAll("li > a:first-child")] : [];
+  const links = new Map(entries.map((link) => [link.hash.slice(1), link]));
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;

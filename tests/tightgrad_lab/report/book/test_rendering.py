@@ -74,7 +74,7 @@ def test_citations_and_figures_are_links() -> None:
 
 def test_boxes_and_folded_answers() -> None:
     found = html("::: course\nIt says so.\n:::\n\n::: predict What is $c$?\nA bound.\n:::\n")
-    assert '<aside class="box course"' in found
+    assert '<div class="box course">' in found
     assert '<details class="predict"><summary>What is <span class="nobr"><math' in found
     assert found.index("</summary>") < found.index("A bound.") < found.index("</details>")
 
@@ -99,7 +99,7 @@ def test_a_measured_sentence_stands_only_where_it_was_measured() -> None:
 
 def test_a_measured_sentence_in_a_box_leaves_the_box_closed() -> None:
     found = html("::: we\nFirst.\n\n@measured turn\nIt is {norm}.\n:::\n\nAfter.\n")
-    assert found.index("</aside>") < found.index("After.")
+    assert found.index("</div>") < found.index("After.")
 
 
 def _result(root: Path, name: str, **content: object) -> Path:
