@@ -10,9 +10,9 @@ from typing import Any
 
 from tightgrad.core.card import KINDS, MethodCard
 from tightgrad.plan.registry import cards, method
+from tightgrad_lab.report.book.chapters import read
 from tightgrad_lab.report.course import COURSE
 from tightgrad_lab.report.papers import ARXIV
-from tightgrad_lab.report.texts import load
 
 DOCS = Path(__file__).parent
 TITLES = {
@@ -95,30 +95,29 @@ def _public_name(found: type) -> str:
 
 def _course() -> str:
     """Which page, section and command answers which heading of the course."""
-    english, chinese = load("en"), load("zh")
     lines = [
         "# Course companion",
         "",
-        "The handbook that `tightgrad lab` makes follows a course of eight chapters. This page says what answers",
+        "The book that `tightgrad lab` makes follows a course of eight chapters. This page says what answers",
         "each of its headings: the figure and table with that number, the command that measures them, and the page",
         "of this site.",
         "",
     ]
     for n, chapter in enumerate(COURSE, start=1):
-        lines += [f"## {n} {english(f'chapter.{n}')}", "", f"*{chinese(f'chapter.{n}')}*", ""]
+        english, chinese = read("en", f"chapter{n}"), read("zh", f"chapter{n}")
+        lines += [f"## {n} {english.title}", "", f"*{chinese.title}*", ""]
         lines += ["| Heading | Figure and table | Command | Page |", "|---|---|---|---|"]
-        for section in chapter:
-            key = f"section.{section.name}"
+        for section, own, other in zip(chapter, english.sections, chinese.sections, strict=True):
             pairs = _pairs(section.pairs)
-            numbers = ", ".join(str(pair.number) for pair in pairs) or "code"
+            numbers = ", ".join(str(pair.number) for pair in pairs)
             command = " ".join(f"`{pair.command}`" for pair in pairs)
             page = " ".join(_pages_of(section.chapter, section.number))
-            title = f"{section.name} {english(key)}<br>{chinese(key)}"
+            title = f"{section.name} {own.title}<br>{other.title}"
             lines.append(f"| {title} | {numbers} | {command} | {page} |")
         lines.append("")
     lines += [
         "After the chapters come the summary, which gives a verdict on each claim of the course from the measured",
-        "rows, the references, the questions with measured answers, and the environment.",
+        "rows, the references, questions with advice and measured answers, the glossary, and the environment.",
         "",
     ]
     return "\n".join(lines)
