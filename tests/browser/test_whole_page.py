@@ -206,6 +206,7 @@ def test_chinese_is_set_in_the_font_that_comes_along(chromium: Any, whole: Path,
         assert families[0] == "TightGrad Sans SC"
         assert families.index("system-ui") == len(families) - 2
         assert "TightGrad Sans SC" in page.evaluate(FAMILY, "math mtext")
+        assert "TightGrad Sans SC" in page.evaluate(FAMILY, "pre.code code")
     finally:
         page.close()
 
@@ -214,6 +215,7 @@ def test_the_link_to_the_chinese_page_is_set_in_it_too(chromium: Any, whole: Pat
     page = Opened(chromium, whole / "own" / PAGES["en"], 1400, "light").page
     try:
         assert page.evaluate(FAMILY, ".language")[0] == "TightGrad Sans SC"
+        assert page.evaluate(FAMILY, "#glossary td[lang]")[0] == "TightGrad Sans SC"
         assert "TightGrad Sans SC" not in page.evaluate(FAMILY, "body")
     finally:
         page.close()

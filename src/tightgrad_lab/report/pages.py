@@ -128,14 +128,16 @@ def _linked(pages: dict[str, str], language: str) -> dict[str, str]:
     ids = {name: set(re.findall(r' id="([^"]+)"', html)) for name, html in pages.items()}
     owner = {anchor: name for name in reversed(pages) if name != WHOLE for anchor in ids[name]}
 
-    def link(name: str, anchor: str) -> str:
-        known = anchor in ids[name] or anchor not in owner
-        return f'href="#{anchor}"' if known else f'href="{file_name(owner[anchor], language)}#{anchor}"'
+    def linked(name: str, html: str) -> str:
+        def link(match: re.Match[str]) -> str:
+            anchor = match[1]
+            if anchor in ids[name] or anchor not in owner:
+                return match[0]
+            return f'href="{file_name(owner[anchor], language)}#{anchor}"'
 
-    return {
-        name: re.sub(r'href="#([^"]+)"', lambda match, name=name: link(name, match[1]), html)
-        for name, html in pages.items()
-    }
+        return re.sub(r'href="#([^"]+)"', link, html)
+
+    return {name: linked(name, html) for name, html in pages.items()}
 
 
 def _content(folder: Runs, texts: Texts, shown: list[Shown]) -> dict[str, Any]:
