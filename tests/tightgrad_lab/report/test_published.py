@@ -43,7 +43,8 @@ def test_all_of_them_are_handed_to_the_report(root: Path) -> None:
 
 def test_it_stands_beside_a_short_run_and_names_its_machine(root: Path, tmp_path: Path) -> None:
     _own(root, "tightgrad lab --only 9")
-    page = report.build(root, tmp_path / "out")[0].read_text(encoding="utf-8")
+    report.build(root, tmp_path / "out")
+    page = (tmp_path / "out" / "book.html").read_text(encoding="utf-8")
     assert page.count('id="figure09"') == page.count('id="figure09-full"') == 1
     own = r'<p class="about">((?:(?!</p>).)*tightgrad lab --only 9 --full.*?)</p>'
     about = re.search(own, page)
