@@ -74,29 +74,6 @@ def measured() -> dict[tuple[float, float], tuple[Tensor, Tensor]]:
     return found
 
 
-def voided() -> list[Tensor]:
-    """Norms where the last rank's part is not to be relied on; it has none of the first tensor."""
-    mesh = init_device_mesh("cpu", (4,))
-    shards = [distribute_tensor(torch.ones(shape), mesh, [Shard(0)]) for shape in ((1, 4), (8, 2))]
-    is_void = mesh.get_rank() == 3
-    return [
-        total_norm(tensors, p, is_void=is_void)
-        for p in ORDERS
-        for tensors in (shards[:1], shards, [*shards, torch.ones(3)])
-    ]
-
-
-def test_a_part_that_is_not_to_be_relied_on_makes_the_norm_nan_on_every_rank() -> None:
-    for norms in run_ranks(4, voided):
-        assert [norm.isnan().item() for norm in norms] == [True] * 3 * len(ORDERS)
-
-
-@pytest.mark.parametrize("p", ORDERS)
-def test_plain_tensors_are_no_other_ranks_business(p: float) -> None:
-    assert total_norm([torch.ones(3)], p, is_void=True).isnan()
-    assert total_norm([torch.ones(3)], p).isfinite()
-
-
 def test_norms_are_those_of_one_process_in_float64() -> None:
     by_rank = run_ranks(4, measured)
     for (scale, p), (total, each) in by_rank[0].items():

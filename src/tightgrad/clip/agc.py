@@ -18,12 +18,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from tightgrad.clip.dtensor import placed_as, stored, touched
 from tightgrad.clip.local_norm import WIDE
 from tightgrad.clip.norm import exact_norm, exact_norms, unit_norms
-from tightgrad.clip.placed import placed_as, shard_axes, stored, touched
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_integer, check_number
 from tightgrad.core.errors import ConfigError, UnsupportedError
+from tightgrad.core.placement import shard_axes
 from tightgrad.core.protocols import Clipper, GradNorm
 from tightgrad.core.types import Clipped, Grads, State
 

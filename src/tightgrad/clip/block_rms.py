@@ -5,7 +5,6 @@
 Their update clipping, applied to gradients as `optax.clip_by_block_rms` does.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,8 +12,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from tightgrad.clip.norm import exact_norms
-from tightgrad.clip.per_tensor_norm import scale_tensors_
+from tightgrad.clip.per_tensor_norm import clip_each_
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_number
 from tightgrad.core.protocols import Clipper, GradNorm
@@ -54,12 +52,6 @@ class BlockRMS(Clipper):
 
     def clip_(self, grads: Grads, params: Mapping[str, nn.Parameter], norm: GradNorm, state: State) -> Clipped:
         """Scale each gradient by its own factor."""
-        values = list(grads.values())
-        before = norm(values)
-        if not values:
-            return Clipped(before, torch.ones_like(before))
-        norms = exact_norms(values)
-        bounds = torch.tensor([self.max_rms * math.sqrt(max(value.numel(), 1)) for value in values], dtype=norms.dtype)
-        bounds = bounds.to(norms.device, non_blocking=True)
-        coefficients = torch.where(norms <= bounds, 1.0, bounds / norms)
-        return Clipped(before, scale_tensors_(values, norms, coefficients).to(before.dtype))
+        numels = torch.tensor([max(grad.numel(), 1) for grad in grads.values()], dtype=torch.float64)
+        limits = self.max_rms * numels.sqrt()
+        return clip_each_(grads, norm, lambda norms: limits.to(norms.device, non_blocking=True))

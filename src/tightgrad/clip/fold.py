@@ -17,9 +17,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from tightgrad.clip.dtensor import distinct, scale_
 from tightgrad.clip.own_step import CHANNELS, reader_of_gradients
-from tightgrad.clip.placed import distinct, is_plain, scale_
 from tightgrad.core.errors import ConfigError
+from tightgrad.core.placement import is_dtensor
 from tightgrad.core.protocols import Clipper
 from tightgrad.core.types import Grads
 
@@ -113,7 +114,7 @@ def no_kernel(optimizer: torch.optim.Optimizer) -> str | None:
         if not group.get("fused"):
             return f"this {type(optimizer).__name__} is not fused"
         for parameter in group["params"]:
-            if not is_plain(parameter):
+            if is_dtensor(parameter):
                 return "a parameter is a DTensor"
             if parameter.dtype is not torch.float32 or parameter.device.type not in DEVICES:
                 return f"a parameter is {parameter.dtype} on {parameter.device.type}"

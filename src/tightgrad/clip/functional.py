@@ -13,15 +13,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from tightgrad.clip.norm import as_scalar, exact_norm, narrowed, plain_norm
-from tightgrad.clip.one_factor import clip_coefficient, plain_coefficient
-from tightgrad.clip.placed import (
-    are_distinct_and_plain_on_cpu,
-    clamp_,
-    distinct,
-    scale_distinct_,
-    scale_plain_,
-)
+from tightgrad.clip.dtensor import clamp_, scale_
+from tightgrad.clip.norm import exact_norm, narrowed
+from tightgrad.clip.one_factor import clip_coefficient
 from tightgrad.core.check import check_choice, check_number
 from tightgrad.core.notices import warn
 
@@ -75,26 +69,11 @@ def clip_grad_norm_(
     check_number("max_norm", max_norm, low=0.0)
     check_choice("compat", compat, ("exact", "torch"))
     grads = [grad for parameter in _listed(parameters) if (grad := parameter.grad) is not None]
-    if grads and are_distinct_and_plain_on_cpu(grads):
-        return _clip_plain_(grads, float(max_norm), float(norm_type), error_if_nonfinite, compat)
-    grads = distinct(grads)
     norm = exact_norm(grads, float(norm_type))
     if error_if_nonfinite:
         _check_finite(norm, norm_type)
-    scale_distinct_(grads, clip_coefficient(norm, float(max_norm), compat))
+    scale_(grads, clip_coefficient(norm, float(max_norm), compat))
     return narrowed(norm, grads)
-
-
-def _clip_plain_(
-    grads: list[Tensor], max_norm: float, norm_type: float, error_if_nonfinite: bool, compat: str
-) -> Tensor:
-    """Without operators but for the norm's and the multiplication, which are slow right after a backward."""
-    norm = plain_norm(grads, norm_type)
-    if error_if_nonfinite:
-        _check_finite(norm, norm_type)
-    if (coefficient := plain_coefficient(norm, max_norm, compat)) != 1.0:
-        scale_plain_(grads, torch.full((), coefficient, dtype=torch.float64, device="cpu"))
-    return as_scalar(norm, grads)
 
 
 @torch.no_grad()
@@ -160,7 +139,7 @@ def get_total_norm(
     return narrowed(norm, listed)
 
 
-def _check_finite(norm: float | Tensor, norm_type: float) -> None:
+def _check_finite(norm: Tensor, norm_type: float) -> None:
     if not math.isfinite(norm):
         raise RuntimeError(
             f"the gradients' norm of order {norm_type} is {float(norm)}, so they cannot be clipped; nothing was "

@@ -11,22 +11,15 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from tightgrad.clip.local_norm import combined, host_norm, local_norm, local_norms, powers_fit, widest
-from tightgrad.clip.placed import (
-    are_distinct_and_plain_on_cpu,
-    counted,
-    counted_by_axes,
-    reduce_over_,
-    shard_axes,
-)
+from tightgrad.clip.dtensor import counted, distinct, reduce_over_
+from tightgrad.clip.local_norm import combined, local_norm, local_norms, powers_fit, widest
 from tightgrad.core.errors import ConfigError
-from tightgrad.core.placement import Axes, shard_axes_along
+from tightgrad.core.placement import Axes, shard_axes, shard_axes_along
 
 LONGEST_UNIT_ROW = 4096
-LARGEST = torch.finfo(torch.float32).max
 
 
-def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0, *, is_void: bool = False) -> Tensor:
+def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     """Return (sum |x|^p)^(1/p) over all elements of all tensors; p = inf is the largest |x|, p = 0 the count of
     non-zeros.
 
@@ -36,7 +29,6 @@ def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0, *, is_void: bo
         tensors: plain, sparse or DTensor, of any floating or complex dtype; each storage counts once, a complex number
             by its modulus, and a `Partial("sum")` by the sum over ranks.
         norm_type: p, at least 0.
-        is_void: this rank's part is not to be relied on: the norm is NaN here and on every rank that it is summed over.
 
     Returns:
         A scalar, plain and the same on every rank, on the tensors' device (the CPU when there are none), without a host
@@ -46,36 +38,21 @@ def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0, *, is_void: bo
         ConfigError: `norm_type` is negative or NaN.
         UnsupportedError: a DTensor whose placement is not Replicate, Shard, _StridedShard or `Partial("sum")`.
     """
-    return narrowed(exact_norm(tensors, norm_type, is_void=is_void), tensors)
+    return narrowed(exact_norm(tensors, norm_type), tensors)
 
 
-def exact_norm(tensors: Sequence[Tensor], norm_type: float = 2.0, *, is_void: bool = False) -> Tensor:
+def exact_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     """Return `total_norm` in float64, so that it is finite wherever all elements are finite float32 numbers."""
     _check(norm_type)
-    if tensors and are_distinct_and_plain_on_cpu(tensors):
-        return _on_cpu(math.nan if is_void else plain_norm(list(tensors), norm_type))
-    groups = counted_by_axes(tensors)
-    if not groups:
-        return torch.zeros((), dtype=torch.float64)
-    dtype = widest(values for members in groups.values() for values in members)
-    if (
-        norm_type in (1.0, 2.0)
-        and dtype is torch.float32
-        and all(values.is_cpu for members in groups.values() for values in members)
-    ):
-        return _norm_on_host(groups, norm_type, is_void)
+    kept = distinct(tensors)
     norms = []
-    for axes, members in groups.items():
-        parts = [local_norm(values, norm_type) for values in _by_device(members)]
-        norm = _joined(parts, norm_type, dtype).reshape(1)
-        norms.append(_over_shards(norm * math.nan if is_void else norm, axes, norm_type, widest(members)).squeeze(0))
-    return _joined(norms, norm_type, dtype)
-
-
-def plain_norm(kept: list[Tensor], norm_type: float = 2.0) -> float:
-    """Return the norm of tensors, at least one, that are known to be distinct, dense and on this process's CPU."""
-    _check(norm_type)
-    return host_norm(kept, norm_type) if norm_type in (1.0, 2.0) else float(local_norm(kept, norm_type))
+    for (axes, _, dtype), indices in _alike(kept).items():
+        norm = local_norm([counted(kept[index]) for index in indices], norm_type)
+        norms.append(_over_shards(norm, axes, norm_type, dtype))
+    if len(norms) <= 1:
+        return norms[0] if norms else torch.zeros((), dtype=torch.float64)
+    device = next((norm.device for norm in norms if not norm.is_cpu), norms[0].device)
+    return combined(torch.stack([norm.to(device, non_blocking=True) for norm in norms]), norm_type, widest(kept))
 
 
 def narrowed(norm: Tensor, tensors: Iterable[Tensor]) -> Tensor:
@@ -83,27 +60,6 @@ def narrowed(norm: Tensor, tensors: Iterable[Tensor]) -> Tensor:
     that.
     """
     return norm if widest(tensors) is torch.float64 else norm.float()
-
-
-def as_scalar(norm: float, tensors: Iterable[Tensor]) -> Tensor:
-    """Return `narrowed` of a norm on the CPU that is known as a number."""
-    dtype = widest(tensors)
-    return _on_cpu(math.inf if dtype is torch.float32 and norm > LARGEST else norm, dtype)
-
-
-def _norm_on_host(groups: dict[Axes, list[Tensor]], norm_type: float, is_void: bool) -> Tensor:
-    """In plain numbers where possible: operators are slow right after a backward, when nothing is in the cache."""
-    total = 0.0
-    for axes, members in groups.items():
-        norm = math.nan if is_void else host_norm(members, norm_type)
-        power = norm if norm_type == 1.0 else norm * norm
-        total += reduce_over_(_on_cpu(power), axes).item() if axes else power
-    return _on_cpu(total if norm_type == 1.0 else math.sqrt(total))
-
-
-def _on_cpu(value: float, dtype: torch.dtype = torch.float64) -> Tensor:
-    """A scalar. Not by `torch.tensor`, which takes 0.2 to 0.4 ms after a backward."""
-    return torch.full((), value, dtype=dtype, device="cpu")
 
 
 def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
@@ -121,17 +77,22 @@ def exact_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     if not tensors:
         return torch.zeros(0, dtype=torch.float64)
     result = torch.zeros(len(tensors), dtype=torch.float64, device=tensors[0].device)
-    groups: dict[Axes, list[int]] = {}
-    for index, tensor in enumerate(tensors):
-        groups.setdefault(shard_axes(tensor), []).append(index)
-    for axes, indices in groups.items():
-        members = [counted(tensors[index]) for index in indices]
-        norms = local_norms(members, norm_type).to(result.device)
-        norms = _over_shards(norms, axes, norm_type, widest(members))
+    groups = _alike(tensors)
+    for (axes, _, dtype), indices in groups.items():
+        norms = local_norms([counted(tensors[index]) for index in indices], norm_type)
+        norms = _over_shards(norms, axes, norm_type, dtype).to(result.device)
         if len(groups) == 1:
             return norms
         result[torch.tensor(indices, device=result.device)] = norms
     return result
+
+
+def _alike(tensors: Sequence[Tensor]) -> dict[tuple[Axes, torch.device, torch.dtype], list[int]]:
+    """Indices of tensors that one call can take, in the same order on every rank."""
+    groups: dict[tuple[Axes, torch.device, torch.dtype], list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        groups.setdefault((shard_axes(tensor), tensor.device, tensor.dtype), []).append(index)
+    return groups
 
 
 def unit_norms(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -181,13 +142,6 @@ def _check(norm_type: float) -> None:
         raise ConfigError(f"norm_type={norm_type!r} must be at least 0; use 1, 2, inf, another positive number, or 0.")
 
 
-def _by_device(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
-    groups: dict[torch.device, list[Tensor]] = {}
-    for tensor in tensors:
-        groups.setdefault(tensor.device, []).append(tensor)
-    return list(groups.values())
-
-
 def _over_shards(norms: Tensor, axes: Axes, norm_type: float, dtype: torch.dtype) -> Tensor:
     """Join float64 norms of parts that lie on several ranks, of tensors of `dtype`, the same on all of them."""
     if not axes:
@@ -205,9 +159,17 @@ def _over_shards(norms: Tensor, axes: Axes, norm_type: float, dtype: torch.dtype
     return largest * reduce_over_(shrunk.pow(norm_type), axes).pow(1 / norm_type)
 
 
-def _joined(norms: list[Tensor], norm_type: float, dtype: torch.dtype) -> Tensor:
-    """The norm of norms (float64 scalars) that may lie on several devices; on the first that is not the CPU."""
-    if len(norms) == 1:
-        return norms[0]
-    device = next((norm.device for norm in norms if norm.device.type != "cpu"), norms[0].device)
-    return combined(torch.stack([norm.to(device, non_blocking=True) for norm in norms]), norm_type, dtype)
+class CachedNorm:
+    """Measures norms as `exact_norm` does and remembers them, keyed by the tensors' identities and in-place version counters."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[float, tuple[tuple[int, int], ...]], Tensor] = {}
+        self._alive: list[Tensor] = []
+
+    def __call__(self, tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
+        """Return the norm over all elements of all tensors."""
+        key = (norm_type, tuple((id(tensor), tensor._version) for tensor in tensors))
+        if key not in self._last:
+            self._alive.extend(tensors)  # an id is unique only while its tensor lives
+            self._last[key] = exact_norm(tensors, norm_type)
+        return self._last[key]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tightgrad.clip.placed import scale_
+from tightgrad.clip.dtensor import scale_
 from tightgrad.core.protocols import Clipper, GradNorm
 from tightgrad.core.types import Clipped, Grads, State
 
@@ -22,16 +22,6 @@ def clip_coefficient(norm: Tensor, max_norm: float | Tensor, compat: str = "exac
     if compat == "torch":
         return torch.clamp(max_norm / (norm + TORCH_EPS), max=1.0)
     return torch.where(norm <= max_norm, 1.0, max_norm / norm).to(norm.dtype)
-
-
-def plain_coefficient(norm: float, max_norm: float, compat: str = "exact") -> float:
-    """Return `clip_coefficient` of a norm that the host knows: on the CPU that saves half a dozen small operators."""
-    if math.isinf(max_norm):
-        return 1.0
-    if compat == "torch":
-        quotient = max_norm / (norm + TORCH_EPS)
-        return 1.0 if quotient > 1.0 else quotient  # NaN stays NaN
-    return 1.0 if norm <= max_norm else max_norm / norm
 
 
 class OneFactorClipper(Clipper):

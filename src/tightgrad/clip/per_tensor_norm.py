@@ -5,19 +5,38 @@
 Their norm clipping for each tensor alone (Keras calls it `clipnorm`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from tightgrad.clip.dtensor import scale_each_
 from tightgrad.clip.norm import exact_norm, exact_norms
-from tightgrad.clip.placed import scale_each_
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_number
 from tightgrad.core.protocols import Clipper, GradNorm
 from tightgrad.core.types import Clipped, Grads, State
+
+
+def clip_each_(grads: Grads, norm: GradNorm, bounds: Callable[[Tensor], Tensor | float]) -> Clipped:
+    """Limit the norm of each gradient, in place.
+
+    Args:
+        grads: gradients by parameter name.
+        norm: measures the norm over all of them.
+        bounds: gives the largest norms that pass, for the 2-norms of the gradients: float64, shape (len(grads),).
+    """
+    values = list(grads.values())
+    before = norm(values)
+    if not values:
+        return Clipped(before, torch.ones_like(before))
+    norms = exact_norms(values)
+    limits = bounds(norms)
+    return Clipped(
+        before, scale_tensors_(values, norms, torch.where(norms <= limits, 1.0, limits / norms)).to(before.dtype)
+    )
 
 
 def scale_tensors_(tensors: Sequence[Tensor], norms: Tensor, coefficients: Tensor) -> Tensor:
@@ -70,10 +89,4 @@ class PerTensorNorm(Clipper):
 
     def clip_(self, grads: Grads, params: Mapping[str, nn.Parameter], norm: GradNorm, state: State) -> Clipped:
         """Scale each gradient by its own factor."""
-        values = list(grads.values())
-        before = norm(values)
-        if not values:
-            return Clipped(before, torch.ones_like(before))
-        norms = exact_norms(values)
-        coefficients = torch.where(norms <= self.max_norm, 1.0, self.max_norm / norms)
-        return Clipped(before, scale_tensors_(values, norms, coefficients).to(before.dtype))
+        return clip_each_(grads, norm, lambda norms: self.max_norm)

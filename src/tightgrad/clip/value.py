@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from tightgrad.clip.placed import clamp_
+from tightgrad.clip.dtensor import clamp_
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_number
 from tightgrad.core.protocols import Clipper, GradNorm

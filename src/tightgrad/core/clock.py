@@ -1,7 +1,8 @@
 """Seconds of each stage of the path, on the host's clock."""
 
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class StageClock:
@@ -10,30 +11,16 @@ class StageClock:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    def __call__(self, stage: str) -> "Stage":
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
         """Time a `with` block under the name `stage`."""
-        return Stage(self, stage)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
     def take(self) -> dict[str, float]:
         """Return the seconds so far and start again from zero."""
         seconds, self.seconds = self.seconds, {}
         return seconds
-
-
-class Stage:
-    """Times one `with` block."""
-
-    __slots__ = ("_clock", "_name", "_start")
-
-    def __init__(self, clock: StageClock, name: str) -> None:
-        self._clock, self._name = clock, name
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        spent = time.perf_counter() - self._start
-        seconds = self._clock.seconds  # looked up now: another stage may have been taken meanwhile
-        seconds[self._name] = seconds.get(self._name, 0.0) + spent

@@ -22,8 +22,8 @@ from transformers import Trainer, TrainingArguments
 from tightgrad.accumulate.additive import Forward, compare_with_halves
 from tightgrad.accumulate.weights import Weight, batch_weights
 from tightgrad.clip import GlobalNorm
-from tightgrad.clip.placed import is_plain
 from tightgrad.core.errors import UnsupportedError, UsageError
+from tightgrad.core.placement import is_dtensor
 from tightgrad.integrations.accelerate_checks import check_supported, full_plan
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
 from tightgrad.integrations.external_loop import ExternalLoop, check_takes_loss_alone, with_clip
@@ -125,7 +125,7 @@ class TightTrainerMixin:
         """On the first window; not where ranks hold parts of the weights, whose forwards have to be as many."""
         self._checks_loss = False
         model = self.model  # type: ignore[attr-defined]
-        if not all(is_plain(parameter) for parameter in model.parameters()):
+        if any(is_dtensor(parameter) for parameter in model.parameters()):
             return
 
         def losses_of(batch: Any) -> dict[str, Tensor]:

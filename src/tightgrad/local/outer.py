@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from tightgrad.checkpoint.folder import load_on_every_rank, save_state
 from tightgrad.checkpoint.state import PipelineState
-from tightgrad.clip.cached_norm import CachedNorm
-from tightgrad.clip.norm import exact_norm
+from tightgrad.clip.norm import CachedNorm
 from tightgrad.core.check import check_integer
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import ConfigError, StateMismatchError
@@ -83,7 +82,7 @@ class OuterPipeline:
         """
         with self._clock("accumulate"):
             moved = self.adapter.moved()
-        norm = CachedNorm(exact_norm)
+        norm = CachedNorm()
         self._sync.begin(WindowFacts(self.state.slots, self.state.step, factor=1.0))
         summed = self._sync.sum(moved, norm)
         if summed.finite:

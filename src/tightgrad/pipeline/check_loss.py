@@ -17,9 +17,9 @@ from tightgrad.accumulate.weights import Weight, batch_weights
 from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
 from tightgrad.adapters.parts.trial import without_reduction
 from tightgrad.adapters.plain import trainable_parameters, unwrap, unwrap_compiled
-from tightgrad.clip.placed import is_plain
 from tightgrad.collectives import SingleCollective, TorchCollective
 from tightgrad.core.check import check_choice
+from tightgrad.core.placement import is_dtensor
 from tightgrad.core.protocols import Collective
 
 MOST_NAMED = 5
@@ -124,7 +124,7 @@ def look_at_loss(batches: Sequence[Any], forward: Forward, collective: Collectiv
     model = forward.model
     is_sharded = is_fsdp2(unwrap_compiled(model))
     trained = list(trainable_parameters(unwrap(model)).values())
-    if not is_sharded and all(map(is_plain, trained)):
+    if not is_sharded and not any(map(is_dtensor, trained)):
         forward = replace(forward, parameters=trained)
     with without_reduction(model):
         found = compare_with_halves(batches, forward, collective, in_step=is_sharded)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from tightgrad.accumulate.buffer import LOW_PRECISION
-from tightgrad.clip.placed import is_plain
 from tightgrad.core.errors import UsageError
+from tightgrad.core.placement import is_dtensor
 
 CLEARED, REPLACED, WRITTEN, APPEARED = "cleared", "replaced by another tensor", "written in place", "new"
 MOST_NAMED = 3
@@ -98,7 +98,7 @@ def places(gradients: Gradients) -> list[Place]:
 
 def norms(now: Sequence[Place]) -> list[float]:
     """2-norm of each gradient; 0 where there is none, and where it would take communication or another layout."""
-    readable = [grad is not None and is_plain(grad) and grad.layout is torch.strided for _, grad, _ in now]
+    readable = [grad is not None and not is_dtensor(grad) and grad.layout is torch.strided for _, grad, _ in now]
     found = [_norm(grad) for (_, grad, _), reads in zip(now, readable, strict=True) if reads and grad is not None]
     if not found:
         return [0.0] * len(now)

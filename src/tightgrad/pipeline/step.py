@@ -10,8 +10,7 @@ from torch import Tensor
 from tightgrad.accumulate import Window
 from tightgrad.accumulate.losses import check_has_gradient, scaled_loss
 from tightgrad.adapters.plain import adding_zero
-from tightgrad.clip.cached_norm import CachedNorm
-from tightgrad.clip.norm import exact_norm
+from tightgrad.clip.norm import CachedNorm
 from tightgrad.pipeline.compression_quality import CompressionQuality
 from tightgrad.pipeline.delivery import Outcome, edited
 from tightgrad.pipeline.loss_meter import LossMeter
@@ -124,7 +123,7 @@ class Step:
             return Outcome(skipped="zero_weight")
         with self._parts.clock("accumulate"):
             grads = self._parts.buffer.grads()
-        norm = CachedNorm(exact_norm)
+        norm = CachedNorm()
         with torch.no_grad():
             summed = self._parts.sync.sum(grads, norm)
         return self._deliver(summed, norm)
@@ -136,7 +135,7 @@ class Step:
             sums = self._parts.sync.sum_residuals(held_residuals(state.slots, slots, self._parts.adapter))
         if not sums:
             return Outcome(skipped="no_residual")
-        return self._deliver(Summed(sums, without_residuals(state.slots, slots)), CachedNorm(exact_norm))
+        return self._deliver(Summed(sums, without_residuals(state.slots, slots)), CachedNorm())
 
     def _deliver(self, summed: Summed, norm: CachedNorm) -> Outcome:
         """From sums over ranks to the optimizer."""
@@ -147,7 +146,7 @@ class Step:
                 self.quality.add_factors(state.slots, summed.slots, parts.plan.slots, summed.grads)
                 if parts.before_clip is not None:
                     edited(summed.grads, parts.before_clip)
-                    norm.clear()
+                    norm = CachedNorm()
             admitted = delivery.admit(summed, norm)
             if admitted.skipped is not None:
                 return Outcome.of(summed, skipped=admitted.skipped)

@@ -13,8 +13,8 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 import tightgrad as tg
 from support.placements import PUTS_UNEVEN_BACK, SHAPES, SUMMANDS, make_mesh, place, values, whole
 from support.ranks import run_ranks
+from tightgrad.clip.dtensor import zero_nonfinite_
 from tightgrad.clip.norm import exact_norm, tensor_norms, total_norm
-from tightgrad.clip.placed import zero_nonfinite_
 from tightgrad.core.protocols import Clipper
 
 ALL = {**SHAPES, **SUMMANDS}

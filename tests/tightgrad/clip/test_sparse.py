@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import tightgrad as tg
 from conformance.cases import CLIPPERS
+from tightgrad.clip.dtensor import zero_nonfinite_
 from tightgrad.clip.norm import total_norm
-from tightgrad.clip.placed import zero_nonfinite_
 from tightgrad.core.protocols import Clipper
 from tightgrad.core.types import State
 

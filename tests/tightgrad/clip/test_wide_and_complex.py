@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import tightgrad as tg
+from tightgrad.clip.dtensor import zero_nonfinite_
 from tightgrad.clip.norm import exact_norm
-from tightgrad.clip.placed import zero_nonfinite_
 from tightgrad.core.protocols import Clipper
 from tightgrad.core.types import MODEL, State
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tightgrad.clip.placed import stored
+from tightgrad.clip.dtensor import stored
 
 _PIECE = 1 << 20
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

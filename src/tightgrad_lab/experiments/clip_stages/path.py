@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tightgrad.clip.dtensor import scale_
 from tightgrad.clip.fold import folded
 from tightgrad.clip.norm import exact_norm
 from tightgrad.clip.one_factor import clip_coefficient
-from tightgrad.clip.placed import scale_
 from tightgrad_lab.bench.passes import MemoryTraffic
 from tightgrad_lab.common import byte_model
 

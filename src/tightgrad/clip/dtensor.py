@@ -3,7 +3,6 @@ knows, and the only one that talks to a mesh.
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 
 import torch
 import torch.distributed as dist
@@ -11,53 +10,20 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 from torch.distributed.tensor import DTensor, Replicate
 
+from tightgrad.clip.fast_cpu import still_cached_first
 from tightgrad.clip.local_norm import WIDE
 from tightgrad.core.errors import UnsupportedError
-from tightgrad.core.placement import Axes, is_dtensor, lie_alike, pending_axes
-from tightgrad.core.placement import shard_axes as shard_axes
-
-CACHED_NUMEL = 2**22
-"""Float32 numbers that a CPU's last cache surely holds: 16 MiB."""
+from tightgrad.core.placement import Axes, lie_alike, pending_axes, shard_axes
 
 
 def distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
     """List the tensors in order, each storage once (tied parameters share theirs), without empty ones of one rank."""
-    seen: set[tuple[int, int]] = set()
-    kept = []
+    kept: dict[tuple[int, int], Tensor] = {}
     for tensor in tensors:
-        values = tensor if type(tensor) is Tensor and tensor.layout is torch.strided else _numbers(tensor)
-        key = _place(tensor, values)
-        if key not in seen:
-            seen.add(key)
-            kept.append(tensor)
-    return kept
-
-
-def _place(tensor: Tensor, values: Tensor) -> tuple[int, int]:
-    """The same for two tensors whose `values` are the same memory."""
-    numel = values.numel()
-    return (values.data_ptr(), numel) if numel else (id(tensor), 0)
-
-
-def are_distinct_and_plain_on_cpu(tensors: Iterable[Tensor]) -> bool:
-    """Tell whether no two share memory and `are_plain_on_cpu`, in one look."""
-    seen = set()
-    for tensor in tensors:
-        if type(tensor) is not Tensor or not tensor.is_cpu or tensor.layout is not torch.strided:
-            return False
-        pointer = tensor.data_ptr()
-        if pointer in seen:
-            return False
-        seen.add(pointer)
-    return True
-
-
-def are_plain_on_cpu(tensors: Iterable[Tensor]) -> bool:
-    """Tell whether all are dense and lie wholly in this process's memory: the case that must not cost anything."""
-    for tensor in tensors:
-        if type(tensor) is not Tensor or not tensor.is_cpu or tensor.layout is not torch.strided:
-            return False
-    return True
+        values = _numbers(tensor)
+        numel = values.numel()
+        kept.setdefault((values.data_ptr(), numel) if numel else (id(tensor), 0), tensor)
+    return list(kept.values())
 
 
 def stored(tensor: Tensor) -> Tensor:
@@ -67,9 +33,13 @@ def stored(tensor: Tensor) -> Tensor:
     Raises:
         UnsupportedError: a DTensor whose placement is not known.
     """
-    if isinstance(tensor, DTensor):
+    if type(tensor) is not Tensor:
         shard_axes(tensor)
-    return _as_in_memory(_numbers(tensor))
+    values = _numbers(tensor)
+    # Operators on lists refuse to change what is lazily conjugated or negated.
+    if values.is_conj():
+        values = values.conj()
+    return torch._neg_view(values) if values.is_neg() else values  # torch 2.9 to 2.14 have no public name for it
 
 
 def counted(tensor: Tensor) -> Tensor:
@@ -78,10 +48,10 @@ def counted(tensor: Tensor) -> Tensor:
     """
     if tensor.is_sparse:
         return tensor.coalesce()._values()
-    values = _numbers(tensor)
-    if isinstance(tensor, DTensor) and (pending := pending_axes(tensor)):
-        return _summed(values, pending)
-    return values
+    if not isinstance(tensor, DTensor):
+        return tensor
+    values, pending = _numbers(tensor), pending_axes(tensor)
+    return _summed(values, pending) if pending else values
 
 
 def _summed(values: Tensor, axes: Axes) -> Tensor:
@@ -126,63 +96,16 @@ def _described(tensor: Tensor) -> str:
 
 
 def _numbers(tensor: Tensor) -> Tensor:
-    if isinstance(tensor, DTensor):
-        with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+    if type(tensor) is not Tensor and isinstance(tensor, DTensor):
+        with torch.no_grad():
             tensor = tensor.to_local()
     return tensor._values() if tensor.is_sparse else tensor
 
 
-def _as_in_memory(values: Tensor) -> Tensor:
-    """A view of the same memory without lazy conjugation and negation, which operators on lists refuse to change."""
-    if values.is_conj():
-        values = values.conj()
-    return torch._neg_view(values) if values.is_neg() else values  # torch has no public name for the inverse
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Tell whether a tensor is no DTensor."""
-    return not is_dtensor(tensor)
-
-
-def counted_by_axes(tensors: Iterable[Tensor]) -> dict[Axes, list[Tensor]]:
-    """Group what `counted` gives of `distinct` tensors by their `shard_axes`, in one look. Collective if any is
-    `Partial("sum")`.
-
-    Raises:
-        UnsupportedError: a DTensor whose placement is not known.
-    """
-    groups: dict[Axes, list[Tensor]] = {}
-    unsharded: list[Tensor] = []
-    mesh, placements, sharded = None, None, unsharded
-    pending: Axes = ()
-    seen: set[tuple[int, int]] = set()
-    for tensor in tensors:
-        members = unsharded
-        if isinstance(tensor, DTensor):
-            if tensor.device_mesh is not mesh or tensor.placements != placements:
-                mesh, placements = tensor.device_mesh, tensor.placements
-                axes, pending = shard_axes(tensor), pending_axes(tensor)
-                sharded = groups.setdefault(axes, []) if axes else unsharded
-            members = sharded
-        values = _numbers(tensor)
-        key = _place(tensor, values)
-        if key not in seen:
-            seen.add(key)
-            if pending and isinstance(tensor, DTensor):
-                values = _summed(values, pending)
-            members.append(tensor.coalesce()._values() if tensor.is_sparse else values)
-    groups[()] = unsharded
-    return {axes: members for axes, members in groups.items() if members}
-
-
 def reduce_over_(values: Tensor, axes: Axes, op: str = "sum") -> Tensor:
-    """Sum (or take the maximum of) a plain real tensor over mesh axes, in place. Collective on these axes' ranks.
-
-    The groups' own methods are called: `torch.distributed`'s Python around them takes as long as the collective.
-    """
+    """Sum (or take the maximum of) a plain real tensor over mesh axes, in place. Collective on these axes' ranks."""
     for mesh, axis in axes:
-        group = mesh.get_group() if mesh.ndim == 1 else mesh.get_group(axis)  # the latter looks at more
-        group.allreduce([values], dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM).wait()
+        dist.all_reduce(values, dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM, mesh.get_group(axis))
     return values
 
 
@@ -191,47 +114,17 @@ def scale_(tensors: Iterable[Tensor], coefficient: Tensor) -> None:
 
     On the CPU a factor of 1 touches nothing; on other devices that would cost a host sync.
     """
-    if not _is_one(coefficient):
-        scale_distinct_(distinct(tensors), coefficient)
-
-
-def _is_one(coefficient: Tensor) -> bool:
-    """Whether it is known without a host sync to change nothing."""
-    return coefficient.is_cpu and float(coefficient) == 1.0
-
-
-def scale_distinct_(kept: list[Tensor], coefficient: Tensor) -> None:
-    """Scale tensors as `scale_` does, when they are known to be distinct."""
-    if _is_one(coefficient):
+    if coefficient.is_cpu and float(coefficient) == 1.0:
         return
-    if coefficient.is_cpu and are_plain_on_cpu(kept):
-        if kept:
-            scale_plain_(kept, coefficient)
-        return
-    _multiply_(kept, coefficient)
-    touched(kept)
-
-
-def scale_plain_(kept: list[Tensor], coefficient: Tensor) -> None:
-    """Multiply tensors that are known to be distinct, dense and on this process's CPU, as the factor is.
-
-    Those come first that the norm has read last: they are still in the cache.
-    """
-    first, numel = len(kept), 0
-    while first and numel < CACHED_NUMEL:
-        first -= 1
-        numel += kept[first].numel()
-    _multiply_(kept[first:] + kept[:first], coefficient)
-
-
-def _multiply_(kept: list[Tensor], coefficient: Tensor) -> None:
-    """In one call for tensors of the same device and range: a factor of another dtype would take torch's slow way."""
-    groups: dict[tuple[torch.device, bool], list[Tensor]] = {}
+    kept = distinct(tensors)
+    # A factor of a wider dtype than the gradients' would take torch's slow way.
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in kept:
-        groups.setdefault((tensor.device, tensor.dtype in WIDE), []).append(stored(tensor))
-    for (device, is_wide), values in groups.items():
-        factor = coefficient.double() if is_wide else coefficient.float()
-        torch._foreach_mul_(values, factor.to(device, non_blocking=True))
+        groups.setdefault((tensor.device, tensor.dtype), []).append(stored(tensor))
+    for (device, dtype), values in groups.items():
+        factor = coefficient.double() if dtype in WIDE else coefficient.float()
+        torch._foreach_mul_(still_cached_first(values), factor.to(device, non_blocking=True))
+    touched(kept)
 
 
 def scale_each_(tensors: Sequence[Tensor], coefficients: Tensor) -> None:
@@ -255,7 +148,7 @@ def scale_each_(tensors: Sequence[Tensor], coefficients: Tensor) -> None:
 def touched(tensors: Iterable[Tensor]) -> None:
     """Mark a DTensor's or a sparse tensor's numbers as changed: what remembers norms looks at its version."""
     for tensor in tensors:
-        if isinstance(tensor, DTensor) or tensor.is_sparse:
+        if type(tensor) is not Tensor or tensor.is_sparse:
             increment_version(tensor)
 
 
