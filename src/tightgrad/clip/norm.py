@@ -160,7 +160,7 @@ def _over_shards(norms: Tensor, axes: Axes, norm_type: float, dtype: torch.dtype
 
 
 class CachedNorm:
-    """Measures norms as `exact_norm` does and remembers them, keyed by the tensors' identities and in-place version counters."""
+    """Measures norms as `exact_norm` does, and remembers them by the tensors' identities and version counters."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[float, tuple[tuple[int, int], ...]], Tensor] = {}

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from tightgrad.clip.one_factor import clip_coefficient
 from tightgrad.clip.dtensor import scale_
+from tightgrad.clip.one_factor import clip_coefficient
 from tightgrad.core.clock import StageClock
 from tightgrad.core.protocols import Adapter, GradNorm, ReduceContext
 from tightgrad.core.types import Grads, Reduced

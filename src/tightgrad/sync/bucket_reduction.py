@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tightgrad.accumulate.buffer import LOW_PRECISION
 from tightgrad.adapters.parts.ready_once import grew_late
-from tightgrad.clip.norm import total_norm
 from tightgrad.clip.dtensor import zero_nonfinite_
+from tightgrad.clip.norm import total_norm
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import ReduceContext
 from tightgrad.core.types import Grads

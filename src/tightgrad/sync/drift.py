@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tightgrad.adapters.parts.fingerprint import fingerprint as fingerprint
-from tightgrad.core.placement import shard_axes
 from tightgrad.core.errors import RankMismatchError
+from tightgrad.core.placement import shard_axes
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
