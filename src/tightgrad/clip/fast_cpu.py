@@ -94,7 +94,8 @@ def _row_norms(flat: Tensor) -> Tensor:
     width = row_numel(flat.numel())
     rest = flat.numel() % width
     if not rest:
-        return vector_norm(flat.view(-1, width), 2.0, -1)
+        of_rows: Tensor = vector_norm(flat.view(-1, width), 2.0, -1)
+        return of_rows
     return torch.cat([_row_norms(flat[:-rest]), vector_norm(flat[-rest:], 2.0).view(1)])
 
 
