@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tightgrad.clip.norm_history import history_slots, known_norms, with_norm
 from tightgrad.clip.dtensor import zero_nonfinite_
+from tightgrad.clip.norm_history import history_slots, known_norms, with_norm
 from tightgrad.core.check import check_choice, check_integer, check_number
 from tightgrad.core.errors import NonFiniteGradientError, UsageError
 from tightgrad.core.protocols import Collective, GradNorm
