@@ -5,9 +5,14 @@
     Brock, De, Smith, Simonyan 2021, High-performance large-scale image recognition without normalization,
     arXiv:2102.06171.
 
-A unit is one index of `unit_axis` (a row of a linear weight, a filter of a convolution); vectors and scalars are one
-unit. eps lets zero-initialised weights learn. The paper leaves out the last linear layer: name it in `exclude`. The
-norm of complex numbers is that of their moduli.
+A unit is one index of `unit_axis` (a row of a linear weight, a filter of a convolution). A tensor with at most one
+dimension longer than 1 is one unit, as in the paper's code: vectors, scalars, and weights of shape (n, 1) or (1, n).
+eps lets zero-initialised weights learn. The paper leaves out the last linear layer: name it in `exclude`. The norm of
+complex numbers is that of their moduli.
+
+Departs from the paper's code in weights of three dimensions. Here these are torch's Conv1d, a unit is a filter; there
+they are multi-head linear weights, and a unit is one index of the two output dimensions. Weights of five dimensions,
+which that code refuses, are Conv3d filters, as in `optax.adaptive_grad_clip`.
 """
 
 from collections.abc import Mapping
@@ -60,7 +65,7 @@ class AGC(Clipper):
         kind="clip",
         summary="each row or filter is limited relative to its weight's norm",
         scope="unit",
-        reference="Brock et al. 2021, arXiv:2102.06171",
+        reference="Brock et al. 2021, arXiv:2102.06171; a 3-D weight is a Conv1d here, in the paper's code multi-head",
         use_when="the network has no normalisation layers, above all with large batches",
         avoid_when="the model is a transformer trained with Adam; clip the global norm instead",
     )
@@ -94,7 +99,7 @@ class AGC(Clipper):
         if grad.is_sparse:
             raise UnsupportedError(f"the gradient of {name!r} is sparse; exclude it from AGC.")
         dims = tuple(range(grad.dim()))
-        if grad.dim() > 1:
+        if sum(size > 1 for size in grad.shape) > 1:
             dims = tuple(dim for dim in dims if dim != min(self.unit_axis, grad.dim() - 1))
         grad_norms = unit_norms(grad, dims)
         weight_norms = unit_norms(placed_as(weight.detach(), grad), dims)

@@ -1,5 +1,8 @@
-"""AGC against timm's formula (timm 1.0, utils/agc.py), and on shards."""
+"""AGC against timm's formula (timm 1.0, utils/agc.py), the rules of the paper's code, and optax where it is there."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -55,6 +58,72 @@ def test_nothing_is_touched_below_the_bound() -> None:
     clipped = tg.clip.AGC().clip_(grads, {"weight": nn.Parameter(torch.ones(2, 2))}, total_norm, {})
     assert grads["weight"]._version == version
     assert float(clipped.clip_coef) == 1.0
+
+
+def clipped(grad: Tensor, weight: Tensor, **settings: Any) -> Tensor:
+    grads = {"weight": grad.clone()}
+    tg.clip.AGC(0.01, **settings).clip_(grads, {"weight": nn.Parameter(weight)}, total_norm, {})
+    return grads["weight"]
+
+
+def by_paper(grad: Tensor, weight: Tensor) -> Tensor:
+    """Units as the paper's code counts them, its layouts IO and HWIO turned into torch's OI and OIHW: over all of what
+    is a vector but for dimensions of length 1, else over all but the output.
+    """
+    dims = tuple(range(grad.dim())) if grad.squeeze().dim() <= 1 else tuple(range(1, grad.dim()))
+    bound = 0.01 * weight.double().norm(2, dims, keepdim=True).clamp(min=1e-3)
+    return grad.double() * (bound / grad.double().norm(2, dims, keepdim=True)).clamp(max=1.0)
+
+
+LIKE_VECTORS = ((7, 1), (1, 7), (7,), (), (1,), (1, 1), (7, 1, 1, 1), (1, 7, 1, 1), (1, 1, 7), (7, 1, 1))
+
+
+def uneven(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Some units far above the bound, some far below."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator) * 10.0 ** torch.randint(-4, 2, shape, generator=generator)
+
+
+@pytest.mark.parametrize("shape", [*LIKE_VECTORS, (6, 5), (4, 3, 2, 2), (4, 1, 3, 3)])
+def test_units_are_those_of_the_papers_code(shape: tuple[int, ...]) -> None:
+    grad, weight = uneven(shape, 0), uneven(shape, 1)
+    expected = by_paper(grad, weight)
+    assert not torch.equal(expected.float(), grad)
+    torch.testing.assert_close(clipped(grad, weight).double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("shape", LIKE_VECTORS)
+@pytest.mark.parametrize("axis", [0, 1, 3])
+def test_what_is_a_vector_is_one_unit_whatever_the_axis(shape: tuple[int, ...], axis: int) -> None:
+    grad, weight = uneven(shape, 0), uneven(shape, 1)
+    found = clipped(grad, weight, unit_axis=axis)
+    assert float((found / grad).max() - (found / grad).min()) < 1e-6
+    torch.testing.assert_close(found, clipped(grad.flatten(), weight.flatten()).view(shape), rtol=1e-6, atol=0)
+
+
+def in_optax(grad: Tensor, weight: Tensor, axis: tuple[int, ...] | None = None) -> Tensor:
+    """Clipped by optax with outputs last, as there."""
+    optax = pytest.importorskip("optax")
+    order = (*range(1, grad.dim()), 0)
+    there = [{"weight": np.ascontiguousarray(one.permute(order).numpy())} for one in (grad, weight)]
+    method = optax.adaptive_grad_clip(0.01, eps=1e-3) if axis is None else optax.adaptive_grad_clip(0.01, 1e-3, axis)
+    found = torch.from_numpy(np.array(method.update(there[0], method.init(there[1]), there[1])[0]["weight"]))
+    return found.permute(tuple(order.index(dim) for dim in range(grad.dim())))
+
+
+@pytest.mark.parametrize("shape", [(7,), (6, 5), (7, 1), (1, 7), (4, 3, 2, 2), (4, 1, 1, 1), (4, 3, 2, 2, 2)])
+def test_equals_optax(shape: tuple[int, ...]) -> None:
+    grad, weight = uneven(shape, 0), uneven(shape, 1)
+    torch.testing.assert_close(clipped(grad, weight), in_optax(grad, weight), rtol=1e-6, atol=0)
+
+
+def test_a_weight_of_three_dimensions_is_a_conv1d_and_in_optax_multi_head() -> None:
+    """The card says so. With the axes of a convolution, optax agrees."""
+    grad, weight = uneven((4, 3, 5), 0), uneven((4, 3, 5), 1)
+    ours = clipped(grad, weight)
+    torch.testing.assert_close(ours, in_optax(grad, weight, (0, 1)), rtol=1e-6, atol=0)
+    assert not torch.allclose(ours, in_optax(grad, weight), rtol=1e-2)
+    assert "Conv1d" in tg.clip.AGC.card.reference
 
 
 @pytest.mark.parametrize("settings", [{"clip_factor": 0.0}, {"eps": 0.0}, {"unit_axis": -1}, {"exclude": "head"}])
