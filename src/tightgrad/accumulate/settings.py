@@ -55,6 +55,8 @@ class Accumulate:
         on_oom: when a rank runs out of memory in `GradientPipeline.run`: "raise", or "split" to run the window again
             with smaller micro-batches on all ranks; gradients are then summed after the last backward. Before the first
             split, the loss of a piece is compared with that of its halves, and a difference is an error.
+        allow_skip: whether `pipe.skip()` may take micro-batches out of their window on several ranks, which then tell
+            each other once a step how much weight was left out. On one rank it always may.
 
     The gradient is that of one big batch for a loss that is a weighted mean (or a sum) of terms which each depend on
     one sample. It is not for contrastive losses (InfoNCE), BatchNorm in training mode, balance terms of a mixture of
@@ -86,6 +88,7 @@ class Accumulate:
     fetch: str = "window"
     sync: str = "auto"
     on_oom: str = "raise"
+    allow_skip: bool = False
 
     card: ClassVar[MethodCard] = MethodCard(
         id="accumulate",
@@ -106,6 +109,7 @@ class Accumulate:
         check_choice("fetch", self.fetch, FETCHES)
         check_choice("sync", self.sync, SYNCS)
         check_choice("on_oom", self.on_oom, OOM_POLICIES)
+        check_choice("allow_skip", self.allow_skip, (False, True))
         if (self.micro_batches is None) == (self.window_weight is None):
             raise ConfigError(
                 f"micro_batches={self.micro_batches!r} and window_weight={self.window_weight!r}: give exactly one; "

@@ -12,9 +12,9 @@ Batch_co = TypeVar("Batch_co", covariant=True)
 MicroBatchContext = Callable[[int, int], AbstractContextManager[None]]
 _ALL_COUNT = (
     "Every batch of `for batch in window:` needs one pipe.backward(loss), because all weights are in N. To leave one "
-    "out, give it the weight 0 where the batch shows it, such as weight=lambda batch: len(batch) if is_good(batch) "
-    "else 0, and call backward() all the same: nothing of its loss is added, not even NaN. A loss of 0 would keep its "
-    "weight in N, and the gradient would be too small by that share."
+    "out, call pipe.skip() in its place, or give it the weight 0 where the batch shows it, such as weight=lambda "
+    "batch: len(batch) if is_good(batch) else 0, and call backward() all the same: nothing of its loss is added, not "
+    "even NaN. A loss of 0 would keep its weight in N, and the gradient would be too small by that share."
 )
 
 
@@ -61,9 +61,9 @@ class MicroBatches(Protocol[Batch_co]):
 class Window(Generic[Batch]):
     """Gives one optimizer step's micro-batches on this rank: the user's own batches, to be iterated once.
 
-    All of them need their backward. A micro-batch is left out by the weight 0 and by nothing else: a loss of 0, put in
-    the place of one that is NaN, adds nothing but leaves the weight in N, so that one of four gives 0.75 times the
-    gradient of the other three.
+    All of them need their backward, or `pipe.skip`, which leaves one out; so does the weight 0. A loss of 0, put in the
+    place of one that is NaN, adds nothing but leaves the weight in N, so that one of four gives 0.75 times the gradient
+    of the other three.
 
     Args:
         batches: this rank's micro-batches, by position; with `fetch="batch"`, the current one only. When this rank's

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ class OpenWindow:
         grads: gradients that the wrapper or autograd holds, by parameter name.
         sums: float32 sums of low-precision gradients.
         loss_scale: what the losses were multiplied by; None without loss scaling.
+        left_out: weight that the loop has taken out of the window on this rank, by loss.
     """
 
     position: int
@@ -30,6 +31,7 @@ class OpenWindow:
     grads: Mapping[str, Tensor]
     sums: Mapping[str, Tensor]
     loss_scale: float | None = None
+    left_out: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -39,12 +41,13 @@ class OpenWindow:
         grads: Mapping[str, Tensor],
         sums: Mapping[str, Tensor],
         loss_scale: float | None = None,
+        left_out: Mapping[str, float] | None = None,
     ) -> "OpenWindow":
         """Copy the state of a window. Raises the loader's error where that failed in the middle of it."""
         if window.batches.failure is not None:
             raise window.batches.failure
         weights = [dict(row) for row in window.weights]
-        return cls(window.backwards, weights, dict(total_weights), grads, sums, loss_scale)
+        return cls(window.backwards, weights, dict(total_weights), grads, sums, loss_scale, dict(left_out or {}))
 
     @classmethod
     def from_saved(cls, saved: Any, parameters: Mapping[str, nn.Parameter]) -> "OpenWindow":
@@ -53,13 +56,13 @@ class OpenWindow:
         Raises:
             StateMismatchError: something is missing, of another kind, or fits none of `parameters`.
         """
-        names = {field.name for field in fields(cls)}
-        if not isinstance(saved, Mapping) or set(saved) != names:
+        names = {part.name for part in fields(cls)}
+        if not isinstance(saved, Mapping) or set(saved) | {"left_out"} != names:  # which earlier states do not have
             found = sorted(map(str, saved)) if isinstance(saved, Mapping) else type(saved).__name__
             raise StateMismatchError(f"the open window of a pipeline state has {found}, expected {sorted(names)}.")
         window = cls(**saved)
         rows: object = window.weights
-        if not isinstance(rows, list) or not all(map(_are_weights, [*rows, window.total_weights])):
+        if not isinstance(rows, list) or not all(map(_are_weights, [*rows, window.total_weights, window.left_out])):
             raise StateMismatchError("the weights of a pipeline state's open window are no numbers by loss.")
         position: object = window.position
         if not isinstance(position, int) or isinstance(position, bool) or not 0 <= position <= len(rows):

@@ -26,12 +26,14 @@ from tightgrad.core.errors import ConfigError, UsageError
 from tightgrad.core.protocols import Adapter
 from tightgrad.core.types import Grads
 from tightgrad.pipeline.delivery import Delivery
+from tightgrad.pipeline.left_out import LeftOut, check_can_skip
 from tightgrad.pipeline.optimizer_step import OptimizerStep
 from tightgrad.pipeline.ownership import Ownership
 from tightgrad.pipeline.parts import Parts
+from tightgrad.pipeline.plain_step import PlainStep
 from tightgrad.pipeline.premises import Premises
 from tightgrad.pipeline.recorder import Recorder
-from tightgrad.pipeline.step import PlainStep, Step
+from tightgrad.pipeline.step import Step
 from tightgrad.pipeline.worst import worst
 from tightgrad.plan.loss_scaling import LossScaling
 from tightgrad.plan.plan import Plan
@@ -228,6 +230,7 @@ class GradientPipeline:
         self.adapter.restore_accumulated(dict(saved.grads))
         self.parts.buffer.restore(saved.sums)
         step.totals = saved.total_weights
+        step.left_out = LeftOut(saved.left_out)
         step.window.start_at(saved.position)
         self.state.open_window = None
 
@@ -251,6 +254,26 @@ class GradientPipeline:
         weights = step.window.take_weights()
         with step.window.during_backward():
             step.backward(losses, weights)
+
+    def skip(self, loss: Tensor | Mapping[str, Tensor] | None = None) -> None:
+        """Take the current micro-batch out of its window, in place of `backward`: its weight leaves N, and nothing of
+        its loss enters, not even NaN. The step is that of a window without it.
+
+        Args:
+            loss: of the micro-batch; needed under a wrapper that sums by itself, where other ranks wait for a backward.
+
+        Raises:
+            UnsupportedError: N could not be corrected here; the message says why.
+            UsageError: as `backward` does, or the loss is needed.
+        """
+        step = self._open_step("skip")
+        commits = self.parts.sync.commits_in_backward
+        check_can_skip(self.parts.plan, self.adapter, commits_in_backward=commits, has_loss=loss is not None)
+        losses = {} if loss is None else checked_losses(loss, self.parts.plan.accumulate.losses)
+        self.ownership.take_grads()
+        weights = step.window.take_weights()
+        with step.window.during_backward():
+            step.skip(losses if self.adapter.every_rank_runs else {}, weights)
 
     def run(self, window: Window[Batch], loss_of: Callable[[Batch], Tensor | Mapping[str, Tensor]]) -> StepRecord:
         """Run forward, backward and step of a whole window; with `on_oom="split"`, again with smaller micro-batches
@@ -356,7 +379,7 @@ class GradientPipeline:
         self.ownership.check_grads()
         totals = step.totals or step.window.expected_weights
         grads, sums = self.adapter.accumulated(), self.parts.buffer.sums()
-        open_window = OpenWindow.of(step.window, totals, grads, sums, step.loss_scale)
+        open_window = OpenWindow.of(step.window, totals, grads, sums, step.loss_scale, step.left_out.weights)
         return self.state.state_dict(open_window, self._cutter.num_consumed_before)
 
     def save(self, folder: str | Path) -> Path:

@@ -55,7 +55,7 @@ class Recorder:
             clip_coef=clip_coef,
             wire_bytes=None if plan.is_empty else wire_bytes,
             residual_norm=residual_norm(slots, plan.slots),
-            weight=step.window.total_weight,
+            weight=step.window.total_weight if step.total_weight is None else step.total_weight,
             micro_batches=len(step.window),
             loss_scale=step.loss_scale,
             retries=step.retries,

@@ -13,6 +13,7 @@ from tightgrad.adapters.plain import adding_zero
 from tightgrad.clip.norm import CachedNorm
 from tightgrad.pipeline.compression_quality import CompressionQuality
 from tightgrad.pipeline.delivery import Outcome, edited
+from tightgrad.pipeline.left_out import LeftOut
 from tightgrad.pipeline.loss_meter import LossMeter
 from tightgrad.pipeline.noise_meter import NoiseMeter
 from tightgrad.pipeline.parts import Parts
@@ -35,6 +36,8 @@ class Step:
         loss_scale: what losses are multiplied by on top; None without loss scaling.
         totals: the N that what has been gathered is scaled by; None before the first backward.
         retries: how often the window was run again with smaller micro-batches.
+        left_out: what the loop has taken out of the window.
+        total_weight: N of the first loss without it, once the window is complete.
     """
 
     def __init__(self, parts: Parts, window: Window[Any], find_totals: Callable[[], Weights]) -> None:
@@ -48,6 +51,8 @@ class Step:
         self._parts = parts
         self._find_totals = find_totals
         self.totals: Weights | None = None
+        self.left_out = LeftOut()
+        self.total_weight: float | None = None
 
     def begin(self) -> None:
         """Begin a new window. Collective: every rank must call it."""
@@ -79,6 +84,13 @@ class Step:
         if self._parts.buffer.absorbs and not self._parts.adapter.holds_back:
             with self._parts.clock("accumulate"):
                 self._parts.buffer.absorb()
+        self._parts.ownership.leave_grads()
+
+    def skip(self, losses: dict[str, Tensor], weights: Weights) -> None:
+        """Leave the current micro-batch out; where other ranks wait for its backward, run it and add exactly 0."""
+        self.left_out.add(weights)
+        if losses:
+            self.backward(losses, dict.fromkeys(weights, 0.0))
         self._parts.ownership.leave_grads()
 
     def _scaled(self, losses: Mapping[str, Tensor], weights: Weights) -> Tensor | None:
@@ -113,16 +125,25 @@ class Step:
     def complete(self) -> None:
         """Make sure that all micro-batches have had their backward, and scale by the true N. Collective."""
         self.window.check_complete()
-        self._parts.ownership.take_grads(None if self.window.counts_for_nothing else self._parts.sync.fail)
+        self._parts.ownership.take_grads(self._fail)
         self._parts.premises.look_again()
-        self._scale_by(self._find_totals())
+        totals = self._scale_by(self._find_totals())
+        kept = self.left_out.agree(totals, self._parts.plan, self._parts.adapter)
+        self.total_weight = next(iter(kept.values()))
+
+    def _fail(self) -> None:
+        """Take part in what other ranks wait for, to tell them that this one has failed. Collective."""
+        self.left_out.agreed_weight(self._parts.plan, self._parts.adapter)
+        if not self.window.counts_for_nothing:
+            self._parts.sync.fail()
 
     def apply(self) -> Outcome:
         """Sum over ranks, clip, and step the optimizer. Collective: every rank must call it."""
-        if self.window.counts_for_nothing:
+        if not self.total_weight:
             return Outcome(skipped="zero_weight")
         with self._parts.clock("accumulate"):
             grads = self._parts.buffer.grads()
+            self.left_out.rescale_(grads)
         norm = CachedNorm()
         with torch.no_grad():
             summed = self._parts.sync.sum(grads, norm)
@@ -162,29 +183,3 @@ class Step:
         state.applied(slots)
         parts.optimizer.step_schedulers()
         return Outcome.of(summed, limited.clipped)
-
-
-class PlainStep(Step):
-    """Is the step of an empty plan, bitwise plain PyTorch: backward, and the optimizer's step."""
-
-    def begin(self) -> None:
-        """Do nothing: the gradients are whosoever's."""
-
-    def backward(self, losses: dict[str, Tensor], weights: Weights) -> None:
-        """Run the loss's backward as it is."""
-        with self._parts.clock("backward"):
-            _, loss = losses.popitem()
-            check_has_gradient(loss)
-            loss.backward()
-
-    def complete(self) -> None:
-        """Make sure that the batch has had its backward."""
-        self.window.check_complete()
-
-    def apply(self) -> Outcome:
-        """Step the optimizer with the gradients that are there."""
-        with self._parts.clock("optimizer"):
-            self._parts.optimizer.step()
-        self._parts.state.applied()
-        self._parts.optimizer.step_schedulers()
-        return Outcome()

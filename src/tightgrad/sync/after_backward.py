@@ -29,6 +29,8 @@ class AfterBackward:
         clock: takes the seconds of the stages.
     """
 
+    commits_in_backward = False
+
     def __init__(self, adapter: Adapter, plan: Resolved, seed: int, clock: StageClock) -> None:
         self._adapter, self._plan, self._seed, self._clock = adapter, plan, seed, clock
         self._facts: WindowFacts

@@ -15,6 +15,7 @@ from tightgrad.sync.protocol import Summed, WindowFacts
 class ByWrapper:
     """Takes gradients that DistributedDataParallel has summed."""
 
+    commits_in_backward = False
     _facts: WindowFacts
 
     def connect(self) -> None:

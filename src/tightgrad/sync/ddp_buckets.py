@@ -28,6 +28,8 @@ class DDPBuckets(AfterBackward):
     densely after backward.
     """
 
+    commits_in_backward = True
+
     def __init__(
         self, adapter: Adapter, hand_over: BucketHandOver, plan: Resolved, seed: int, clock: StageClock
     ) -> None:

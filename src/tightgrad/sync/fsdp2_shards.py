@@ -59,6 +59,8 @@ class FSDP2Shards:
         IncompatiblePlanError: the plan cannot run on shards.
     """
 
+    commits_in_backward = True
+
     def __init__(self, adapter: Adapter, hand_over: UnitHandOver, plan: Resolved, seed: int, clock: StageClock) -> None:
         reason = self.refuses(plan)
         if reason is not None:

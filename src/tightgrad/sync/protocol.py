@@ -58,6 +58,9 @@ class Summed:
 class GradientSync(Protocol):
     """Sums the gradients of one kind of wrapper over ranks: the wrapper does, or this after backward or during it."""
 
+    commits_in_backward: bool
+    """Whether gradients are compressed and sent before the window's last backward has ended."""
+
     def connect(self) -> None:
         """Make the groups of ranks that are needed, once, after the adapter's. Collective: every rank must call it."""
 

@@ -1,0 +1,33 @@
+"""The step of an empty plan."""
+
+from torch import Tensor
+
+from tightgrad.accumulate.losses import check_has_gradient
+from tightgrad.pipeline.delivery import Outcome
+from tightgrad.pipeline.step import Step, Weights
+
+
+class PlainStep(Step):
+    """Is the step of an empty plan, bitwise plain PyTorch: backward, and the optimizer's step."""
+
+    def begin(self) -> None:
+        """Do nothing: the gradients are whosoever's."""
+
+    def backward(self, losses: dict[str, Tensor], weights: Weights) -> None:
+        """Run the loss's backward as it is."""
+        with self._parts.clock("backward"):
+            _, loss = losses.popitem()
+            check_has_gradient(loss)
+            loss.backward()
+
+    def complete(self) -> None:
+        """Make sure that the batch has had its backward."""
+        self.window.check_complete()
+
+    def apply(self) -> Outcome:
+        """Step the optimizer with the gradients that are there."""
+        with self._parts.clock("optimizer"):
+            self._parts.optimizer.step()
+        self._parts.state.applied()
+        self._parts.optimizer.step_schedulers()
+        return Outcome()
