@@ -22,9 +22,17 @@ PLANS = {
 }
 
 
-def net(dtype=torch.float32):
+def start():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).to(dtype)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+START = start()
+
+
+def net(dtype=torch.float32):
+    """The same weights on every call, also from several threads."""
+    return copy.deepcopy(START).to(dtype)
 
 
 def data(count=2 * K, rank=0):

@@ -23,9 +23,17 @@ PARTS = {
 SPIKE = 12
 
 
-def net():
+def start():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 4))
+
+
+START = start()
+
+
+def net():
+    """The same weights on every call, also from several threads."""
+    return copy.deepcopy(START)
 
 
 def data(count=20, spikes=()):
