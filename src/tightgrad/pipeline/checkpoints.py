@@ -1,0 +1,93 @@
+"""What a pipeline saves and takes up again, also in the middle of a window."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tightgrad.accumulate.windows import WindowCutter
+from tightgrad.checkpoint.folder import save_state
+from tightgrad.checkpoint.loading import load_matching
+from tightgrad.checkpoint.open_window import OpenWindow
+from tightgrad.checkpoint.state import PipelineState
+from tightgrad.core.protocols import Adapter
+from tightgrad.pipeline.left_out import LeftOut
+from tightgrad.pipeline.ownership import Ownership
+from tightgrad.pipeline.parts import Parts
+from tightgrad.pipeline.step import Step
+from tightgrad.plan.plan import Plan
+
+
+class Checkpoints:
+    """Saves and restores a pipeline; its methods are those of `GradientPipeline`."""
+
+    adapter: Adapter
+    plan: Plan
+    parts: Parts
+    state: PipelineState
+    ownership: Ownership
+    _cutter: WindowCutter[Any]
+    _step: Step | None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything this rank remembers, also in mid-window: plain tensors and numbers. Differs by rank."""
+        step = self._step
+        if step is None:
+            return self.state.state_dict(None, self._cutter.num_consumed)
+        self.ownership.check_grads()
+        totals = step.totals or step.window.expected_weights
+        grads, sums = self.adapter.accumulated(), self.parts.buffer.sums()
+        open_window = OpenWindow.of(step.window, totals, grads, sums, step.loss_scale, step.left_out.weights)
+        return self.state.state_dict(open_window, self._cutter.num_consumed_before)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write every rank's state below `folder`, which all ranks share. Collective: every rank must call it.
+
+        Model and optimizer are not included. Returns the new checkpoint's own folder, which no other save writes to.
+
+        Raises:
+            CheckpointError: on every rank, if any has no state to save or could not write it; the checkpoint before
+                stays in force. Where there is none to save, the reason itself.
+        """
+        return save_state(self.state_dict, Path(folder), self.adapter.collective)
+
+    def load(self, folder: str | Path) -> int:
+        """Restore the newest complete checkpoint below `folder`; return its `num_consumed`. Collective: every rank
+        must call it.
+
+        On another number of ranks than saved, residuals are handed over so that their sum is preserved.
+
+        Raises:
+            CheckpointError: on every rank, if any rank's file is missing or damaged, or there is none; nothing changed.
+            StateMismatchError: the same, where the state does not fit this rank's plan and model.
+        """
+        state = load_matching(Path(folder), self.plan.slots, self.adapter)
+        self.load_state_dict(state)
+        return int(state["num_consumed"])
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave.
+
+        Raises:
+            StateMismatchError: the state is of another version, or does not fit this plan and model.
+        """
+        self.ownership.check()
+        self.state.load_state_dict(state, self.adapter.parameters, self.plan.slots)
+        self.adapter.leave_window()
+        self._cutter.num_consumed = int(state["num_consumed"])
+        self._cutter.set_micro_batches(self.state.micro_batches)
+        self._restart()
+
+    def _reopen(self, step: Step, saved: OpenWindow) -> None:
+        """Go on in the middle of the window that a checkpoint was taken in."""
+        saved.check_is(step.window, step.loss_scale)
+        self.adapter.restore_accumulated(dict(saved.grads))
+        self.parts.buffer.restore(saved.sums)
+        step.totals = saved.total_weights
+        step.left_out = LeftOut(saved.left_out)
+        step.window.start_at(saved.position)
+        self.state.open_window = None
+
+    def _restart(self) -> None:
+        """Forget the open window and its gradients."""
+        self._step = None
+        self.parts.restart()
