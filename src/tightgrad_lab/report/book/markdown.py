@@ -130,12 +130,9 @@ class Renderer:
 
 def _kept_together(html: str) -> str:
     """No line begins with the punctuation that follows a formula."""
-    return re.sub(
-        r"(<math(?:(?!</math>).)*</math>)([,.;:?)，。；：、？）]+)",
-        r'<span class="nobr">\1\2</span>',
-        html,
-        flags=re.DOTALL,
-    )
+    formula = r'(?:<span class="long" tabindex="0">)?<math(?:(?!</math>).)*</math>(?:</span>)?'
+    marks = "[,.;:?)，。；：、？）]+"
+    return re.sub(f"({formula})({marks})", r'<span class="nobr">\1\2</span>', html, flags=re.DOTALL)
 
 
 def _inline(own: RendererHTML, tokens: _Tokens, place: int, options: OptionsDict, env: dict[str, Any]) -> str:

@@ -170,3 +170,4 @@ def test_punctuation_stays_with_its_formula() -> None:
     assert found.count('<span class="nobr"><math') == 2
     assert "</math>，</span>" in found
     assert "</math>。</span>" in found
+    assert "</math></span>，</span>" in html(r"因为 $\sqrt{1-\delta}\le 1-\delta/2$，所以", "zh")
