@@ -16,6 +16,7 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from tightgrad_lab.report import units
 from tightgrad_lab.report.book.glossary import defined
 from tightgrad_lab.report.book.mathematics import mathml
+from tightgrad_lab.report.errors import ReportError
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import NUMBERS
 
@@ -86,12 +87,16 @@ class Renderer:
 
     def _citation(self, key: str, *, bracketed: bool = False) -> str:
         """Pascanu et al. (2013), or inside brackets Pascanu et al., 2013."""
+        if key not in self.citations:
+            raise ReportError(f"[@{key}] is no key of references.json; known are {', '.join(sorted(self.citations))}.")
         anchor, label = self.citations[key]
         if bracketed:
             label = re.sub(r" \((\d+)\)$", r", \1", re.sub(r"（(\d+)）$", r"，\1", label))
         return self.hold(Markup('<a class="cite" href="#{}">{}</a>').format(anchor, label))
 
     def _pair(self, kind: str, name: str) -> str:
+        if name not in NUMBERS:
+            raise ReportError(f"{{{kind}:{name}}} names no experiment; known are {', '.join(NUMBERS)}.")
         number = NUMBERS[name]
         word = self.texts("figure.label" if kind == "fig" else "table.label", label=number)
         return self.hold(Markup('<a href="#pair{}">{}</a>').format(number, word.replace(" ", units.NBSP)))
