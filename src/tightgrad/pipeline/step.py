@@ -73,6 +73,7 @@ class Step:
             losses: of the micro-batch, by name; taken out, as a loop by hand does not hold them during backward either.
             weights: of the micro-batch, for each loss; where all are 0, exactly 0 is added.
         """
+        self._parts.premises.weights.look(stacklevel=4)
         with self._parts.clock("backward"):
             self.losses.add(losses, weights)
             loss = self._scaled(losses, weights)
@@ -85,6 +86,7 @@ class Step:
             with self._parts.clock("accumulate"):
                 self._parts.buffer.absorb()
         self._parts.ownership.leave_grads()
+        self._parts.premises.weights.remember()
 
     def skip(self, losses: dict[str, Tensor], weights: Weights) -> None:
         """Leave the current micro-batch out; where other ranks wait for its backward, run it and add exactly 0."""
