@@ -127,13 +127,13 @@ class Step:
     def complete(self) -> None:
         """Make sure that all micro-batches have had their backward, and scale by the true N. Collective."""
         self.window.check_complete()
-        self._parts.ownership.take_grads(self._fail)
+        self._parts.ownership.take_grads(self.fail)
         self._parts.premises.look_again()
         totals = self._scale_by(self._find_totals())
         kept = self.left_out.agree(totals, self._parts.plan, self._parts.adapter)
         self.total_weight = next(iter(kept.values()))
 
-    def _fail(self) -> None:
+    def fail(self) -> None:
         """Take part in what other ranks wait for, to tell them that this one has failed. Collective."""
         self.left_out.agreed_weight(self._parts.plan, self._parts.adapter)
         if not self.window.counts_for_nothing:
