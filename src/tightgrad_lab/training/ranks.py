@@ -82,7 +82,7 @@ def run_ranks(
 def _run_local(ranks: int, body: Body, args: tuple[Any, ...], receive: Send, timeout_seconds: float | None) -> None:
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)
     messages: Queue[Any] = mp.get_context("spawn").Queue()
-    with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="tightgrad-") as folder:
+    with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="tightgrad-") as folder:
         store = (Path(folder) / "store").as_uri()
         with _interrupts_ignored():
             context = start_processes(
@@ -169,7 +169,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def ended_by_sigterm() -> Iterator[None]:
     """SIGTERM leaves as an exception, so that ranks are ended and files removed; it would leave them behind."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield

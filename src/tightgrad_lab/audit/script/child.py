@@ -1,0 +1,87 @@
+"""One rank: `python -m tightgrad_lab.audit.script.child FOLDER` runs the script of FOLDER/settings.json."""
+
+import os
+import pickle
+import runpy
+import sys
+import threading
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+import tightgrad_lab.audit.script.losses as losses
+from tightgrad_lab.audit.crash import where_it_failed
+from tightgrad_lab.audit.script.imports import install as install_imports
+from tightgrad_lab.audit.script.recorder import Enough, Recorder
+from tightgrad_lab.audit.script.records import Ledger
+from tightgrad_lab.audit.script.settings import Settings
+
+
+def main(folder: Path) -> None:
+    """Run the script and leave a ledger."""
+    settings = Settings.from_json((folder / "settings.json").read_text(encoding="utf-8"))
+    rank, ranks = int(os.environ.get("TIGHTGRAD_RANK", "0")), int(os.environ.get("TIGHTGRAD_RANKS", "1"))
+    ledger = Ledger(rank, ranks)
+    warnings.simplefilter("ignore")
+
+    def say(words: str) -> None:
+        if words not in ledger.remarks:
+            ledger.remarks.append(words)
+
+    def progress(steps: int) -> None:
+        (folder / f"progress.{rank}").write_text(str(steps), encoding="utf-8")
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    recorder = Recorder(ledger, settings.steps, progress)
+    stubs, shrinker = install_imports(settings.stubs, settings.shrink)
+    import tightgrad_lab.audit.script.surroundings as surroundings
+
+    losses.install(recorder.loss_seen)
+    surroundings.install(recorder, say, store=(folder / "store").as_uri(), batches=settings.batches)
+    try:
+        _run(settings)
+        ledger.ended = True
+    except Enough:
+        pass
+    except SystemExit as error:
+        ledger.ended = not error.code
+        if error.code:
+            ledger.error = f"{settings.name} exits with {error.code}"
+    except BaseException as error:
+        traceback.print_exc()
+        ledger.error = where_it_failed(error, Path(settings.target).resolve(), Path.cwd())
+        ledger.missing = getattr(error, "name", "") or "" if isinstance(error, ModuleNotFoundError) else ""
+    for package in stubs.used:
+        say(f"{package} is not installed: an empty one")
+    for change in shrinker.done:
+        say(f"smaller, as --shrink asks: {change}")
+    part = folder / f"ledger.{rank}.part"
+    part.write_bytes(pickle.dumps(ledger))
+    part.rename(folder / f"ledger.{rank}")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if not ledger.error else 1)  # no teardown of what the script has left in the middle
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed can end nobody."""
+    while os.getppid() == int(os.environ.get("TIGHTGRAD_PARENT", os.getppid())):
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _run(settings: Settings) -> None:
+    if settings.is_module:
+        sys.argv = [settings.target, *settings.arguments]
+        sys.path.insert(0, str(Path.cwd()))
+        runpy.run_module(settings.target, run_name="__main__", alter_sys=True)
+        return
+    path = str(Path(settings.target).resolve())
+    sys.argv = [settings.target, *settings.arguments]
+    sys.path.insert(0, str(Path(path).parent))
+    runpy.run_path(path, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,159 @@
+"""Starts the ranks of a script, waits for them, and gathers their ledgers."""
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tightgrad_lab.audit.crash import is_from_another_rank
+from tightgrad_lab.audit.script.records import Ledger
+from tightgrad_lab.audit.script.settings import Settings
+from tightgrad_lab.errors import ArgumentError
+from tightgrad_lab.training.ranks import ended_by_sigterm
+
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 10.0
+TIMEOUT_SECONDS = 900.0
+Report = Callable[[float, str], None]
+
+
+def run_ranks_of(settings: Settings, ranks: int, report: Report) -> list[Ledger]:
+    """Run a script on local ranks, as torchrun would; one rank as plain `python` does.
+
+    Raises:
+        ArgumentError: it cannot be run; the message has file and line of the script's code, or what to install.
+    """
+    try:
+        return _run(settings, ranks, report, launched=ranks > 1)
+    except _NeedsLauncherError:
+        return _run(settings, ranks, report, launched=True)
+
+
+class _NeedsLauncherError(Exception):
+    pass
+
+
+def _run(settings: Settings, ranks: int, report: Report, *, launched: bool) -> list[Ledger]:
+    with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="tightgrad-") as name:
+        folder = Path(name)
+        (folder / "settings.json").write_text(settings.to_json(), encoding="utf-8")
+        port = _free_port()
+        processes = []
+        try:
+            for rank in range(ranks):
+                log = (folder / f"log.{rank}").open("wb")
+                command = [sys.executable, "-m", "tightgrad_lab.audit.script.child", name]
+                processes.append(
+                    subprocess.Popen(
+                        command,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        env=_environment(rank, ranks, port, launched),
+                        start_new_session=True,
+                        stdin=subprocess.DEVNULL,
+                    )
+                )
+                log.close()
+            _wait(folder, processes, settings, report)
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        return _ledgers(folder, settings, ranks, launched)
+
+
+def _environment(rank: int, ranks: int, port: int, launched: bool) -> dict[str, str]:
+    values = {
+        **os.environ,
+        "TIGHTGRAD_RANK": str(rank),
+        "TIGHTGRAD_RANKS": str(ranks),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "ACCELERATE_USE_CPU": "true",
+        "WANDB_MODE": "disabled",
+        "WANDB_DISABLED": "true",
+        "TOKENIZERS_PARALLELISM": "false",
+        "GLOO_SOCKET_IFNAME": _loopback(),
+        "PYTHONUNBUFFERED": "1",
+        "TIGHTGRAD_PARENT": str(os.getpid()),
+    }
+    if launched:
+        values |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "GROUP_RANK": "0",
+            "TORCHELASTIC_RUN_ID": "audit",
+        }
+    return values
+
+
+def _loopback() -> str:
+    names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+    return names[0] if names else "lo"
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _wait(folder: Path, processes: list["subprocess.Popen[bytes]"], settings: Settings, report: Report) -> None:
+    words = f"{len(processes)} rank{'s' if len(processes) > 1 else ''}"
+    began = time.monotonic()
+    first_end = None
+    while any(process.poll() is None for process in processes):
+        time.sleep(POLL_SECONDS)
+        now = time.monotonic()
+        steps = (folder / "progress.0").read_text() if (folder / "progress.0").exists() else ""
+        done = int(steps or 0)
+        report(
+            min(1.0, done / settings.steps), f"{words}, {f'step {done} of {settings.steps}' if done else 'starting'}"
+        )
+        if first_end is None and any(process.poll() is not None for process in processes):
+            first_end = now
+        if first_end is not None and now - first_end > GRACE_SECONDS:
+            return  # the others wait for one that has ended
+        if now - began > TIMEOUT_SECONDS:
+            raise ArgumentError(
+                f"with {words}: {settings.name} has taken {done} of {settings.steps} steps in {TIMEOUT_SECONDS:.0f} "
+                "seconds; give it less to do: its own arguments, --shrink, --batches or --steps."
+            )
+
+
+def _ledgers(folder: Path, settings: Settings, ranks: int, launched: bool) -> list[Ledger]:
+    found: list[Ledger] = []
+    for rank in range(ranks):
+        path = folder / f"ledger.{rank}"
+        if path.exists():
+            ledger: Ledger = pickle.loads(path.read_bytes())
+            found.append(ledger)
+    errors = [ledger.error for ledger in found if ledger.error]
+    words = f"with {ranks} rank{'s' if ranks > 1 else ''}"
+    missing = next((ledger.missing for ledger in found if ledger.missing), "")
+    if missing:
+        raise ArgumentError(
+            f"{words}: {settings.name} needs the package {missing}, which is not installed: install it, or put an "
+            f"empty one in its place with --stub {missing.partition('.')[0]}. ({errors[0]})"
+        )
+    if errors:
+        own = next((error for error in errors if not is_from_another_rank(error)), errors[0])
+        if not launched and any(name in own for name in ("'RANK'", "'LOCAL_RANK'", "'WORLD_SIZE'")):
+            raise _NeedsLauncherError
+        raise ArgumentError(f"{words}: {own}")
+    if len(found) < ranks:
+        gone = next(rank for rank in range(ranks) if not (folder / f"ledger.{rank}").exists())
+        log = (folder / f"log.{gone}").read_text(errors="replace").strip().splitlines()
+        raise ArgumentError(f"{words}: rank {gone} ended without a word{f'; last: {log[-1]}' if log else ''}")
+    return found

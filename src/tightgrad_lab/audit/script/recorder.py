@@ -1,0 +1,335 @@
+"""Writes down losses, backwards, clips and steps as they happen."""
+
+import hashlib
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+import tightgrad
+from tightgrad_lab.audit.script.records import Backward, Clip, Ledger, LossCall, Samples, Step
+
+SAMPLES = 512
+"""Elements of a parameter's gradient that are kept, evenly spread: what is linear in it holds for each of them."""
+_OWN = str(Path(__file__).parents[2])
+_LIBRARIES = (
+    sysconfig.get_paths()["purelib"],
+    sysconfig.get_paths()["stdlib"],
+    str(Path(tightgrad.__file__).parent),
+    _OWN,
+)
+
+
+class Enough(BaseException):
+    """As many steps as were asked for have been seen. No Exception, so that a script does not catch it."""
+
+
+class Recorder:
+    """One rank's ledger, and what fills it.
+
+    Args:
+        ledger: empty.
+        steps: how many to see.
+        progress: told after each step.
+    """
+
+    def __init__(self, ledger: Ledger, steps: int, progress: Callable[[int], None]) -> None:
+        self.ledger = ledger
+        self.epoch = 0
+        self._wanted = steps
+        self._progress = progress
+        self._parameters: dict[int, tuple[int, Tensor]] = {}
+        self._optimizers: dict[int, int] = {}
+        self._keep: list[Any] = []
+        self._ordinals: dict[str, int] = {}
+        self._running = 0
+        self._in_step = 0
+        self._versions: list[int] = []
+        self._unscaled: set[int] = set()
+
+    # losses
+
+    def loss_seen(self, function: str, each: Tensor, valid: Tensor | None, own: bool) -> None:
+        """Hook a loss that was computed target by target."""
+        site = caller()
+        ordinal = self._ordinals[site] = self._ordinals.get(site, -1) + 1
+        valid = None if valid is None else valid.detach()
+
+        def hook(coefficient: Tensor) -> None:
+            if self._running and self.ledger.backwards:
+                self.ledger.backwards[-1].calls.append(_call(site, function, ordinal, coefficient.detach(), valid, own))
+
+        each.register_hook(hook)
+
+    # backward
+
+    def around_backward(self, engine: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap `torch.autograd.backward`."""
+
+        def backward(*args: Any, **kwargs: Any) -> Any:
+            if self._running:  # activation checkpointing goes backward inside a backward
+                return engine(*args, **kwargs)
+            with self._recorded(args[0] if args else kwargs.get("tensors")):
+                return engine(*args, **kwargs)
+
+        return backward
+
+    def around_grad(self, engine: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap `torch.autograd.grad`, as far as it is asked for gradients of parameters."""
+
+        def grad(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            chosen = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+            known = [self._parameters.get(id(one), (-1, one))[0] for one in chosen]
+            if self._running or not any(number >= 0 for number in known):
+                return engine(outputs, chosen, *args, **kwargs)
+            with self._recorded(outputs) as record:
+                found = engine(outputs, chosen, *args, **kwargs)
+            pairs = [(n, g) for n, g in zip(known, found, strict=True) if n >= 0 and isinstance(g, Tensor)]
+            record.gradient = {number: sampled(gradient) for number, gradient in pairs}
+            record.apart = True
+            return found
+
+        return grad
+
+    @contextmanager
+    def _recorded(self, roots: Any) -> Iterator[Backward]:
+        root = roots if isinstance(roots, Tensor) else None
+        scale = getattr(root, "_tightgrad_scale", 1.0)
+        value = float(root.detach()) / scale if root is not None and root.numel() == 1 else float("nan")
+        record = Backward(caller(4), value, scale, self.epoch, in_step=bool(self._in_step))
+        record.moved = self._has_moved()
+        self.ledger.backwards.append(record)
+        before = collectives()
+        self._running += 1
+        try:
+            yield record
+        finally:
+            self._running -= 1
+            self._ordinals.clear()
+            self.ledger.collectives = collectives()
+            record.collectives = self.ledger.collectives - before
+
+    def _has_moved(self) -> bool:
+        """Whether weights were changed by hand since the last backward or step."""
+        now = [parameter._version for _, parameter in self._parameters.values()]
+        moved = len(now) == len(self._versions) and now != self._versions
+        self._versions = now
+        return moved
+
+    # optimizers
+
+    def hold(self, optimizer: Optimizer) -> None:
+        """Hook all parameters of an optimizer that are not yet hooked."""
+        self._optimizers.setdefault(id(optimizer), len(self._optimizers))
+        self._keep.append(optimizer)
+        for parameter in _held(optimizer):
+            if id(parameter) in self._parameters:
+                continue
+            number = len(self._parameters)
+            self._parameters[id(parameter)] = (number, parameter)
+            if isinstance(parameter, DTensor) or hasattr(parameter, "_local_shape"):
+                self.ledger.sharded = True
+            elif parameter.is_leaf and parameter.is_floating_point():
+                required = parameter.requires_grad
+                parameter.requires_grad_(True).register_hook(self._added(number))
+                parameter.requires_grad_(required)
+
+    def _added(self, number: int) -> Callable[[Tensor], None]:
+        def hook(gradient: Tensor) -> None:
+            if self._running and self.ledger.backwards:
+                gradients = self.ledger.backwards[-1].gradient
+                found = sampled(gradient)
+                gradients[number] = gradients[number] + found if number in gradients else found
+
+        return hook
+
+    def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Write down what is taken, now or once the closure has run for the first time."""
+        self._in_step += 1
+        if self._in_step > 1:  # a wrapper's inner optimizer: the wrapper was seen
+            return None
+        self.hold(optimizer)
+        self.ledger.steps.append(self._step(optimizer))
+        closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
+        if not callable(closure):
+            return None
+        evaluated = 0
+
+        def watched() -> Any:
+            nonlocal evaluated
+            result = closure()
+            evaluated += 1
+            if evaluated == 1:
+                self.ledger.steps[-1] = self._step(optimizer)
+            self.ledger.steps[-1].closure = evaluated > 1
+            return result
+
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": watched}
+        return (args[0], watched, *args[2:]), kwargs
+
+    def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Write down what came of it; stop the script if that was the last one."""
+        self._in_step -= 1
+        if self._in_step:
+            return
+        self.ledger.collectives = max(self.ledger.collectives, collectives())
+        step = self.ledger.steps[-1]
+        before, step.after = step.after, self._digest(optimizer)
+        step.moved = before != step.after
+        self._versions = [parameter._version for _, parameter in self._parameters.values()]
+        self.count()
+
+    def skipped(self, optimizer: Optimizer) -> None:
+        """A GradScaler has left a step out, since gradients overflowed."""
+        self.hold(optimizer)
+        self.ledger.steps.append(self._step(optimizer, skipped=True))
+        self.count()
+
+    def count(self) -> None:
+        """Stop after the last step that was asked for."""
+        per_optimizer = [0] * len(self._optimizers)
+        for step in self.ledger.steps:
+            per_optimizer[step.optimizer] += 1
+        self._progress(max(per_optimizer))
+        if max(per_optimizer) >= self._wanted + sum(step.skipped for step in self.ledger.steps):
+            raise Enough
+
+    def _step(self, optimizer: Optimizer, *, skipped: bool = False) -> Step:
+        scale = getattr(optimizer, "grad_scale", None)
+        factor = 1 / float(scale) if isinstance(scale, Tensor) else 1.0
+        taken: Samples = {}
+        eps, missing, numbers = torch.finfo(torch.float32).eps, 0, []
+        for parameter in _held(optimizer):
+            if not parameter.requires_grad:
+                continue
+            number = self._parameters[id(parameter)][0]
+            numbers.append(number)
+            if parameter.grad is None:
+                missing += 1
+                continue
+            eps = max(eps, torch.finfo(parameter.grad.dtype).eps)
+            taken[number] = sampled(parameter.grad) * factor
+        kind = type(optimizer).__name__
+        number = self._optimizers[id(optimizer)]
+        return Step(
+            number,
+            kind,
+            caller(),
+            tuple(numbers),
+            taken,
+            missing,
+            len(self.ledger.backwards),
+            eps,
+            after=self._digest(optimizer),
+            skipped=skipped,
+        )
+
+    def _digest(self, optimizer: Optimizer) -> str:
+        found = hashlib.sha256()
+        for parameter in _held(optimizer):
+            found.update(sampled(parameter.detach()).tobytes())
+        return found.hexdigest()
+
+    # clipping and loss scale
+
+    def around_clip(self, clip: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Wrap `clip_grad_norm_`."""
+
+        def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Tensor:
+            chosen = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+            norm = clip(chosen, max_norm, *args, **kwargs)
+            known = tuple(self._parameters[id(one)][0] for one in chosen if id(one) in self._parameters)
+            ledger = self.ledger
+            since = ledger.steps[-1].backwards if ledger.steps else 0
+            scaled = any(backward.scale != 1.0 for backward in ledger.backwards[since:])
+            scaled &= not any(self._numbers(one) & set(known) for one in self._unscaled)
+            value = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            ledger.clips.append(
+                Clip(caller(), known, float(max_norm), float(value), len(ledger.backwards), len(ledger.steps), scaled)
+            )
+            return norm
+
+        return clip_grad_norm_
+
+    def _numbers(self, optimizer: int) -> set[int]:
+        held = next((one for one in self._keep if id(one) == optimizer), None)
+        return set() if held is None else {self._parameters[id(one)][0] for one in _held(held)}
+
+    def unscaled(self, optimizer: Optimizer) -> None:
+        """A GradScaler has divided an optimizer's gradients by its scale."""
+        self.hold(optimizer)
+        self._unscaled.add(id(optimizer))
+
+    def rescaled(self) -> None:
+        """A GradScaler has been updated: a new window begins."""
+        self._unscaled.clear()
+
+
+def _call(
+    site: str, function: str, ordinal: int, coefficient: Tensor, valid: Tensor | None, own_reduction: bool
+) -> LossCall:
+    flat = coefficient.reshape(-1).double()
+    chosen = torch.ones_like(flat, dtype=torch.bool) if valid is None else valid.reshape(-1)
+    counted = chosen & (flat != 0)
+    own = flat[counted]
+    empty = not own.numel()
+    left = ~chosen & own_reduction
+    return LossCall(
+        site,
+        function,
+        ordinal,
+        int(own.numel()),
+        0.0 if empty else float(own.min()),
+        0.0 if empty else float(own.max()),
+        float(own.sum()),
+        float(flat.sum()),
+        int((left & (flat != 0)).sum()),
+        int((left & (flat == 0)).sum()),
+        torch.finfo(coefficient.dtype).eps,
+    )
+
+
+def _held(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def sampled(tensor: Tensor) -> Any:
+    """Some elements, evenly spread, in float64."""
+    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    flat = (local.to_dense() if local.is_sparse else local).detach().reshape(-1)
+    step = max(1, flat.numel() // SAMPLES)
+    return flat[::step][:SAMPLES].double().numpy().copy() if flat.numel() else np.zeros(0)
+
+
+def caller(depth: int = 2) -> str:
+    """File and line of the innermost frame that is no library's; the script's own if all else fails."""
+    frame: FrameType | None = sys._getframe(depth)
+    best = ""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith("<") and not name.startswith(_LIBRARIES):
+            return f"{name}:{frame.f_lineno}"
+        if not best and "site-packages/torch/" not in name and not name.startswith((_OWN, "<")):
+            best = f"{name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return best or "somewhere"
+
+
+def collectives() -> int:
+    """How many collectives this rank has begun, DDP's own included."""
+    if not dist.is_initialized():
+        return 0
+    # torch 2.9 to 2.14: the number by which gloo and NCCL tell that ranks have parted; DDP's are counted in C++ alone.
+    groups: Any = dist.distributed_c10d._world.pg_map
+    return int(sum(group._get_sequence_number_for_group() for group in groups))

@@ -1,0 +1,173 @@
+"""Scripts are run as they are: planted bugs are named, unusual loops that are right are not accused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from support.waiting import patience
+from tightgrad_lab.audit.script import ScriptAudit, Settings, audit_script
+from tightgrad_lab.cli import app as cli
+
+HERE = Path(__file__).parent
+CORPUS = Path(__file__).parents[4] / "examples" / "audit"
+BUGS = {
+    "accelerate_clip": "clip in mid-window",
+    "accelerate_partial": "short window",
+    "all_masked": "all masked",
+    "bare_model": "no sync",
+    "clip_after_step": "clip after step",
+    "clip_before_unscale": "clip before unscale",
+    "clip_each_group": "clipped in groups",
+    "clip_each_parameter": "clipped in groups",
+    "clip_each_rank": "clip each rank",
+    "clip_in_mid_window": "clip in mid-window",
+    "clip_part": "clipped in groups",
+    "divided_by_all_ranks": "mass",
+    "divided_twice": "mass",
+    "epoch_leak": "leak",
+    "last_synced": "no sync",
+    "lightning_partial": "short window",
+    "mean_of_means": "mean of micro-batch means",
+    "never_averaged": "mass",
+    "never_unscaled": "scaled",
+    "no_sync": "no sync",
+    "not_divided": "mass",
+    "off_by_one": "off by one",
+    "partial_window": "short window",
+    "rank_means": "mean of rank means",
+    "sum_of_losses": "sum",
+    "trainer_num_items": "mean of micro-batch means",
+    "unscaled_twice": "unscaled twice",
+    "world_size": "mass",
+    "zero_grad_inside": "cleared",
+    "zero_grad_missing": "not cleared",
+}
+"""Bugs of examples/audit that a run of the script shows, and the kind that must be named."""
+ALSO = {"world_size": "mean of rank means"}
+QUICK = ("mean_of_means", "no_sync", "zero_grad_inside")
+CORRECT = sorted(path.stem for path in CORPUS.glob("correct_*.py"))
+UNUSUAL = [
+    line.removeprefix("def ").removesuffix("():")
+    for line in (HERE / "unusual.py").read_text(encoding="utf-8").splitlines()
+    if line.startswith("def ") and line.endswith("():")
+]
+QUICK_UNUSUAL = ("gradient_penalty", "skips_bad_steps")
+
+
+def of_corpus(name: str) -> ScriptAudit:
+    settings = Settings(str(HERE / "corpus.py"), arguments=(str(CORPUS / f"{name}.py"), "ragged", "11"), steps=9)
+    return audit_script(settings, (2,))
+
+
+def check_bug(name: str) -> None:
+    faults = [one.kind for one in of_corpus(f"bug_{name}").remarks if one.wrong]
+    assert BUGS[name] in faults
+    assert set(faults) <= {BUGS[name], ALSO.get(name)}
+
+
+def faults_of(found: ScriptAudit) -> list[str]:
+    return [one.cause for one in found.remarks if one.wrong]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_some_bugs_are_named(name: str) -> None:
+    check_bug(name)
+
+
+@pytest.mark.parametrize("name", QUICK_UNUSUAL)
+def test_some_unusual_loops_are_not_accused(name: str) -> None:
+    found = audit_script(Settings(str(HERE / "unusual.py"), arguments=(name,), steps=9), (1,))
+    assert faults_of(found) == []
+    assert found.steps > 3
+
+
+def test_a_mean_of_means_comes_with_its_numbers() -> None:
+    (fault,) = [one for one in of_corpus("bug_mean_of_means").remarks if one.wrong]
+    assert fault.low is not None
+    assert fault.high is not None
+    assert fault.low < 0.9
+    assert fault.high > 1.5
+    assert f"between {fault.low:.3g} and {fault.high:.3g} times its due" in fault.cause
+    assert fault.place.endswith("bug_mean_of_means.py:51")
+
+
+def test_a_script_for_gpus_runs_and_what_was_changed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out.pt"
+    settings = Settings(
+        str(HERE / "on_cuda.py"), arguments=("--out", str(out)), steps=9, shrink=("__main__.Model:width=16",)
+    )
+    found = audit_script(settings, (1, 2))  # LOCAL_RANK is needed with one rank too
+    assert faults_of(found) == []
+    assert found.targets > 0
+    assert not out.exists()
+    said = " ".join(found.changes)
+    for words in ("cuda: on the CPU", "nccl: gloo", "GradScaler: on the CPU", "torch.compile: not compiled"):
+        assert words in said
+    for words in ("workers of a DataLoader: none", "checkpoints are not written", "smaller, as --shrink asks"):
+        assert words in said
+    assert "wandb is not installed: an empty one" in said
+
+
+def test_the_command_prints_rows_and_exits_with_1(capfd: pytest.CaptureFixture[str]) -> None:
+    script = [str(HERE / "corpus.py"), "--ranks", "1", "--steps", "4", "--json"]
+    code = cli.run(["audit", "--run", *script, "--", str(CORPUS / "bug_not_divided.py"), "equal", "8"])
+    assert code == 1
+    printed = json.loads(capfd.readouterr().out)
+    assert printed["ok"] is False
+    row = printed["rows"][0]
+    assert set(row) == {"kind", "cause", "place", "where", "cure", "wrong", "low", "high", "mass"}
+    assert row["mass"] == pytest.approx(4.0, rel=1e-3)
+
+
+def test_a_crash_says_where_and_exits_with_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", "--run", str(HERE / "on_cuda.py"), "--ranks", "1", "--", "--crash"]) == 2
+    err = capfd.readouterr().err
+    assert "on_cuda.py:49 `raise ValueError(" in err
+    assert "ValueError: no more" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--run", "nothing.py"], "there is no file nothing.py"),
+        (["--run", __file__, "-m", "json"], "use one of them"),
+        (["--run", __file__, "--ranks", "two"], "write --ranks 1,2"),
+        (["--run", __file__, "--shrink", "model.GPT"], "is not of the form module.Class:name=value"),
+        ([], "audit needs --run SCRIPT.py, or a FILE.py"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_missing_package_is_named_and_can_be_empty(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "needy.py"
+    path.write_text("import nothing_of_the_kind as n\nn.start(1)\n", encoding="utf-8")
+    assert cli.run(["audit", "--run", str(path), "--ranks", "1"]) == 2
+    assert "--stub nothing_of_the_kind" in capfd.readouterr().err
+    assert cli.run(["audit", "--run", str(path), "--ranks", "1", "--stub", "nothing_of_the_kind"]) == 0
+    assert "no optimizer step was seen" in " ".join(capfd.readouterr().out.split())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(patience(1200))
+@pytest.mark.parametrize("name", [name for name in BUGS if name not in QUICK])
+def test_every_bug_is_named(name: str) -> None:
+    check_bug(name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(patience(1200))
+@pytest.mark.parametrize("name", CORRECT)
+def test_no_correct_file_is_accused(name: str) -> None:
+    assert faults_of(of_corpus(name)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(patience(1200))
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_no_unusual_loop_is_accused(name: str) -> None:
+    assert faults_of(audit_script(Settings(str(HERE / "unusual.py"), arguments=(name,), steps=9), (1, 2))) == []
