@@ -120,6 +120,17 @@ def test_every_link_inside_the_page_has_a_target(chromium: Any, built: Path) -> 
         page.close()
 
 
+def test_a_link_to_what_stands_elsewhere_leads_to_the_whole_book(chromium: Any, built: Path) -> None:
+    page = Opened(chromium, built / "chapter1.zh.html", 1400, "light").page
+    try:
+        page.goto(f"{(built / 'index.zh.html').as_uri()}#pair13")
+        page.wait_for_url("**/book.zh.html#pair13")
+        page.goto(f"{(built / 'chapter7.zh.html').as_uri()}#pair13")
+        assert page.url.endswith("chapter7.zh.html#pair13")
+    finally:
+        page.close()
+
+
 def test_prints_on_white_paper(chromium: Any, built: Path) -> None:
     page = Opened(chromium, built / PAGES["zh"], 1400, "dark").page
     try:

@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 import tightgrad as tg
+from support.own_methods.half import LEFT, Everyone, Half, Later
 from support.ranks import run_ranks
-from support.stranger.half import LEFT, Everyone, Half, Later
 from support.wrapping import full, ragged_batches, small_model, wrap
 from tightgrad.core.protocols import Codec, ReduceContext, Sizes
 from tightgrad.core.types import Grads, Reduced, State

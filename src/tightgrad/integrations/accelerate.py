@@ -32,7 +32,7 @@ from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Clipper
 from tightgrad.integrations.accelerate_checks import check_backwards, check_supported, finish, full_plan
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
-from tightgrad.integrations.external_loop import ExternalLoop, check_clips_alike, check_takes_loss_alone, in_lots
+from tightgrad.integrations.external_loop import ExternalLoop, check_clips_alike, check_takes_loss_alone, in_groups
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.plan.plan import Plan
@@ -258,14 +258,14 @@ class _WindowsMixin:
             yield from source
             return
 
-        def is_full(lot: list[Any]) -> bool:
-            return len(lot) >= tight.gradient_accumulation_steps or self.end_of_dataloader
+        def is_full(group: list[Any]) -> bool:
+            return len(group) >= tight.gradient_accumulation_steps or self.end_of_dataloader
 
         try:
-            for lot in in_lots(source, is_full):
+            for group in in_groups(source, is_full):
                 ends = self.end_of_dataloader
-                loop.open(lot, tight.gradient_accumulation_steps)
-                for batch in lot:
+                loop.open(group, tight.gradient_accumulation_steps)
+                for batch in group:
                     with loop.micro_batch():
                         self.end_of_dataloader = ends and loop.is_last
                         tight.gradient_state._set_sync_gradients(loop.is_last)

@@ -25,7 +25,7 @@ class TightOptimizer(AcceleratedOptimizer):
 
         Args:
             optimizer: prepared by Accelerate.
-            loop: that walks the windows; None if there is none yet.
+            loop: the loop that drives the windows; None if there is none yet.
             keeps_grads: whether delivered gradients stay in `.grad` until `zero_grad`.
         """
         optimizer.__class__ = cls

@@ -1,4 +1,4 @@
-"""A window that someone else's loop walks: batches go in at once, micro-batches and the step come one by one."""
+"""Windows in a loop of another framework: all batches are given at once, micro-batches and the step one by one."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -144,16 +144,16 @@ def check_takes_loss_alone(args: Iterable[Any], kwargs: Mapping[str, Any]) -> No
         )
 
 
-def in_lots(batches: Iterable[Batch], is_full: Callable[[list[Batch]], bool]) -> Iterator[list[Batch]]:
+def in_groups(batches: Iterable[Batch], is_full: Callable[[list[Batch]], bool]) -> Iterator[list[Batch]]:
     """Yield the batches in lists, each as long as it takes to be full; the last one may be shorter."""
-    lot: list[Batch] = []
+    group: list[Batch] = []
     for batch in batches:
-        lot.append(batch)
-        if is_full(lot):
-            yield lot
-            lot = []
-    if lot:
-        yield lot
+        group.append(batch)
+        if is_full(group):
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def with_micro_batches(plan: Plan, micro_batches: int | Schedule, setting: str) -> Plan:

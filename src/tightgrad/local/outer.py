@@ -72,10 +72,10 @@ class OuterPipeline:
         """
         self.num_local_steps += 1
         self.num_since += 1
-        return self.meet() if self.num_since >= self.updates.every else None
+        return self.outer_step() if self.num_since >= self.updates.every else None
 
     @torch.no_grad()
-    def meet(self) -> StepRecord:
+    def outer_step(self) -> StepRecord:
         """Take an outer step now, also in mid-round: at the end of training, or before an evaluation.
 
         Collective: every rank must call it. Raises as `step` does.
@@ -94,7 +94,7 @@ class OuterPipeline:
             limited = self._delivery.clip(summed.grads, admitted.slots, norm)
             self._apply(summed.grads, limited.slots)
             outcome = Outcome.of(summed, limited.clipped)
-        self.adapter.meet()
+        self.adapter.restart()
         since, self.num_since = self.num_since, 0
         return self._record(outcome, since)
 
@@ -182,7 +182,7 @@ class OuterPipeline:
                 raise StateMismatchError(
                     f"{folder} was saved in mid-round by {saved_size} ranks and cannot be taken up by "
                     f"{collective.world_size}, since each had moved away on its own; resume on {saved_size}, "
-                    "or save after meet()."
+                    "or save after outer_step()."
                 )
 
         state = load_on_every_rank(Path(folder), self._slots, collective, check)

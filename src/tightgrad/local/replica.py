@@ -70,7 +70,7 @@ class ReplicaAdapter(PlainAdapter):
         for name, parameter in self._replica.items():
             parameter.copy_(self.parameters[name])
 
-    def meet(self) -> None:
+    def restart(self) -> None:
         """Start again from the anchors, and with rank 0's buffers. Collective: every rank must call it."""
         self.to_anchors()
         with torch.no_grad():
@@ -87,7 +87,7 @@ def _check_is_whole(module: nn.Module) -> None:
     if isinstance(module, DistributedDataParallel):
         raise UnsupportedError(
             "local updates work on the plain module, and this one is in DistributedDataParallel, which sums gradients "
-            "over its ranks at every step. To let ranks train alone, leave it out. To sum within islands and meet "
+            "over its ranks at every step. To let ranks train alone, leave it out. To sum within islands and average "
             "across them, pass the module inside: DistributedDataParallel(model, process_group=island), and "
             "attach_local(model.module, ..., collective=TorchCollective(across)), where `across` holds the ranks of "
             "the same place in every island."
@@ -97,7 +97,7 @@ def _check_is_whole(module: nn.Module) -> None:
         if is_fsdp2(part) or kind.__module__.startswith("torch.distributed.fsdp"):
             raise UnsupportedError(
                 f"local updates need the whole model on every rank, and {repr(name) if name else 'this one'} is "
-                "sharded (fully_shard). To sum within islands of ranks and meet across them, keep it whole: "
+                "sharded (fully_shard). To sum within islands of ranks and average across them, keep it whole: "
                 "DistributedDataParallel(model, process_group=island), and attach_local(model.module, ..., "
                 "collective=TorchCollective(across)), where `across` holds the ranks of the same place in every island."
             )

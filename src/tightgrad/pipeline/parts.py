@@ -55,6 +55,7 @@ class Parts:
     def restart(self) -> None:
         """Wait for what is under way on this rank, and clear all gradients."""
         self.ownership.forget_grads()
+        self.premises.weights.forget()
         self.sync.cancel()
         self.adapter.restore_accumulated({})
         self.buffer.clear()

@@ -18,7 +18,7 @@ from tightgrad.accumulate.windows import WindowCutter
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.clip.fold import folding
 from tightgrad.core.clock import StageClock
-from tightgrad.core.errors import ConfigError, UsageError
+from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.core.protocols import Adapter
 from tightgrad.core.types import Grads
 from tightgrad.pipeline.checkpoints import Checkpoints
@@ -199,6 +199,25 @@ class GradientPipeline(Checkpoints):
             self._take_back()
             return
         self.parts.sync.abandon()
+        self._restart()
+
+    def leave(self) -> None:
+        """Drop the open window on all ranks, though only this one has a reason to. Waits for the others, whose `step()`
+        raises `UsageError` and says that another rank has left; all go on with the next window.
+
+        Raises:
+            UnsupportedError: the other ranks wait for this one's backward, and would not get as far as their step.
+            UsageError: there is no window.
+        """
+        step = self._open_step("leave")
+        if self.plan.is_empty or self.adapter.every_rank_runs or self.parts.sync.commits_in_backward:
+            raise UnsupportedError(
+                "leave() reaches the other ranks at their step(), but under this plan and wrapper they wait in their "
+                "backward for that of this rank; finish the window with pipe.skip(loss) for what is to be left out."
+            )
+        if not step.window.batches.is_counted:
+            raise UnsupportedError('leave() needs a window that was fetched as a whole, fetch="window".')
+        step.fail()
         self._restart()
 
     def _wait_for_total(self, window: Window[Any]) -> Mapping[str, float]:

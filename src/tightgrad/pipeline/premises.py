@@ -17,6 +17,7 @@ from tightgrad.clip.fold import held_by
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Adapter
+from tightgrad.pipeline.weight_watch import WeightWatch
 
 MOST_NAMED = 5
 
@@ -58,6 +59,7 @@ class Premises:
             warn_of_unheld(optimizers, trainable, adapter.parameters, stacklevel + 1)
         self._batch_norm = BatchNormNotice(model, several=accumulate.several_backwards, speaks=speaks)
         self._batch_norm.look(stacklevel + 1)
+        self.weights = WeightWatch(adapter.parameters, model.modules() if accumulate.several_backwards else ())
 
     def look_again(self) -> None:
         """Look at what may have changed since, before a window and at its step."""

@@ -73,6 +73,7 @@ class Step:
             losses: of the micro-batch, by name; taken out, as a loop by hand does not hold them during backward either.
             weights: of the micro-batch, for each loss; where all are 0, exactly 0 is added.
         """
+        self._parts.premises.weights.look(stacklevel=4)
         with self._parts.clock("backward"):
             self.losses.add(losses, weights)
             loss = self._scaled(losses, weights)
@@ -85,6 +86,7 @@ class Step:
             with self._parts.clock("accumulate"):
                 self._parts.buffer.absorb()
         self._parts.ownership.leave_grads()
+        self._parts.premises.weights.remember()
 
     def skip(self, losses: dict[str, Tensor], weights: Weights) -> None:
         """Leave the current micro-batch out; where other ranks wait for its backward, run it and add exactly 0."""
@@ -125,13 +127,13 @@ class Step:
     def complete(self) -> None:
         """Make sure that all micro-batches have had their backward, and scale by the true N. Collective."""
         self.window.check_complete()
-        self._parts.ownership.take_grads(self._fail)
+        self._parts.ownership.take_grads(self.fail)
         self._parts.premises.look_again()
         totals = self._scale_by(self._find_totals())
         kept = self.left_out.agree(totals, self._parts.plan, self._parts.adapter)
         self.total_weight = next(iter(kept.values()))
 
-    def _fail(self) -> None:
+    def fail(self) -> None:
         """Take part in what other ranks wait for, to tell them that this one has failed. Collective."""
         self.left_out.agreed_weight(self._parts.plan, self._parts.adapter)
         if not self.window.counts_for_nothing:

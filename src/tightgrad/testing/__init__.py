@@ -8,8 +8,8 @@ In a package's tests, derive a class from `CodecTests`, `ClipperTests`, `Reducer
     class TestHalf(CodecTests):
         codecs = (Half(),)
 
-Each check becomes a test. As a plugin, `pytest_plugins = ["tightgrad.testing"]` in conftest.py or
-`pytest -p tightgrad.testing`, it adds `--tightgrad-write-golden`, which freezes the payloads that have no file yet.
+Each check becomes a test. As a plugin, by `pytest -p tightgrad.testing` or `pytest_plugins = ["tightgrad.testing"]` in
+conftest.py, it adds `--tightgrad-write-golden`, which freezes the payloads that have no file yet.
 
 Without pytest, `check_codec(Half())` and its like run all checks of one method.
 """

@@ -5,6 +5,7 @@ The files lie in a folder of the package that has the codec. With TIGHTGRAD_WRIT
 purpose gets a folder v2.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -22,6 +23,8 @@ from tightgrad.plan.registry import method
 
 VERSION = "v1"
 WRITE = "TIGHTGRAD_WRITE_GOLDEN"
+LONGEST = 180
+"""Characters of settings in a file's name; most file systems allow 255."""
 NUMEL = 300
 SPEC = GradSpec("weight", (20, 15), NUMEL)
 
@@ -29,6 +32,8 @@ SPEC = GradSpec("weight", (20, 15), NUMEL)
 def golden_path(folder: Path, codec: Codec) -> Path:
     """Return the file of a codec with these settings."""
     settings = re.sub(r"[^A-Za-z0-9.=]+", "_", repr(codec)).strip("_")
+    if len(settings) > LONGEST:
+        settings = f"{settings[:LONGEST]}_{hashlib.blake2b(repr(codec).encode(), digest_size=8).hexdigest()}"
     return folder / codec.card.id / VERSION / f"{settings}.safetensors"
 
 
@@ -37,7 +42,10 @@ def check_golden(codec: Codec, folder: Path) -> None:
     path = golden_path(folder, codec)
     if not path.exists() and os.environ.get(WRITE) == "1":
         _write(codec, path)
-    assert path.exists(), f"{path} is missing; run pytest once with {WRITE}=1 in the environment, and commit the file"
+    assert path.exists(), (
+        f"{path} is missing; run pytest once with {WRITE}=1 in the environment, or with `-p tightgrad.testing "
+        "--tightgrad-write-golden`, and commit the file"
+    )
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
         tensors = tuple(file.get_tensor(f"payload{index}") for index in range(int(metadata["num_tensors"])))

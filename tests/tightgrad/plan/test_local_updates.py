@@ -260,7 +260,7 @@ def test_a_gradient_pipelines_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_meeting_early_ends_the_round() -> None:
     replica = Replica(tg.LocalSGD(every=4), tg.collectives.SingleCollective())
     replica.train(batches(3))
-    assert replica.outer.meet().micro_batches == 3
+    assert replica.outer.outer_step().micro_batches == 3
     replica.train(batches(4))
     assert [record.micro_batches for record in replica.records] == [4]
     assert (replica.outer.num_local_steps, replica.outer.num_since) == (7, 0)

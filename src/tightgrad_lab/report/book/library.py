@@ -15,6 +15,8 @@ from tightgrad_lab.report.book.mathematics import mathml
 from tightgrad_lab.report.claims.judgement import Finding
 from tightgrad_lab.report.claims.words import shown
 from tightgrad_lab.report.course import COURSE, Section
+from tightgrad_lab.report.errors import ReportError
+from tightgrad_lab.report.faq import QUESTIONS
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.results import PUBLISHED, read_best, read_result
 from tightgrad_lab.report.texts import Texts
@@ -77,18 +79,24 @@ class Library:
         """Every chapter, in the order of the course."""
         found = []
         for number, course in enumerate(COURSE, 1):
-            text = chapters.read(self.texts.language, f"chapter{number}")
+            name = f"chapter{number}"
+            text = chapters.read(self.texts.language, name)
+            if len(text.sections) != len(course):
+                raise ReportError(
+                    f"{self._file(name)} has {len(text.sections)} sections (## headings); the course has {len(course)}."
+                )
             sections = tuple(
-                ShownSection(section, own.title, self._parts(own.source))
+                ShownSection(section, own.title, self._parts(name, own.source))
                 for section, own in zip(course, text.sections, strict=True)
             )
-            found.append(ShownChapter(number, text.title, self._parts(text.intro), sections, self._parts(text.closing)))
+            intro, closing = self._parts(name, text.intro), self._parts(name, text.closing)
+            found.append(ShownChapter(number, text.title, intro, sections, closing))
         return found
 
     def page(self, name: str) -> tuple[str, tuple[Part, ...]]:
         """Title and text of a file without sections, such as summary."""
         text = chapters.read(self.texts.language, name)
-        found = self._parts(text.intro)
+        found = self._parts(name, text.intro)
         return text.title, tuple(Part(one.kind, Markup(re.sub("<(/?)h4>", r"<\1h3>", one.body))) for one in found)
 
     def questions(self) -> tuple[str, tuple[Part, ...], list[Question]]:
@@ -98,8 +106,12 @@ class Library:
         for one in text.sections:
             match = re.fullmatch(r"(.*?) \{#(\w+)\}", one.title)
             title, name = (match[1], match[2]) if match else (one.title, "")
-            found.append(Question(name, self.renderer.inline(title), self._parts(one.source)))
-        return text.title, self._parts(text.intro), found
+            if name and name not in QUESTIONS:
+                raise ReportError(
+                    f"{self._file('questions')}: {{#{name}}} has no measured answers; known are {', '.join(QUESTIONS)}."
+                )
+            found.append(Question(name, self.renderer.inline(title), self._parts("questions", one.source)))
+        return text.title, self._parts("questions", text.intro), found
 
     def terms(self) -> list[Entry]:
         """The terms of the glossary."""
@@ -115,14 +127,27 @@ class Library:
             for one in known_symbols(self.texts.language)
         ]
 
-    def _parts(self, source: str) -> tuple[Part, ...]:
-        return tuple(chapters.parts(source, self.renderer, self._sentence))
+    def _file(self, name: str) -> str:
+        return f"book/{self.texts.language}/{name}.md"
+
+    def _parts(self, name: str, source: str) -> tuple[Part, ...]:
+        """The pieces of a text; what is wrong in it is said with the name of its file."""
+        try:
+            return tuple(chapters.parts(source, self.renderer, self._sentence))
+        except ReportError as error:
+            raise ReportError(f"{self._file(name)}: {error}") from error
 
     def _sentence(self, name: str, template: str) -> str | None:
         """The sentence with its facts, and a link to the table that has them; None if nothing measured them."""
+        if name not in MEASURED:
+            raise ReportError(f"@measured {name} names no measurement; known are {', '.join(MEASURED)}.")
         finding = MEASURED[name](self.runs)
         if finding is None:
             return None
+        if unknown := set(re.findall(r"\{(\w+)\}", template)) - finding.facts.keys():
+            raise ReportError(
+                f"@measured {name} has no {', '.join(sorted(unknown))}; its facts are {', '.join(finding.facts)}."
+            )
         facts = {key: self.renderer.hold(shown(fact, self.texts)) for key, fact in finding.facts.items()}
         filled = re.sub(r"\{(\w+)\}", lambda match: facts[match[1]], template)
         return filled + self.renderer.hold(self._origin(finding))

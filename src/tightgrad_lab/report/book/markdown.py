@@ -16,6 +16,7 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from tightgrad_lab.report import units
 from tightgrad_lab.report.book.glossary import defined
 from tightgrad_lab.report.book.mathematics import mathml
+from tightgrad_lab.report.errors import ReportError
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import NUMBERS
 
@@ -86,12 +87,16 @@ class Renderer:
 
     def _citation(self, key: str, *, bracketed: bool = False) -> str:
         """Pascanu et al. (2013), or inside brackets Pascanu et al., 2013."""
+        if key not in self.citations:
+            raise ReportError(f"[@{key}] is no key of references.json; known are {', '.join(sorted(self.citations))}.")
         anchor, label = self.citations[key]
         if bracketed:
             label = re.sub(r" \((\d+)\)$", r", \1", re.sub(r"（(\d+)）$", r"，\1", label))
         return self.hold(Markup('<a class="cite" href="#{}">{}</a>').format(anchor, label))
 
     def _pair(self, kind: str, name: str) -> str:
+        if name not in NUMBERS:
+            raise ReportError(f"{{{kind}:{name}}} names no experiment; known are {', '.join(NUMBERS)}.")
         number = NUMBERS[name]
         word = self.texts("figure.label" if kind == "fig" else "table.label", label=number)
         return self.hold(Markup('<a href="#pair{}">{}</a>').format(number, word.replace(" ", units.NBSP)))
@@ -130,12 +135,9 @@ class Renderer:
 
 def _kept_together(html: str) -> str:
     """No line begins with the punctuation that follows a formula."""
-    return re.sub(
-        r"(<math(?:(?!</math>).)*</math>)([,.;:?)，。；：、？）]+)",
-        r'<span class="nobr">\1\2</span>',
-        html,
-        flags=re.DOTALL,
-    )
+    formula = r'(?:<span class="long" tabindex="0">)?<math(?:(?!</math>).)*</math>(?:</span>)?'
+    marks = "[,.;:?)，。；：、？）]+"
+    return re.sub(f"({formula})({marks})", r'<span class="nobr">\1\2</span>', html, flags=re.DOTALL)
 
 
 def _inline(own: RendererHTML, tokens: _Tokens, place: int, options: OptionsDict, env: dict[str, Any]) -> str:

@@ -8,6 +8,10 @@
     if (!wide.matches && event.target.closest("a")) contents.open = false;
   });
 
+  const anchor = location.hash.slice(1);
+  const { whole } = document.body.dataset;
+  if (whole && anchor && !document.getElementById(anchor)) location.replace(`${whole}#${anchor}`);
+
   const openFor = (hash) => {
     const target = hash.length > 1 && document.getElementById(hash.slice(1));
     const folded = target && target.closest("details.full");

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from browser.fixture_runs import write_runs
+from tightgrad_lab.report.book import chapters
 from tightgrad_lab.report.book.chapters import parts
 from tightgrad_lab.report.book.facts import MEASURED
 from tightgrad_lab.report.book.glossary import defined
@@ -68,8 +69,6 @@ def test_citations_and_figures_are_links() -> None:
     assert 'href="#pair1">Figure\u00a01</a>' in found
     assert 'href="#pair6">Table\u00a06</a>' in found
     assert "Pascanu 等（2013）" in html("[@pascanu]", "zh")
-    with pytest.raises(KeyError):
-        html("[@nobody]")
 
 
 def test_boxes_and_folded_answers() -> None:
@@ -170,3 +169,36 @@ def test_punctuation_stays_with_its_formula() -> None:
     assert found.count('<span class="nobr"><math') == 2
     assert "</math>，</span>" in found
     assert "</math>。</span>" in found
+    assert "</math></span>，</span>" in html(r"因为 $\sqrt{1-\delta}\le 1-\delta/2$，所以", "zh")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[@nobody]", r"\[@nobody\] is no key of references\.json; known are .*pascanu"),
+        ("see {fig:nothing}", r"\{fig:nothing\} names no experiment; known are clip_geometry"),
+        ("@measured nothing\nIt is {x}.", r"@measured nothing names no measurement; known are turn"),
+        ("$$x_a_b$$", "The formula 'x_a_b' is not understood: DoubleSubscriptsError"),
+        (r"$$\foo x$$", r"The formula .* has the command \\foo, which is not known"),
+    ],
+)
+def test_what_a_teacher_mistypes_is_named_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    own = library(tmp_path / "runs")
+    monkeypatch.setattr(chapters, "read", lambda language, name: chapters.Chapter("Title", text, (), ""))
+    with pytest.raises(ReportError, match=r"book/en/summary\.md: " + message):
+        own.page("summary")
+
+
+def test_a_fact_that_is_not_measured_is_named(tmp_path: Path) -> None:
+    facts = {"clipped": {"value": 1, "unit": "count"}}
+    root = _result(tmp_path / "runs", "muon", facts=facts)
+    with pytest.raises(ReportError, match="@measured muon has no unclipped; its facts are clipped"):
+        library(root)._sentence("muon", "{unclipped} and {clipped}.")
+
+
+def test_a_chapter_with_another_number_of_sections_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chapters, "read", lambda language, name: chapters.Chapter("Title", "Text.", (), ""))
+    with pytest.raises(ReportError, match=r"book/en/chapter1\.md has 0 sections \(## headings\); the course has 2"):
+        library(tmp_path / "runs").chapters()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-STRANGER = Path(__file__).parents[2] / "support" / "stranger"
+PACKAGE = Path(__file__).parents[2] / "support" / "own_methods"
 HALF = {"half": "Half", "later": "Later", "at_most": "AtMost", "everyone": "Everyone"}
 BROKEN = ("Uncut", "Shared", "Repeated", "Trusting", "Boasting", "Loose", "Averaging", "Forgetful", "Roleless")
 
@@ -20,8 +20,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package beside its dist-info folder, as it is installed."""
     folder = tmp_path_factory.mktemp("package")
     for source, name in (("half", "half"), ("conformance", "test_half"), ("broken", "broken")):
-        shutil.copy(STRANGER / f"{source}.py", folder / f"{name}.py")
-    shutil.copy(STRANGER / "broken_conformance.py", folder / "test_broken.py")
+        shutil.copy(PACKAGE / f"{source}.py", folder / f"{name}.py")
+    shutil.copy(PACKAGE / "broken_conformance.py", folder / "test_broken.py")
     (folder / "conftest.py").write_text('pytest_plugins = ["tightgrad.testing"]\n')
     info = folder / "half-1.0.dist-info"
     info.mkdir()

@@ -1,0 +1,82 @@
+"""Weights that change in the middle of a window are told; what may change them is not."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import tightgrad as tg
+
+K = 3
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def train(model, between=lambda model, number: None, *, plan=None, before_step=lambda model: None, inputs=None):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pipe = tg.attach(model, optimizer, plan or tg.Plan(accumulate=tg.Accumulate(K)))
+    for window in pipe.windows(inputs or [torch.ones(4, 6)] * (2 * K)):
+        for number, batch in enumerate(window):
+            pipe.backward(model(batch).square().mean())
+            between(model, number)
+        before_step(model)
+        pipe.step()
+
+
+@torch.no_grad()
+def scale(model, number=0):
+    if number == 0:
+        model[0].weight.mul_(0.9)
+
+
+def other_step(model, number):
+    torch.optim.SGD([model[2].bias], lr=0.1).step()
+
+
+def loaded(model, number):
+    if number == 1:
+        model.load_state_dict(net().state_dict())
+
+
+@pytest.mark.parametrize(
+    ("between", "named"), [(scale, "'0.weight'"), (other_step, "'2.bias'"), (loaded, "'0.weight', '0.bias'")]
+)
+def test_a_write_between_two_backwards_is_told_once(between, named):
+    with pytest.warns(tg.TightGradWarning, match=f"between two backwards of one window: {named}") as told:
+        train(net(), between)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("plan", [tg.Plan(), tg.Plan(clip=tg.clip.GlobalNorm(1.0))], ids=["empty", "one batch"])
+def test_one_micro_batch_has_no_between(plan):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(net(), scale, plan=plan)
+
+
+def test_writes_before_the_step_and_between_windows_are_the_loops_own():
+    """Weight decay by hand stands between the last backward and the step."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(net(), before_step=scale)
+
+
+def test_an_embedding_that_keeps_its_norm_is_no_write():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(10, 6, max_norm=0.5), nn.Linear(6, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(model, inputs=[torch.arange(10)] * (2 * K))
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm"])
+def test_parametrized_weights_are_no_writes(kind):
+    model = net()
+    getattr(nn.utils.parametrizations, kind)(model[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(model)
