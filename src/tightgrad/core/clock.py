@@ -20,7 +20,7 @@ class StageClock:
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
-    def take(self) -> dict[str, float]:
+    def pop(self) -> dict[str, float]:
         """Return the seconds so far and start again from zero."""
         seconds, self.seconds = self.seconds, {}
         return seconds

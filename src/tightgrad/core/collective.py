@@ -28,13 +28,13 @@ class Traffic:
 
 
 class TrafficMeter:
-    """Counts the bytes that left this rank from one look to the next."""
+    """Counts the bytes that left this rank between two calls of `pop`."""
 
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic
         self._before = traffic.nbytes
 
-    def take(self) -> int:
+    def pop(self) -> int:
         """Return the bytes of tensors since the last call."""
         before, self._before = self._before, self._traffic.nbytes
         return self._before - before

@@ -34,7 +34,7 @@ class ReduceContext:
     def receiving(self) -> Iterator[None]:
         """Catch a `PayloadError` while decoding what came from other ranks, and note it in `failures`: this rank must
         still take part in the rest of the step's collectives. The caller of the reducer asks all ranks after the last
-        one (`sync/delivered.py`). Until then, only the shapes of what is returned are right.
+        one (`sync/same_sum.py`). Until then, only the shapes of what is returned are right.
         """
         try:
             yield

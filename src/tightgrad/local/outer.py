@@ -120,11 +120,11 @@ class OuterPipeline:
             skip_reason=outcome.skipped,
             grad_norm=float(clipped.total_norm) if clipped else None,
             clip_coef=float(clipped.clip_coef) if clipped and self._plan.clip else None,
-            wire_bytes=self._sent.take(),
+            wire_bytes=self._sent.pop(),
             residual_norm=residual_norm(self.state.slots, self._plan.slots),
             weight=float(self.adapter.collective.world_size),
             micro_batches=local_steps,
-            stage_seconds=self._clock.take(),
+            stage_seconds=self._clock.pop(),
         )
 
     def state_dict(self) -> dict[str, Any]:

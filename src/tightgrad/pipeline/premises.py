@@ -186,7 +186,7 @@ def check_holds_some(optimizer: optim.Optimizer, trainable: Mapping[str, nn.Para
 def warn_of_unheld(
     optimizers: Sequence[optim.Optimizer],
     trainable: Mapping[str, nn.Parameter],
-    walked: Mapping[str, nn.Parameter],
+    handled: Mapping[str, nn.Parameter],
     stacklevel: int,
 ) -> None:
     """Warn of trainable parameters that no optimizer holds.
@@ -194,7 +194,7 @@ def warn_of_unheld(
     Args:
         optimizers: of the pipeline.
         trainable: parameters of the model by name.
-        walked: those whose gradients the pipeline takes.
+        handled: those whose gradients the pipeline takes.
         stacklevel: as of `warnings.warn`.
     """
     held = held_by_any(optimizers)
@@ -204,7 +204,7 @@ def warn_of_unheld(
     one = len(unheld) == 1
     holder = "the optimizer" if len(optimizers) == 1 else "any of the optimizers"
     them = "it" if one else "them"
-    if walked.keys().isdisjoint(unheld):
+    if handled.keys().isdisjoint(unheld):
         follows = (
             f"{'Its gradient is' if one else 'Their gradients are'} left out of the norm, the clip and compression, "
             "not summed over ranks and not cleared"

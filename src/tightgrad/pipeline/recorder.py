@@ -42,7 +42,7 @@ class Recorder:
         """Make and write the record of a step. Collective when parameters are sharded: every rank must call it."""
         parts, plan, clipped, slots = self._parts, self._plan, outcome.clipped, self._parts.state.slots
         parts.adapter.collective.traffic.add("wrapper", parts.adapter.sent_nbytes())
-        wire_bytes = self._sent.take()
+        wire_bytes = self._sent.pop()
         clip_coef = float(clipped.clip_coef) if clipped and plan.clip else None
         if clip_coef is not None:
             self._clip_rate.add(clip_coef)
@@ -59,7 +59,7 @@ class Recorder:
             micro_batches=len(step.window),
             loss_scale=step.loss_scale,
             retries=step.retries,
-            stage_seconds=parts.clock.take(),
+            stage_seconds=parts.clock.pop(),
             clip_rate=self._clip_rate.rate,
             relative_error=outcome.relative_error,
             fell_back=outcome.fell_back,

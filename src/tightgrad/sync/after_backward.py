@@ -13,10 +13,10 @@ from tightgrad.plan.guard import vote, vote_failure
 from tightgrad.plan.plan import Resolved
 from tightgrad.sync.by_wrapper import unscale_
 from tightgrad.sync.compressed import completed, in_layout, owns_storage, reduce_gradients
-from tightgrad.sync.delivered import check_delivered
 from tightgrad.sync.fallback import ErrorMeter, sending, sending_densely
 from tightgrad.sync.flush import densely_summed, on_every_rank
 from tightgrad.sync.protocol import Summed, WindowFacts
+from tightgrad.sync.same_sum import check_same_sum
 
 
 class AfterBackward:
@@ -95,14 +95,14 @@ class AfterBackward:
 
     def _delivered(self, grads: Grads, reduced: Reduced, context: ReduceContext, norm: GradNorm) -> Summed:
         totals = {name: in_layout(reduced.total[name], grad, grad.dtype) for name, grad in grads.items()}
-        self._check_delivered(totals, context.failures, norm)
+        self._check_same_sum(totals, context.failures, norm)
         return Summed(totals, reduced.state)
 
-    def _check_delivered(self, totals: Grads, failures: Sequence[str], norm: GradNorm) -> None:
+    def _check_same_sum(self, totals: Grads, failures: Sequence[str], norm: GradNorm) -> None:
         """Make sure that all ranks have received the same. Collective."""
         if self._adapter.collective.world_size > 1 and not self._plan.compress.reducer.leaves_nothing:
             with self._clock("guard"):
-                check_delivered(failures, norm(list(totals.values())), self._adapter.collective)
+                check_same_sum(failures, norm(list(totals.values())), self._adapter.collective)
 
     def sum_residuals(self, residuals: Grads) -> Grads:
         """Return the sums over ranks of what each has not sent yet. Collective: every rank must call it."""

@@ -19,8 +19,8 @@ from tightgrad.core.types import Grads
 from tightgrad.plan.plan import ResolvedCompress
 from tightgrad.sync.compressed import reduce_gradients
 from tightgrad.sync.fallback import ErrorMeter, sending
-from tightgrad.sync.lockstep import Notice, Round, agree, shown
 from tightgrad.sync.protocol import WindowFacts
+from tightgrad.sync.same_round import Notice, Round, agree, shown
 
 
 class BucketReduction:

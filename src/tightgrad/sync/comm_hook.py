@@ -31,8 +31,8 @@ from tightgrad.sync.complex_parameters import check_no_complex
 from tightgrad.sync.compressed import residual_norm
 from tightgrad.sync.discarded import DiscardedSteps
 from tightgrad.sync.handshake import check_ranks_agree
-from tightgrad.sync.lockstep import Notice
 from tightgrad.sync.protocol import WindowFacts
+from tightgrad.sync.same_round import Notice
 from tightgrad.version import __version__
 
 

@@ -81,7 +81,7 @@ def owns_storage(grads: Mapping[str, Tensor]) -> frozenset[str]:
 
 
 def buckets(grads: Mapping[str, Tensor], nbytes: int) -> Iterator[Grads]:
-    """Group tensors, in order, into lots of at most `nbytes` (or one tensor)."""
+    """Group tensors, in order, into buckets of at most `nbytes` (or one tensor)."""
     bucket: Grads = {}
     filled = 0
     for name, grad in grads.items():

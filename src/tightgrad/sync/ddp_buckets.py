@@ -17,8 +17,8 @@ from tightgrad.plan.plan import Resolved
 from tightgrad.sync.after_backward import AfterBackward
 from tightgrad.sync.bucket_reduction import BucketReduction
 from tightgrad.sync.compressed import in_layout
-from tightgrad.sync.lockstep import Notice, Round, agree
 from tightgrad.sync.protocol import Summed, WindowFacts
+from tightgrad.sync.same_round import Notice, Round, agree
 
 
 class DDPBuckets(AfterBackward):
@@ -103,7 +103,7 @@ class DDPBuckets(AfterBackward):
             for name, parameter in self._adapter.parameters.items()
             if name in reduced.totals
         }
-        self._check_delivered(totals, reduced.failures, norm)
+        self._check_same_sum(totals, reduced.failures, norm)
         return Summed(totals, reduced.slots, relative_error=error)
 
     def _finish(self) -> None:

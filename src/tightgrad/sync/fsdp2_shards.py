@@ -18,10 +18,10 @@ from tightgrad.core.types import Grads, Reduced, State
 from tightgrad.plan.plan import Resolved
 from tightgrad.reducers.scatter import reduce_scatter_encoded, shards_of_sums
 from tightgrad.sync.compressed import merge, reduce_gradients
-from tightgrad.sync.delivered import check_delivered
 from tightgrad.sync.fallback import ErrorMeter, Send, sending, sending_densely
 from tightgrad.sync.flush import densely_summed, on_every_rank, without_chance
 from tightgrad.sync.protocol import Summed, WindowFacts
+from tightgrad.sync.same_sum import check_same_sum
 
 
 def refuses_shards(plan: Resolved) -> str | None:
@@ -186,7 +186,7 @@ class FSDP2Shards:
         totals = {name: grad for name, grad in grads.items() if name in self._used}
         if self._adapter.collective.world_size > 1 and not self._compress.reducer.leaves_nothing:
             with self._clock("guard"):
-                check_delivered(self._context.failures, norm(list(totals.values())), self._adapter.collective)
+                check_same_sum(self._context.failures, norm(list(totals.values())), self._adapter.collective)
         error = None if self._compress.max_relative_error is None else self._meter.relative_error
         return Summed(totals, self._slots, relative_error=error, fell_back=self._fell_back)
 

@@ -4,7 +4,7 @@ import pytest
 
 import tightgrad as tg
 from tightgrad.collectives import run_threaded
-from tightgrad.sync.lockstep import Notice, Round, agree
+from tightgrad.sync.same_round import Notice, Round, agree
 
 
 def errors(rounds, names):

@@ -16,7 +16,7 @@ LARGEST_DIFFERENCE = 1e-5
 """Of two norms, relative to the larger: they may be added up in another order."""
 
 
-def check_delivered(failures: Sequence[str], norm: Tensor, collective: Collective) -> None:
+def check_same_sum(failures: Sequence[str], norm: Tensor, collective: Collective) -> None:
     """End the step on every rank unless all received the same. Collective: every rank must call it.
 
     Args:

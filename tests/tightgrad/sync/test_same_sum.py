@@ -7,12 +7,12 @@ import tightgrad as tg
 from support.training import on_ranks
 from tightgrad.core.errors import PayloadError, RankMismatchError
 from tightgrad.feedback import EF21, MomentumCorrection
-from tightgrad.sync.delivered import check_delivered
+from tightgrad.sync.same_sum import check_same_sum
 
 
 def told(norms, failures=((), (), ())):
     def body(collective):
-        check_delivered(failures[collective.rank], torch.tensor(norms[collective.rank]), collective)
+        check_same_sum(failures[collective.rank], torch.tensor(norms[collective.rank]), collective)
 
     return on_ranks(3, body)
 
