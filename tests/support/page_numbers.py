@@ -1,5 +1,6 @@
 """The numbers of a page, each with the files and the command that stand beside it."""
 
+import re
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
@@ -22,7 +23,10 @@ class Shown:
 
 
 class PageNumbers(HTMLParser):
-    """Reads the cells of tables and the numbers in sentences of evidence."""
+    """Reads the cells of tables, and the numbers in sentences of evidence and of the text.
+
+    A sentence of the text leads to a table, whose files and command are those of its numbers.
+    """
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -34,13 +38,32 @@ class PageNumbers(HTMLParser):
         self._commands: list[str] = []
         self._sentences: dict[str, int] = {}
         self._in_sentence = False
+        self._pair = self._origin = ""
+        self._paragraph: list[str] = []
+        self._said: list[tuple[list[str], str]] = []
+        self._behind: dict[str, tuple[set[str], set[str]]] = {}
         self.feed(html)
+        for place, (values, pair) in enumerate(self._said):
+            files, commands = self._behind.get(pair, (set(), set()))
+            for i, value in enumerate(values):
+                shown = Shown(value, tuple(sorted(files)), tuple(sorted(commands)))
+                self.found["measured", str(place), str(i)] = shown
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {name: value or "" for name, value in attrs}
         classes = found.get("class", "").split()
+        if re.fullmatch(r"pair\d+", found.get("id", "")):
+            self._pair = found["id"]
         if "tabular" in classes:
             self._plate = found["id"]
+        if tag == "p":
+            self._paragraph, self._origin = [], ""
+        if tag == "data":
+            self._paragraph.append(found["value"])
+        if tag == "span" and "origin" in classes:
+            self._origin = "?"
+        if tag == "a" and self._origin == "?":
+            self._origin = found["href"].removeprefix("#")
         if tag == "tr":
             self._column = 0
         if self._plate and tag in ("th", "td") and "data-value" in found:
@@ -68,10 +91,17 @@ class PageNumbers(HTMLParser):
             self._files.append(data)
 
     def handle_endtag(self, tag: str) -> None:
+        if tag == "p" and self._origin:
+            self._said.append((self._paragraph, self._origin))
+            self._origin = ""
         if tag == "code":
             self._code = ""
         if (tag == "section" and self._plate) or (tag == "p" and self._in_sentence):
             files = tuple(name for name in self._files if "/" in name)
+            if self._plate:
+                behind = self._behind.setdefault(self._pair, (set(), set()))
+                behind[0].update(name for name in files if name.startswith("runs/"))
+                behind[1].update(self._commands)
             for key, value in self._waiting:
                 self.found[key] = Shown(value, files, tuple(self._commands))
             self._waiting, self._files, self._commands = [], [], []

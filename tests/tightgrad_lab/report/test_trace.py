@@ -20,6 +20,7 @@ from tightgrad_lab.report.model import Table
 from tightgrad_lab.schema import published_files
 
 COUNT = 10
+SENTENCES = ("claim-", "faq-", "measured")
 COUNTS = {"diverged": 2, "diverged_with": 1}  # of runs: small, and yet measured
 build_module = importlib.import_module("tightgrad_lab.report.build")
 
@@ -132,7 +133,8 @@ def test_ten_numbers_at_random(runs: Path, pages: Callable[[Path], dict[Key, Sho
     assert len(numbers) > 150
     seed = time.time_ns()
     chance = random.Random(seed)
-    sentences = [key for key in numbers if key[0].startswith(("claim-", "faq-"))]
+    sentences = [key for key in numbers if key[0].startswith(SENTENCES)]
+    assert sum(key[0] == "measured" for key in numbers) > 40
     cells = [key for key in numbers if key not in sentences]
     picked = chance.sample(_measured(sentences, numbers), COUNT // 2)
     picked += chance.sample(_measured(cells, numbers), COUNT - COUNT // 2)
@@ -145,7 +147,7 @@ def _measured(keys: list[Key], numbers: dict[Key, Shown]) -> list[Key]:
     for (place, _, column), shown in numbers.items():
         columns.setdefault((place, column), set()).add(shown.value)
     whole = {key for key in keys if float(numbers[key].value) in range(2049)}
-    same = {key for key in keys if len(columns[key[0], key[2]]) == 1 and not key[0].startswith(("claim-", "faq-"))}
+    same = {key for key in keys if len(columns[key[0], key[2]]) == 1 and not key[0].startswith(SENTENCES)}
     return [key for key in keys if key not in whole | same]
 
 
