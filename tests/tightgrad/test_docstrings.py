@@ -18,10 +18,6 @@ SOURCE = Path(tg.__file__).parent
 PACKAGES = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
 EXPORTED = sorted(name for name in set(tg.__all__) - {"__version__"} if not inspect.ismodule(getattr(tg, name)))
 
-# Packages whose docstrings are not rewritten yet, with the reason. Remove one that passes; add one only
-# for files that moved from such a package.
-PENDING = dict.fromkeys(("pipeline",), "their files are about to be moved")
-
 # What a function, method or property does, as an order.
 _ORDERS = (
     "accumulate act add agree allow append apply approximate ask attach average begin bring broadcast build call "
@@ -116,9 +112,6 @@ def test_the_rule_tells_a_sentence_from_a_riddle(source, is_good):
 @pytest.mark.parametrize("place", [*PACKAGES, "exported"])
 def test_first_lines_are_sentences(place):
     faults = faults_in(place)
-    if place in PENDING:
-        assert faults, f"{place} passes; remove its line in PENDING"
-        pytest.skip(f"{len(faults)} docstrings: {PENDING[place]}")
     assert not faults, "\n".join(faults)
 
 

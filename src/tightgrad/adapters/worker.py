@@ -8,10 +8,11 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
-Task = Callable[[], None]
+Task = Callable[[], object]
 
 
 class FifoWorker:
@@ -32,36 +33,45 @@ class FifoWorker:
         threading.Thread(target=_serve, args=arguments, name="tightgrad", daemon=True).start()
         weakref.finalize(self, self._tasks.put, None)
 
-    def submit(self, task: Task) -> None:
-        """Run `task` after those given before."""
+    def submit(self, task: Task, then: Task | None = None) -> None:
+        """Run `task` after those given before, unless one of them has raised since the last `join`: other ranks stop as
+        well. Run `then` after it in any case.
+        """
+        run: Task = partial(_run, task, then, self._errors)
         if self._stream is not None:
-            task = _on_stream(task, self._stream, torch.cuda.current_stream(self._stream.device).record_event())
-        self._tasks.put(task)
+            run = _on_stream(run, self._stream, torch.cuda.current_stream(self._stream.device).record_event())
+        self._tasks.put(run)
 
-    def join(self) -> None:
-        """Wait until all tasks are done; raise the first error of those since the last call."""
+    def join(self) -> BaseException | None:
+        """Wait until all tasks are done; return what one of them has raised since the last call."""
         done = threading.Event()
         self._tasks.put(done.set)
         done.wait()
         if self._stream is not None:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
-        errors, self._errors[:] = list(self._errors), []
-        if errors:
-            raise errors[0]
+        error = next(iter(self._errors), None)
+        self._errors.clear()
+        return error
 
 
 def _serve(tasks: "queue.SimpleQueue[Task | None]", errors: list[BaseException], num_threads: int) -> None:
     torch.set_num_threads(num_threads)
-    while True:
-        task = tasks.get()
-        if task is None:
-            return
+    while (task := tasks.get()) is not None:
         try:
             with torch.no_grad():
                 task()
         except BaseException as error:
             errors.append(error)
         del task  # it holds gradients
+
+
+def _run(task: Task, then: Task | None, errors: list[BaseException]) -> None:
+    try:
+        if not errors:
+            task()
+    finally:
+        if then is not None:
+            then()
 
 
 def _on_stream(task: Task, stream: torch.cuda.Stream, ready: torch.cuda.Event) -> Task:

@@ -40,6 +40,7 @@ class Sign(BlockCodec):
 
     block_size: int = 1024
 
+    sends_signs: ClassVar[bool] = True
     card: ClassVar[MethodCard] = MethodCard(
         id="sign",
         kind="codec",

@@ -19,6 +19,8 @@ class Codec(ABC):
     """
 
     card: ClassVar[MethodCard]
+    sends_signs: ClassVar[bool] = False
+    """Whether each element is decoded to its sign times a size that many share, so that ranks can vote on signs."""
 
     @property
     def granularity(self) -> int:

@@ -112,6 +112,8 @@ class Feedback(ABC):
     slots: ClassVar[tuple[Slot, ...]] = ()
     works_on_shards: ClassVar[bool] = True
     """Whether it can do with a total that holds only this rank's piece of each sum, as under FSDP2."""
+    has_momentum: ClassVar[bool] = False
+    """Whether what it sends is a velocity, to which no other momentum is to be added."""
 
     def refuses(self, codec: Codec | None, reducer: Reducer) -> str | None:
         """Return why this feedback cannot run with this codec and reducer, and what can; None if it can."""

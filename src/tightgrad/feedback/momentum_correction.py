@@ -52,6 +52,7 @@ class MomentumCorrection(Feedback):
 
     momentum: float = 0.9
 
+    has_momentum: ClassVar[bool] = True
     card: ClassVar[MethodCard] = MethodCard(
         id="momentum_correction",
         kind="feedback",

@@ -6,8 +6,11 @@ from dataclasses import replace
 from torch import nn, optim
 from torch.amp import GradScaler
 
+from tightgrad.accumulate.buffer import GradientBuffer
 from tightgrad.accumulate.weights import Weight
 from tightgrad.adapters.plain import has_synced_layers
+from tightgrad.checkpoint.state import PipelineState
+from tightgrad.clip.fold import folding
 from tightgrad.core.check import check_integer
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UnsupportedError
@@ -23,6 +26,10 @@ from tightgrad.pipeline.collaborators import (
     checked_records,
     checked_schedulers,
 )
+from tightgrad.pipeline.delivery import Delivery
+from tightgrad.pipeline.optimizer_step import OptimizerStep
+from tightgrad.pipeline.ownership import Ownership
+from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.premises import Premises, described, held_by_any
 from tightgrad.plan.guard import Guard
@@ -120,17 +127,17 @@ def attach(
     check_callable("before_clip", before_clip, "of the gradients by name")
     if plan.is_empty and (scaling is not None or before_clip is not None):
         plan = replace(plan, guard=Guard())
-    resolved, clock = plan.resolved(), StageClock()
-    accumulate = resolved.accumulate
-    adapter, sync = choose(model, resolved, collective, seed=seed, clock=clock, only=held_by_any(optimizers))
+    clock = StageClock()
+    adapter, sync = choose(model, plan.resolved(), collective, seed=seed, clock=clock, only=held_by_any(optimizers))
     if plan.is_empty and not adapter.reduces and adapter.collective.world_size > 1:
         plan = replace(plan, guard=Guard())  # an empty plan sums nothing, and here nobody else does
+    resolved = plan.resolved()
     if resolved.guard.compare_every and not _can_drift(adapter):
         raise UnsupportedError(
             "compare_every looks for ranks that differ where they should be the same, but here every rank holds "
             "another part of each parameter; leave it out."
         )
-    if accumulate.fetch == "batch" and _waits_in_layers(adapter, model):
+    if resolved.accumulate.fetch == "batch" and _waits_in_layers(adapter, model):
         raise UnsupportedError(
             'fetch="batch" lets a rank run out of batches while others go on, and these would wait for it in the '
             'backward of a SyncBatchNorm; take fetch="window", or let the wrapper reduce (no compress, or overlap='
@@ -141,22 +148,26 @@ def attach(
     ranks = adapter.collective
     check_ranks_agree(plan, adapter.parameters, seed, ranks, __version__, loss_scale=scale, optimizers=held)
     check_no_complex(resolved.compress, adapter.parameters)
-    premises = Premises(model, optimizers, adapter, accumulate, stacklevel=2)
+    premises = Premises(model, optimizers, adapter, resolved.accumulate, stacklevel=2)
     adapter.connect()
     sync.connect()
-    return GradientPipeline(
-        adapter,
-        optimizers,
-        plan,
-        sync,
-        clock,
-        weight=weight,
-        schedulers=schedulers,
-        records=[*records, Terminal()] if progress else records,
-        scaling=scaling,
+    state = PipelineState(adapter.remembered_shapes)
+    ownership = Ownership(adapter, optimizers, watches=not plan.is_empty)
+    parts = Parts(
+        adapter=adapter,
+        sync=sync,
+        plan=resolved,
+        state=state,
+        buffer=GradientBuffer(adapter.parameters),
+        delivery=Delivery(adapter, resolved, state, clock, folding(plan.clip, optimizers, adapter.parameters), scaling),
+        optimizer=OptimizerStep(optimizers, schedulers, ownership),
+        ownership=ownership,
         premises=premises,
+        clock=clock,
+        scaling=scaling,
         before_clip=before_clip,
     )
+    return GradientPipeline(parts, plan, weight, [*records, Terminal()] if progress else records)
 
 
 def _waits_in_layers(adapter: Adapter, model: nn.Module) -> bool:

@@ -21,7 +21,7 @@ WRITER_METHODS = ("start", "write", "failed", "close")
 
 
 def check_model(model: object) -> None:
-    """Is it the module that is trained?"""
+    """Raise unless it is the module that is trained."""
     if isinstance(model, AveragedModel):
         raise UnsupportedError(
             "the model is an AveragedModel, whose weights are averages and are not trained; attach the model itself, "
@@ -56,7 +56,7 @@ def _check_has_values(model: nn.Module) -> None:
 
 
 def checked_optimizers(given: Any) -> tuple[Any, ...]:
-    """The optimizers, in the order in which they step, if each is one that steps without being given anything."""
+    """Return the optimizers, in the order in which they step, if each steps without being given anything."""
     if isinstance(given, Mapping) or type(given).__name__ == "generator":
         inside = "list(optimizers.values())" if isinstance(given, Mapping) else "list(optimizers)"
         raise ConfigError(f"optimizer is a {type(given).__name__}; write attach(model, {inside}, plan).")
@@ -99,8 +99,8 @@ def _check_optimizer(optimizer: object) -> None:
 
 @contextmanager
 def without_closure(optimizer: object) -> Iterator[None]:
-    """Held around `optimizer.step()`: an error about a closure that was not given is raised as `UnsupportedError`. Not
-    every optimizer that needs one says so in the signature of its step.
+    """Hold this around `optimizer.step()`: an error about a closure that was not given becomes an `UnsupportedError`.
+    Not every optimizer that needs one says so in the signature of its step.
     """
     try:
         yield
@@ -121,7 +121,7 @@ def _needs_closure(optimizer: object) -> str:
 
 
 def checked_schedulers(given: Any, optimizers: Sequence[Any]) -> tuple[Any, ...]:
-    """The schedulers, in the order in which they step. Several optimizers may have a list of them."""
+    """Return the schedulers, in the order in which they step. Several optimizers may have a list of them."""
     if given is None:
         return ()
     several = isinstance(given, list | tuple) and len(optimizers) > 1
@@ -132,7 +132,7 @@ def checked_schedulers(given: Any, optimizers: Sequence[Any]) -> tuple[Any, ...]
 
 
 def _check_scheduler(scheduler: object, optimizers: Sequence[Any]) -> None:
-    """Can it be stepped after each applied step, without being given anything?"""
+    """Raise unless it can be stepped after each applied step, without being given anything."""
     if isinstance(scheduler, Sequence | Mapping):
         raise ConfigError(
             f"scheduler is a {type(scheduler).__name__}; write "
@@ -172,7 +172,7 @@ def _check_scheduler(scheduler: object, optimizers: Sequence[Any]) -> None:
 
 
 def check_plan(plan: object) -> None:
-    """Is it a plan, and not a part of one?"""
+    """Raise unless it is a plan, and not a part of one."""
     if isinstance(plan, Plan):
         return
     if plan is None or plan is Plan:
@@ -187,7 +187,7 @@ def check_plan(plan: object) -> None:
 
 
 def check_callable(name: str, function: object, of: str) -> None:
-    """Can it be called with one argument?"""
+    """Raise unless it is None, or can be called with one argument."""
     if function is not None and not callable(function):
         raise ConfigError(f"{name}={function!r} must be a function {of}.")
     if function is not None and (problem := _refuses_one_argument(function)):
@@ -195,7 +195,7 @@ def check_callable(name: str, function: object, of: str) -> None:
 
 
 def check_weight(weight: object) -> None:
-    """Can it be called with a batch?"""
+    """Raise unless it is None, or can be called with a batch."""
     if weight is not None and not callable(weight):
         raise ConfigError(f"weight={weight!r} must be a function of a batch; write weight=lambda batch: {weight!r}.")
     if weight is not None and (problem := _refuses_one_argument(weight)):
@@ -213,7 +213,7 @@ def _refuses_one_argument(function: Any) -> str:
 
 
 def checked_records(records: Any) -> tuple[Any, ...]:
-    """The writers, if that is what they are."""
+    """Return the writers, if that is what they are."""
     if _is_writer(records) or isinstance(records, str) or not isinstance(records, Iterable):
         inside = "..." if not _is_writer(records) else type(records).__name__ + "(...)"
         inside = f"tg.records.Jsonl({records!r})" if isinstance(records, str) else inside
@@ -228,7 +228,7 @@ def checked_records(records: Any) -> tuple[Any, ...]:
 
 
 def check_scaler_is_fresh(scaler: object) -> None:
-    """Has nobody called the scaler's `unscale_` or `step` without `update`?"""
+    """Raise if somebody has called the scaler's `unscale_` or `step` without `update`."""
     # Private (torch 2.9 to 2.14); nothing else tells. A torch without it is not asked.
     for state in getattr(scaler, "_per_optimizer_states", {}).values():
         stage = state.get("stage")
@@ -240,7 +240,7 @@ def check_scaler_is_fresh(scaler: object) -> None:
 
 
 def required_by_step(stepped: object) -> list[str]:
-    """Names of the arguments without which `step` cannot be called; none where it does not tell.
+    """Return the names of arguments without which `step` cannot be called; none where it does not tell.
 
     The class is asked and not the object, on which schedulers put a wrapper that shows `self` as an argument.
     """

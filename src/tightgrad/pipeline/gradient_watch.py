@@ -32,18 +32,18 @@ Place: TypeAlias = tuple[str, Tensor | None, int]
 
 
 class Gradients(Protocol):
-    """Where a wrapper keeps gradients; an adapter."""
+    """Tells where a wrapper keeps gradients: an adapter does."""
 
     def gradients(self) -> Iterable[tuple[str, Tensor | None]]:
-        """Name and tensor of each place, in the same order each time; a parameter may have several places."""
+        """Give name and tensor of each place, in the same order each time; a parameter may have several places."""
 
     @property
     def moves_gradients(self) -> bool:
-        """Whether the wrapper's next forward may itself put gradients elsewhere."""
+        """Tell whether the wrapper's next forward may itself put gradients elsewhere."""
 
     @property
     def counts_writes(self) -> bool:
-        """Whether torch counts the usual writes into these gradients."""
+        """Tell whether torch counts the usual writes into these gradients."""
 
 
 class GradientWatch:
@@ -81,7 +81,7 @@ class GradientWatch:
 
     @torch.no_grad()
     def changes(self) -> Changes:
-        """What changed since `remember`; nothing if it was not called."""
+        """Return what changed since `remember`; nothing if it was not called."""
         if self._before is None:
             return {}
         now = places(self._gradients)
@@ -92,12 +92,12 @@ class GradientWatch:
 
 
 def places(gradients: Gradients) -> list[Place]:
-    """All places as they are now."""
+    """Return all places as they are now."""
     return [(name, grad, -1 if grad is None else grad._version) for name, grad in gradients.gradients()]
 
 
 def norms(now: Sequence[Place]) -> list[float]:
-    """2-norm of each gradient; 0 where there is none, and where it would take communication or another layout."""
+    """Return the 2-norm of each gradient; 0 where there is none, or it would take communication or another layout."""
     readable = [grad is not None and not is_dtensor(grad) and grad.layout is torch.strided for _, grad, _ in now]
     found = [_norm(grad) for (_, grad, _), reads in zip(now, readable, strict=True) if reads and grad is not None]
     if not found:

@@ -24,7 +24,7 @@ class OptimizerStep:
     def __init__(
         self, optimizers: Sequence[Optimizer], schedulers: Sequence[LRScheduler], ownership: Ownership
     ) -> None:
-        self._optimizers, self._schedulers, self._ownership = optimizers, schedulers, ownership
+        self.optimizers, self._schedulers, self._ownership = optimizers, schedulers, ownership
 
     def step(self, folds: Sequence[Tensor | None] = ()) -> None:
         """Step with the gradients that are there.
@@ -33,7 +33,7 @@ class OptimizerStep:
             folds: for each optimizer, a factor that it still has to multiply them by, or None if they are final; empty
                 if all are.
         """
-        for optimizer, fold in zip_longest(self._optimizers, folds):
+        for optimizer, fold in zip_longest(self.optimizers, folds):
             with folded(optimizer, fold), self._ownership.stepping(), without_closure(optimizer):
                 optimizer.step()
 

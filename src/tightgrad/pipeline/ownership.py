@@ -52,7 +52,7 @@ class StepGuard:
 
 
 class Ownership:
-    """A pipeline's claim on the gradients of its parameters, and on its optimizers.
+    """Holds a pipeline's claim on the gradients of its parameters, and on its optimizers.
 
     Ends with `release`, with the pipeline's life, or when `attach` is called again on the same model.
 
@@ -94,7 +94,7 @@ class Ownership:
 
     @property
     def is_held(self) -> bool:
-        """Whether the pipeline still owns its gradients."""
+        """Tell whether the pipeline still owns its gradients."""
         return self._lost is None
 
     def release(self) -> None:
@@ -111,7 +111,7 @@ class Ownership:
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
-        """Within, the optimizers may be stepped."""
+        """Let the optimizers be stepped within."""
         before, self.is_stepping = self.is_stepping, True
         try:
             yield
@@ -146,7 +146,7 @@ class Ownership:
         self._watch.forget()
 
     def forget_grads(self) -> None:
-        """The window is over."""
+        """Forget the gradients of a window that is over."""
         self._watch.end_window()
 
     def _another_ran_since(self) -> bool:

@@ -1,42 +1,29 @@
-"""The gradient path, in order: accumulate, guard, reduce, clip, step."""
+"""What `attach` gives: windows, errors, checkpoints, ownership. The way of a gradient itself is in `step.py`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
 
 from tightgrad.accumulate import DefaultWeight, Window
-from tightgrad.accumulate.buffer import GradientBuffer
 from tightgrad.accumulate.count import WindowLeftError
 from tightgrad.accumulate.fetched import NO_WINDOW, uncounted
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.weights import Weight, one
 from tightgrad.accumulate.windows import WindowCutter
-from tightgrad.checkpoint.state import PipelineState
-from tightgrad.clip.fold import folding
-from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
-from tightgrad.core.protocols import Adapter
-from tightgrad.core.types import Grads
 from tightgrad.pipeline.checkpoints import Checkpoints
-from tightgrad.pipeline.delivery import Delivery
 from tightgrad.pipeline.left_out import check_can_skip
-from tightgrad.pipeline.optimizer_step import OptimizerStep
-from tightgrad.pipeline.ownership import Ownership
 from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.plain_step import PlainStep
-from tightgrad.pipeline.premises import Premises
 from tightgrad.pipeline.recorder import Recorder
 from tightgrad.pipeline.step import Step
 from tightgrad.pipeline.worst import worst
-from tightgrad.plan.loss_scaling import LossScaling
 from tightgrad.plan.plan import Plan
 from tightgrad.records import RecordWriter
 from tightgrad.records.step_record import StepRecord
-from tightgrad.sync.protocol import GradientSync
 
 Batch = TypeVar("Batch")
 
@@ -48,52 +35,19 @@ class GradientPipeline(Checkpoints):
     change `parameter.grad`, and until `close` nobody else may step the optimizer, except under an empty plan.
     """
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        optimizers: Sequence[torch.optim.Optimizer],
-        plan: Plan,
-        sync: GradientSync,
-        clock: StageClock,
-        *,
-        weight: Weight | None,
-        premises: Premises,
-        schedulers: Sequence[LRScheduler] = (),
-        records: Sequence[RecordWriter] = (),
-        scaling: LossScaling | None = None,
-        before_clip: Callable[[Grads], None] | None = None,
-    ) -> None:
-        self.adapter, self.optimizers, self.plan = adapter, tuple(optimizers), plan
-        resolved = plan.resolved()
-        accumulate = resolved.accumulate
-        self.state = PipelineState(adapter.remembered_shapes)
-        self.ownership = Ownership(adapter, self.optimizers, watches=not plan.is_empty)
-        fold = folding(plan.clip, self.optimizers, adapter.parameters)
-        delivery = Delivery(adapter, resolved, self.state, clock, fold, scaling)
-        self.parts = Parts(
-            adapter,
-            sync,
-            resolved,
-            self.state,
-            GradientBuffer(adapter.parameters),
-            delivery,
-            OptimizerStep(self.optimizers, schedulers, self.ownership),
-            self.ownership,
-            premises,
-            clock,
-            scaling,
-            before_clip=before_clip,
-        )
+    def __init__(self, parts: Parts, plan: Plan, weight: Weight | None, records: Sequence[RecordWriter]) -> None:
+        self.parts, self.optimizers, self.plan = parts, tuple(parts.optimizer.optimizers), plan
+        self.adapter, self.state, self.ownership = parts.adapter, parts.state, parts.ownership
         self._cutter: WindowCutter[Any] = WindowCutter(
-            accumulate,
+            parts.plan.accumulate,
             weight or (DefaultWeight() if plan.accumulate else one),
-            adapter.collective,
-            adapter.micro_batch,
-            "repeat" if adapter.every_rank_runs else "fewer",
-            lambda: adapter.waits_in_forward,
+            self.adapter.collective,
+            self.adapter.micro_batch,
+            "repeat" if self.adapter.every_rank_runs else "fewer",
+            lambda: self.adapter.waits_in_forward,
         )
-        self._smaller = SmallerMicroBatches(adapter.collective, self._cutter.weigh)
-        self._recorder = Recorder(self.parts, plan, records)
+        self._smaller = SmallerMicroBatches(self.adapter.collective, self._cutter.weigh)
+        self._recorder = Recorder(parts, plan, records)
         self._step: Step | None = None
 
     @property
@@ -196,9 +150,9 @@ class GradientPipeline(Checkpoints):
             return
         self.adapter.leave_window()
         if self._step is not None and not self._step.window.close():
-            self._take_back()
-            return
-        self.parts.sync.abandon()
+            self._cutter.take_back()
+        else:
+            self.parts.sync.abandon()
         self._restart()
 
     def leave(self) -> None:
@@ -229,12 +183,9 @@ class GradientPipeline(Checkpoints):
         except Exception:
             if window.begun_everywhere():
                 self.adapter.leave_window()
-            self._take_back()
+            self._cutter.take_back()
+            self._restart()
             raise
-
-    def _take_back(self) -> None:
-        self._cutter.take_back()
-        self._restart()
 
     def backward(self, loss: Tensor | Mapping[str, Tensor]) -> None:
         """Scale the current micro-batch's loss so that gradients add up to the target, and run its backward.
@@ -364,11 +315,7 @@ class GradientPipeline(Checkpoints):
         self.ownership.release()
 
     def worst(self, count: int = 5) -> list[tuple[str, float]]:
-        """Return the parameters with the largest gradients so far in this window, those with inf or NaN first.
-
-        To be called before `step`. Collective when gradients are sharded: every rank must call it.
-
-        Returns:
-            Names and 2-norms of this rank's gradients, scaled as their losses were.
+        """Return names and 2-norms of this rank's largest gradients so far in this window, scaled as their losses were,
+        those with inf or NaN first. Collective when gradients are sharded: every rank must call it, before `step`.
         """
         return worst(self.parts.buffer.grads(), count)

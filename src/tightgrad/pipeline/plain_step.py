@@ -8,10 +8,10 @@ from tightgrad.pipeline.step import Step, Weights
 
 
 class PlainStep(Step):
-    """Is the step of an empty plan, bitwise plain PyTorch: backward, and the optimizer's step."""
+    """Runs the backward and the optimizer of an empty plan, which is bitwise plain PyTorch."""
 
     def begin(self) -> None:
-        """Do nothing: the gradients are whosoever's."""
+        """Leave all as it is: under an empty plan the gradients are not the pipeline's own."""
 
     def backward(self, losses: dict[str, Tensor], weights: Weights) -> None:
         """Run the loss's backward as it is."""

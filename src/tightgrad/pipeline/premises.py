@@ -110,12 +110,12 @@ class BatchNormNotice:
 
 
 def held_by_any(optimizers: Sequence[optim.Optimizer]) -> frozenset[int]:
-    """Identities of the parameters that any of the optimizers holds."""
+    """Return the identities of the parameters that any of the optimizers holds."""
     return frozenset[int]().union(*map(held_by, optimizers))
 
 
 def described(optimizers: Sequence[optim.Optimizer], parameters: Mapping[str, nn.Parameter]) -> str:
-    """What ranks compare: which of several optimizers holds which parameters."""
+    """Return what ranks compare: which of several optimizers holds which parameters."""
     if len(optimizers) == 1:
         return "one"
     held = [(type(optimizer).__name__, held_by(optimizer)) for optimizer in optimizers]

@@ -1,4 +1,8 @@
-"""The way of a gradient, from `backward` to the optimizer, in the order in which it goes."""
+"""The way of a gradient, in the order in which it goes.
+
+backward   scale the loss by N -> loss.backward() -> accumulate
+apply      sum over ranks -> guard -> clip -> optimizer -> what the methods remember
+"""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext

@@ -7,7 +7,7 @@ from tightgrad.core.types import Grads
 
 
 def worst(grads: Grads, count: int) -> list[tuple[str, float]]:
-    """Names and 2-norms of the `count` largest gradients, those with inf or NaN first.
+    """Return names and 2-norms of the `count` largest gradients, those with inf or NaN first.
 
     Collective when gradients are sharded: every rank must call it.
     """

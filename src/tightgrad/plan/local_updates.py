@@ -17,7 +17,6 @@ from typing import Any
 from tightgrad.core.check import check_integer, check_number
 from tightgrad.core.config import from_config
 from tightgrad.core.errors import ConfigError, IncompatiblePlanError
-from tightgrad.feedback import MomentumCorrection
 from tightgrad.plan.plan import Plan
 from tightgrad.plan.registry import method
 
@@ -107,9 +106,9 @@ class DiLoCo(LocalUpdates):
         if self.momentum >= 1.0:
             raise ConfigError(f"momentum={self.momentum:g} must be below 1.")
         feedback = self.plan.compress.feedback if self.plan.compress else None
-        if self.momentum and isinstance(feedback, MomentumCorrection):
+        if self.momentum and feedback is not None and feedback.has_momentum:
             raise IncompatiblePlanError(
-                "momentum_correction sends a velocity already, and the outer step would add its own to it; use "
+                f"{feedback.card.id} sends a velocity already, and the outer step would add its own to it; use "
                 "error_feedback, or momentum=0.0."
             )
 

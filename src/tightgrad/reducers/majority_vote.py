@@ -45,8 +45,8 @@ class MajorityVote(Reducer):
     )
 
     def refuses(self, codec: Codec | None) -> str | None:
-        """Return the reason if `codec` is not sign, since votes are signs; else None."""
-        if codec is None or codec.card.id != "sign":
+        """Return the reason if `codec` does not send signs, on which ranks vote; else None."""
+        if codec is None or not codec.sends_signs:
             found = "no codec" if codec is None else codec.card.id
             return f"majority_vote counts signs, but the plan has {found}; use the codec sign, or gather or dense"
         return None

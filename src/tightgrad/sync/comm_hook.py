@@ -1,6 +1,6 @@
 """Compression for those who keep their own loop: one line on a DistributedDataParallel module."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,6 @@ class CommHook:
         self._reduction: BucketReduction
         self._scale = 1.0
         self._seen: set[str] = set()
-        self._error: BaseException | None = None
         self._watched = min(hook.parameters.values(), key=torch.numel)
         self._delivered: tuple[Tensor, int] | None = None
         self._not_cleared = False
@@ -218,7 +217,7 @@ class CommHook:
             # DDP waits for the buckets in a callback that it asks for later; so this one asks for another, after DDP's.
             Variable._execution_engine.queue_callback(self._ask_to_end)
         future = pending(bucket.buffer.device)
-        self._submit(partial(self._reduce, bucket, notice), then=lambda: future.set_result(bucket.buffer))
+        self._worker.submit(partial(self._reduce, bucket, notice), then=lambda: future.set_result(bucket.buffer))
         return future
 
     def _begin(self) -> None:
@@ -232,23 +231,9 @@ class CommHook:
             on_nonfinite="skip",
             votes_on_use=self._votes_on_use,
         )
-        self._error = None
 
     def _ask_to_end(self) -> None:
         Variable._execution_engine.queue_callback(self._end)
-
-    def _submit(self, task: Callable[[], None], then: Callable[[], None]) -> None:
-        """In the thread; after an error nothing more is done, as on the other ranks."""
-
-        def run() -> None:
-            try:
-                if self._error is None:
-                    task()
-            except BaseException as error:
-                self._error = error
-            then()
-
-        self._worker.submit(run)
 
     def _reduce(self, bucket: Bucket, notice: Notice) -> None:
         try:
@@ -267,10 +252,10 @@ class CommHook:
         missing = [name for name in names if name not in self._seen]
         self._seen.clear()
         self._will_end = False
-        self._submit(partial(self._commit, names, missing, self._hook.end()), then=lambda: None)
-        self._worker.join()
-        if self._error is not None:
-            raise self._error
+        self._worker.submit(partial(self._commit, names, missing, self._hook.end()))
+        error = self._worker.join()
+        if error is not None:
+            raise error
         grad = self._watched.grad
         self._delivered = None if grad is None else (grad, grad._version)
         if self._discarded is not None and self._reduction.finite:

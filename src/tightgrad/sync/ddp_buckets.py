@@ -1,6 +1,5 @@
 """The sum over ranks while the last micro-batch's backward goes on, bucket by bucket."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -38,7 +37,6 @@ class DDPBuckets(AfterBackward):
         self._worker = FifoWorker(hand_over.device)
         self._receives = False
         self._seen: set[str] = set()
-        self._error: BaseException | None = None
 
     def connect(self) -> None:
         """Make a group for the thread, and take buckets from now on. Collective: every rank must call it."""
@@ -58,7 +56,6 @@ class DDPBuckets(AfterBackward):
         )
         self._hand_over.hook.begin()
         self._seen.clear()
-        self._error = None
         self._receives = True
 
     def _receive(self, bucket: Bucket) -> "Future[Tensor]":
@@ -70,20 +67,8 @@ class DDPBuckets(AfterBackward):
         if not self._facts.idle:
             notice = Notice.REPEATED if self._seen & bucket.grads.keys() else Notice.NOTHING
             self._seen.update(bucket.grads)
-            self._submit(partial(self._reduction.reduce, bucket.grads, bucket.used, notice))
+            self._worker.submit(partial(self._reduction.reduce, bucket.grads, bucket.used, notice))
         return completed(bucket.buffer)
-
-    def _submit(self, task: Callable[[], object]) -> None:
-        """In the thread; after an error nothing more is done, as on the other ranks."""
-
-        def run() -> None:
-            if self._error is None:
-                try:
-                    task()
-                except BaseException as error:
-                    self._error = error
-
-        self._worker.submit(run)
 
     def sum(self, grads: Grads, norm: GradNorm) -> Summed:
         """Wait for the last bucket, and return the sums. Collective: every rank must call it, or `fail`."""
@@ -112,10 +97,11 @@ class DDPBuckets(AfterBackward):
         missing = [name for name in parameters if name not in self._seen]
         if missing:  # one without a gradient holds up the buckets after its own
             missing = [name for name in missing if parameters[name].grad is None] or missing
-        self._submit(partial(self._reduction.end, tuple(parameters), missing, sorted(self._hand_over.hook.late)))
-        self.cancel()
-        if self._error is not None:
-            raise self._error
+        self._worker.submit(partial(self._reduction.end, tuple(parameters), missing, sorted(self._hand_over.hook.late)))
+        error = self._worker.join()
+        self._receives = False
+        if error is not None:
+            raise error
 
     def fail(self) -> None:
         """Tell the other ranks, which are at the end of the step, that this one is not. Collective, as `sum`."""
@@ -129,5 +115,5 @@ class DDPBuckets(AfterBackward):
     def abandon(self) -> None:
         """Leave a window in its middle. Collective: every rank must call it, whether it failed or not."""
         if self._receives and not self._facts.idle:
-            self._submit(partial(agree, Round.ABANDON, (), Notice.NOTHING, self._hand_over.background))
+            self._worker.submit(partial(agree, Round.ABANDON, (), Notice.NOTHING, self._hand_over.background))
         self.cancel()
