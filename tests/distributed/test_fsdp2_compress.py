@@ -197,6 +197,30 @@ def test_residuals_move_between_wrappers_and_2_3_2_ranks(tmp_path):
             assert torch.equal(sum(rank[0][name] for rank in ranks if name in rank[0]), total)
 
 
+def flush_alone(folder):
+    """What two ranks have left, what one process then takes as a step, and what a second flush says."""
+    model = wrap(aligned_model(), "fsdp2")
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=1.0), tg.Plan(compress=BLOCKS))
+    nothing = pipe.flush()
+    pipe.load(folder)
+    left = {name: tensor.clone() for name, tensor in pipe.state.slots["residual"].items()}
+    before = {name: full(parameter).clone() for name, parameter in model.named_parameters()}
+    flushed, again = pipe.flush(), pipe.flush()
+    taken = {name: before[name] - full(parameter) for name, parameter in model.named_parameters()}
+    return left, taken, [record.skip_reason for record in (nothing, flushed, again)]
+
+
+def test_one_process_flushes_what_several_ranks_have_left(tmp_path):
+    """Alone, FSDP2 averages by itself and compression sends nothing; a checkpoint may bring residuals all the same."""
+    run_ranks(2, save_under, "fsdp2", str(tmp_path))
+    ((left, taken, reasons),) = run_ranks(1, flush_alone, str(tmp_path))
+    assert reasons == ["no_residual", None, "no_residual"]
+    assert left.keys() == taken.keys()
+    for name, residual in left.items():
+        assert residual.abs().max() > 0
+        assert (taken[name] - residual).abs().max() < 1e-6
+
+
 USES = ((True, True), (True, True), (True, False), (False, False), (False, True))
 
 

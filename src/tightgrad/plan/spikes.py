@@ -1,11 +1,8 @@
 """When a gradient is finite and still so large that its step is to be left out."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from tightgrad.plan.guard import Guard
 
 FEWEST_NORMS = 10
 """The median and the deviation of fewer norms say little: until then only the fixed bound holds."""
@@ -14,7 +11,23 @@ LEAST_DEVIATION = 0.01
 """Of the mean. Norms that hardly differ would make a spike of every rounding error."""
 
 
-def spike(norm: float, known: Tensor, guard: "Guard") -> str | None:
+class Bounds(Protocol):
+    """Says above which norm a step is a spike: a `Guard` does. None is no bound."""
+
+    @property
+    def skip_above(self) -> float | None:
+        """Return the largest norm that passes."""
+
+    @property
+    def skip_above_median(self) -> float | None:
+        """Return the largest multiple of the median of the last norms."""
+
+    @property
+    def skip_above_zscore(self) -> float | None:
+        """Return the most standard deviations above the mean of the last norms."""
+
+
+def spike(norm: float, known: Tensor, guard: Bounds) -> str | None:
     """Say which bound of the guard a norm is above; None if it is above none.
 
     Args:

@@ -15,11 +15,11 @@ from tightgrad.sync.by_wrapper import unscale_
 from tightgrad.sync.compressed import completed, in_layout, owns_storage, reduce_gradients
 from tightgrad.sync.fallback import ErrorMeter, sending, sending_densely
 from tightgrad.sync.flush import densely_summed, on_every_rank
-from tightgrad.sync.protocol import Summed, WindowFacts
+from tightgrad.sync.protocol import GradientSync, Summed
 from tightgrad.sync.same_sum import check_same_sum
 
 
-class AfterBackward:
+class AfterBackward(GradientSync):
     """Sums the gradients of a module whose wrapper does not, when all of them are there.
 
     Args:
@@ -29,18 +29,8 @@ class AfterBackward:
         clock: takes the seconds of the stages.
     """
 
-    commits_in_backward = False
-
     def __init__(self, adapter: Adapter, plan: Resolved, seed: int, clock: StageClock) -> None:
         self._adapter, self._plan, self._seed, self._clock = adapter, plan, seed, clock
-        self._facts: WindowFacts
-
-    def connect(self) -> None:
-        """Make no group of ranks: the adapter's own are all that is needed."""
-
-    def begin(self, facts: WindowFacts) -> None:
-        """Begin a window, before its first forward."""
-        self._facts = facts
 
     def sum(self, grads: Grads, norm: GradNorm) -> Summed:
         """Return the sums over ranks, unscaled. Collective: every rank must call it, or `fail`."""
@@ -113,9 +103,3 @@ class AfterBackward:
     def fail(self) -> None:
         """Take part in the vote only to make it an error on the other ranks. Collective, as `sum`."""
         vote_failure(list(self._adapter.parameters), self._adapter.collective)
-
-    def cancel(self) -> None:
-        """Wait for nothing: between two calls nothing is under way."""
-
-    def abandon(self) -> None:
-        """Leave everything as it is: no rank has sent anything yet."""

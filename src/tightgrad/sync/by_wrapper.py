@@ -5,25 +5,15 @@ from typing import Protocol
 
 import torch
 
-from tightgrad.core.errors import UsageError
+from tightgrad.adapters.parts.placement import like_sharded
 from tightgrad.core.protocols import Adapter, GradNorm
 from tightgrad.core.types import Grads
 from tightgrad.sync.compressed import completed
-from tightgrad.sync.protocol import Summed, WindowFacts
+from tightgrad.sync.protocol import GradientSync, Summed
 
 
-class ByWrapper:
+class ByWrapper(GradientSync):
     """Takes gradients that DistributedDataParallel has summed."""
-
-    commits_in_backward = False
-    _facts: WindowFacts
-
-    def connect(self) -> None:
-        """Make no group of ranks: the wrapper has its own."""
-
-    def begin(self, facts: WindowFacts) -> None:
-        """Begin a window, before its first forward."""
-        self._facts = facts
 
     def sum(self, grads: Grads, norm: GradNorm) -> Summed:
         """Return the wrapper's sums, unscaled."""
@@ -31,17 +21,8 @@ class ByWrapper:
         return Summed(grads, self._facts.slots)
 
     def sum_residuals(self, residuals: Grads) -> Grads:
-        """Raise: a wrapper that sums by itself sends everything."""
-        raise UsageError("flush() delivers residuals, and the wrapper, which sums gradients here, leaves none.")
-
-    def fail(self) -> None:
-        """Tell nobody: the other ranks do not wait, and learn of it later."""
-
-    def cancel(self) -> None:
-        """Wait for nothing: the wrapper leaves nothing under way."""
-
-    def abandon(self) -> None:
-        """Leave it to the adapter, which lets the wrapper forget."""
+        """Return what one process has: it leaves nothing itself, but may have loaded what several ranks have left."""
+        return residuals
 
 
 class KnowsUse(Adapter, Protocol):
@@ -62,6 +43,13 @@ class ByFSDP2(ByWrapper):
         used = self._adapter.used_anywhere(grads)
         unscale_(grads, self._facts.factor)
         return Summed(completed(grads, used, self._adapter.parameters), self._facts.slots)
+
+    def sum_residuals(self, residuals: Grads) -> Grads:
+        """Return what one process has, placed as its parameters are."""
+        parameters = self._adapter.parameters
+        return {
+            name: like_sharded(parameters[name], left.to(parameters[name].dtype)) for name, left in residuals.items()
+        }
 
 
 def unscale_(grads: Grads, factor: float) -> None:

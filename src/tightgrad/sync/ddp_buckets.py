@@ -103,10 +103,6 @@ class DDPBuckets(AfterBackward):
         if error is not None:
             raise error
 
-    def fail(self) -> None:
-        """Tell the other ranks, which are at the end of the step, that this one is not. Collective, as `sum`."""
-        self.abandon()
-
     def cancel(self) -> None:
         """Wait for what is under way on this rank, and forget it."""
         self._worker.join()

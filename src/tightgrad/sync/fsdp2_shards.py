@@ -20,7 +20,7 @@ from tightgrad.reducers.scatter import reduce_scatter_encoded, shards_of_sums
 from tightgrad.sync.compressed import merge, reduce_gradients
 from tightgrad.sync.fallback import ErrorMeter, Send, sending, sending_densely
 from tightgrad.sync.flush import densely_summed, on_every_rank, without_chance
-from tightgrad.sync.protocol import Summed, WindowFacts
+from tightgrad.sync.protocol import GradientSync, Summed, WindowFacts
 from tightgrad.sync.same_sum import check_same_sum
 
 
@@ -45,7 +45,7 @@ def refuses_in_backward(plan: Resolved) -> str | None:
     return None
 
 
-class FSDP2Shards:
+class FSDP2Shards(GradientSync):
     """Takes the whole gradients of one FSDP module after the other, and fills this rank's shards of their sums.
 
     Args:
@@ -67,7 +67,6 @@ class FSDP2Shards:
             raise IncompatiblePlanError(f"{reason}.")
         self._adapter, self._hand_over = adapter, hand_over
         self._compress, self._seed, self._clock = plan.compress, seed, clock
-        self._facts: WindowFacts
         self._receives = False
 
     @staticmethod
@@ -82,7 +81,7 @@ class FSDP2Shards:
 
     def begin(self, facts: WindowFacts) -> None:
         """Begin a window, before its first forward."""
-        self._facts = facts
+        super().begin(facts)
         self._context = facts.context(self._hand_over.background, self._seed, self._clock)
         self._slots: State = facts.slots
         self._receives = True
@@ -198,17 +197,9 @@ class FSDP2Shards:
         shards, _ = reduce_scatter_encoded(mine, sizes, Cast("float32"), context)
         return {name: self._hand_over.as_gradient(name, shard) for name, shard in shards.items()}
 
-    def fail(self) -> None:
-        """Leave the window: the other ranks do not wait, and learn of it later."""
-        self.cancel()
-
     def cancel(self) -> None:
         """Forget the window: between two calls nothing is under way."""
         self._receives = False
-
-    def abandon(self) -> None:
-        """Leave a window in its middle. Collective: every rank must call it."""
-        self.cancel()
 
 
 class FSDP2Nodes(FSDP2Shards):

@@ -1,8 +1,9 @@
-"""What turns each rank's gradients into their sum over ranks: the one protocol that a step knows of."""
+"""What turns each rank's gradients into their sum over ranks: the one class that a step knows of."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar
 
 from tightgrad.core.clock import StageClock
 from tightgrad.core.protocols import Collective, GradNorm, Observe, ReduceContext
@@ -55,18 +56,21 @@ class Summed:
     fell_back: bool = False
 
 
-class GradientSync(Protocol):
+class GradientSync(ABC):
     """Sums the gradients of one kind of wrapper over ranks: the wrapper does, or this after backward or during it."""
 
-    commits_in_backward: bool
+    commits_in_backward: ClassVar[bool] = False
     """Whether gradients are compressed and sent before the window's last backward has ended."""
+    _facts: WindowFacts
 
-    def connect(self) -> None:
-        """Make the groups of ranks that are needed, once, after the adapter's. Collective: every rank must call it."""
+    def connect(self) -> None:  # noqa: B027, not every sync needs groups of its own
+        """Make the groups of ranks that are needed, once, after the adapter. Collective: every rank must call it."""
 
     def begin(self, facts: WindowFacts) -> None:
         """Begin a window, before its first forward."""
+        self._facts = facts
 
+    @abstractmethod
     def sum(self, grads: Grads, norm: GradNorm) -> Summed:
         """Return the sums over ranks of a window's gradients, unscaled. Collective: every rank must call it, or `fail`.
 
@@ -80,6 +84,7 @@ class GradientSync(Protocol):
             UsageError: on every rank, when the gradients of any are not those of one backward of each micro-batch.
         """
 
+    @abstractmethod
     def sum_residuals(self, residuals: Grads) -> Grads:
         """Return the sums over ranks of what each has not sent yet, uncompressed, as gradients of their parameters.
         Collective: every rank must call it, between two windows.
@@ -92,9 +97,11 @@ class GradientSync(Protocol):
         """Take part in `sum` only to make it an error on the other ranks. Collective: every rank must call it, or that
         one. Where the wrapper sums, the others do not wait, and learn of it later.
         """
+        self.abandon()
 
-    def cancel(self) -> None:
+    def cancel(self) -> None:  # noqa: B027, between two calls nothing is under way but where a thread sums
         """Wait for what is under way on this rank, and forget it."""
 
     def abandon(self) -> None:
         """Leave a window in its middle. Collective: every rank must call it."""
+        self.cancel()
