@@ -37,16 +37,17 @@ class GradientPipeline(Checkpoints):
 
     def __init__(self, parts: Parts, plan: Plan, weight: Weight | None, records: Sequence[RecordWriter]) -> None:
         self.parts, self.optimizers, self.plan = parts, tuple(parts.optimizer.optimizers), plan
-        self.adapter, self.state, self.ownership = parts.adapter, parts.state, parts.ownership
+        adapter = parts.adapter
+        self.adapter, self.state, self.ownership = adapter, parts.state, parts.ownership
         self._cutter: WindowCutter[Any] = WindowCutter(
             parts.plan.accumulate,
             weight or (DefaultWeight() if plan.accumulate else one),
-            self.adapter.collective,
-            self.adapter.micro_batch,
-            "repeat" if self.adapter.every_rank_runs else "fewer",
-            lambda: self.adapter.waits_in_forward,
+            adapter.collective,
+            adapter.micro_batch,
+            "repeat" if adapter.every_rank_runs else "fewer",
+            lambda: adapter.waits_in_forward,  # not self: the pipeline ends with its last reference
         )
-        self._smaller = SmallerMicroBatches(self.adapter.collective, self._cutter.weigh)
+        self._smaller = SmallerMicroBatches(adapter.collective, self._cutter.weigh)
         self._recorder = Recorder(parts, plan, records)
         self._step: Step | None = None
 
