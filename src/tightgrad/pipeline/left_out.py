@@ -25,7 +25,7 @@ class LeftOut:
         self._kept: float | None = None
 
     def add(self, weights: Weights) -> None:
-        """Add one micro-batch."""
+        """Add one micro-batch to those that are left out."""
         for name, weight in weights.items():
             self.weights[name] = self.weights.get(name, 0.0) + weight
 

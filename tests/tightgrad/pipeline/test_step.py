@@ -10,7 +10,8 @@ import tightgrad as tg
 from support.training import batches, linear
 from tightgrad.core.protocols import Clipper
 from tightgrad.core.types import Clipped
-from tightgrad.pipeline.step import PlainStep, Step
+from tightgrad.pipeline.plain_step import PlainStep
+from tightgrad.pipeline.step import Step
 
 
 @dataclass(frozen=True)
