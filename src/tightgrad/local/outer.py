@@ -98,6 +98,10 @@ class OuterPipeline:
         since, self.num_since = self.num_since, 0
         return self._record(outcome, since)
 
+    def meet(self) -> StepRecord:
+        """Take an outer step now: the earlier name of `outer_step`."""
+        return self.outer_step()
+
     def _apply(self, directions: Grads, slots: State) -> None:
         with self._clock("optimizer"):
             lr, momentum = self.updates.outer_lr, self.updates.outer_momentum

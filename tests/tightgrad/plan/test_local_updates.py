@@ -359,3 +359,13 @@ def test_on_real_ranks_local_sgd_is_torchs() -> None:
         for wanted, found in zip(torchs, ours, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-7)
         assert sent > 0
+
+
+def test_meet_is_the_earlier_name_of_an_outer_step():
+    weights = []
+    for name in ("outer_step", "meet"):
+        replica = Replica(tg.DiLoCo(every=100), tg.collectives.SingleCollective(), linear(seed=0))
+        replica.train(batches(2))
+        assert getattr(replica.outer, name)().step == 0
+        weights.append(replica.model.weight.detach().clone())
+    assert torch.equal(*weights)
