@@ -16,7 +16,8 @@ def where_it_failed(error: BaseException, file: Path, folder: Path | None = None
         file: the user's.
         folder: of files that are the user's too; that of `file` if not given.
     """
-    words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    first = next(iter(str(error).strip().splitlines()), "")
+    words = f"{type(error).__name__}: {first}" if first else type(error).__name__
     if isinstance(error, LabError):
         return str(error)
     home = (folder or file.parent).resolve()

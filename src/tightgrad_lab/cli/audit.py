@@ -1,5 +1,6 @@
 """`tightgrad audit`: run a training script or step as it is, and name what is wrong with its gradients."""
 
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from tightgrad_lab.audit.script import ScriptAudit, Settings
 
 TEMPLATES = Path(__file__).parent.parent / "audit" / "templates"
+BOARD = Path("benchmarks") / "results" / "board"
 WRONG = 1
 
 
@@ -54,16 +56,23 @@ def audit(
     stub: Annotated[
         list[str] | None, typer.Option(help="Packages to replace by empty ones, if they are missing.")
     ] = None,
+    repos: Annotated[
+        Path | None, typer.Option(help="With `audit board`: a folder of clones, to run its rows again.")
+    ] = None,
     template: Annotated[Template | None, typer.Option(help="Print a file to start from, and stop.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run [bold]your own training script[/] on local CPU ranks, and say what it makes each target count.
 
     `tightgrad audit --run train.py -- --epochs 2` needs nothing else. A FILE.py with four functions is compared with a
-    float64 reference instead. Exits with 1 if a problem is found, with 2 if it cannot be run.
+    float64 reference instead; `audit board` shows what was found in public scripts. Exits with 1 if a problem
+    is found, with 2 if it cannot be run.
     """
     if template is not None:
         print((TEMPLATES / f"{template}.py").read_text(encoding="utf-8"), end="")
+        return
+    if arguments == ["board"] and run is None and module is None:
+        _board(repos, as_json)
         return
     counts = _counts(ranks)
     if run is None and module is None:
@@ -83,6 +92,18 @@ def audit(
         stubs=tuple(name for one in stub or () for name in one.split(",") if name),
     )
     _script(settings, counts, as_json)
+
+
+def _board(repos: Path | None, as_json: bool) -> None:
+    from tightgrad_lab.audit.board import load_board, run_board, table
+
+    rows = load_board(BOARD)
+    if repos is not None:
+        rows = run_board(BOARD, repos, lambda line: print(line, file=sys.stderr, flush=True))
+    if as_json:
+        print_json(rows)
+    else:
+        print(table(rows))
 
 
 def _counts(ranks: Sequence[str] | None) -> tuple[int, ...] | None:

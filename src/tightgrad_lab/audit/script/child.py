@@ -77,6 +77,10 @@ def _run(settings: Settings) -> None:
         sys.path.insert(0, str(Path.cwd()))
         runpy.run_module(settings.target, run_name="__main__", alter_sys=True)
         return
+    if sys.path[0] == str(
+        Path.cwd()
+    ):  # of `python -m`, which has started this process; `python` puts the script's there
+        sys.path.pop(0)
     path = str(Path(settings.target).resolve())
     sys.argv = [settings.target, *settings.arguments]
     sys.path.insert(0, str(Path(path).parent))

@@ -95,7 +95,7 @@ class Stubs(MetaPathFinder, Loader):
         """Whether it is imported, and not only looked for; by the script's own code, if nobody asked for it."""
         frame: Any = sys._getframe(2)
         while frame is not None and "importlib" in frame.f_code.co_filename:
-            if frame.f_code.co_name == "find_spec" and "frozen" not in frame.f_code.co_filename:
+            if frame.f_code.co_name == "find_spec" and "util" in frame.f_code.co_filename:
                 return False  # importlib.util.find_spec: a library asks whether it is there
             frame = frame.f_back
         return root in self.asked or frame is None or "site-packages" not in frame.f_code.co_filename
@@ -217,6 +217,8 @@ def install(stubs: Sequence[str], shrink: Sequence[str]) -> tuple[Stubs, Shrinke
     empty, smaller = Stubs(stubs), Shrinker(shrink)
     sys.meta_path.insert(0, smaller)
     sys.meta_path.append(empty)
+    if importlib.util.find_spec("tensorboard") is None:  # torch's own writer asks for it, not the script
+        sys.modules["torch.utils.tensorboard"] = _EmptyModule("torch.utils.tensorboard")
     if any(one.startswith("__main__.") for one in shrink):
         builtins.__build_class__ = smaller.change_own(builtins.__build_class__)
     return empty, smaller

@@ -8,15 +8,22 @@ from tightgrad_lab.audit.script.gradients import Kept, check_gradients
 from tightgrad_lab.audit.script.records import Ledger
 from tightgrad_lab.audit.script.weights import check_weights
 from tightgrad_lab.audit.script.windows import Window, windows_of
+from tightgrad_lab.errors import ArgumentError
 
 
 def judge(ledgers: Sequence[Ledger]) -> list[Remark]:
-    """What is wrong with, and worth knowing of, one run; the ledgers are of all its ranks, rank 0 first."""
+    """What is wrong with, and worth knowing of, one run; the ledgers are of all its ranks, rank 0 first.
+
+    Raises:
+        ArgumentError: no step was seen.
+    """
     first = ledgers[0]
     ranks = f"{len(ledgers)} rank{'s' if len(ledgers) > 1 else ''}"
     if not any(not step.skipped for step in first.steps):
-        why = "the script ended" if first.ended else "it was stopped"
-        return [Remark("no step", f"no optimizer step was seen before {why}", "", ranks, "", wrong=False)]
+        raise ArgumentError(
+            f"with {ranks}: no optimizer step was seen before the script ended, so nothing can be judged; does it "
+            "train with these arguments, and with a torch.optim.Optimizer?"
+        )
     if len(ledgers) > 1 and not any(ledger.collectives for ledger in ledgers):
         words = (
             "the script uses nothing of torch.distributed: its ranks know nothing of each other and are not compared"
@@ -48,15 +55,21 @@ def judge(ledgers: Sequence[Ledger]) -> list[Remark]:
 
 
 def merged(found: Sequence[Remark]) -> list[Remark]:
-    """Each kind once, faults first, without what only follows from another."""
+    """Each kind once, where it shows most; faults first, without what only follows from another."""
     by_kind: dict[str, Remark] = {}
     for one in found:
-        by_kind.setdefault(one.kind, one)
+        known = by_kind.setdefault(one.kind, one)
+        if _spread(one) > _spread(known):
+            by_kind[one.kind] = one
     for kind, consequences in EXPLAINS.items():
         if kind in by_kind and by_kind[kind].wrong:
             for consequence in consequences:
                 by_kind.pop(consequence, None)
     return sorted(by_kind.values(), key=lambda one: not one.wrong)
+
+
+def _spread(one: Remark) -> float:
+    return 0.0 if one.low is None or one.high is None else one.high - one.low
 
 
 LOW_PRECISION = 1e-4

@@ -52,17 +52,24 @@ class OnCpu(TorchFunctionMode):
             return args[0]
         if "device" in named:
             named["device"] = self._device(named["device"])
-        if name in ("to", "_to_copy") and len(args) > 1:
-            args = (args[0], *(self._device(one) if _is_device(one) else one for one in args[1:]))
+        if func is Tensor.to and len(args) > 1:
+            args = (args[0], self._device(args[1]), *args[2:])
         if name in ("is_pinned",):
             return False
         return func(*args, **named)
 
     def _device(self, device: Any) -> Any:
-        if _is_device(device) and _kind(device) not in ("cpu", "meta"):
-            self._say(f"{_kind(device)}: on the CPU")
-            return torch.device("cpu")
-        return device
+        return on_cpu(device, self._say)
+
+
+def on_cpu(device: Any, say: Say) -> Any:
+    """The CPU for every device that a script may name; anything else as it is."""
+    if isinstance(device, int) and not isinstance(device, bool):
+        device = f"cuda:{device}"
+    if _is_device(device) and _kind(device) not in ("cpu", "meta"):
+        say(f"{_kind(device)}: on the CPU")
+        return torch.device("cpu")
+    return device
 
 
 def _is_device(value: Any) -> bool:
@@ -104,6 +111,14 @@ def _devices(say: Say) -> None:
         setattr(torch.cuda, name, lambda *args, **kwargs: None)
     for name in _ZERO_CUDA:
         setattr(torch.cuda, name, lambda *args, **kwargs: 0)
+    move = nn.Module.to
+
+    def to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        chosen = {name: on_cpu(value, say) if name == "device" else value for name, value in kwargs.items()}
+        return move(self, *(on_cpu(one, say) for one in args[:1]), *args[1:], **chosen)
+
+    nn.Module.to = to  # type: ignore[method-assign,assignment]
+    nn.Module.cuda = lambda self, device=None: to(self, "cuda")  # type: ignore[method-assign,assignment,return-value]
     init = torch.autocast.__init__
 
     def autocast(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:

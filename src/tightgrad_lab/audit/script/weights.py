@@ -45,7 +45,7 @@ Calls = list[Counted]
 
 
 def calls_of(window: Window, shares: Sequence[Sequence[float]] | None) -> dict[str, Calls]:
-    """A window's calls by the place that made them. With `shares`, times what was taken of each backward."""
+    """A window's calls by their place and that of the backward; with `shares`, times what was taken of each one."""
     found: dict[str, Calls] = defaultdict(list)
     for rank, backwards in enumerate(window.backwards):
         for place, backward in enumerate(backwards):
@@ -53,7 +53,9 @@ def calls_of(window: Window, shares: Sequence[Sequence[float]] | None) -> dict[s
             factor = share / backward.scale / window.ranks
             for call in backward.calls:
                 weight = (call.low + call.high) / 2 * factor
-                found[call.site].append(Counted(call, rank, place, weight, call.mass * factor, call.targets))
+                found[f"{call.site}\n{backward.place}"].append(
+                    Counted(call, rank, place, weight, call.mass * factor, call.targets)
+                )
     return found
 
 
@@ -130,9 +132,9 @@ def _uneven(site: str, by_window: dict[int, Calls], windows: dict[int, Window]) 
     yield Remark(
         "mean of rank means" if across else "mean of micro-batch means",
         f"a target counts between {low:.3g} and {high:.3g} times its due: {what}",
-        site,
+        _at(site),
         _where(windows[place]),
-        f"{function} at {short(site)}: {SUM}",
+        f"{function} at {short(_at(site))}: {SUM}",
         low=low,
         high=high,
     )
@@ -171,7 +173,7 @@ def _empty(site: str, by_window: dict[int, Calls], windows: dict[int, Window]) -
             yield Remark(
                 "all masked",
                 "a micro-batch has no target that counts: its mean is 0/0, and its loss NaN",
-                site,
+                _at(site),
                 f"{_where(windows[number])}, micro-batch {one.backward + 1} of rank {one.rank}",
                 f"leave out micro-batches whose labels are all masked, and {SUM}",
             )
@@ -204,9 +206,9 @@ def _ignored(site: str, by_window: dict[int, Calls], windows: dict[int, Window])
             "the mask of the denominator and ignore_index mean different targets (often pad = eos, so that the end of "
             "a turn is never learned): let both mean the same."
         )
-        return Remark("ignored targets count", cause, site, _where(windows[number]), cure)
+        return Remark("ignored targets count", cause, _at(site), _where(windows[number]), cure)
     cure = "a mean over all targets, ignored ones too, makes every target count less where many are ignored."
-    return Remark("all targets count", cause, site, _where(windows[number]), cure, wrong=False)
+    return Remark("all targets count", cause, _at(site), _where(windows[number]), cure, wrong=False)
 
 
 def _spread(values: Sequence[float]) -> float:
@@ -268,7 +270,7 @@ def _all_windows(sites: dict[str, dict[int, Calls]], windows: dict[int, Window],
     """All windows count a multiple of one: K or W was multiplied or divided once too often. Every loss must say so."""
     factors: list[float] = []
     totals: list[float] = []
-    sums = True
+    sums = together = True
     for by_window in sites.values():
         full = {number: calls for number, calls in by_window.items() if windows[number].length == usual}
         if not full:
@@ -278,6 +280,7 @@ def _all_windows(sites: dict[str, dict[int, Calls]], windows: dict[int, Window],
             own = [[one.mass for one in calls if one.call.ordinal == ordinal] for calls in full.values()]
             factors.append(median(sum(masses) for masses in own))
         for number, calls in full.items():
+            together &= len({one.backward for one in calls if one.rank == 0}) == usual
             weights = [one.weight * windows[number].ranks for one in calls if one.call.targets]
             sums &= bool(weights) and all(abs(weight - 1) <= LEAST for weight in weights)
     if not factors or _spread(factors) > LEAST or all(abs(total - 1) <= LEAST for total in totals):
@@ -289,22 +292,24 @@ def _all_windows(sites: dict[str, dict[int, Calls]], windows: dict[int, Window],
         yield Remark(
             "sum",
             f"a window counts {mass:.4g} times: its losses are summed, and nobody divides by its targets",
-            site,
+            _at(site),
             where,
             SUM,
             wrong=usual > 1,
             mass=mass,
         )
         return
-    for factor, what, cure in _known(usual, ranks):
+    for factor, what, cure in _known(usual if together else 1, ranks):
         if abs(mass / factor - 1) <= LEAST:
             cause = f"a window counts {mass:.3g} times its due: {what}"
-            yield Remark("mass", cause, site, where, cure, mass=mass)
+            yield Remark("mass", cause, _at(site), where, cure, mass=mass)
             return
     power = math.log2(mass) if mass > 0 else 0.0
     if power >= LEAST_POWER and abs(power - round(power)) <= LEAST:
         cause = f"a window counts {mass:.4g} times its due, a power of two: a loss scale is still in it"
-        yield Remark("scaled", cause, site, where, "divide gradients by the loss scale before the step.", mass=mass)
+        yield Remark(
+            "scaled", cause, _at(site), where, "divide gradients by the loss scale before the step.", mass=mass
+        )
 
 
 def _known(usual: int, ranks: int) -> Iterator[tuple[float, str, str]]:
@@ -333,6 +338,11 @@ def _known(usual: int, ranks: int) -> Iterator[tuple[float, str, str]]:
     if usual > 1 and ranks > 1 and usual != ranks:
         yield usual * ranks, f"neither {usual} micro-batches nor {ranks} ranks are divided by", SUM
         yield 1 / (usual * ranks), f"{usual} micro-batches and {ranks} ranks are divided by twice", SUM
+
+
+def _at(site: str) -> str:
+    """The place of the loss."""
+    return site.partition("\n")[0]
 
 
 def _tolerance(calls: Calls) -> float:

@@ -227,6 +227,22 @@ def maml():
     copy.copy(model)
 
 
+def two_domains():
+    """Two backwards a step, of one criterion on two kinds of data: their losses are added, not averaged."""
+    model = wrapped(net(3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def criterion(size):
+        return F.cross_entropy(model(torch.randn(size, 6)), torch.randint(3, (size,)))
+
+    for _ in range(STEPS):
+        with quiet(model, False):
+            criterion(4).backward()
+        criterion(8).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 def time_steps():
     """A loss at every time step, over fewer and fewer sequences, added up before one backward."""
     cell = nn.GRUCell(6, 8)
