@@ -126,7 +126,10 @@ class TightAccelerator(Accelerator):
             return
         (model,), (optimizer,) = self._trained, self._optimizers
         settings: dict[str, Any] = {"weight": self._weight, "seed": self._seed}
-        self.loop = ExternalLoop(lambda: attach(model, optimizer.optimizer, self.plan, **settings))
+        self.loop = ExternalLoop(
+            lambda: attach(model, optimizer.optimizer, self.plan, **settings),
+            "Call step() on the optimizer that accelerator.prepare() has given.",
+        )
         TightOptimizer.take(optimizer, self.loop, keeps_grads=not self._is_exact)
         if self._restored is not None:
             self.pipe.load(self._restored)

@@ -24,6 +24,7 @@ class ExternalLoop:
 
     Args:
         attach: makes the pipeline, from model and optimizer as they are when it is called.
+        write_instead: of a step of the optimizer that the framework does not see.
 
     Attributes:
         pipe: what is driven.
@@ -32,9 +33,10 @@ class ExternalLoop:
         position: micro-batches of the window that have begun.
     """
 
-    def __init__(self, attach: Callable[[], GradientPipeline]) -> None:
-        self.pipe = attach()
+    def __init__(self, attach: Callable[[], GradientPipeline], write_instead: str) -> None:
         self._attach = attach
+        self._write_instead = write_instead
+        self.pipe = self._attached()
         self.record: StepRecord | None = None
         self.window: Window[Any] | None = None
         self.position = 0
@@ -67,8 +69,13 @@ class ExternalLoop:
         is_new = any(p.requires_grad and id(p) not in known for group in groups for p in group["params"])
         if is_new and pipe.adapter.collective.world_size == 1:
             state = pipe.state_dict()
-            self.pipe = self._attach()
+            self.pipe = self._attached()
             self.pipe.load_state_dict(state)
+
+    def _attached(self) -> GradientPipeline:
+        pipe = self._attach()
+        pipe.ownership.write_instead = self._write_instead
+        return pipe
 
     @property
     def is_last(self) -> bool:

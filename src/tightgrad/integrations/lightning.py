@@ -112,7 +112,8 @@ class TightGrad(Callback):
             hooks.serve(pipe)
             return pipe
 
-        self._loader, self.loop = loader, ExternalLoop(attached)
+        self._loader = loader
+        self.loop = ExternalLoop(attached, "Call self.optimizers().step(), without use_pl_optimizer=False.")
         hooks.install(self.loop)
         trainer.strategy.backward = partial(self._backward, trainer, pl_module)
         trainer.strategy.optimizer_step = partial(self._optimizer_step, pl_module)
@@ -159,11 +160,11 @@ class TightGrad(Callback):
         loop = self.loop
         if loop is None or loop.window is None:
             return
-        if not loop.is_last:
-            self._check_backward(pl_module)
-        elif pl_module.automatic_optimization:
+        if loop.is_last and (pl_module.automatic_optimization or not loop.num_backwards):
             loop.abandon()
-        else:
+            return
+        self._check_backward(pl_module)
+        if loop.is_last:
             raise UsageError(
                 f"optimizer.step() was not called in training_step for batch {self._batch}, where a window of "
                 f"{len(loop.window)} batches ends. Call it after every manual_backward(loss), without a condition such "
@@ -180,7 +181,8 @@ class TightGrad(Callback):
             how = "training_step returned None" if module.automatic_optimization else "manual_backward was not called"
             raise UsageError(
                 f"{how} for batch {self._batch}, whose weight counts in its window already. Leave such batches out in "
-                "the DataLoader, or run backward on their loss and pass a weight that gives 0 for them."
+                "the DataLoader, or run backward on their loss and pass a weight that gives 0 for them; in manual "
+                "optimization write self.manual_backward(loss) for loss.backward()."
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -208,6 +210,11 @@ class TightGrad(Callback):
         """In the place of the strategy's."""
         assert self._hooks is not None
         check_takes_loss_alone(args, kwargs)
+        if self._running.window is None:
+            raise UsageError(
+                f"manual_backward(loss) came after the step of batch {self._batch}: TightGrad takes one step for a "
+                f"batch, or for several. Add the losses of a batch and step once; or {OWN_LOOP}."
+            )
         if self.pipe.adapter.reduces and self._running.is_last:
             trainer.strategy.pre_backward(loss)
         # Lightning has divided by its number of batches, which the pipeline's weights do better.
@@ -221,6 +228,8 @@ class TightGrad(Callback):
     ) -> Any:
         """In the place of the strategy's."""
         result = closure()
+        if self._running.window is None and not module.automatic_optimization:
+            raise UsageError(f"optimizer.step() was called twice for batch {self._batch}; call it once.")
         if self._running.is_last:
             self._check_backward(module)
             self._running.step()

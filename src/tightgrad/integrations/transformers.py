@@ -103,7 +103,9 @@ class TightTrainerMixin:
         found = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)  # type: ignore[misc]
         optimizer, model, accelerator = self.optimizer, self.model_wrapped, self.accelerator  # type: ignore[attr-defined]
         settings: dict[str, Any] = {"weight": self._weight, "seed": self._seed}
-        self.loop = loop = ExternalLoop(lambda: attach(model, optimizer.optimizer, self.plan, **settings))
+        self.loop = loop = ExternalLoop(
+            lambda: attach(model, optimizer.optimizer, self.plan, **settings), "Leave the steps to the trainer."
+        )
         if resume_from_checkpoint is not None and (Path(resume_from_checkpoint) / FOLDER).exists():
             loop.pipe.load(Path(resume_from_checkpoint) / FOLDER)
         accelerator.backward = self._backward

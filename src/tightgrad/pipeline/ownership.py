@@ -15,6 +15,10 @@ from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.gradient_watch import GradientWatch, foreign_change
 
 _CLOSED = "this pipeline is closed; call attach() again to go on training with a plan."
+_WRITE_INSTEAD = (
+    "Write pipe.backward(loss) for loss.backward() and pipe.step() for optimizer.step(), inside `for window in "
+    "pipe.windows(loader):`, or call pipe.close() first to take the optimizer back."
+)
 _ATTACHED_AGAIN = (
     "this pipeline no longer owns the gradients of its model, because attach() was called again on the model; use the "
     "pipeline that the last attach() gave."
@@ -42,9 +46,7 @@ class StepGuard:
         if ownership is not None and not ownership.is_stepping:
             raise UsageError(
                 f"{type(optimizer).__name__}.step() was called from outside, but a TightGrad pipeline steps this "
-                "optimizer; the plan would be left out. Nothing has been changed. Write pipe.backward(loss) for "
-                "loss.backward() and pipe.step() for optimizer.step(), inside `for window in pipe.windows(loader):`, "
-                "or call pipe.close() first to take the optimizer back."
+                f"optimizer; the plan would be left out. Nothing has been changed. {ownership.write_instead}"
             )
 
     def __reduce__(self) -> tuple[type["StepGuard"], tuple[()]]:
@@ -66,11 +68,13 @@ class Ownership:
         UsageError: another living pipeline owns some of the parameters, and others of its own as well.
 
     Attributes:
+        write_instead: of a step from outside; a framework has words of its own.
         is_stepping: whether the pipeline is stepping an optimizer right now.
     """
 
     def __init__(self, adapter: Adapter, optimizers: Sequence[Optimizer], *, watches: bool) -> None:
         self.is_stepping = False
+        self.write_instead = _WRITE_INSTEAD
         self._adapter = adapter
         self._watches = watches
         self._watch = GradientWatch(adapter)
