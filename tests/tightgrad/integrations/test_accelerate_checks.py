@@ -242,3 +242,13 @@ def every_batch_ranks(each):
 def test_sync_each_batch_sends_after_each_batch():
     last, every = run_ranks(2, every_batch_ranks, False), run_ranks(2, every_batch_ranks, True)
     assert every[0] > 3 * last[0]
+
+
+def test_a_step_that_accelerate_does_not_see_is_named():
+    accelerator, model, optimizer, loader = make()
+    for batch in loader:
+        accelerator.backward(model(**batch)["loss"])
+        with pytest.raises(tg.UsageError, match=r"Call step\(\) on the optimizer that accelerator.prepare"):
+            optimizer.optimizer.step()
+        break
+    assert unmoved(model)

@@ -86,3 +86,15 @@ def test_several_devices_in_one_process_are_refused(tmp_path):
     trainer.args._n_gpu = 2
     with pytest.raises(tg.UnsupportedError, match=r"2 devices in one process.*torchrun"):
         trainer._check_supported()
+
+
+def test_sync_each_batch_becomes_part_of_the_plan(tmp_path):
+    def wanted():  # Trainer writes into it
+        return {"accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}}}
+
+    trainer = trainer_of("llama", tmp_path, settings=wanted())
+    assert trainer.plan.accumulate == tg.Accumulate(4, sync="every")
+    trainer.train()
+    compressed = tg.Plan(compress=tg.Compress(tg.codecs.IntBlock(8)))
+    with pytest.raises(tg.ConfigError, match=r"sync_each_batch=True\) reduces.*the plan has compress"):
+        trainer_of("llama", tmp_path, compressed, settings=wanted())

@@ -148,7 +148,7 @@ class OrderedTrainer(Trainer):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_the_loss_that_is_printed_is_a_mean_over_predicted_tokens(name, tmp_path):
-    """docs/integrations/trainer.md: where Trainer does not know that a model shifts its labels, it divides by all of them."""
+    """docs/integrations/trainer.md: Trainer divides by all labels where it does not know that a model shifts them."""
     labels = Rows(name).columns["labels"]
     predicted, given = int(labels[:, 1:].ne(IGNORED).sum()), int(labels.ne(IGNORED).sum())
     assert (predicted, given) == (45, 53)
