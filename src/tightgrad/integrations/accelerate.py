@@ -30,7 +30,7 @@ from tightgrad.clip import GlobalNorm, Value
 from tightgrad.core.check import check_choice
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Clipper
-from tightgrad.integrations.accelerate_checks import check_backwards, check_supported, finish, full_plan
+from tightgrad.integrations.accelerate_checks import check_backwards, check_even, check_supported, finish, full_plan
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
 from tightgrad.integrations.external_loop import ExternalLoop, check_clips_alike, check_takes_loss_alone, in_groups
 from tightgrad.pipeline.attach import attach
@@ -198,9 +198,9 @@ class TightAccelerator(Accelerator):
         """
         if self.num_processes > 1:
             raise UnsupportedError(
-                "join_uneven_inputs is not needed, and its collectives would not match: a rank whose loader ends first "
-                "takes part with nothing, and the gradient is exact. Leave it out, and pass Accelerator("
-                "dataloader_config=DataLoaderConfiguration(even_batches=False)) if batches should not be repeated."
+                "join_uneven_inputs is not needed, and its collectives would not match: every rank takes part in every "
+                "step. Leave it out, and keep even_batches=True, by which Accelerate repeats samples; if none should "
+                "be repeated, pass DataLoader(..., drop_last=True)."
             )
         return super().join_uneven_inputs(joinables, even_batches)
 
@@ -260,6 +260,8 @@ class _WindowsMixin:
         if loop is None or not tight._trained[0].training or loop.window is not None:
             yield from source
             return
+
+        check_even(tight, self)
 
         def is_full(group: list[Any]) -> bool:
             return len(group) >= tight.gradient_accumulation_steps or self.end_of_dataloader

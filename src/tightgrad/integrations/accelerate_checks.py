@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
@@ -66,6 +67,30 @@ def full_plan(plan: Plan, steps: int, settings: dict[str, Any]) -> Plan:
             f"{has}, which does so once a window; leave one of the two out."
         )
     return replace(plan, accumulate=replace(plan.accumulate, sync="every"))
+
+
+def check_even(accelerator: Any, loader: Any) -> None:
+    """Compare how much the ranks' loaders have, where Accelerate does not make them even. Collective then.
+
+    Args:
+        accelerator: with its pipeline.
+        loader: over which the ranks are about to iterate.
+
+    Raises:
+        UsageError: on every rank, if one would end before the others.
+    """
+    if accelerator.even_batches or accelerator.num_processes == 1:
+        return
+    adapter = accelerator.pipe.adapter
+    most = 1 if adapter.every_rank_runs else accelerator.gradient_accumulation_steps  # then windows may be shorter
+    own = torch.tensor([len(loader)]).to(adapter.collective.control_device)
+    batches = adapter.collective.all_gather(own).view(-1).tolist()
+    if len({-(-number // most) for number in batches}) > 1:
+        raise UsageError(
+            f"the ranks have {', '.join(map(str, batches))} batches (even_batches=False), so that some would wait for "
+            "the others' last step for ever. Keep even_batches=True, by which Accelerate repeats samples, or pass "
+            "DataLoader(..., drop_last=True)."
+        )
 
 
 def check_backwards(loop: ExternalLoop, due: int) -> None:

@@ -64,7 +64,7 @@ class ExternalLoop:
         """Attach again where parameters were unfrozen and given to the optimizer since, keeping what methods remember.
         On several ranks that is an error when the window begins, since wrappers do not sum these parameters.
         """
-        pipe, groups = self.pipe, self.pipe.optimizer.param_groups
+        pipe, groups = self.pipe, [group for optimizer in self.pipe.optimizers for group in optimizer.param_groups]
         known = set(map(id, pipe.adapter.parameters.values()))
         is_new = any(p.requires_grad and id(p) not in known for group in groups for p in group["params"])
         if is_new and pipe.adapter.collective.world_size == 1:

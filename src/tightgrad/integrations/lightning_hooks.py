@@ -32,6 +32,8 @@ class StepHooks:
         self._module = module
         self._optimizer: optim.Optimizer = trainer.optimizers[0]
         self._early = overriders(EARLY, trainer, module)
+        self._dropped: list[nn.Parameter] = []
+        self.before_clip = self._before_clip if overriders(LATE, trainer, module) else None
         self._is_clipping = False
         self._undo = ExitStack()
 
@@ -47,15 +49,13 @@ class StepHooks:
                 f"float16 parameters are summed in float32 elsewhere. Override {LATE}, which sees the sum."
             )
         self._pipe = pipe
-        if overriders(LATE, self._trainer, self._module):
-            pipe.parts.before_clip = self._before_clip
 
     def install(self, loop: ExternalLoop) -> None:
         """Call hooks from now on, and keep the window's gradients from `zero_grad`: that of a manual step comes before
         each batch's backward.
         """
-        if clips_by_itself(self._module):
-            self._undo.callback(self._optimizer.register_step_pre_hook(self._configured_clipping).remove)
+        if self.before_clip is not None or clips_by_itself(self._module):
+            self._undo.callback(self._optimizer.register_step_pre_hook(self._before_step).remove)
         # Private, lightning 2.0 to 2.6: what `self.optimizers()` gives; the public way wants a fit under way.
         for optimizer in (self._optimizer, *self._trainer.strategy._lightning_optimizers):
             clear = optimizer.zero_grad
@@ -74,11 +74,15 @@ class StepHooks:
         self._undo.close()
 
     def _before_clip(self, grads: Grads) -> None:
-        with torch.enable_grad(), shown(grads, self._pipe.adapter.parameters):
+        with torch.enable_grad(), shown(grads, self._pipe.adapter.parameters) as self._dropped:
             _call_callback_hooks(self._trainer, LATE, self._optimizer)
             _call_lightning_module_hook(self._trainer, LATE, self._optimizer)
 
-    def _configured_clipping(self, optimizer: optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimizer: optim.Optimizer, args: Any, kwargs: Any) -> None:
+        for parameter in self._dropped:
+            parameter.grad = None
+        if not clips_by_itself(self._module):
+            return
         self._is_clipping = True
         try:
             _call_lightning_module_hook(
@@ -130,8 +134,10 @@ class StepHooks:
 
 
 @contextmanager
-def shown(grads: Grads, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+def shown(grads: Grads, parameters: Mapping[str, nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     """Show each parameter's gradient in `grads` as its `.grad`; what is changed there is changed in `grads`.
+
+    Gives a list, which has afterwards the parameters whose gradient was dropped: it is 0 in `grads`.
 
     Args:
         grads: by name, of any floating dtype; changed in place.
@@ -142,13 +148,15 @@ def shown(grads: Grads, parameters: Mapping[str, nn.Parameter]) -> Iterator[None
         grad = grads.get(name)
         parameter.grad = None if grad is None else grad.to(parameter.dtype)
         given[name] = _state(parameter.grad)
-    yield
+    dropped: list[nn.Parameter] = []
+    yield dropped
     for name, parameter in parameters.items():
         now = parameter.grad
-        if now is None:
-            grads.pop(name, None)
-        elif _state(now) != given[name]:
-            grads[name] = now.to(grads[name].dtype) if name in grads else now
+        if now is not None and _state(now) != given[name]:
+            grads.setdefault(name, now).copy_(now)
+        elif now is None and name in grads:
+            grads[name].zero_()
+            dropped.append(parameter)
 
 
 def _state(grad: Tensor | None) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import DistributedType, GradientAccumulationPlugin
+from accelerate.utils import DataLoaderConfiguration, DistributedType, GradientAccumulationPlugin
 from torch.utils.data import DataLoader
 
 import tightgrad as tg
@@ -252,3 +252,43 @@ def test_a_step_that_accelerate_does_not_see_is_named():
             optimizer.optimizer.step()
         break
     assert unmoved(model)
+
+
+def uneven_ranks(name, batches, drop_last):
+    plan = CLIPPED if name == "wrapper" else tg.Plan(compress=tg.Compress(tg.codecs.Cast("float32")))
+    with launched():
+        try:
+            accelerator = TightAccelerator(
+                plan=plan,
+                gradient_accumulation_steps=2,
+                cpu=True,
+                dataloader_config=DataLoaderConfiguration(even_batches=False),
+            )
+            rows = DataLoader(torch.ones(2 * batches, 4), batch_size=2, drop_last=drop_last)
+            model = torch.nn.Linear(4, 1)
+            model, optimizer, loader = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1), rows)
+            try:
+                for batch in loader:
+                    accelerator.backward(model(batch).square().mean())
+                    optimizer.step()
+            except tg.UsageError as error:
+                return str(error)
+            return accelerator.pipe.state.step
+        finally:
+            reset()
+
+
+@pytest.mark.parametrize(
+    ("name", "batches", "drop_last", "found"),
+    [
+        ("wrapper", 6, False, 2),
+        ("wrapper", 5, False, "the ranks have 3, 2 batches"),
+        ("wrapper", 5, True, 1),
+        ("wrapper", 7, False, "the ranks have 4, 3 batches"),
+        ("compressed", 5, False, "the ranks have 3, 2 batches"),
+        ("compressed", 7, False, 2),
+    ],
+)
+def test_ranks_whose_loaders_end_at_different_steps_are_told(name, batches, drop_last, found):
+    results = run_ranks(2, uneven_ranks, name, batches, drop_last)
+    assert all(result == found if isinstance(found, int) else found in result for result in results)
