@@ -108,8 +108,8 @@ class TightGrad(Callback):
         self._hooks = hooks = StepHooks(trainer, pl_module)
 
         def attached() -> GradientPipeline:
-            edit = {"before_clip": hooks.before_clip}
-            pipe = attach(trainer.strategy.model, trainer.optimizers[0], self.plan, **self._settings, **edit)
+            settings = {**self._settings, "before_clip": hooks.before_clip}
+            pipe = attach(trainer.strategy.model, trainer.optimizers[0], self.plan, **settings)
             hooks.serve(pipe)
             return pipe
 
