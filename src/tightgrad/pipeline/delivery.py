@@ -15,7 +15,7 @@ from tightgrad.core.errors import GradientSpikeError, NonFiniteGradientError, Us
 from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Adapter, GradNorm
 from tightgrad.core.types import Clipped, Grads, State
-from tightgrad.pipeline.worst import worst
+from tightgrad.pipeline.meters.worst import worst
 from tightgrad.plan.guard import MOST_NAMED, agreed_on_any, nonfinite_counts, nonfinite_error
 from tightgrad.plan.loss_scaling import LossScaling
 from tightgrad.plan.plan import Resolved

@@ -16,11 +16,11 @@ from tightgrad.accumulate.windows import WindowCutter
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.pipeline.checkpoints import Checkpoints
 from tightgrad.pipeline.left_out import check_can_skip
+from tightgrad.pipeline.meters.worst import worst
 from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.plain_step import PlainStep
 from tightgrad.pipeline.recorder import Recorder
 from tightgrad.pipeline.step import Step
-from tightgrad.pipeline.worst import worst
 from tightgrad.plan.plan import Plan
 from tightgrad.records import RecordWriter
 from tightgrad.records.step_record import StepRecord

@@ -7,9 +7,9 @@ import torch
 from tightgrad.clip.norm import exact_norm
 from tightgrad.core.memory import used_nbytes
 from tightgrad.core.protocols import TrafficMeter
-from tightgrad.pipeline.clip_rate import ClipRate
-from tightgrad.pipeline.compression_quality import MEASURED_STEPS
 from tightgrad.pipeline.delivery import Outcome
+from tightgrad.pipeline.meters.clip_rate import ClipRate
+from tightgrad.pipeline.meters.compression_quality import MEASURED_STEPS
 from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.step import Step
 from tightgrad.plan.plan import Plan

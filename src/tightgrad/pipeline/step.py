@@ -15,11 +15,11 @@ from tightgrad.accumulate import Window
 from tightgrad.accumulate.losses import check_has_gradient, scaled_loss
 from tightgrad.adapters.plain import adding_zero
 from tightgrad.clip.norm import CachedNorm
-from tightgrad.pipeline.compression_quality import CompressionQuality
 from tightgrad.pipeline.delivery import Outcome, edited
 from tightgrad.pipeline.left_out import LeftOut
-from tightgrad.pipeline.loss_meter import LossMeter
-from tightgrad.pipeline.noise_meter import NoiseMeter
+from tightgrad.pipeline.meters.compression_quality import CompressionQuality
+from tightgrad.pipeline.meters.loss_meter import LossMeter
+from tightgrad.pipeline.meters.noise_meter import NoiseMeter
 from tightgrad.pipeline.parts import Parts
 from tightgrad.sync.compressed import merge
 from tightgrad.sync.flush import held_residuals, residual_slots, without_residuals

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tightgrad.pipeline.loss_meter import LossMeter
+from tightgrad.pipeline.meters.loss_meter import LossMeter
 
 WEIGHTS = (3.0, 1.0, 0.0, 2.0)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import tightgrad as tg
 from tightgrad.core.protocols import Collective
-from tightgrad.pipeline.clip_rate import NEVER_STEPS, RECENT_STEPS, ClipRate
+from tightgrad.pipeline.meters.clip_rate import NEVER_STEPS, RECENT_STEPS, ClipRate
 
 
 def messages(caplog: pytest.LogCaptureFixture, factors: list[float]) -> tuple[ClipRate, list[str]]:

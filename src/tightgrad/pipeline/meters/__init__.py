@@ -1,0 +1,1 @@
+"""What a pipeline measures about its steps."""
