@@ -83,7 +83,7 @@ def raw_loop(plan, epochs=1):
     model = Tagger()
     wrapped = DistributedDataParallel(model) if ranks > 1 else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    plan = replace(plan, accumulate=tg.Accumulate(micro_batches=STEPS))
+    plan = replace(plan, accumulate=tg.Accumulate(micro_batches=STEPS, fetch="window"))
     pipe = tg.attach(wrapped, optimizer, plan, weight=num_tokens)
     losses, records = [], []
     for _ in range(epochs):

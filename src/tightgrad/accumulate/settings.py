@@ -6,6 +6,7 @@ Departs from the common loop, which divides each loss by the number of micro-bat
 micro-batches weigh the same and the last window is full.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ from tightgrad.core.errors import ConfigError, IncompatiblePlanError
 LOSS_REDUCTIONS = ("mean", "sum")
 PARTIAL_POLICIES = ("flush", "carry", "drop")
 SOURCES = ("loader", "split")
-FETCHES = ("window", "batch")
+FETCHES = ("auto", "window", "batch")
 SYNCS = ("auto", "last", "every")
 OOM_POLICIES = ("raise", "split")
 
@@ -42,14 +43,15 @@ class Accumulate:
         source: "loader" takes K batches, "split" cuts each batch into K pieces along its samples: tensors by their
             first dimension, lists by their entries. A batch that does not show where its samples are is refused.
         fetch: "window" fetches and weighs a window's batches before its first backward, so that losses are scaled by N
-            from the start. Batches that are drawn from torch's global generator are then drawn before the window's
-            dropout masks, other than in a loop by hand. "batch" fetches each when its turn comes, as a loop by hand
-            does: no batches wait in memory, a loader may reuse its buffers, and its workers go on while micro-batches
-            run. Losses are then scaled by the N that the ranks' first batches let expect, and gradients are
-            multiplied once, before they are reduced, where N turns out to be another: the same gradient to rounding,
-            and to the bit where all batches weigh the same and the window is full. Needs `micro_batches`, one loss,
-            source="loader", partial="flush" and on_oom="raise". Where gradients are reduced in backward, the last
-            window of a loader then has K micro-batches as well, the missing ones repeated with weight 0.
+            from the start. Batches that are drawn from a global generator are then drawn before the window's dropout
+            masks, other than in a loop by hand. "batch" fetches each when its turn comes, as a loop by hand does: no
+            batches wait in memory, a loader may reuse its buffers, and its workers go on while micro-batches run.
+            Losses are then scaled by the N that the ranks' first batches let expect, and gradients are multiplied
+            once, before they are reduced, where N turns out to be another: the same gradient to rounding, and to the
+            bit where all batches weigh the same and the window is full. Needs `micro_batches`, one loss,
+            source="loader", partial="flush", on_oom="raise" and a plan without `noise_scale`. Where gradients are
+            reduced in backward, the last window of a loader then has K micro-batches as well, the missing ones
+            repeated with weight 0. "auto" is "batch" on one process where the plan allows it, and "window" elsewhere.
         sync: when a wrapper that reduces by itself does so: "last" once a window, "every" after each micro-batch
             (more traffic, and under FSDP2 no unsharded gradients in memory), "auto" by the bytes of these.
         on_oom: when a rank runs out of memory in `GradientPipeline.run`: "raise", or "split" to run the window again
@@ -85,7 +87,7 @@ class Accumulate:
     losses: tuple[str, ...] = ("loss",)
     partial: str = "flush"
     source: str = "loader"
-    fetch: str = "window"
+    fetch: str = "auto"
     sync: str = "auto"
     on_oom: str = "raise"
     allow_skip: bool = False
@@ -131,12 +133,13 @@ class Accumulate:
                 'source="split" makes every window from one batch, so it has micro_batches and no partial windows; '
                 'leave window_weight and partial alone, or take source="loader".'
             )
+        reason = self.why_whole_windows
+        if self.fetch == "batch" and reason is not None:
+            raise IncompatiblePlanError(f'fetch="batch" needs {reason}. Change it, or take fetch="window".')
 
-        self._check_fetch()
-
-    def _check_fetch(self) -> None:
-        if self.fetch != "batch":
-            return
+    @property
+    def why_whole_windows(self) -> str | None:
+        """Return which setting needs a window's batches before its first backward, and why; None if none does."""
         known = (
             ("window_weight", self.window_weight, None, "a window's end has to be known by number"),
             ("losses", self.losses, self.losses[:1], "denominators of several losses would be off by several factors"),
@@ -144,12 +147,8 @@ class Accumulate:
             ("partial", self.partial, "flush", "a window is known to be partial only after its backwards"),
             ("on_oom", self.on_oom, "raise", "a window that is run again needs its batches"),
         )
-        for name, value, needed, reason in known:
-            if value != needed:
-                raise IncompatiblePlanError(
-                    f'fetch="batch" needs {name}={needed!r}, not {value!r}: {reason}. Change it, or take '
-                    'fetch="window".'
-                )
+        found = [f"{name}={needed!r}, not {value!r}: {why}" for name, value, needed, why in known if value != needed]
+        return found[0] if found else None
 
     def _check_sorted(self) -> None:
         for schedule in (self.micro_batches, self.window_weight):
@@ -171,6 +170,31 @@ class Accumulate:
     def window_weight_at(self, step: int) -> float | None:
         """Return the weight that all ranks collect for this step; None if windows have K micro-batches."""
         return None if self.window_weight is None else _value_at(self.window_weight, step)
+
+    def num_windows(self, num_batches: int, step: int) -> int:
+        """Return into how many windows so many batches of a loader are cut, if every step is applied.
+
+        Args:
+            num_batches: of the loader on this rank, and those carried over to it.
+            step: of the first window.
+
+        Raises:
+            TypeError: windows are filled by weight, so that their number is not known before.
+        """
+        if self.micro_batches is None:
+            raise TypeError(
+                f"windows of window_weight={self.window_weight!r} have no length: how many batches one takes is known "
+                "when they have been weighed. Take micro_batches=..., or count steps."
+            )
+        if self.source == "split":
+            return num_batches
+        points, windows, left = _points(self.micro_batches), 0, num_batches
+        for (_, size), end in zip(points, [first for first, _ in points[1:]] + [math.inf], strict=True):
+            full = int(min(max(0, end - step - windows), left // size))
+            windows, left = windows + full, left - int(full * size)
+            if step + windows < end:
+                break
+        return windows + (left > 0 and self.partial == "flush")
 
     def loss_factor(self, weight: float, total_weight: float) -> float:
         """Return what a loss of a micro-batch is multiplied by before its backward, so that gradients sum to G."""

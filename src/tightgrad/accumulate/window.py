@@ -104,7 +104,17 @@ class Window(Generic[Batch]):
 
     @property
     def total_weights(self) -> dict[str, float]:
-        """Return N for each loss. The first look may wait for the other ranks, as `wait_for_total` does."""
+        """Return N for each loss. The first look may wait for the other ranks, as `wait_for_total` does.
+
+        Raises:
+            UsageError: N is not known yet, since batches of this window are still to be fetched.
+        """
+        if len(self.weights) < len(self):
+            raise UsageError(
+                f"N is not known yet: {len(self.weights)} of the window's {len(self)} micro-batches have been fetched, "
+                "one at a time. Look when the last one has come, at window.expected_weights for what losses are scaled "
+                'by until then, or take Accumulate(fetch="window"), which fetches them all first.'
+            )
         return dict(self.wait_for_total())
 
     @property
@@ -114,8 +124,8 @@ class Window(Generic[Batch]):
 
     @property
     def total_weight(self) -> float:
-        """Return N of the first loss. The first look may wait for the other ranks, as `wait_for_total` does."""
-        return next(iter(self.wait_for_total().values()))
+        """Return N of the first loss, as `total_weights` does."""
+        return next(iter(self.total_weights.values()))
 
     def begun_everywhere(self) -> bool:
         """Wait for the other ranks; tell whether none failed before the first micro-batch."""

@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Any, Generic, Literal, TypeVar
 
 from tightgrad.accumulate.count import Count
+from tightgrad.accumulate.draw_order import DrawOrder
 from tightgrad.accumulate.fetched import Fetched
 from tightgrad.accumulate.settings import Accumulate
 from tightgrad.accumulate.split import batch_size, split_batch
@@ -28,6 +29,7 @@ class WindowCutter(Generic[Batch]):
         weight: what a batch counts.
         collective: the data-parallel ranks.
         held: context around each micro-batch.
+        one_by_one: whether each batch is fetched when its turn comes, and not a window's batches first.
         when_short: what a rank with fewer micro-batches than another does: go without ("fewer"), or repeat its last
             batch with weight 0, so that a wrapper's collectives match ("repeat").
         waits_in_forward: says whether ranks wait for each other before a window's first backward anyway. Then the
@@ -40,6 +42,7 @@ class WindowCutter(Generic[Batch]):
         weight: Weight,
         collective: Collective,
         held: MicroBatchContext,
+        one_by_one: bool,
         when_short: Short,
         waits_in_forward: Callable[[], bool],
     ) -> None:
@@ -50,11 +53,13 @@ class WindowCutter(Generic[Batch]):
         self._weight = weight
         self._collective = collective
         self._held = held
+        self._one_by_one = one_by_one
         self._repeats = when_short == "repeat"
         self._waits_in_forward = waits_in_forward
         self._last: list[Batch] = []
         self._loader_failure: Exception | None = None
         self._num_windows = 0
+        self._order = DrawOrder(speaks=settings.fetch == "auto" and collective.rank == 0)
 
     def cut(self, loader: Iterable[Batch], step: Callable[[], int]) -> Iterator[Window[Batch]]:
         """Yield windows until every rank's loader has ended. Collective: every rank must iterate.
@@ -117,7 +122,7 @@ class WindowCutter(Generic[Batch]):
         self._most = self.settings.micro_batches_at(step)
         weight = self.settings.window_weight_at(step)
         self._share = None if weight is None else weight / self._collective.world_size
-        return self._streamed(batches) if self.settings.fetch == "batch" else self._fetched(batches)
+        return self._streamed(batches) if self._one_by_one else self._fetched(batches)
 
     def _fetched(self, batches: Iterator[Batch]) -> Window[Batch] | None:
         """A window whose batches are all there; None if no rank has one."""
@@ -217,11 +222,13 @@ class WindowCutter(Generic[Batch]):
 
     def _fetch_many(self, fetched: Fetched[Batch], batches: Iterator[Batch]) -> None:
         most, share, first = self._most, self._share, self.settings.losses[0]
+        self._order.begin()
         while len(fetched) != most and (share is None or sum(row[first] for row in fetched.weights) < share):
             self._fetch_one(fetched, batches)
             if fetched.is_short:
                 break
             fetched.waiting.fetched(fetched.batches[-1])
+            self._order.add_batch(len(fetched))
         fetched.waiting.check()
 
     def _put_aside(self, fetched: Fetched[Batch]) -> bool:

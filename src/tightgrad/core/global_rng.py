@@ -43,3 +43,14 @@ class GlobalRng:
             torch.cuda.set_rng_state_all(list(self.cuda))
         np.random.set_state(self.numpy)
         random.setstate(self.python)
+
+    def changed_since(self, before: "GlobalRng") -> frozenset[str]:
+        """Return which generators have drawn between that state and this one, in words."""
+        same = {
+            "torch's global generator": torch.equal(self.cpu, before.cpu),
+            "torch's generator of a GPU": len(self.cuda) == len(before.cuda)
+            and all(map(torch.equal, self.cuda, before.cuda)),
+            "numpy.random": all(map(np.array_equal, self.numpy, before.numpy)),
+            "random": self.python == before.python,
+        }
+        return frozenset(name for name, is_same in same.items() if not is_same)

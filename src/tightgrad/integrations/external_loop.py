@@ -170,14 +170,14 @@ def with_micro_batches(plan: Plan, micro_batches: int | Schedule, setting: str) 
         ConfigError: the plan has another.
     """
     accumulate = plan.accumulate or Accumulate(micro_batches=micro_batches)
-    is_whole = accumulate.source == "loader" and accumulate.partial == "flush" and accumulate.fetch == "window"
+    is_whole = accumulate.source == "loader" and accumulate.partial == "flush" and accumulate.fetch != "batch"
     if accumulate.micro_batches != micro_batches or not is_whole:
         raise ConfigError(
             f"the plan has {accumulate}, but {setting} is {micro_batches} and that loop cuts the windows; "
             'pass the same number, with source="loader", partial="flush" and fetch="window", or leave accumulate out '
             "of the plan."
         )
-    return replace(plan, accumulate=accumulate)
+    return replace(plan, accumulate=replace(accumulate, fetch="window"))
 
 
 def with_clip(plan: Plan, wanted: Clipper | None, setting: str) -> Plan:

@@ -44,6 +44,7 @@ class GradientPipeline(Checkpoints):
             weight or (DefaultWeight() if plan.accumulate else one),
             adapter.collective,
             adapter.micro_batch,
+            plan.fetches_one_by_one(adapter.collective.world_size),
             "repeat" if adapter.every_rank_runs else "fewer",
             lambda: adapter.waits_in_forward,  # not self: the pipeline ends with its last reference
         )

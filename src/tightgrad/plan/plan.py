@@ -281,6 +281,13 @@ class Plan:
         parts = (compress.feedback, compress.reducer, self.clip, self.loss_scale, self.noise_scale, self.guard)
         return [part for part in parts if part is not None]
 
+    def fetches_one_by_one(self, ranks: int) -> bool:
+        """Tell whether each micro-batch is fetched when its turn comes, as `Accumulate(fetch=...)` says."""
+        accumulate = self.accumulate or Accumulate()
+        if accumulate.fetch != "auto":
+            return accumulate.fetch == "batch"
+        return ranks == 1 and accumulate.why_whole_windows is None and self.noise_scale is None
+
     def to_json(self, *, indent: int | None = None) -> str:
         """Write the plan as JSON text."""
         return json.dumps(self.to_config(), indent=indent)

@@ -150,7 +150,7 @@ def test_every_rank_hears_of_it_before_any_backward(fetch):
 
 def test_a_weight_of_ones_own_is_not_looked_at():
     model = linear()
-    plan = tg.Plan(accumulate=tg.Accumulate(2))
+    plan = tg.Plan(accumulate=tg.Accumulate(2, fetch="window"))
     pipe = tg.attach(
         model,
         torch.optim.SGD(model.parameters(), lr=0.1),

@@ -179,7 +179,7 @@ def expected():
 @pytest.mark.parametrize("loader", REUSING.values(), ids=REUSING.keys())
 def test_a_loader_that_reuses_its_buffer_is_told_of_the_other_fetch(loader):
     with pytest.raises(tg.UsageError, match=r'reuses its buffers.*Accumulate\(fetch="batch"\)'):
-        gradient(loader())
+        gradient(loader(), fetch="window")
     (found,) = gradient(loader(), fetch="batch")
     torch.testing.assert_close(found, expected())
 
@@ -200,7 +200,7 @@ def test_filled_by_weight_and_partial_windows_as_well():
     with pytest.raises(tg.UsageError, match="reuses its buffers"):
         next(pipe.windows(one_buffer()))
     with pytest.raises(tg.UsageError, match="micro-batch 1 into the memory of micro-batch 0"):
-        gradient(itertools.islice(one_buffer(), 2))
+        gradient(itertools.islice(one_buffer(), 2), fetch="window")
 
 
 def overlapping_and_written():
@@ -267,7 +267,7 @@ def test_memory_that_nobody_writes_to_may_be_shared(loader):
 def gradient_of_any(loader):
     """Without the guard, which minds NaN."""
     model, windows = linear(), []
-    plan = tg.Plan(accumulate=tg.Accumulate(4), guard=tg.Guard("propagate"))
+    plan = tg.Plan(accumulate=tg.Accumulate(4, fetch="window"), guard=tg.Guard("propagate"))
     pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.0), plan, weight=lambda batch: 4.0)
     for window in pipe.windows(loader):
         for batch in window:
@@ -324,7 +324,8 @@ def test_a_write_that_the_sample_misses_is_seen_by_torch_s_counter(is_transposed
 def test_a_thread_that_goes_on_writing_is_seen_when_the_batch_is_handed_out():
     buffers = [torch.zeros(4, 3), torch.ones(4, 3)]
     model = linear()
-    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(accumulate=tg.Accumulate(2)))
+    plan = tg.Plan(accumulate=tg.Accumulate(2, fetch="window"))
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan)
     batches = iter(next(pipe.windows(buffers)))
     next(batches)
     buffers[1].numpy()[:] = 5.0
@@ -334,7 +335,8 @@ def test_a_thread_that_goes_on_writing_is_seen_when_the_batch_is_handed_out():
 
 def test_a_user_may_change_batches_before_and_while_they_run():
     model = linear()
-    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(accumulate=tg.Accumulate(2)))
+    plan = tg.Plan(accumulate=tg.Accumulate(2, fetch="window"))
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan)
     for window in pipe.windows([X[:4].clone(), X[4:8].clone()]):
         for batch in window.batches:
             batch.mul_(2.0)

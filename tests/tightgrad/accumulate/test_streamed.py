@@ -238,15 +238,26 @@ class TestFailure:
 
 
 class TestState:
-    def test_expected_n_is_told_until_the_last_is_fetched(self):
+    def test_n_is_not_told_before_the_last_is_fetched(self):
         model, pipe = make()
-        totals = []
         for window in pipe.windows(ragged(3)):
-            for batch in window:
-                totals.append(window.total_weight)
+            for position, batch in enumerate(window):
+                assert window.expected_weights == {"loss": 12.0}
+                if position < 2:
+                    with pytest.raises(tg.UsageError, match=f"not known yet: {position + 1} of the window's 3 micro"):
+                        assert window.total_weight
+                else:
+                    assert window.total_weights == {"loss": window.total_weight} == {"loss": 13.0}
                 pipe.backward(loss_of(model, batch))
             pipe.step()
-        assert totals == [12.0, 12.0, 13.0]
+
+    def test_n_is_told_where_a_loader_has_ended(self):
+        model, pipe = make()
+        for window in pipe.windows(ragged(2)):
+            for batch in window:
+                pipe.backward(loss_of(model, batch))
+            assert (len(window), window.total_weight) == (2, 11.0)
+            pipe.step()
 
     @pytest.mark.parametrize("stop", range(8))
     def test_resumed_anywhere_is_bit_identical(self, stop):

@@ -37,7 +37,7 @@ class TestRanks:
         collective = HasTwin()
         _, pipe = make(k=3, collective=collective)
         for window in pipe.windows(batches(6)):
-            assert window.total_weight == 24.0
+            assert window.expected_weights == {"loss": 24.0}
             break
         gc.collect()
         assert collective.events == ["begun", "waited"]

@@ -15,6 +15,9 @@ def make(plan=None, **arguments):
     return model, tg.attach(model, optimizer, plan or tg.Plan(accumulate=tg.Accumulate(2)), **arguments)
 
 
+WHOLE = tg.Plan(accumulate=tg.Accumulate(3, fetch="window"))
+
+
 @pytest.mark.parametrize("plan", [tg.Plan(), tg.Plan(accumulate=tg.Accumulate(2))], ids=["empty", "accumulate"])
 class TestOrderOfCalls:
     def test_backward_needs_a_window(self, plan):
@@ -83,7 +86,7 @@ def test_a_backward_in_the_middle_is_missed():
 
 def test_all_batches_are_weighed_before_the_first_is_given_out():
     seen = []
-    _, pipe = make(tg.Plan(accumulate=tg.Accumulate(3)), weight=lambda batch: seen.append(batch) or len(batch))
+    _, pipe = make(WHOLE, weight=lambda batch: seen.append(batch) or len(batch))
     window = next(pipe.windows(batches(5)))
     assert len(seen) == len(window) == 3
     assert window.total_weight == 12.0
@@ -97,10 +100,10 @@ def test_a_loader_is_read_window_by_window():
             taken.append(index)
             yield batch
 
-    model, pipe = make()
+    model, pipe = make(WHOLE)
     windows = pipe.windows(loader())
     next(windows)
-    assert taken == [0, 1]
+    assert taken == [0, 1, 2]
     del windows
     gc.collect()
     assert model.weight.grad is None
@@ -158,7 +161,7 @@ def test_a_loader_that_fails_on_one_rank_stops_every_rank(loader):
     ],
 )
 def test_samples_are_counted_by_default(batch, samples):
-    _, pipe = make()
+    _, pipe = make(WHOLE)
     assert next(pipe.windows([batch])).total_weight == samples
 
 
@@ -167,7 +170,7 @@ def test_a_batch_that_cannot_be_counted_needs_a_weight(batch):
     _, pipe = make()
     with pytest.raises(tg.ConfigError, match=r"pass attach\(\.\.\., weight="):
         next(pipe.windows([batch]))
-    _, pipe = make(weight=lambda batch: 2.5)
+    _, pipe = make(WHOLE, weight=lambda batch: 2.5)
     assert next(pipe.windows([batch])).total_weight == 2.5
 
 

@@ -142,7 +142,7 @@ def plugin(**settings):
 
 def test_sync_each_batch_becomes_part_of_the_plan():
     accelerator, *_ = make(gradient_accumulation_plugin=plugin(sync_each_batch=True))
-    assert accelerator.plan.accumulate == tg.Accumulate(STEPS, sync="every")
+    assert accelerator.plan.accumulate == tg.Accumulate(STEPS, fetch="window", sync="every")
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_a_number_for_each_epoch(name):
     assert found == [4, 3, *[1] * 7, 2, 2, 2, 1]
     other = Tagger()
     optimizer = torch.optim.SGD(other.parameters(), lr=0.5)
-    plan = tg.Plan(tg.Accumulate(((0, 4), (2, 1), (9, 2))), PLANS[name].compress, PLANS[name].clip)
+    plan = tg.Plan(tg.Accumulate(((0, 4), (2, 1), (9, 2)), fetch="window"), PLANS[name].compress, PLANS[name].clip)
     pipe = tg.attach(other, optimizer, plan, weight=num_tokens)
     for _ in range(3):
         for window in pipe.windows(DataLoader(Tokens(), batch_size=BATCH)):

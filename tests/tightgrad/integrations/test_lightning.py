@@ -95,7 +95,7 @@ def test_same_as_the_raw_loop(name, kind):
 
 def test_the_trainer_clips_where_the_plan_does_not():
     callback = fit(tg.Plan(), Automatic())
-    assert callback.plan == tg.Plan(accumulate=tg.Accumulate(STEPS), clip=tg.clip.GlobalNorm(0.1))
+    assert callback.plan == tg.Plan(accumulate=tg.Accumulate(STEPS, fetch="window"), clip=tg.clip.GlobalNorm(0.1))
 
 
 def test_limited_batches_make_exact_windows():

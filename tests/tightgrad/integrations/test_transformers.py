@@ -69,7 +69,7 @@ def test_same_as_the_raw_loop(name, tmp_path):
 
 def test_the_arguments_clip_where_the_plan_does_not(tmp_path):
     trainer = make(tg.Plan(), tmp_path)
-    assert trainer.plan == tg.Plan(accumulate=tg.Accumulate(STEPS), clip=tg.clip.GlobalNorm(0.1))
+    assert trainer.plan == tg.Plan(accumulate=tg.Accumulate(STEPS, fetch="window"), clip=tg.clip.GlobalNorm(0.1))
 
 
 def test_logs_the_mean_over_the_windows_tokens(tmp_path):

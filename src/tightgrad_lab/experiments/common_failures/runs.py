@@ -120,12 +120,18 @@ def fit(
     optimizer = torch.optim.SGD(model.parameters(), rate)
     pipe = tg.attach(model, optimizer, run.plan, weight=weight, seed=run.seed, records=[writer], collective=collective)
     records = []
+    last: list[Any] = []
+
+    def loader() -> Iterator[Any]:
+        for batch in batches:
+            last[:] = [batch]
+            yield batch
+
     try:
         with writer:
-            for window in pipe.windows(batches):
-                last = window.batches[-1]
+            for window in pipe.windows(loader()):
                 records.append(pipe.run(window, lambda batch: loss(model, batch)))
-                after(model, last)
+                after(model, last[0])
     except (tg.NonFiniteGradientError, RuntimeError) as error:
         if not isinstance(error, tg.NonFiniteGradientError) and not is_out_of_memory(error):
             raise
