@@ -76,6 +76,10 @@ CODECS: tuple[Codec, ...] = (
 )
 
 
+def two_optimizers() -> list[list[str]]:
+    return [["conv", "matrix", "weight"], ["bias", "scalar", "empty"]]
+
+
 CLIPPERS: tuple[ClipCase, ...] = (
     ClipCase(tg.clip.GlobalNorm(1.0), limit="model"),
     ClipCase(tg.clip.GlobalNorm(0.5, norm_type=1.0), limit="model", bound=0.5, norm_type=1.0),
@@ -91,6 +95,11 @@ CLIPPERS: tuple[ClipCase, ...] = (
     ClipCase(tg.clip.Chain((tg.clip.Value(0.5), tg.clip.GlobalNorm(1.0))), limit="model", keeps_direction=False),
     ClipCase(
         tg.clip.ByName((("bias", tg.clip.Value(0.25)),), default=tg.clip.GlobalNorm(1.0)),
+        limit=None,
+        keeps_direction=False,
+    ),
+    ClipCase(
+        tg.clip.PerOptimizer((tg.clip.GlobalNorm(1.0), tg.clip.GlobalNorm(0.5))).for_optimizers(two_optimizers),
         limit=None,
         keeps_direction=False,
     ),

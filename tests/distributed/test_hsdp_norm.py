@@ -18,6 +18,12 @@ from tightgrad.clip.norm import tensor_norms, total_norm
 ORDERS = (0.0, 1.0, 2.0, 3.0, math.inf)
 SHAPES = ((5, 6), (7,), (3, 3, 3, 3), (1, 4), (2, 9))  # four ranks divide none of them; some shards are empty
 SCALES = (1e-30, 1.0, 1e30)
+
+
+def odd_and_even() -> list[list[str]]:
+    return [[str(index) for index in range(start, 100, 2)] for start in (1, 0)]
+
+
 CLIPPERS = (
     tg.clip.AGC(clip_factor=0.3),
     tg.clip.AGC(clip_factor=0.3, unit_axis=1),
@@ -29,6 +35,7 @@ CLIPPERS = (
     tg.clip.Value(0.2),
     tg.clip.ByName((("1*", tg.clip.AGC(0.3)), ("2*", tg.clip.GlobalNorm(0.5))), default=tg.clip.PerTensorNorm(0.5)),
     tg.clip.Chain((tg.clip.Value(0.5), tg.clip.GlobalNorm(1.0))),
+    tg.clip.PerOptimizer((tg.clip.GlobalNorm(0.5), tg.clip.AGC(0.3))).for_optimizers(odd_and_even),
 )
 
 

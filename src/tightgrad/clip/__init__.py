@@ -6,6 +6,7 @@ from tightgrad.clip.autoclip import AutoClip as AutoClip
 from tightgrad.clip.block_rms import BlockRMS as BlockRMS
 from tightgrad.clip.combine import ByName as ByName
 from tightgrad.clip.combine import Chain as Chain
+from tightgrad.clip.combine import PerOptimizer as PerOptimizer
 from tightgrad.clip.global_norm import GlobalNorm as GlobalNorm
 from tightgrad.clip.per_tensor_norm import PerTensorNorm as PerTensorNorm
 from tightgrad.clip.value import Value as Value

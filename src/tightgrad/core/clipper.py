@@ -1,8 +1,8 @@
 """What limits gradients, and the norm that it is given."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import ClassVar, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
@@ -17,6 +17,10 @@ class GradNorm(Protocol):
         """The norm over all elements of all tensors: a scalar, the same on every rank; in the pipeline float64."""
 
 
+Held: TypeAlias = Callable[[], Sequence[Collection[str]]]
+"""Tells at any time which parameters, by name, each optimizer holds."""
+
+
 class Clipper(ABC):
     """Limits gradients in place."""
 
@@ -24,6 +28,14 @@ class Clipper(ABC):
     slots: ClassVar[tuple[Slot, ...]] = ()
     fold: str = "off"
     """Whether what `factor` gives may travel in a fused optimizer's step: "auto", "on" or "off"."""
+
+    def for_optimizers(self, held: Held) -> "Clipper":
+        """Return the clipper as it runs with these optimizers. Called once, by `attach`; most need not know them.
+
+        Raises:
+            ConfigError: it was made for another number of optimizers.
+        """
+        return self
 
     def factor(self, grads: Grads, norm: GradNorm, state: State) -> Clipped | None:
         """Return the one factor for all gradients, which are left as they are; None if there is no such factor, and

@@ -202,8 +202,10 @@ class Clipped:
         total_norm: scalar, the norm before clipping.
         clip_coef: scalar, norm after clipping over norm before; 1 when nothing was clipped.
         state: what the method remembers, to be stored if the step is applied.
+        groups: the same of each group that was clipped by itself, by the group's name; empty if there are none.
     """
 
     total_norm: Tensor
     clip_coef: Tensor
     state: State = field(default_factory=dict)
+    groups: "Mapping[str, Clipped]" = field(default_factory=dict)

@@ -19,7 +19,7 @@ from tightgrad.local.replica import ReplicaAdapter
 from tightgrad.pipeline.collaborators import check_model
 from tightgrad.pipeline.delivery import Delivery, Outcome
 from tightgrad.plan.local_updates import LocalUpdates
-from tightgrad.plan.plan import Plan
+from tightgrad.plan.plan import Plan, Resolved
 from tightgrad.records.step_record import StepRecord
 from tightgrad.sync.after_backward import AfterBackward
 from tightgrad.sync.complex_parameters import check_no_complex
@@ -43,13 +43,13 @@ class OuterPipeline:
         num_since: local steps since the last outer step.
     """
 
-    def __init__(self, adapter: ReplicaAdapter, updates: LocalUpdates, *, seed: int) -> None:
+    def __init__(self, adapter: ReplicaAdapter, updates: LocalUpdates, plan: Resolved, *, seed: int) -> None:
         self.adapter = adapter
         self.updates = updates
         self.num_local_steps = 0
         self.num_since = 0
         self.state = PipelineState()
-        self._plan = plan = updates.plan.resolved()
+        self._plan = plan
         self._slots = {**plan.slots, ANCHOR.name: ANCHOR, VELOCITY.name: VELOCITY}
         self._clock = StageClock()
         self._sync = AfterBackward(adapter, plan, seed, self._clock)
@@ -248,6 +248,7 @@ def attach_local(
         raise ConfigError(f"updates={given!r} must be LocalSGD(...) or DiLoCo(...){hint}.")
     adapter = ReplicaAdapter(model, collective)
     check_ranks_agree(updates, adapter.parameters, seed, adapter.collective, __version__)
-    check_no_complex(updates.plan.resolved().compress, adapter.parameters)
+    plan = updates.plan.resolved().for_optimizers(lambda: [list(adapter.parameters)])
+    check_no_complex(plan.compress, adapter.parameters)
     adapter.start_together()
-    return OuterPipeline(adapter, updates, seed=seed)
+    return OuterPipeline(adapter, updates, plan, seed=seed)

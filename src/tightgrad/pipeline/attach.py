@@ -31,7 +31,7 @@ from tightgrad.pipeline.optimizer_step import OptimizerStep
 from tightgrad.pipeline.ownership import Ownership
 from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.pipeline import GradientPipeline
-from tightgrad.pipeline.premises import Premises, described, held_by_any
+from tightgrad.pipeline.premises import Premises, described, held_by_any, held_names
 from tightgrad.plan.guard import Guard
 from tightgrad.plan.loss_scaling import loss_scaling
 from tightgrad.plan.plan import Plan
@@ -148,6 +148,7 @@ def attach(
     ranks = adapter.collective
     check_ranks_agree(plan, adapter.parameters, seed, ranks, __version__, loss_scale=scale, optimizers=held)
     check_no_complex(resolved.compress, adapter.parameters)
+    resolved = resolved.for_optimizers(lambda: held_names(optimizers, adapter.parameters))
     premises = Premises(model, optimizers, adapter, resolved.accumulate, stacklevel=2)
     adapter.connect()
     sync.connect()

@@ -187,7 +187,8 @@ class Delivery:
                 folds = self.fold(grads, clipped.clip_coef)
             else:
                 clipped = self.plan.clip.clip_(grads, self.adapter.parameters, norm, slots)
-            return Limited(Clipped(total, clipped.clip_coef), merge(slots, clipped.state), folds)
+            limited = Clipped(total, clipped.clip_coef, groups=clipped.groups)
+            return Limited(limited, merge(slots, clipped.state), folds)
 
     def _skip(self, summed: Summed) -> None:
         """Count a step that is left out, or raise."""

@@ -118,8 +118,13 @@ def described(optimizers: Sequence[optim.Optimizer], parameters: Mapping[str, nn
     """Return what ranks compare: which of several optimizers holds which parameters."""
     if len(optimizers) == 1:
         return "one"
-    held = [(type(optimizer).__name__, held_by(optimizer)) for optimizer in optimizers]
-    return repr([(kind, [name for name, p in parameters.items() if id(p) in one]) for kind, one in held])
+    kinds = [type(optimizer).__name__ for optimizer in optimizers]
+    return repr(list(zip(kinds, held_names(optimizers, parameters), strict=True)))
+
+
+def held_names(optimizers: Sequence[optim.Optimizer], parameters: Mapping[str, nn.Parameter]) -> list[list[str]]:
+    """Return the names of the parameters that each optimizer holds now."""
+    return [[name for name, p in parameters.items() if id(p) in one] for one in map(held_by, optimizers)]
 
 
 def check_no_unknown(

@@ -41,6 +41,7 @@ class Recorder:
     def record(self, step: Step, outcome: Outcome) -> StepRecord:
         """Make and write the record of a step. Collective when parameters are sharded: every rank must call it."""
         parts, plan, clipped, slots = self._parts, self._plan, outcome.clipped, self._parts.state.slots
+        groups = clipped.groups if clipped else {}
         parts.adapter.collective.traffic.add("wrapper", parts.adapter.sent_nbytes())
         wire_bytes = self._sent.pop()
         clip_coef = float(clipped.clip_coef) if clipped and plan.clip else None
@@ -53,6 +54,8 @@ class Recorder:
             skip_reason=outcome.skipped,
             grad_norm=float(clipped.total_norm) if clipped else None,
             clip_coef=clip_coef,
+            group_norms={name: float(group.total_norm) for name, group in groups.items()},
+            group_clip_coefs={name: float(group.clip_coef) for name, group in groups.items()},
             wire_bytes=None if plan.is_empty else wire_bytes,
             residual_norm=residual_norm(slots, plan.slots),
             weight=step.window.total_weight if step.total_weight is None else step.total_weight,

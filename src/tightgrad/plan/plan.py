@@ -4,7 +4,7 @@ together.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from tightgrad.accumulate import Accumulate
 from tightgrad.clip import GlobalNorm
 from tightgrad.core.check import check_choice, check_number
+from tightgrad.core.clipper import Held
 from tightgrad.core.config import from_config, method_from_config, to_config
 from tightgrad.core.errors import ConfigError, IncompatiblePlanError
 from tightgrad.core.kinds import Setting, check_kind, instead
@@ -142,6 +143,14 @@ class Resolved:
     slots: Mapping[str, Slot]
     is_empty: bool
     has_compress: bool
+
+    def for_optimizers(self, held: Held) -> "Resolved":
+        """Return the plan as it runs with these optimizers.
+
+        Raises:
+            ConfigError: its clipper was made for another number of optimizers.
+        """
+        return replace(self, clip=self.clip and self.clip.for_optimizers(held))
 
     @property
     def largest_norm(self) -> float:

@@ -38,6 +38,9 @@ class StepRecord:
             measure it, or it is not known yet.
         parameter_norm: 2-norm of the model's parameters after the step, the same on every rank unless they have
             drifted apart; measured every tenth step, None on the others and for an empty plan.
+        group_norms: where groups are clipped by themselves, each group's 2-norm before clipping: by place of the
+            optimizer ("0", "1") for `clip.PerOptimizer`, by pattern for `clip.ByName`.
+        group_clip_coefs: each group's norm after clipping over its norm before.
     """
 
     step: int
@@ -61,6 +64,8 @@ class StepRecord:
     warm_start_overlap: float | None = None
     parameter_norm: float | None = None
     noise_scale: float | None = None
+    group_norms: dict[str, float] = field(default_factory=dict)
+    group_clip_coefs: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON values."""
