@@ -210,7 +210,8 @@ class PerOptimizer(Clipper):
         avoid_when="there is one optimizer; give its clipper alone",
     )
 
-    _held: ClassVar[Held | None] = None
+    _told: ClassVar[tuple[Held, ...]] = ()
+    """What each optimizer holds, once it is known."""
 
     def __post_init__(self) -> None:
         given: Any = self.clippers
@@ -240,7 +241,7 @@ class PerOptimizer(Clipper):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise ConfigError(f"{twice[0]!r} is held by two optimizers, so it would be clipped twice; give it to one.")
         made = PerOptimizer(tuple(clipper and clipper.for_optimizers(held) for clipper in self.clippers))
-        object.__setattr__(made, "_held", held)
+        object.__setattr__(made, "_told", (held,))
         return made
 
     def clip_(self, grads: Grads, params: Mapping[str, nn.Parameter], norm: GradNorm, state: State) -> Clipped:
@@ -249,12 +250,12 @@ class PerOptimizer(Clipper):
         Raises:
             UsageError: it does not know what each optimizer holds.
         """
-        if self._held is None:
+        if not self._told:
             raise UsageError(
                 "PerOptimizer does not know which parameters each optimizer holds; give it in a plan to "
                 "attach(model, [muon, adamw], plan), or write clipper.for_optimizers(lambda: [names, other_names])."
             )
         groups = {}
-        for index, (clipper, names) in enumerate(zip(self.clippers, map(set, self._held()), strict=True)):
+        for index, (clipper, names) in enumerate(zip(self.clippers, map(set, self._told[0]()), strict=True)):
             groups[str(index)] = clipper, {name: grad for name, grad in grads.items() if name in names}
         return _clip_groups_(groups, grads, params, norm, state)
