@@ -21,6 +21,28 @@ Batch = TypeVar("Batch")
 Short = Literal["fewer", "repeat"]
 
 
+class Windows(Generic[Batch]):
+    """Gives one window after the other, as an iterator that has a length where the number of windows is known.
+
+    Args:
+        windows: to be iterated once.
+        count: gives their number, or raises `TypeError`.
+    """
+
+    def __init__(self, windows: Iterator[Window[Batch]], count: Callable[[], int]) -> None:
+        self._windows = windows
+        self._count = count
+
+    def __iter__(self) -> Iterator[Window[Batch]]:
+        return self._windows  # so that warnings count their way up to the loop's own line
+
+    def __next__(self) -> Window[Batch]:
+        return next(self._windows)
+
+    def __len__(self) -> int:
+        return self._count()
+
+
 class WindowCutter(Generic[Batch]):
     """Cuts one window after the other: fetches, weighs and counts its batches.
 
@@ -107,6 +129,21 @@ class WindowCutter(Generic[Batch]):
                 f"that will be set, Accumulate(micro_batches={number}), and set 1 before the first window."
             )
         self.settings = replace(self._planned, micro_batches=number)
+
+    def num_windows(self, loader: Iterable[Any], step: int) -> int:
+        """Return how many windows a loader makes on this rank, from this step on; ranks with longer ones go on.
+
+        Raises:
+            TypeError: the loader has no length, or windows are filled by weight.
+        """
+        try:
+            num_batches = len(loader)  # type: ignore[arg-type]
+        except (TypeError, NotImplementedError) as error:
+            raise TypeError(
+                f"pipe.windows(loader) has no length, since the loader has none ({error}). Give it a __len__ that "
+                "counts its batches, or go without a length."
+            ) from None
+        return self.settings.num_windows(len(self.carried) + num_batches, step)
 
     def take_back(self) -> None:
         """Count the last window as never cut: another rank failed while fetching its own."""

@@ -1,6 +1,7 @@
 """What `attach` gives: windows, errors, checkpoints, ownership. The way of a gradient itself is in `step.py`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -12,7 +13,7 @@ from tightgrad.accumulate.fetched import NO_WINDOW, uncounted
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.weights import Weight, one
-from tightgrad.accumulate.windows import WindowCutter
+from tightgrad.accumulate.windows import WindowCutter, Windows
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.pipeline.checkpoints import Checkpoints
 from tightgrad.pipeline.left_out import check_can_skip
@@ -60,16 +61,21 @@ class GradientPipeline(Checkpoints):
             raise UsageError(f"this pipeline has {len(self.optimizers)} optimizers ({kinds}); take pipe.optimizers.")
         return self.optimizers[0]
 
-    def windows(self, loader: Iterable[Batch]) -> Iterator[Window[Batch]]:
+    def windows(self, loader: Iterable[Batch]) -> Windows[Batch]:
         """Cut `loader` into windows, one for each optimizer step.
 
         Collective: every rank must iterate. When one rank's loader ends first, its later windows are empty, and its
-        part of the gradient is zero.
+        part of the gradient is zero. Where the loader has a length, `len(pipe.windows(loader))` is the number of this
+        rank's windows; `TypeError` where it has none, and where windows are filled by weight.
 
         Raises:
             UsageError: the previous window's `step` is missing, or the optimizer has parameters that the model had not
                 when it was attached.
         """
+        return Windows(self._each_window(loader), partial(self._cutter.num_windows, loader, self.state.step))
+
+    def _each_window(self, loader: Iterable[Batch]) -> Iterator[Window[Batch]]:
+        self._recorder.begin(partial(self._cutter.num_windows, loader, self.state.step))
         windows: Iterator[Window[Batch]] = (
             map(uncounted, loader) if self.plan.is_empty else self._cutter.cut(loader, lambda: self.state.step)
         )

@@ -1,6 +1,6 @@
 """Makes each step's record, and hands it to the writers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -37,6 +37,16 @@ class Recorder:
         self._device = torch.device("cpu") if parameter is None else parameter.device
         for writer in self._writers:
             writer.start(collective.rank, collective.world_size, plan.to_config())
+
+    def begin(self, count: Callable[[], int]) -> None:
+        """Tell the writers how many windows a loader makes, where `count` knows and they want to."""
+        try:
+            windows: int | None = count()
+        except TypeError:
+            windows = None
+        for writer in self._writers:
+            if hasattr(writer, "begin"):  # a writer of its own class need not have it
+                writer.begin(windows)
 
     def record(self, step: Step, outcome: Outcome) -> StepRecord:
         """Make and write the record of a step. Collective when parameters are sharded: every rank must call it."""

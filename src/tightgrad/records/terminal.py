@@ -29,10 +29,15 @@ class Terminal(RecordWriter):
         self._shown = float("-inf")
         self._steps = self._skipped = self._width = 0
         self._last: Record | None = None
+        self._window = self._of = 0
 
     def start(self, rank: int, ranks: int, plan: Record) -> None:
         """Show records on rank 0 only."""
         self._speaks = rank == 0
+
+    def begin(self, windows: int | None) -> None:
+        """Count windows from the first one again, and show of how many, where that is known."""
+        self._window, self._of = 0, windows or 0
 
     def write(self, record: Record) -> None:
         """Show the record, unless the last one was shown too short a time ago."""
@@ -44,6 +49,7 @@ class Terminal(RecordWriter):
         else:
             self._steps += 1  # the first step's own time is not known
         self._skipped += bool(record["skipped"])
+        self._window += record.get("weight") != 0 or record.get("skip_reason") == "zero_weight"  # and not a flush()
         self._last = record
         if now - self._shown >= (LIVE_SECONDS if self._live else FILE_SECONDS):
             self._show(record, now)
@@ -61,6 +67,8 @@ class Terminal(RecordWriter):
         assert self._started is not None
         elapsed = now - self._started
         line = line_of(record, self._steps / elapsed if elapsed > 0 and self._steps else None, self._skipped)
+        if 1 < self._of >= self._window > 0:  # frameworks begin each window by itself
+            line += f"  window {self._window} of {self._of}"
         padding = " " * max(0, self._width - len(line))
         self._stream.write(f"\r{line}{padding}" if self._live else f"{line}\n")
         self._stream.flush()

@@ -21,6 +21,13 @@ class RecordWriter(ABC):
             plan: `Plan.to_config()`.
         """
 
+    def begin(self, windows: int | None) -> None:  # noqa: B027
+        """Take note that the windows of a loader begin.
+
+        Args:
+            windows: how many this rank's loader makes; None where that is not known.
+        """
+
     @abstractmethod
     def write(self, record: Record) -> None:
         """Take one step's record, without changing it."""
