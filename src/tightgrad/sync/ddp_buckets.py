@@ -103,6 +103,10 @@ class DDPBuckets(AfterBackward):
         if error is not None:
             raise error
 
+    def fail(self) -> None:
+        """Tell the other ranks, which are at the end of the step, that this one has left it. Collective, as `sum`."""
+        self.abandon()
+
     def cancel(self) -> None:
         """Wait for what is under way on this rank, and forget it."""
         self._worker.join()
