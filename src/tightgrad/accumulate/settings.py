@@ -51,7 +51,8 @@ class Accumulate:
             bit where all batches weigh the same and the window is full. Needs `micro_batches`, one loss,
             source="loader", partial="flush", on_oom="raise" and a plan without `noise_scale`. Where gradients are
             reduced in backward, the last window of a loader then has K micro-batches as well, the missing ones
-            repeated with weight 0. "auto" is "batch" on one process where the plan allows it, and "window" elsewhere.
+            repeated with weight 0. "auto" is "batch" on one process where the plan and the wrapper allow it (not FSDP2,
+            nor overlap="backward", which have to know the last micro-batch before its forward), and "window" elsewhere.
         sync: when a wrapper that reduces by itself does so: "last" once a window, "every" after each micro-batch
             (more traffic, and under FSDP2 no unsharded gradients in memory), "auto" by the bytes of these.
         on_oom: when a rank runs out of memory in `GradientPipeline.run`: "raise", or "split" to run the window again

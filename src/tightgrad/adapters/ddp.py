@@ -51,6 +51,7 @@ class DDPAdapter(PlainAdapter):
         self.sync = sync
         self.reduces = sync in ("last", "every")
         self.every_rank_runs = sync != "never"  # some backward is synchronised
+        self.marks_last = sync == "hook" or (sync == "last" and self.collective.world_size > 1)
         self.divisor = self.collective.world_size if self.reduces else 1
         self.hand_over = hand_over
         self._talks_in_forward |= model.broadcast_buffers and any(True for _ in model.module.buffers())

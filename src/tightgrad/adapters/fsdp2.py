@@ -76,6 +76,7 @@ class FSDP2Adapter(PlainAdapter):
 
     reduces = True
     every_rank_runs = True
+    marks_last = True
 
     def __init__(
         self, model: nn.Module, sync: str, collective: Collective | None = None, hand_over: UnitHandOver | None = None

@@ -22,6 +22,7 @@ class PlainAdapter:
 
     reduces = False
     every_rank_runs = False
+    marks_last = False
     divisor = 1
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
 

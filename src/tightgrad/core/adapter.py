@@ -30,6 +30,10 @@ class Adapter(Protocol):
         """Tell whether a window's backward only works if every rank runs as many micro-batches."""
 
     @property
+    def marks_last(self) -> bool:
+        """Tell whether a window's last micro-batch has to be known as the last before its forward."""
+
+    @property
     def waits_in_forward(self) -> bool:
         """Tell whether `begin_window` or a forward of the next window may wait for the other ranks."""
 

@@ -40,13 +40,14 @@ class GradientPipeline(Checkpoints):
         self.parts, self.optimizers, self.plan = parts, tuple(parts.optimizer.optimizers), plan
         adapter = parts.adapter
         self.adapter, self.state, self.ownership = adapter, parts.state, parts.ownership
+        is_alone = adapter.collective.world_size == 1 and not adapter.marks_last
         self._cutter: WindowCutter[Any] = WindowCutter(
             parts.plan.accumulate,
             weight or (DefaultWeight() if plan.accumulate else one),
             adapter.collective,
             adapter.micro_batch,
-            plan.fetches_one_by_one(adapter.collective.world_size),
-            "repeat" if adapter.every_rank_runs else "fewer",
+            plan.fetches_one_by_one(is_alone=is_alone),
+            "repeat" if adapter.every_rank_runs and not is_alone else "fewer",
             lambda: adapter.waits_in_forward,  # not self: the pipeline ends with its last reference
         )
         self._smaller = SmallerMicroBatches(adapter.collective, self._cutter.weigh)

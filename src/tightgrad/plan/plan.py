@@ -290,12 +290,16 @@ class Plan:
         parts = (compress.feedback, compress.reducer, self.clip, self.loss_scale, self.noise_scale, self.guard)
         return [part for part in parts if part is not None]
 
-    def fetches_one_by_one(self, ranks: int) -> bool:
-        """Tell whether each micro-batch is fetched when its turn comes, as `Accumulate(fetch=...)` says."""
+    def fetches_one_by_one(self, *, is_alone: bool) -> bool:
+        """Tell whether each micro-batch is fetched when its turn comes, as `Accumulate(fetch=...)` says.
+
+        Args:
+            is_alone: whether there is one process, whose wrapper need not know which micro-batch is the window's last.
+        """
         accumulate = self.accumulate or Accumulate()
         if accumulate.fetch != "auto":
             return accumulate.fetch == "batch"
-        return ranks == 1 and accumulate.why_whole_windows is None and self.noise_scale is None
+        return is_alone and accumulate.why_whole_windows is None and self.noise_scale is None
 
     def to_json(self, *, indent: int | None = None) -> str:
         """Write the plan as JSON text."""
