@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.accumulate.additive import WHAT_IS_NOT_ADDITIVE, Forward, Found, compare_with_halves
-from tightgrad.accumulate.default_weight import DefaultWeight
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.settings import LOSS_REDUCTIONS
 from tightgrad.accumulate.trial_forward import left_as_it_was, own_statistics
-from tightgrad.accumulate.weights import Weight, batch_weights
+from tightgrad.accumulate.weights import DefaultWeight, Weight, batch_weights
 from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
 from tightgrad.adapters.parts.trial import without_reduction
 from tightgrad.adapters.plain import trainable_parameters, unwrap, unwrap_compiled
