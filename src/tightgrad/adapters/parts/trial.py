@@ -1,4 +1,4 @@
-"""Forwards that are only looked at, under a wrapper."""
+"""Forwards that are only looked at, and parameters that are used outside of one, under a wrapper."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,3 +31,13 @@ def without_reduction(model: nn.Module) -> Iterator[None]:
     finally:
         if is_fsdp2(inner):
             inner.reshard()  # a forward without a backward leaves the root's parameters unsharded
+
+
+def refuses_use_outside(model: nn.Module) -> str | None:
+    """Say why a parameter may not be used in a loss after the wrapper's forward; None if it may."""
+    inner = unwrap_compiled(model)
+    if is_fsdp2(inner):
+        return "fully_shard has cut it into shards, which only the model's own forward puts together"
+    if isinstance(inner, DistributedDataParallel) and inner.find_unused_parameters:
+        return "DistributedDataParallel(find_unused_parameters=True) takes it for unused after its forward"
+    return None
