@@ -14,9 +14,11 @@ class Towers(nn.Module):
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.body = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, 8))
+        self.body = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, 8))
+        generator = torch.Generator().manual_seed(0)  # ranks may be threads, which share the global one
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.uniform_(-0.25, 0.25, generator=generator)
         self.temperature = nn.Parameter(torch.tensor(1.5))
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from tightgrad.core.errors import ConfigError, UsageError
 from tightgrad.core.global_rng import GlobalRng
 
 Encode = Callable[[Any], Any]
-SAME = 1e-3  # relative difference of the two passes that rounding may make: one has a graph, the other has not
+SAME = 1e-4  # relative difference of the two passes that rounding may make: one has a graph, the other has not
 SAME_IN_LOW_PRECISION = 3e-2
 
 
@@ -102,8 +102,8 @@ def joined(parts: Sequence[Encoded]) -> list[Tensor]:
     for part in parts[1:]:
         if part.spec != first.spec:
             raise UsageError(
-                f"encode() returned {first.spec} for one micro-batch and {part.spec} for another; return the same for "
-                "all."
+                f"encode() returned {' '.join(str(first.spec).split())} for one micro-batch and "
+                f"{' '.join(str(part.spec).split())} for another; return the same for all."
             )
     columns = [[part.leaves[index] for part in parts] for index in range(len(first.leaves))]
     return [_joined(column, [part.num_rows for part in parts]) for column in columns]

@@ -22,6 +22,11 @@ class MicroBatches(Protocol[Batch_co]):
     """Knows a window's micro-batches on this rank, and what all ranks together have."""
 
     @property
+    def current(self) -> Batch:
+        """Return the micro-batch that is being run."""
+        return self.batches[self._position]
+
+    @property
     def weights(self) -> Sequence[Mapping[str, float]]:
         """Return what each micro-batch fetched so far counts for each loss."""
 
@@ -81,6 +86,11 @@ class Window(Generic[Batch]):
         self._failed: str | None = None
         self._position = -1
         self._held = held
+
+    @property
+    def current(self) -> Batch:
+        """Return the micro-batch that is being run."""
+        return self.batches[self._position]
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -2,28 +2,31 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves  # torch 2.9 to 2.14: no public name yet
 
-from tightgrad.accumulate import Accumulate, Window
+from tightgrad.accumulate import Window
 from tightgrad.accumulate.additive import Forward, compare_with_halves
+from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.representations import Encode, Encoded, cut, differs, encoded, joined, rebuilt, with_gradient
 from tightgrad.accumulate.trial_forward import own_statistics
 from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
-from tightgrad.adapters.parts.trial import refuses_use_outside, without_reduction
+from tightgrad.adapters.parts.trial import refuses_use_outside, through_wrapper, without_reduction
 from tightgrad.adapters.plain import unwrap_compiled
 from tightgrad.collectives.gather_with_grad import gather_rows, has_all_rows, rows_of_all
+from tightgrad.core.check import check_choice
 from tightgrad.core.errors import RankMismatchError, UnsupportedError, UsageError
 from tightgrad.core.global_rng import GlobalRng
 from tightgrad.core.protocols import Adapter, Collective
-from tightgrad.pipeline.losses import checked_losses
+from tightgrad.plan.plan import Resolved
 
 Weights = Mapping[str, float]
-Sees = Literal["all_ranks", "own_rank"]
+LossOfAll = Callable[[Any], Tensor | Mapping[str, Tensor]]
 SEES = ("all_ranks", "own_rank")
 
 
@@ -34,23 +37,26 @@ class Cached:
     Args:
         model: that encodes.
         adapter: of the model.
-        accumulate: how losses are reduced.
+        losses: their names.
         scale: gives the loss by which gradients sum to the target, for losses and what they weigh.
         backward: runs the backward of a scaled loss, for the current micro-batch; its weight says whether it counts.
+        check: called once all ranks have representations, before anything is done with them. Collective.
     """
 
     model: nn.Module
     adapter: Adapter
-    accumulate: Accumulate
+    losses: tuple[str, ...]
     scale: Callable[[Mapping[str, Tensor], Weights], Tensor | None]
     backward: Callable[[Tensor | None, Weights], None]
+    check: Callable[[], None]
 
-    def run(self, window: Window[Any], encode: Encode, loss: Callable[[Any], Any], sees: Sees) -> None:
+    def run(self, window: Window[Any], encode: Encode, loss: LossOfAll, *, sees_all: bool) -> None:
         """Add the gradients of all micro-batches. Collective: every rank must call it."""
         rank = self.adapter.collective.rank
         parts, told = self._first_pass(window, encode)
+        self.check()
         weights: Weights = window.wait_for_total()
-        if sees == "all_ranks":
+        if sees_all:
             counts = [about.num_rows for about in told]
             start, active = sum(counts[:rank]), sum(count > 0 for count in counts)
             rows = self._gathered(parts, told, counts)
@@ -87,7 +93,8 @@ class Cached:
                     if not window.batches.reach(position):
                         break
                     counts = any(window.weights[position].values())
-                    parts.append(encoded(window.batches[position], encode, counts=counts))
+                    with nullcontext() if parts else through_wrapper(self.model):
+                        parts.append(encoded(window.batches[position], encode, counts=counts))
             if parts:
                 joined(parts)
         except Exception as raised:
@@ -109,7 +116,7 @@ class Cached:
         self,
         parts: list[Encoded],
         rows: list[Tensor],
-        loss: Callable[[Any], Any],
+        loss: LossOfAll,
         weights: Weights,
     ) -> tuple[list[Tensor | None], dict[str, Tensor]]:
         """Those of the scaled loss with respect to the rows, and to parameters that the loss itself uses."""
@@ -120,7 +127,7 @@ class Cached:
         try:
             if parts and any(len(leaf) for leaf in leaves if leaf.dim()):
                 with torch.enable_grad():
-                    losses = checked_losses(loss(rebuilt(leaves, parts[0])), self.accumulate.losses)
+                    losses = checked_losses(loss(rebuilt(leaves, parts[0])), self.losses)
                     scaled = self.scale(losses, weights)
                 if scaled is not None:
                     found, extra = self._differentiated(scaled, leaves)
@@ -168,7 +175,7 @@ class Cached:
                 changed.append(differs(part.leaves, leaves))
                 shares = [grad if position == last else torch.zeros_like(grad) for grad in extra.values()]
                 scaled = with_gradient([*leaves, *own], [*wanted, *shares])
-                if scaled is None and part.num_rows:
+                if not any(leaf.requires_grad for leaf in leaves) and part.num_rows:
                     raise UsageError(
                         "no representation depends on a trainable parameter. Was it detached, computed under "
                         "torch.no_grad(), or is everything that it needs frozen?"
@@ -200,6 +207,26 @@ class Cached:
                 "of your own in encode(), and buffers that each forward changes (spectral_norm: call .eval() on it). "
                 "This window has no step; call pipe.abandon() to go on."
             )
+
+
+def check_can_cache(plan: Resolved, sees: object) -> None:
+    """Raise `UnsupportedError` where a plan cannot be run in two passes."""
+    check_choice("sees", sees, SEES)
+    accumulate = plan.accumulate
+    if accumulate.fetch == "batch":
+        raise UnsupportedError(
+            'run_cached() runs every micro-batch of a window twice, and fetch="batch" holds one at a time; take '
+            'Accumulate(fetch="window").'
+        )
+    if accumulate.on_oom == "split":
+        raise UnsupportedError(
+            'run_cached() does not run a window again with smaller micro-batches; take on_oom="raise", and more and '
+            "smaller micro-batches: the gradient is the same for any number of them."
+        )
+    if plan.noise_scale is not None:
+        raise UnsupportedError(
+            "noise_scale compares the gradients of micro-batches, which run_cached() has none of; leave it out."
+        )
 
 
 def check_encodes_alone(window: Window[Any], encode: Encode, model: nn.Module, collective: Collective) -> None:

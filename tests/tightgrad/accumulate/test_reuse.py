@@ -161,7 +161,10 @@ def gradient(loader, collective=None, weight=lambda batch: 4.0, **settings):
             kept.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
 
     plan = tg.Plan(accumulate=tg.Accumulate(4, **settings))
-    pipe = tg.attach(model, Keeping(model.parameters(), lr=0.1), plan, weight=weight, collective=collective)
+    check = (lambda batch: (model(batch[0]) - batch[1]).square().mean()) if "source" in settings else None
+    pipe = tg.attach(
+        model, Keeping(model.parameters(), lr=0.1), plan, weight=weight, collective=collective, check=check
+    )
     for window in pipe.windows(loader):
         for batch in window:
             x, y = unpacked(batch)
