@@ -216,7 +216,7 @@ def test_pieces_of_a_batch_in_a_loop_of_ones_own_are_not_checked_which_is_said()
 
 @pytest.mark.parametrize(
     ("check", "match"),
-    [(3.0, "check=3.0 must be the function"), (lambda: None, "check must take one argument"), (True, "check=True")],
+    [(3.0, "check=3.0 must be a function"), (lambda: None, "check must take one argument"), (True, "check=True")],
 )
 def test_a_check_is_a_function_of_a_batch(check, match):
     model = model_of()
