@@ -22,11 +22,6 @@ class MicroBatches(Protocol[Batch_co]):
     """Knows a window's micro-batches on this rank, and what all ranks together have."""
 
     @property
-    def current(self) -> Batch:
-        """Return the micro-batch that is being run."""
-        return self.batches[self._position]
-
-    @property
     def weights(self) -> Sequence[Mapping[str, float]]:
         """Return what each micro-batch fetched so far counts for each loss."""
 

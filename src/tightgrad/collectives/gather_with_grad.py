@@ -52,7 +52,7 @@ def gather_with_grad(tensor: Tensor, collective: Collective | None = None) -> Te
     if collective is None:
         has_ranks = dist.is_available() and dist.is_initialized()
         collective = TorchCollective() if has_ranks else SingleCollective()
-    gathered: Tensor = _Gather.apply(tensor, collective)
+    gathered: Tensor = _Gather.apply(tensor, collective)  # type: ignore[no-untyped-call]
     return gathered
 
 

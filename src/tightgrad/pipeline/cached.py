@@ -1,7 +1,7 @@
 """The exact gradient of a loss that compares the samples of a whole window, over all ranks."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -142,7 +142,8 @@ class Cached:
     def _differentiated(self, scaled: Tensor, leaves: list[Tensor]) -> tuple[list[Tensor | None], dict[str, Tensor]]:
         own = dict(self.adapter.parameters)
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        grads = iter(torch.autograd.grad(scaled, [*wanted, *own.values()], allow_unused=True))
+        inputs = [*wanted, *own.values()]
+        grads: Iterator[Tensor | None] = iter(torch.autograd.grad(scaled, inputs, allow_unused=True))
         found = [next(grads) if leaf.requires_grad else None for leaf in leaves]
         extra = {name: grad for name, grad in zip(own, grads, strict=True) if grad is not None}
         reason = refuses_use_outside(self.model) if self.adapter.every_rank_runs else None
@@ -260,7 +261,8 @@ def _mixed(leaf: Tensor) -> Tensor:
     rows = leaf.detach().flatten(1).double() if leaf.dim() > 1 else leaf.detach()[:, None].double()
     norms = torch.linalg.vector_norm(rows, dim=1)
     direction = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64, device=rows.device).sin()
-    return (torch.sin(rows @ direction / norms.clamp(min=1e-30)) + 2.0 + norms.log1p()).sum().cpu()
+    numbers: Tensor = torch.sin(rows @ direction / norms.clamp(min=1e-30)) + 2.0 + norms.log1p()
+    return numbers.sum().cpu()
 
 
 @dataclass(frozen=True)

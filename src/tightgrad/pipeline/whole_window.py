@@ -9,7 +9,8 @@ from torch import Tensor
 from tightgrad.accumulate import Window
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.oom import SmallerMicroBatches
-from tightgrad.pipeline.cached import Cached, Encode, LossOfAll, check_can_cache
+from tightgrad.accumulate.representations import Encode
+from tightgrad.pipeline.cached import Cached, LossOfAll, check_can_cache
 from tightgrad.pipeline.loss_premise import LossOf
 from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.step import Step
