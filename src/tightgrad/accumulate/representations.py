@@ -29,15 +29,17 @@ SAME_IN_LOW_PRECISION = 3e-2
 
 @dataclass(frozen=True)
 class Encoded:
-    """Holds what `encode` gave for one micro-batch.
+    """Holds a micro-batch, and what `encode` gave for it.
 
     Attributes:
+        batch: as the loader gave it.
         leaves: its tensors; those of one dimension or more have a row a sample, the others are shared.
         spec: how they make up a tree.
         num_rows: of each leaf with rows; 0 for a micro-batch that counts nothing.
         before: the generators before.
     """
 
+    batch: Any
     leaves: list[Tensor]
     spec: TreeSpec
     num_rows: int
@@ -59,7 +61,7 @@ def encoded(batch: Any, encode: Encode, *, counts: bool) -> Encoded:
     with torch.no_grad():
         leaves, spec = tree_flatten(encode(batch))
     num_rows = _checked_rows(leaves, batch)
-    return Encoded([leaf.detach() for leaf in leaves], spec, num_rows if counts else 0, before)
+    return Encoded(batch, [leaf.detach() for leaf in leaves], spec, num_rows if counts else 0, before)
 
 
 def _checked_rows(leaves: Sequence[Any], batch: Any) -> int:

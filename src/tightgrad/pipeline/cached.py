@@ -14,6 +14,7 @@ from tightgrad.accumulate import Window
 from tightgrad.accumulate.additive import Forward, compare_with_halves
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.representations import Encode, Encoded, cut, differs, encoded, joined, rebuilt, with_gradient
+from tightgrad.accumulate.reuse import WaitingBatches
 from tightgrad.accumulate.trial_forward import own_statistics
 from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
 from tightgrad.adapters.parts.trial import refuses_use_outside, through_wrapper, without_reduction
@@ -88,13 +89,14 @@ class Cached:
                     f"({len(normalising)} such layers) normalises by the statistics of a micro-batch. Take GroupNorm "
                     "or LayerNorm, or freeze the statistics by calling .eval() on these layers."
                 )
+            waiting = WaitingBatches()
             with without_reduction(self.model):
-                for position in range(len(window)):
-                    if not window.batches.reach(position):
-                        break
-                    counts = any(window.weights[position].values())
+                while window.batches.reach(len(parts)):
+                    batch, counts = window.batches[len(parts)], any(window.weights[len(parts)].values())
+                    waiting.fetched(batch)
                     with nullcontext() if parts else through_wrapper(self.model):
-                        parts.append(encoded(window.batches[position], encode, counts=counts))
+                        parts.append(encoded(batch, encode, counts=counts))
+            _check_not_reused(waiting)
             if parts:
                 joined(parts)
         except Exception as raised:
@@ -170,9 +172,9 @@ class Cached:
         own = [self.adapter.parameters[name] for name in extra]
         changed = []
         for position, (part, wanted) in enumerate(zip(parts, cut(grads, parts), strict=True)):
-            with window.micro_batch(position) as batch:
+            with window.turn(position):
                 part.before.restore()
-                leaves = tree_leaves(encode(batch))
+                leaves = tree_leaves(encode(part.batch))
                 changed.append(differs(part.leaves, leaves))
                 shares = [grad if position == last else torch.zeros_like(grad) for grad in extra.values()]
                 scaled = with_gradient([*leaves, *own], [*wanted, *shares])
@@ -210,15 +212,20 @@ class Cached:
             )
 
 
+def _check_not_reused(waiting: WaitingBatches) -> None:
+    try:
+        waiting.check()
+    except UsageError as error:
+        raise UsageError(
+            "run_cached() uses every micro-batch of a window twice, and the loader has written one into the memory of "
+            "another before the second time. Let the loader yield copies (clone())."
+        ) from error
+
+
 def check_can_cache(plan: Resolved, sees: object) -> None:
     """Raise `UnsupportedError` where a plan cannot be run in two passes."""
     check_choice("sees", sees, SEES)
     accumulate = plan.accumulate
-    if accumulate.fetch == "batch":
-        raise UnsupportedError(
-            'run_cached() runs every micro-batch of a window twice, and fetch="batch" holds one at a time; take '
-            'Accumulate(fetch="window").'
-        )
     if accumulate.on_oom == "split":
         raise UnsupportedError(
             'run_cached() does not run a window again with smaller micro-batches; take on_oom="raise", and more and '
@@ -247,7 +254,7 @@ def check_encodes_alone(window: Window[Any], encode: Encode, model: nn.Module, c
     forward = Forward(mixed, lambda batch: {"representations": 1.0}, model, is_mean=False)
     with torch.no_grad(), without_reduction(model):
         is_sharded = is_fsdp2(unwrap_compiled(model))
-        found = compare_with_halves(list(window.batches)[:1], forward, collective, in_step=is_sharded)
+        found = compare_with_halves([*window.batches][:1], forward, collective, in_step=is_sharded)
     torch.clear_autocast_cache()
     if found.kind == "differs":
         raise UnsupportedError(

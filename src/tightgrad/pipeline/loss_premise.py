@@ -95,7 +95,7 @@ class LossPremise:
         if self._is_known or not window.begun_everywhere():
             return
         self._look.add(losses, batch, weights.values(), len(window))
-        is_cut = self._accumulate.source == "split" and not self._runs
+        is_cut = self._accumulate.source == "split" and len(window) > 1 and not self._runs
         if is_cut and self._adapter.collective.rank == 0 and not self._look.has_told:
             warn(
                 'source="split" cuts each batch into micro-batches, and their gradients add up to that of the batch '
@@ -104,7 +104,7 @@ class LossPremise:
                 "batch's loss, or write pipe.run(window, loss_of), which checks by itself.",
                 _STACK,
             )
-        self._is_known = self._look.is_done or self._accumulate.source == "split"
+        self._is_known = self._look.is_done or is_cut
 
     def on_encode(self, window: Window[Any], encode: Callable[[Any], Any]) -> None:
         """Check, in the first window, that a sample's representation depends on no other sample. Collective.

@@ -71,15 +71,20 @@ def test_representations_that_depend_on_other_samples_are_refused(kind):
     refused(tg.UnsupportedError, "depend on one sample each.*belong into the loss", model=kind())
 
 
-@pytest.mark.parametrize(
-    ("settings", "instead"),
-    [
-        ({"fetch": "batch"}, 'fetch="window"'),
-        ({"on_oom": "split"}, "smaller micro-batches"),
-    ],
-)
-def test_plans_that_do_not_fit(settings, instead):
-    refused(tg.UnsupportedError, instead, plan=tg.Plan(accumulate=tg.Accumulate(4, **settings)))
+def test_running_again_with_smaller_micro_batches_is_not_needed():
+    plan = tg.Plan(accumulate=tg.Accumulate(4, on_oom="split"))
+    refused(tg.UnsupportedError, "the gradient is the same for any number of them", plan=plan)
+
+
+@pytest.mark.parametrize("fetch", ["auto", "batch"])
+def test_a_loader_that_reuses_its_buffer_is_told_to_copy(fetch):
+    def one_buffer():
+        first, second = torch.empty(8, 16), torch.empty(8, 16)
+        for batch in batches(4):
+            yield first.copy_(batch[0]), second.copy_(batch[1])
+
+    plan = tg.Plan(accumulate=tg.Accumulate(4, fetch=fetch))
+    refused(tg.UsageError, r"uses every micro-batch of a window twice.*clone\(\)", plan=plan, loader=one_buffer())
 
 
 def test_a_noise_scale_does_not_fit():
