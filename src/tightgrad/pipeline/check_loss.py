@@ -97,7 +97,7 @@ def check_loss(
         False
     """
     check_choice("loss_reduction", loss_reduction, LOSS_REDUCTIONS)
-    names = ("loss",)
+    names: tuple[str, ...] = ("loss",)
     weigh = weight or DefaultWeight()
 
     def prepare() -> None:
