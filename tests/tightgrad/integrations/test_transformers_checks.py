@@ -93,7 +93,7 @@ def test_sync_each_batch_becomes_part_of_the_plan(tmp_path):
         return {"accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}}}
 
     trainer = trainer_of("llama", tmp_path, settings=wanted())
-    assert trainer.plan.accumulate == tg.Accumulate(4, sync="every")
+    assert trainer.plan.accumulate == tg.Accumulate(4, sync="every", fetch="window")
     trainer.train()
     compressed = tg.Plan(compress=tg.Compress(tg.codecs.IntBlock(8)))
     with pytest.raises(tg.ConfigError, match=r"sync_each_batch=True\) reduces.*the plan has compress"):
