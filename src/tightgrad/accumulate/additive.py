@@ -47,7 +47,6 @@ class Forward:
         model: that the forward runs.
         is_mean: whether losses are means over their weight, and not sums.
         parameters: whose gradients are compared as well; none compares the losses only.
-        prepare: called first.
     """
 
     losses_of: Callable[[Any], Mapping[str, Tensor]]
@@ -55,7 +54,6 @@ class Forward:
     model: nn.Module
     is_mean: bool
     parameters: Sequence[Tensor] = ()
-    prepare: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,6 @@ def compare_with_halves(
 
     error: Exception | None = None
     try:
-        forward.prepare()
         found = _found(batches, pieces, forward, agree if in_step else bool)
     except Exception as raised:
         error, found = raised, Found("failed")
@@ -180,12 +177,7 @@ def _compared(cut: "_Cut | str", batches: Sequence[Any], forward: Forward, agree
         return Found("uncut", str(cut))
     with ForwardWatch() as watch:
         whole = _evaluated(runs[0], forward)
-    try:
-        halves = [_evaluated(half, forward) for half in runs[1:]]
-    except Exception as error:  # it may know one size of batches only
-        if is_out_of_memory(error):
-            raise
-        return Found("uncut", f"the loss of half a batch raises {type(error).__name__}: {error}")
+    halves = [_evaluated(half, forward) for half in runs[1:]]
     if isinstance(cut, str):
         return Found("uncut", cut)
     tolerance = watch.tolerance(forward.model)

@@ -3,43 +3,31 @@
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tightgrad.accumulate.loss_graph import divided_by, mixes_samples, normalises_batch
 from tightgrad.accumulate.split import batch_size
-from tightgrad.accumulate.trial_forward import own_statistics
 from tightgrad.core.errors import ConfigError
 from tightgrad.core.notices import warn
 
 LOOKS = 2  # micro-batches that are looked at: a walk through a graph takes milliseconds
-_STACK = 6  # the user's line, above backward() and what it calls
+_STACK = 5  # the user's line, above backward() and what it calls
 
 
 class LossLook:
     """Warns once of each kind of fault that a loss shows by its graph.
 
     Args:
-        model: whose own BatchNorm layers are told of elsewhere.
         speaks: whether this rank warns.
+        knows_batch_norm: whether the model's own BatchNorm layers have been told of.
     """
 
-    def __init__(self, model: nn.Module, *, speaks: bool) -> None:
-        self._model = model
+    def __init__(self, *, speaks: bool, knows_batch_norm: bool) -> None:
         self._looks = LOOKS if speaks else 0
-        self._told: set[str] = set()
+        self._told: set[str] = {"batch_norm"} if knows_batch_norm else set()
 
-    @property
-    def is_done(self) -> bool:
-        """Tell whether it has looked enough."""
-        return not self._looks
-
-    @property
-    def has_told(self) -> bool:
-        """Tell whether something was wrong."""
-        return bool(self._told)
-
-    def add(self, losses: Iterable[Tensor], batch: Any, weights: Iterable[float], count: int) -> None:
-        """Look at one micro-batch, if it is among the first.
+    def saw(self, losses: Iterable[Tensor], batch: Any, weights: Iterable[float], count: int) -> None:
+        """Take in one micro-batch.
 
         Args:
             losses: with their graphs.
@@ -64,7 +52,7 @@ class LossLook:
                 "a contrastive loss pipe.run_cached(window, encode, loss) is exact (docs/contrastive.md); "
                 "tg.check_loss(model, loss_of, batch) tells whether a loss is a mean over samples.",
             )
-        if normalises_batch(loss) and not own_statistics(self._model):
+        if normalises_batch(loss):
             self._tell(
                 "batch_norm",
                 "batch_norm(training=True) normalises each micro-batch by its own mean and variance, so the "

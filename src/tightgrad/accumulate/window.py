@@ -82,11 +82,6 @@ class Window(Generic[Batch]):
         self._position = -1
         self._held = held
 
-    @property
-    def current(self) -> Batch:
-        """Return the micro-batch that is being run."""
-        return self.batches[self._position]
-
     def __len__(self) -> int:
         return len(self.batches)
 
@@ -176,15 +171,9 @@ class Window(Generic[Batch]):
         For loops that someone else runs; positions must be taken in order.
         """
         self.batches.reach(position)
-        with self.turn(position):
-            yield self.batches[position]
-
-    @contextmanager
-    def turn(self, position: int) -> Iterator[None]:
-        """Hold one micro-batch that was reached, for those who have kept the batch themselves."""
         self._position = position
         with self._held(position, len(self)):
-            yield
+            yield self.batches[position]
 
     @contextmanager
     def during_backward(self) -> Iterator[None]:

@@ -27,7 +27,6 @@ from tightgrad.pipeline.collaborators import (
     checked_schedulers,
 )
 from tightgrad.pipeline.delivery import Delivery
-from tightgrad.pipeline.loss_premise import LossOf
 from tightgrad.pipeline.optimizer_step import OptimizerStep
 from tightgrad.pipeline.ownership import Ownership
 from tightgrad.pipeline.parts import Parts
@@ -57,7 +56,6 @@ def attach(
     progress: bool = False,
     scaler: GradScaler | None = None,
     before_clip: Callable[[Grads], None] | None = None,
-    check: LossOf | None = None,
 ) -> GradientPipeline:
     """Put a plan between `loss.backward()` and `optimizer.step()`. Collective: every rank must call it.
 
@@ -91,9 +89,6 @@ def attach(
             before their norm is taken and they are clipped. It may change the tensors in place, in the same way on
             every rank; sharded ones are DTensors. Frozen parts, gradient noise or a projection have their place here.
             An empty plan then has a `Guard`.
-        check: gives a batch's loss, as `backward` takes it: in the first window, before anything is stepped, one batch
-            is compared with its halves, as `tg.check_loss` does, and what is no weighted mean of per-sample terms is an
-            error. None checks what `pipe.run` is given, and of other loops' losses only what their graphs show.
 
     Raises:
         ConfigError: an argument is not what is asked for; the message says what to write.
@@ -105,8 +100,7 @@ def attach(
 
     Warns:
         TightGradWarning: on rank 0, of BatchNorm layers in training mode where a window may have several micro-batches,
-            and of trainable parameters that no optimizer holds. In the first window, of losses whose graphs show that
-            they are no mean over samples, or that they were divided by the number of micro-batches.
+            and of trainable parameters that no optimizer holds.
 
     Examples:
         >>> import torch, tightgrad as tg
@@ -131,7 +125,6 @@ def attach(
     records = checked_records(records)
     scaling = loss_scaling(plan, scaler)
     check_callable("before_clip", before_clip, "of the gradients by name")
-    check_callable("check", check, "of a batch, which gives its loss")
     if plan.is_empty and (scaling is not None or before_clip is not None):
         plan = replace(plan, guard=Guard())
     clock = StageClock()
@@ -156,7 +149,7 @@ def attach(
     check_ranks_agree(plan, adapter.parameters, seed, ranks, __version__, loss_scale=scale, optimizers=held)
     check_no_complex(resolved.compress, adapter.parameters)
     resolved = resolved.for_optimizers(lambda: held_names(optimizers, adapter.parameters))
-    premises = Premises(model, optimizers, adapter, resolved.accumulate, stacklevel=2, check=check)
+    premises = Premises(model, optimizers, adapter, resolved.accumulate, stacklevel=2)
     adapter.connect()
     sync.connect()
     state = PipelineState(adapter.remembered_shapes)

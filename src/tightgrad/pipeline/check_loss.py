@@ -97,22 +97,16 @@ def check_loss(
         False
     """
     check_choice("loss_reduction", loss_reduction, LOSS_REDUCTIONS)
-    names: tuple[str, ...] = ("loss",)
+    with torch.no_grad(), left_as_it_was(model), without_reduction(model):
+        loss = loss_of(batch)
+    names = tuple(map(str, loss)) if isinstance(loss, Mapping) else ("loss",)
     weigh = weight or DefaultWeight()
-
-    def prepare() -> None:
-        nonlocal names
-        with torch.no_grad(), left_as_it_was(model):
-            loss = loss_of(batch)
-        names = tuple(map(str, loss)) if isinstance(loss, Mapping) else names
-        batch_weights(batch, weigh, names)  # asks, where the batch does not show what it counts
-
+    batch_weights(batch, weigh, names)  # asks, where the batch does not show what it counts
     forward = Forward(
         lambda piece: checked_losses(loss_of(piece), names),
         lambda piece: batch_weights(piece, weigh, names),
         model,
         loss_reduction == "mean",
-        prepare=prepare,
     )
     return look_at_loss([batch], forward, collective or _ranks_of(model))
 

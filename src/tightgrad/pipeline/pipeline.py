@@ -22,7 +22,6 @@ from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.plain_step import PlainStep
 from tightgrad.pipeline.recorder import Recorder
 from tightgrad.pipeline.step import Step
-from tightgrad.pipeline.whole_window import WholeWindows
 from tightgrad.plan.plan import Plan
 from tightgrad.records import RecordWriter
 from tightgrad.records.step_record import StepRecord
@@ -51,8 +50,7 @@ class GradientPipeline(Checkpoints):
             "repeat" if adapter.every_rank_runs and not is_alone else "fewer",
             lambda: adapter.waits_in_forward,  # not self: the pipeline ends with its last reference
         )
-        self._weighs = weight is not None or plan.accumulate is not None
-        self._whole = WholeWindows(parts, SmallerMicroBatches(adapter.collective, self._cutter.weigh))
+        self._smaller = SmallerMicroBatches(adapter.collective, self._cutter.weigh)
         self._recorder = Recorder(parts, plan, records)
         self._step: Step | None = None
 
@@ -87,7 +85,6 @@ class GradientPipeline(Checkpoints):
             window = next(windows, None)
             if window is None:
                 return
-            self.parts.premises.loss.on_window(window, self._cutter.weigh if self._weighs else None)
             step = self._new_step(window)
             if self.state.open_window is not None:
                 self._reopen(step, self.state.open_window)
@@ -217,7 +214,6 @@ class GradientPipeline(Checkpoints):
         del loss
         self.ownership.take_grads()
         weights = step.window.take_weights()
-        self.parts.premises.loss.on_backward(losses.values(), step.window, step.window.current, weights)
         with step.window.during_backward():
             step.backward(losses, weights)
 
@@ -245,9 +241,8 @@ class GradientPipeline(Checkpoints):
         """Run forward, backward and step of a whole window; with `on_oom="split"`, again with smaller micro-batches
         when any rank runs out of memory.
 
-        Collective: every rank must call it. Micro-batches add up to the big batch's gradient only for a loss that is a
-        weighted mean of per-sample terms (docs/premises.md). In the first window, and before the first split, one batch
-        is compared with its halves, as `tg.check_loss` does.
+        Collective: every rank must call it. A window that was run again has the same gradient only for a loss that is a
+        weighted mean of per-sample terms (docs/premises.md), which is checked before the first split.
 
         Args:
             window: from `windows`, not iterated.
@@ -255,74 +250,29 @@ class GradientPipeline(Checkpoints):
 
         Raises:
             OutOfMemoryError: on every rank, when micro-batches of one sample are too large on any.
-            UnsupportedError: on every rank, when a batch is to be split and its loss is not that of its halves on any.
-
-        Warns:
-            TightGradWarning: on rank 0, where micro-batches come from the loader and that is so.
+            UnsupportedError: on every rank, when the loss of a piece is not that of its halves on any.
         """
-        step = self._open_step("run")
-        self.parts.premises.loss.on_run(window, loss_of, self._cutter.weigh)
-        if self.parts.plan.accumulate.on_oom == "raise":
+        accumulate = self.parts.plan.accumulate
+        if accumulate.on_oom == "raise":
             for batch in window:
                 self.backward(loss_of(batch))
-        else:
-            self._wait_for_total(window)
-            self._whole.in_pieces(window, loss_of, step, lambda: self._renewed(window))
-        return self.step()
+            return self.step()
 
-    def _renewed(self, window: Window[Any]) -> Step:
-        """Take the window up anew: what was gathered is forgotten."""
-        self.parts.restart()
-        self._step = self._new_step(window)
-        self._step.begin_sum()
-        return self._step
+        def backward(piece: Batch, weights: Mapping[str, float]) -> None:
+            with self.adapter.micro_batch(0, 1):
+                losses = checked_losses(loss_of(piece), accumulate.losses)
+                self.ownership.take_grads()
+                self._open_step("run").backward(losses, weights)
 
-    def run_cached(
-        self,
-        window: Window[Batch],
-        encode: Callable[[Batch], Any],
-        loss: Callable[[Any], Tensor | Mapping[str, Tensor]],
-        *,
-        sees: str = "all_ranks",
-    ) -> StepRecord:
-        """Run a whole window whose loss compares its samples with one another, with the gradient of one big batch.
+        def start_again() -> None:
+            self.parts.restart()
+            self._step = self._new_step(window)
+            self._step.begin_sum()
 
-        Every micro-batch is encoded twice: without a graph first, then, once the loss of all representations and its
-        gradient are known, with one and with the same random numbers. Memory is that of one micro-batch, and of the
-        loss. Collective: every rank must call it.
-
-        Args:
-            window: from `windows`, not iterated.
-            encode: gives a batch's representations: tensors with one row a sample, in any tuples, lists and
-                dictionaries. A scalar among them, such as a temperature, is taken once for all micro-batches. The
-                representation of a sample must not depend on others; BatchNorm in training mode is refused.
-            loss: is given the representations of all samples, put together row by row in the same tuples, lists and
-                dictionaries, and returns a scalar as `backward` takes it. It may use parameters of the model itself.
-            sees: whose representations `loss` is given: of "all_ranks", so that each rank computes the same loss, that
-                of the big batch; or of its "own_rank", whose loss then counts by its weight, as always, and may look at
-                the others' through `tg.gather_with_grad`.
-
-        Raises:
-            UnsupportedError: on every rank, if representations depend on other samples, or the plan cannot be run so.
-            UsageError: on every rank, if representations are not what is asked for, or the second forward of a
-                micro-batch gave others than the first.
-
-        Examples:
-            >>> import torch, tightgrad as tg
-            >>> model = torch.nn.Linear(8, 4)
-            >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-            >>> pipe = tg.attach(model, optimizer, tg.Plan(accumulate=tg.Accumulate(micro_batches=4)))
-            >>> def encode(batch):
-            ...     return model(batch[0]), model(batch[1])
-            >>> def infonce(representations):
-            ...     first, second = representations
-            ...     return torch.nn.functional.cross_entropy(first @ second.T, torch.arange(len(first)))
-            >>> for window in pipe.windows([(torch.randn(8, 8), torch.randn(8, 8))] * 4):
-            ...     record = pipe.run_cached(window, encode, infonce)
-            >>> record.micro_batches, record.weight
-            (4, 32.0)
-        """
-        self._whole.cached(window, encode, loss, self._open_step("run_cached"), sees)
+        self._wait_for_total(window)
+        retries = self._smaller.run(window, backward, start_again, self.parts.premises.on_split(window, loss_of))
+        window.backwards = len(window)
+        self._open_step("run").retries = retries
         return self.step()
 
     def step(self) -> StepRecord:

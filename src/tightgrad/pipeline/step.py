@@ -79,13 +79,9 @@ class Step:
         """
         self._parts.premises.weights.look(stacklevel=4)
         with self._parts.clock("backward"):
-            loss = self.scaled(losses, weights)
-        losses.clear()
-        self.add_gradient(loss, weights)
-
-    def add_gradient(self, loss: Tensor | None, weights: Weights) -> None:
-        """Add the gradient of a loss that is scaled already; None adds nothing."""
-        with self._parts.clock("backward"):
+            self.losses.add(losses, weights)
+            loss = self._scaled(losses, weights)
+            losses.clear()
             if loss is not None:
                 check_has_gradient(loss)
                 with self._around(weights):
@@ -103,11 +99,8 @@ class Step:
             self.backward(losses, dict.fromkeys(weights, 0.0))
         self._parts.ownership.leave_grads()
 
-    def scaled(self, losses: Mapping[str, Tensor], weights: Weights) -> Tensor | None:
-        """Return the sum of losses whose gradients, summed over micro-batches and ranks, are the target; None where
-        nothing counts, and no other rank waits for this one's backward.
-        """
-        self.losses.add(losses, weights)
+    def _scaled(self, losses: Mapping[str, Tensor], weights: Weights) -> Tensor | None:
+        """None where nothing counts, and no other rank waits for this one's backward."""
         adapter = self._parts.adapter
         if not (any(weights.values()) or adapter.every_rank_runs):
             return None

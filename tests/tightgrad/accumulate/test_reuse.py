@@ -161,10 +161,7 @@ def gradient(loader, collective=None, weight=lambda batch: 4.0, **settings):
             kept.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
 
     plan = tg.Plan(accumulate=tg.Accumulate(4, **settings))
-    check = (lambda batch: (model(batch[0]) - batch[1]).square().mean()) if "source" in settings else None
-    pipe = tg.attach(
-        model, Keeping(model.parameters(), lr=0.1), plan, weight=weight, collective=collective, check=check
-    )
+    pipe = tg.attach(model, Keeping(model.parameters(), lr=0.1), plan, weight=weight, collective=collective)
     for window in pipe.windows(loader):
         for batch in window:
             x, y = unpacked(batch)

@@ -188,11 +188,6 @@ def test_dropout_neither_accuses_nor_hides():
         (lambda batch: mean((batch[0] + torch.randn_like(batch[0]), batch[1])), batch_of(), "two forwards of the same"),
         (lambda batch: mean((F.dropout(batch[0]), batch[1])), batch_of(), "also in evaluation mode"),
         (mean, batch_of(1), "two samples"),
-        (
-            lambda batch: mean(batch) * (torch.ones(8) * batch[0][:, 0]).sum(),
-            batch_of(),
-            "half a batch raises RuntimeError",
-        ),
         (lambda batch: MODEL(batch[0]).square().mean(), [batch_of()[0], object()], "object"),
     ],
 )
@@ -275,7 +270,7 @@ def test_all_ranks_hear_of_what_one_sees():
 def test_all_ranks_hear_of_what_fails_on_one():
     def body(collective):
         def loss(batch):
-            if collective.rank == 1 and not torch.is_grad_enabled():
+            if collective.rank == 1 and len(batch[0]) < 8:
                 raise KeyError("no such field")
             return mean(batch)
 
