@@ -22,20 +22,18 @@ SELECTORS = ("h1", "h2", "h3", "h4", ".prose p", "pre.code code", "math mtext", 
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def bare(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[Any]:
     """A Chromium that finds Latin fonts only."""
     if CHROMIUM is None or not LATIN.is_dir():
         pytest.skip("needs Chromium and the Liberation fonts")
-    from playwright.sync_api import sync_playwright
-
     root = tmp_path_factory.mktemp("fonts")
     shutil.copytree(LATIN, root / "latin")
     (root / "fonts.conf").write_text(CONFIGURATION.format(fonts=root / "latin", cache=root / "cache"))
-    with sync_playwright() as playwright:
-        environment = {**os.environ, "FONTCONFIG_FILE": str(root / "fonts.conf")}
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, env=environment)
-        yield browser
-        browser.close()
+    environment = {**os.environ, "FONTCONFIG_FILE": str(root / "fonts.conf")}
+    # One process may have one Playwright only, which the session's browser comes from.
+    browser = chromium.browser_type.launch(executable_path=CHROMIUM, args=ARGUMENTS, env=environment)
+    yield browser
+    browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -39,4 +39,5 @@ def test_named_and_cured(problem: str) -> None:
 
 
 def test_every_rule_is_provoked() -> None:
-    assert set(FAILURES) == set(RULES)
+    by_hand = {"all_masked"}  # no run of the course masks labels; test_rules has this rule
+    assert set(FAILURES) | by_hand == set(RULES)

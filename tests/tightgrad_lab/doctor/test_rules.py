@@ -109,12 +109,12 @@ def test_out_of_memory() -> None:
     failure = Failure(3, "RuntimeError", "can't allocate memory\nmore", out_of_memory=True)
     (finding,) = examine(History([healthy(3)], tg.Plan(accumulate=tg.Accumulate(4)), failure))
     assert finding.plan is not None
-    assert finding.plan.accumulate == tg.Accumulate(4, on_oom="split")
+    assert finding.plan.accumulate == tg.Accumulate(4, fetch="window", on_oom="split")
     assert finding.step == 3
     assert finding.evidence.endswith("can't allocate memory")
     (finding,) = examine(History([healthy(3)], None, failure))
     assert finding.plan is not None
-    assert finding.plan.accumulate == tg.Accumulate(2, source="split", on_oom="split")
+    assert finding.plan.accumulate == tg.Accumulate(2, source="split", fetch="window", on_oom="split")
     for micro_batches in (1, 4):
         by_batch = tg.Plan(accumulate=tg.Accumulate(micro_batches, fetch="batch"))
         (finding,) = examine(History([healthy(3)], by_batch, failure))
