@@ -63,7 +63,7 @@ def combined(norms: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
     if math.isinf(norm_type) or powers_fit(norm_type, dtype):
         norm: Tensor = vector_norm(norms, norm_type)
         return norm
-    return _scaled_norm(norms, norm_type)
+    return scaled_norm(norms, norm_type)
 
 
 def _norm_in_float64(values: Tensor, norm_type: float) -> Tensor:
@@ -77,7 +77,7 @@ def _norm_in_float64(values: Tensor, norm_type: float) -> Tensor:
         largest: Tensor = vector_norm(values, norm_type).double()
         return largest
     if not powers_fit(norm_type, values.dtype):
-        return _scaled_norm(values, norm_type)
+        return scaled_norm(values, norm_type)
     norm: Tensor = vector_norm(values, norm_type, dtype=torch.float64)
     return norm
 
@@ -89,9 +89,11 @@ def _reals(values: Tensor, norm_type: float) -> Tensor:
     return reals
 
 
-def _scaled_norm(values: Tensor, norm_type: float) -> Tensor:
-    """Of values divided by their largest, so that no power leaves float64's range."""
-    largest = vector_norm(values, math.inf).double()
+def scaled_norm(values: Tensor, norm_type: float, dims: tuple[int, ...] | None = None) -> Tensor:
+    """Return the norm of real values, over `dims` (kept, with length 1) or all, in float64. They are divided by the
+    largest first, so that no power leaves float64's range.
+    """
+    largest = vector_norm(values, math.inf, dims, keepdim=dims is not None).double()
     scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
-    scaled: Tensor = scale * vector_norm(values.double() / scale, norm_type)
+    scaled: Tensor = scale * vector_norm(values.double() / scale, norm_type, dims, keepdim=dims is not None)
     return torch.where(largest.isfinite(), scaled, largest)

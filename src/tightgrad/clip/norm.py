@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from tightgrad.clip.dtensor import counted, distinct, reduce_over_
-from tightgrad.clip.local_norm import combined, local_norm, local_norms, powers_fit, widest
+from tightgrad.clip.local_norm import combined, local_norm, local_norms, powers_fit, scaled_norm, widest
 from tightgrad.core.errors import ConfigError
 from tightgrad.core.placement import Axes, shard_axes, shard_axes_along
 
@@ -117,14 +117,10 @@ def unit_norms(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 
 def _unit_norms_in_float64(values: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Squares of float64 numbers may leave its range, so these are divided by the largest of their unit first."""
-    if values.dtype is not torch.float64 or not values.numel():
-        norms: Tensor = vector_norm(values, 2.0, dims, keepdim=True, dtype=torch.float64)
-        return norms
-    largest = values.abs().amax(dims, keepdim=True)
-    scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
-    scaled: Tensor = scale * vector_norm(values / scale, 2.0, dims, keepdim=True)
-    return scaled
+    if values.dtype is torch.float64 and values.numel():
+        return scaled_norm(values, 2.0, dims)
+    norms: Tensor = vector_norm(values, 2.0, dims, keepdim=True, dtype=torch.float64)
+    return norms
 
 
 def _unit_norms_in_float32(values: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -110,7 +110,7 @@ def test_json_has_the_clippers_by_place_and_not_the_names() -> None:
 
 @pytest.mark.parametrize("clippers", [(), (1.0,), tg.clip.GlobalNorm(1.0), {"muon": None}, (tg.clip.GlobalNorm, None)])
 def test_settings_are_checked(clippers: object) -> None:
-    with pytest.raises(tg.ConfigError, match=r"PerOptimizer\(\(None, GlobalNorm\(1.0\)\)\)"):
+    with pytest.raises(tg.ConfigError, match=r"PerOptimizer\(\(GlobalNorm\(1.0\), GlobalNorm\(0.5\)\)\)"):
         tg.clip.PerOptimizer(clippers)  # type: ignore[arg-type]
 
 
