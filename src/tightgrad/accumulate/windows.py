@@ -113,8 +113,12 @@ class WindowCutter(Generic[Batch]):
         Raises:
             ConfigError: the plan has no number of micro-batches, or never more than one.
         """
+        self.check_micro_batches(number)
+        self.settings = self._planned if number is None else replace(self._planned, micro_batches=number)
+
+    def check_micro_batches(self, number: int | None) -> None:
+        """Raise `ConfigError` where `set_micro_batches` would; change nothing."""
         if number is None:
-            self.settings = self._planned
             return
         check_integer("micro_batches", number, low=1)
         if self._planned.micro_batches is None:
@@ -128,7 +132,6 @@ class WindowCutter(Generic[Batch]):
                 "window, for which gradients may be kept and summed in another way. Attach it with the largest number "
                 f"that will be set, Accumulate(micro_batches={number}), and set 1 before the first window."
             )
-        self.settings = replace(self._planned, micro_batches=number)
 
     def num_windows(self, loader: Iterable[Any], step: int) -> int:
         """Return how many windows a loader makes on this rank, from this step on; ranks with longer ones go on.

@@ -73,9 +73,6 @@ class PipelineState:
             raise StateMismatchError(f"pipeline state has no {', '.join(sorted(missing))}; was it cut short?")
         for key in ("step", "consecutive_skips", "num_consumed"):
             check_count(key, state[key])
-        micro_batches = state.get("micro_batches")  # which earlier states do not have
-        if micro_batches is not None:
-            check_count("micro_batches", micro_batches)
         saved = state["slots"]
         if not isinstance(saved, Mapping):
             raise StateMismatchError(f"slots of a pipeline state is a {type(saved).__name__}, not a mapping.")
@@ -84,7 +81,7 @@ class PipelineState:
         window = state["open_window"]
         open_window = OpenWindow.from_saved(window, parameters) if window is not None else None
         self.step, self.consecutive_skips = state["step"], state["consecutive_skips"]
-        self.micro_batches = micro_batches
+        self.micro_batches = state.get("micro_batches")  # which earlier states do not have
         self.slots = slots
         self.open_window = open_window
 

@@ -22,6 +22,8 @@ def check_integer(name: str, value: object, *, low: int, high: int | None = None
     if value < low or (high is not None and value > high):
         bound = f"at least {low}" if high is None else f"in [{low}, {high}]"
         raise ConfigError(f"{name}={value} must be {bound}.")
+    if value > sys.maxsize:  # which no length, index or seed can be
+        raise ConfigError(f"{name} is an integer of {value.bit_length()} bits; it must be at most {sys.maxsize}.")
 
 
 def check_number(

@@ -9,6 +9,7 @@ from tightgrad.checkpoint.folder import save_state
 from tightgrad.checkpoint.loading import load_matching
 from tightgrad.checkpoint.open_window import OpenWindow
 from tightgrad.checkpoint.state import PipelineState
+from tightgrad.core.errors import ConfigError, StateMismatchError
 from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.left_out import LeftOut
 from tightgrad.pipeline.ownership import Ownership
@@ -60,7 +61,7 @@ class Checkpoints:
             CheckpointError: on every rank, if any rank's file is missing or damaged, or there is none; nothing changed.
             StateMismatchError: the same, where the state does not fit this rank's plan and model.
         """
-        state = load_matching(Path(folder), self.plan.slots, self.adapter)
+        state = load_matching(Path(folder), self.plan.slots, self.adapter, self._check_micro_batches)
         self.load_state_dict(state)
         return int(state["num_consumed"])
 
@@ -71,11 +72,19 @@ class Checkpoints:
             StateMismatchError: the state is of another version, or does not fit this plan and model.
         """
         self.ownership.check()
+        self._check_micro_batches(state)
         self.state.load_state_dict(state, self.adapter.parameters, self.plan.slots)
         self.adapter.leave_window()
         self._cutter.num_consumed = int(state["num_consumed"])
         self._cutter.set_micro_batches(self.state.micro_batches)
         self._restart()
+
+    def _check_micro_batches(self, state: Mapping[str, Any]) -> None:
+        """Raise `StateMismatchError` where the windows that were set when it was saved cannot be made with this plan."""
+        try:
+            self._cutter.check_micro_batches(state.get("micro_batches"))
+        except ConfigError as error:
+            raise StateMismatchError(f"micro_batches of a pipeline state is not one for this plan: {error}") from None
 
     def _reopen(self, step: Step, saved: OpenWindow) -> None:
         """Go on in the middle of the window that a checkpoint was taken in."""

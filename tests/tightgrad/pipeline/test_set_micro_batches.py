@@ -104,11 +104,26 @@ def test_a_state_in_which_none_was_set_brings_the_plans_back():
     assert train(model, pipe) == [4] * 4
 
 
-@pytest.mark.parametrize("value", [-1, 2.5, "2", True])
-def test_a_state_that_was_edited_is_refused(value):
+@pytest.mark.parametrize("value", [-1, 0, 2.5, "2", True])
+def test_a_state_that_was_edited_is_refused_and_changes_nothing(value):
     _, pipe = made()
+    slots, edited = pipe.state.slots, {**pipe.state_dict(), "micro_batches": value, "step": 7}
     with pytest.raises(tg.StateMismatchError, match="micro_batches of a pipeline state is"):
-        pipe.load_state_dict({**pipe.state_dict(), "micro_batches": value})
+        pipe.load_state_dict(edited)
+    assert pipe.state.slots is slots
+    assert pipe.state.step == 0
+
+
+@pytest.mark.parametrize("accumulate", [None, tg.Accumulate(None, window_weight=8), tg.Accumulate(1)])
+def test_a_state_with_a_number_that_this_plan_cannot_make_is_refused_and_changes_nothing(accumulate, tmp_path):
+    _, set_to_two = made()
+    set_to_two.set_micro_batches(2)
+    set_to_two.save(tmp_path)
+    _, pipe = made(tg.Plan(accumulate, compress=PLAN.compress))
+    slots = pipe.state.slots
+    with pytest.raises(tg.StateMismatchError, match="micro_batches of a pipeline state is not one for this plan"):
+        pipe.load(tmp_path)
+    assert pipe.state.slots is slots
 
 
 @pytest.mark.parametrize(
