@@ -80,7 +80,7 @@ class Checkpoints:
         self._restart()
 
     def _check_micro_batches(self, state: Mapping[str, Any]) -> None:
-        """Raise `StateMismatchError` where the windows that were set when it was saved cannot be made with this plan."""
+        """Raise `StateMismatchError` where this plan cannot make the windows that were set when it was saved."""
         try:
             self._cutter.check_micro_batches(state.get("micro_batches"))
         except ConfigError as error:
