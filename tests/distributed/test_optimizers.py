@@ -1,5 +1,8 @@
 """Muon for matrices and AdamW for the rest in one pipeline, under every wrapper."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -50,14 +53,14 @@ def train(wrapper, plan):
     return seen, {plainly(name): full(parameter) for name, parameter in model.named_parameters()}, record.grad_norm
 
 
-def big_batch():
+def big_batch(max_norm=MAX_NORM):
     """The model with the gradient of all ranks' batches as one, in float64, clipped."""
     model = small_model().double()
     batches = [batch for rank in range(WORLD) for batch in ragged_batches(rank)[:K]]
     F.cross_entropy(
         model(torch.cat([inputs for inputs, _ in batches]).double()), torch.cat([t for _, t in batches])
     ).backward()
-    return model, float(tg.clip_grad_norm_(model.parameters(), MAX_NORM))
+    return model, float(tg.clip_grad_norm_(model.parameters(), max_norm))
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -76,6 +79,25 @@ def test_gradients_and_weights_are_those_of_one_big_batch(wrapper, plan):
         for name, parameter in by_hand.named_parameters():
             # Muon iterates in bfloat16, so gradients that differ in their last bit may step by one part in 100.
             torch.testing.assert_close(weights[name], parameter, rtol=0, atol=2e-3 if parameter.dim() == 2 else 1e-5)
+
+
+SEPARATE = (0.05, 0.02)
+BY_OPTIMIZER = {
+    name: replace(plan, clip=tg.clip.PerOptimizer(tuple(map(tg.clip.GlobalNorm, SEPARATE))))
+    for name, plan in PLANS.items()
+}
+
+
+@pytest.mark.parametrize("plan", BY_OPTIMIZER)
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+def test_each_optimizer_has_a_norm_of_its_own_over_all_ranks(wrapper, plan):
+    target, _ = big_batch(math.inf)
+    for optimizer, bound in zip(pair(target), SEPARATE, strict=True):
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        assert float(tg.clip_grad_norm_(held, bound)) > bound
+    for seen, _, _ in run_ranks(WORLD, train, wrapper, BY_OPTIMIZER[plan]):
+        for name, parameter in target.named_parameters():
+            assert float((seen[name].double() - parameter.grad).norm() / parameter.grad.norm()) < 1e-6
 
 
 def other_order():

@@ -203,8 +203,10 @@ class Window(Generic[Batch]):
             raise UsageError("backward() came before the window's first batch; call it inside `for batch in window:`.")
         if self.backwards > self._position:
             raise UsageError(
-                f"backward() ran twice for micro-batch {self._position} of {len(self)}; add the losses and call it "
-                "once."
+                f"backward() ran twice for micro-batch {self._position} of {len(self)}. Add losses that share a graph, "
+                "and call it once. Pieces of a sequence that each have a backward (truncated backpropagation through "
+                "time) are micro-batches: let the loader of pipe.windows() yield the pieces, and carry the detached "
+                "state over in the loop."
             )
         if self.backwards < self._position:
             raise UsageError(f"backward() was not called for micro-batch {self.backwards} of {len(self)}. {_ALL_COUNT}")
@@ -217,6 +219,6 @@ class Window(Generic[Batch]):
         if self.backwards != len(self):
             raise UsageError(
                 f"step() came after {self.backwards} of the window's {len(self)} micro-batches. {_ALL_COUNT} A window "
-                "that should be shorter needs a smaller micro_batches, which can be a schedule; pipe.abandon() drops "
-                "one without a step."
+                "that should be shorter needs a smaller micro_batches, which can be a schedule; pipe.skip() leaves out "
+                "each of the rest of this one, and pipe.abandon() drops one without a step."
             )

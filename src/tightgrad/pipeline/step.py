@@ -60,7 +60,7 @@ class Step:
 
     def begin(self) -> None:
         """Begin a new window. Collective: every rank must call it."""
-        self._parts.premises.look_again()
+        self._parts.premises.before_window()
         self._parts.restart()
         self._parts.adapter.begin_window()
 

@@ -1,0 +1,78 @@
+"""What may happen to a model after `attach`: layers that are put in, and hooks that come before the pipeline."""
+
+import weakref
+from collections.abc import Mapping
+
+from torch import nn
+
+from tightgrad.core.errors import UsageError
+from tightgrad.core.notices import warn
+from tightgrad.core.placement import is_dtensor
+
+_SHOWN = 3
+
+
+class ModelWatch:
+    """Looks for parameters that came later, and for hooks that see gradients before the pipeline does.
+
+    Args:
+        model: without its wrapper.
+        parameters: whose gradients the pipeline takes, by name.
+        speaks: whether this rank warns.
+    """
+
+    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], *, speaks: bool) -> None:
+        self._model, self._parameters, self._speaks = model, parameters, speaks
+        self._known = weakref.WeakSet(model.modules())
+        shards = any(map(is_dtensor, parameters.values()))  # fully_shard registers other tensors around a forward
+        self._ids = None if shards else set(map(id, model.parameters()))  # which Premises keeps alive
+
+    def look(self, stacklevel: int) -> None:
+        """Look again, before a window.
+
+        Raises:
+            UsageError: the model has trainable parameters that it had not when it was attached.
+        """
+        late = [
+            f"{name}.{own}" if name else own
+            for name, module in self._model.named_modules()
+            for own, parameter in module._parameters.items()
+            if parameter is not None and parameter.requires_grad and self._is_late(module, parameter)
+        ]
+        if late:
+            raise UsageError(
+                f"the model has trainable parameters that it had not at attach(): {_first(late)}. Their gradients "
+                "would be neither summed over ranks nor clipped nor cleared. Replace layers first, give all parameters "
+                "to the optimizer, and call attach() then, or again between two windows."
+            )
+        self._look_at_hooks(stacklevel + 1)
+
+    def _is_late(self, module: nn.Module, parameter: nn.Parameter) -> bool:
+        if module in self._known and self._ids is None:
+            return False
+        known = map(id, self._parameters.values()) if self._ids is None else self._ids
+        return id(parameter) not in known
+
+    def _look_at_hooks(self, stacklevel: int) -> None:
+        hooked = {name: hook for name, parameter in self._parameters.items() for hook in _foreign_hooks(parameter)}
+        if not (hooked and self._speaks):
+            return
+        self._speaks = False
+        what = ", ".join(sorted({getattr(hook, "__qualname__", type(hook).__name__) for hook in hooked.values()}))
+        warn(
+            f"a post-accumulate-grad hook ({what}) runs on {_first(list(hooked))} in every backward, before gradients "
+            "are summed over ranks and clipped. If it steps an optimizer or clears .grad, the plan has nothing left to "
+            "do: remove it and give the optimizer to attach(). If it edits gradients, take attach(before_clip=...), "
+            "which sees the whole window's.",
+            stacklevel + 1,
+        )
+
+
+def _foreign_hooks(parameter: nn.Parameter) -> list[object]:
+    hooks = parameter._post_accumulate_grad_hooks or {}  # torch 2.9 to 2.15 have no public way to read them
+    return [hook for hook in hooks.values() if not getattr(hook, "__module__", "").startswith("tightgrad.")]
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more
