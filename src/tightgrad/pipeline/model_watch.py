@@ -1,4 +1,4 @@
-"""What may happen to a model after `attach`: layers that are put in, and hooks that come before the pipeline."""
+"""What may happen to a model after `attach`: layers are put in, or a hook takes gradients before the pipeline does."""
 
 import weakref
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _SHOWN = 3
 
 
 class ModelWatch:
-    """Looks for parameters that came later, and for hooks that see gradients before the pipeline does.
+    """Looks for parameters that came later, and for gradients that a hook has cleared.
 
     Args:
         model: without its wrapper.
@@ -24,10 +24,11 @@ class ModelWatch:
     def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], *, speaks: bool) -> None:
         self._model, self._parameters, self._speaks = model, parameters, speaks
         self._known = weakref.WeakSet(model.modules())
+        self._hooked: dict[str, list[object]] = {}
         shards = any(map(is_dtensor, parameters.values()))  # fully_shard registers other tensors around a forward
         self._ids = None if shards else set(map(id, model.parameters()))  # which Premises keeps alive
 
-    def look(self, stacklevel: int) -> None:
+    def look(self) -> None:
         """Look again, before a window.
 
         Raises:
@@ -45,7 +46,23 @@ class ModelWatch:
                 "would be neither summed over ranks nor clipped nor cleared. Replace layers first, give all parameters "
                 "to the optimizer, and call attach() then, or again between two windows."
             )
-        self._look_at_hooks(stacklevel + 1)
+        self._hooked = {name: hooks for name, parameter in self._parameters.items() if (hooks := _hooks(parameter))}
+
+    def after_backward(self, stacklevel: int) -> None:
+        """Warn, once, if a hook has taken the gradients that backward has just made."""
+        cleared = [name for name in self._hooked if self._parameters[name].grad is None]
+        if not (cleared and self._speaks):
+            return
+        self._speaks = False
+        hooks = [hook for name in cleared for hook in self._hooked[name]]
+        names = ", ".join(sorted({getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks}))
+        warn(
+            f"{_first(cleared)} had no gradient after backward, where a post-accumulate-grad hook ({names}) runs. If "
+            "it steps an optimizer and clears .grad, nothing is left to accumulate, to sum over ranks or to clip: "
+            "remove it and give the optimizer to attach(). What it does to gradients has its place in "
+            "attach(before_clip=...), which sees those of the whole window.",
+            stacklevel + 1,
+        )
 
     def _is_late(self, module: nn.Module, parameter: nn.Parameter) -> bool:
         if module in self._known and self._ids is None:
@@ -53,23 +70,10 @@ class ModelWatch:
         known = map(id, self._parameters.values()) if self._ids is None else self._ids
         return id(parameter) not in known
 
-    def _look_at_hooks(self, stacklevel: int) -> None:
-        hooked = {name: hook for name, parameter in self._parameters.items() for hook in _foreign_hooks(parameter)}
-        if not (hooked and self._speaks):
-            return
-        self._speaks = False
-        what = ", ".join(sorted({getattr(hook, "__qualname__", type(hook).__name__) for hook in hooked.values()}))
-        warn(
-            f"a post-accumulate-grad hook ({what}) runs on {_first(list(hooked))} in every backward, before gradients "
-            "are summed over ranks and clipped. If it steps an optimizer or clears .grad, the plan has nothing left to "
-            "do: remove it and give the optimizer to attach(). If it edits gradients, take attach(before_clip=...), "
-            "which sees the whole window's.",
-            stacklevel + 1,
-        )
 
-
-def _foreign_hooks(parameter: nn.Parameter) -> list[object]:
-    hooks = parameter._post_accumulate_grad_hooks or {}  # torch 2.9 to 2.15 have no public way to read them
+def _hooks(parameter: nn.Parameter) -> list[object]:
+    """Return hooks of others; torch 2.9 to 2.15 have no public way to read them."""
+    hooks = parameter._post_accumulate_grad_hooks or {}
     return [hook for hook in hooks.values() if not getattr(hook, "__module__", "").startswith("tightgrad.")]
 
 

@@ -60,18 +60,13 @@ class Premises:
             warn_of_unheld(optimizers, trainable, adapter.parameters, stacklevel + 1)
         self._batch_norm = BatchNormNotice(model, several=accumulate.several_backwards, speaks=speaks)
         self._batch_norm.look(stacklevel + 1)
-        self._later = ModelWatch(unwrap(model), adapter.parameters, speaks=speaks)
+        self.model = ModelWatch(unwrap(model), adapter.parameters, speaks=speaks)
         self.weights = WeightWatch(adapter.parameters, model.modules() if accumulate.several_backwards else ())
 
     def look_again(self) -> None:
         """Look at what may have changed since, before a window and at its step."""
         check_no_unknown(self._optimizers, self._adapter.parameters, self._named)
         self._batch_norm.look(stacklevel=4)
-
-    def before_window(self) -> None:
-        """Look at the model's layers and hooks, and as `look_again` does."""
-        self._later.look(stacklevel=5)
-        self.look_again()
 
     def on_split(self, window: Window[Any], loss_of: LossOf) -> Callable[[int, Weigh], None]:
         """Return what looks at the loss before the batches of `window` are cut into a number of pieces, given how these

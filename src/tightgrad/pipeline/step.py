@@ -60,7 +60,8 @@ class Step:
 
     def begin(self) -> None:
         """Begin a new window. Collective: every rank must call it."""
-        self._parts.premises.before_window()
+        self._parts.premises.model.look()
+        self._parts.premises.look_again()
         self._parts.restart()
         self._parts.adapter.begin_window()
 
@@ -86,6 +87,8 @@ class Step:
                 check_has_gradient(loss)
                 with self._around(weights):
                     loss.backward()
+                if not self._parts.adapter.holds_back:
+                    self._parts.premises.model.after_backward(stacklevel=4)
         if self._parts.buffer.absorbs and not self._parts.adapter.holds_back:
             with self._parts.clock("accumulate"):
                 self._parts.buffer.absorb()
