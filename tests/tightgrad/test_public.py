@@ -67,7 +67,8 @@ assert torch.equal(torch.get_rng_state(), state), "the global generator was used
 assert (torch.get_num_threads(), torch.get_default_dtype()) == (num_threads, dtype)
 assert threading.active_count() == 1, "a thread was started"
 heavy = {"matplotlib", "typer", "rich", "jinja2", "psutil", "platformdirs", "tightgrad_lab", "transformers",
-         "accelerate", "lightning", "pandas", "torchvision", "triton", "torch._inductor"}
+         "accelerate", "lightning", "pandas", "torchvision", "triton", "torch._inductor",
+         "sympy", "torch.distributed.tensor", "torch.distributed.fsdp", "torch.distributed.checkpoint"}
 loaded = sorted(name for name in heavy if name in sys.modules and name not in before)
 assert not loaded, loaded
 """

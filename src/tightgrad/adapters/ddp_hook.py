@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
@@ -141,6 +140,8 @@ class BucketHook:
 
     def average(self, bucket: GradBucket) -> "Future[Tensor]":
         """Average a bucket as DDP does by itself."""
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook  # with five modules more
+
         return allreduce_hook(self._process_group, bucket)
 
 

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from tightgrad.adapters.fsdp2_hand_over import UnitHandOver, sum_by_themselves
 from tightgrad.adapters.parts.fsdp2_grads import (
@@ -47,6 +46,7 @@ from tightgrad.collectives.backends import backend_name
 from tightgrad.collectives.traffic import all_reduce_nbytes, reduce_scatter_nbytes
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.memory import free_nbytes
+from tightgrad.core.placement import is_dtensor
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
@@ -233,7 +233,7 @@ class FSDP2Adapter(PlainAdapter):
         """Return the shards' gradients, their local parts, and the two places of unsharded gradients, with names."""
         for name, parameter in self.parameters.items():
             # torch 2.15 puts there a tensor of a class of its own for what is not reduced yet, which is held below.
-            grad = parameter.grad if type(parameter.grad) is DTensor else None
+            grad = parameter.grad if is_dtensor(parameter.grad) else None
             yield name, grad
             yield name, None if grad is None else local_part(grad)  # a write into it is not counted in the other
         for name, fsdp_param in self._fsdp_params.items():

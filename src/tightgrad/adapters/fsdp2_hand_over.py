@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from tightgrad.adapters.parts.fingerprint import fingerprint
 from tightgrad.adapters.parts.fsdp2_grads import unsharded_param
@@ -29,6 +28,7 @@ from tightgrad.adapters.parts.placement import check_whole_mesh, like_sharded, l
 from tightgrad.adapters.parts.torch_private import check_has, unknown_torch
 from tightgrad.adapters.plain import trainable_parameters
 from tightgrad.core.errors import RankMismatchError, UnsupportedError
+from tightgrad.core.placement import is_dtensor
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
@@ -174,7 +174,7 @@ class NodeHandOver(UnitHandOver):
 
     def _check_mesh(self) -> None:
         for name, parameter in self.parameters.items():
-            assert isinstance(parameter, DTensor)
+            assert is_dtensor(parameter)
             if parameter.device_mesh.ndim != 1 or self._collective.world_size % parameter.device_mesh.size():
                 raise UnsupportedError(
                     f"{name!r} lies on a mesh of {tuple(parameter.device_mesh.shape)} of {self._collective.world_size} "
@@ -184,7 +184,7 @@ class NodeHandOver(UnitHandOver):
     def _groups(self) -> list[list[int]]:
         """For each shard, the ranks that keep it, in the order of their nodes."""
         parameter = next(iter(self.parameters.values()))
-        assert isinstance(parameter, DTensor)
+        assert is_dtensor(parameter)
         mesh = parameter.device_mesh
         place = torch.tensor([int(mesh.mesh.min()), mesh.get_local_rank()], dtype=torch.int64)
         table = self._collective.all_gather(place.to(self._collective.control_device)).tolist()

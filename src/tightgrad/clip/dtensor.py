@@ -8,12 +8,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.graph import increment_version
-from torch.distributed.tensor import DTensor, Replicate
 
 from tightgrad.clip.fast_cpu import still_cached_first
 from tightgrad.clip.local_norm import WIDE
 from tightgrad.core.errors import UnsupportedError
-from tightgrad.core.placement import Axes, lie_alike, pending_axes, shard_axes
+from tightgrad.core.placement import Axes, is_dtensor, lie_alike, pending_axes, shard_axes
 
 
 def distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -48,7 +47,7 @@ def counted(tensor: Tensor) -> Tensor:
     """
     if tensor.is_sparse:
         return tensor.coalesce()._values()
-    if not isinstance(tensor, DTensor):
+    if not is_dtensor(tensor):
         return tensor
     values, pending = _numbers(tensor), pending_axes(tensor)
     return _summed(values, pending) if pending else values
@@ -66,7 +65,7 @@ def gather_summands_(tensors: Iterable[Tensor]) -> None:
     what leaves zero at zero can be done entry by entry. Collective if there is one.
     """
     for tensor in tensors:
-        if isinstance(tensor, DTensor) and (pending := pending_axes(tensor)):
+        if is_dtensor(tensor) and (pending := pending_axes(tensor)):
             values = _numbers(tensor)
             total = _summed(values, pending)
             is_first = all(mesh.get_local_rank(axis) == 0 for mesh, axis in pending)
@@ -79,24 +78,26 @@ def placed_as(tensor: Tensor, like: Tensor) -> Tensor:
     Raises:
         UnsupportedError: they are on different meshes, or only one is a DTensor.
     """
-    if not isinstance(tensor, DTensor) or not isinstance(like, DTensor) or tensor.device_mesh != like.device_mesh:
+    if not is_dtensor(tensor) or not is_dtensor(like) or tensor.device_mesh != like.device_mesh:
         if lie_alike(tensor, like):
             return tensor
         raise UnsupportedError(
             f"a gradient of shape {tuple(like.shape)} is {_described(like)}, its parameter {_described(tensor)}; "
             "redistribute the gradient to the parameter's mesh and placements first."
         )
+    from torch.distributed.tensor import Replicate  # loads sympy; whoever has a DTensor has loaded it
+
     pending = {axis for _, axis in pending_axes(like)}
     wanted = [Replicate() if axis in pending else placement for axis, placement in enumerate(like.placements)]
     return tensor if list(tensor.placements) == wanted else tensor.redistribute(placements=wanted)
 
 
 def _described(tensor: Tensor) -> str:
-    return f"placed as {tensor.placements} on {tensor.device_mesh}" if isinstance(tensor, DTensor) else "a plain tensor"
+    return f"placed as {tensor.placements} on {tensor.device_mesh}" if is_dtensor(tensor) else "a plain tensor"
 
 
 def _numbers(tensor: Tensor) -> Tensor:
-    if type(tensor) is not Tensor and isinstance(tensor, DTensor):
+    if type(tensor) is not Tensor and is_dtensor(tensor):
         with torch.no_grad():
             tensor = tensor.to_local()
     return tensor._values() if tensor.is_sparse else tensor

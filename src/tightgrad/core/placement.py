@@ -5,12 +5,18 @@ parameters on top of tensor parallelism, a subclass of Shard in torch 2.9 and a 
 known by the name and the module of its class, so that a subclass with another meaning is not taken for its parent.
 """
 
-from typing import Any, TypeAlias
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 from torch.nn import Parameter
 
 from tightgrad.core.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor  # noqa: TID251 - its type alone
+    from typing_extensions import TypeIs
 
 Axes: TypeAlias = tuple[tuple[Any, int], ...]
 """Axes of device meshes: the mesh, and the number of its dimension."""
@@ -19,7 +25,7 @@ _MODULE = "torch.distributed.tensor.placement_types"  # from torch 2.5 on
 _SHARDS = ("Shard", "_StridedShard")
 
 
-def is_dtensor(tensor: Tensor) -> bool:
+def is_dtensor(tensor: object) -> TypeIs[DTensor]:
     """Tell whether this is a DTensor, without importing torch.distributed."""
     return type(tensor) not in (Tensor, Parameter) and hasattr(tensor, "device_mesh") and hasattr(tensor, "to_local")
 

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Placement
 
 from tightgrad.adapters.parts.fsdp2_torch import fsdp_params
 from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.placement import is_dtensor
 from tightgrad.core.protocols import Collective
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
+    from torch.distributed.tensor import DTensor, Placement
 
     Placed = tuple[DeviceMesh, tuple[Placement, ...]]
 
@@ -88,7 +89,7 @@ def check_whole_mesh(parameters: Mapping[str, Tensor], collective: Collective) -
         UnsupportedError: it has fewer, or others.
     """
     for name, parameter in parameters.items():
-        assert isinstance(parameter, DTensor)
+        assert is_dtensor(parameter)
         if parameter.device_mesh.size() != collective.world_size:
             raise mesh_is_smaller(name, parameter, collective.world_size)
         check_is_mesh_of(name, parameter.device_mesh, collective)
@@ -97,7 +98,7 @@ def check_whole_mesh(parameters: Mapping[str, Tensor], collective: Collective) -
 def smaller_mesh(parameters: Mapping[str, Tensor], world_size: int) -> tuple[str, DTensor] | None:
     """Return the first parameter and its name, if its mesh has one dimension and fewer ranks than `world_size`."""
     for name, parameter in parameters.items():
-        assert isinstance(parameter, DTensor)
+        assert is_dtensor(parameter)
         mesh = parameter.device_mesh
         return (name, parameter) if mesh.ndim == 1 and mesh.size() < world_size else None
     return None
@@ -117,13 +118,15 @@ def mesh_is_smaller(name: str, parameter: DTensor, world_size: int) -> Unsupport
 
 def local_part(tensor: Tensor) -> Tensor:
     """Return this rank's part of a sharded tensor."""
-    assert isinstance(tensor, DTensor)
+    assert is_dtensor(tensor)
     return tensor.to_local()
 
 
 def like_sharded(parameter: Tensor, local: Tensor) -> Tensor:
     """Return a tensor sharded as `parameter` is, of which `local` is this rank's part."""
-    assert isinstance(parameter, DTensor)
+    from torch.distributed.tensor import DTensor  # loads sympy; whoever has one has loaded it
+
+    assert is_dtensor(parameter)
     mesh, placements = parameter.device_mesh, parameter.placements
     shape, stride = parameter.shape, parameter.stride()
     return DTensor.from_local(local, mesh, placements, run_check=False, shape=shape, stride=stride)
@@ -136,7 +139,7 @@ def _check_own_mesh(name: str, parameter: Tensor, param: FSDPParam) -> None:
             f"{name!r} is replicated by torch's replicate(), which keeps whole parameters on each rank; use "
             "DistributedDataParallel, or fully_shard."
         )
-    assert isinstance(parameter, DTensor)
+    assert is_dtensor(parameter)
     # What was a DTensor before fully_shard (`is_dtensor`, private in torch 2.9 to 2.14) has axes besides its own mesh.
     if getattr(param, "is_dtensor", False) or parameter.device_mesh != info.mesh:
         raise _tensor_parallel(name, (parameter.device_mesh, parameter.placements), "attach", own=info.mesh)
@@ -148,7 +151,7 @@ def _placed(parameter: Tensor) -> Placed | None:
     DistributedDataParallel(device_mesh=) over a part of a mesh turns DTensors into plain tensors between two forwards,
     and keeps what they were in `_st_info` (private in torch 2.9 to 2.14).
     """
-    if isinstance(parameter, DTensor):
+    if is_dtensor(parameter):
         return parameter.device_mesh, parameter.placements
     spec = getattr(parameter, "_st_info", None)
     return None if spec is None else (spec.mesh, spec.placements)
