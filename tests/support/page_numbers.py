@@ -60,6 +60,8 @@ class PageNumbers(HTMLParser):
             self._paragraph, self._origin = [], ""
         if tag == "data":
             self._paragraph.append(found["value"])
+            if self._plate:
+                self._add((self._plate, "data", str(len(self._waiting))), found["value"])
         if tag == "span" and "origin" in classes:
             self._origin = "?"
         if tag == "a" and self._origin == "?":

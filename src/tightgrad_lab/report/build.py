@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 from tightgrad_lab.report import figures, pages
+from tightgrad_lab.report.book.library import Library
+from tightgrad_lab.report.book.tables import arranged, dressed
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.model import NARROW, WIDE, FigureSpec, Pair, Table
 from tightgrad_lab.report.pages import Block, Full, Shown
@@ -40,14 +42,16 @@ Items = list[FigureSpec | Table]
 
 def _contents(folder: Runs, texts: Texts) -> list[tuple[Pair, Items, Published | None]]:
     found = []
+    library = Library(folder, texts)
     for pair in PAIRS:
         content = pair.content(folder, texts) if pair.content else None
-        found.append((pair, content.blocks if content else [], published(folder, pair, texts)))
+        items = arranged(library, pair.name, content.blocks) if content else []
+        found.append((pair, items, published(folder, pair, texts)))
     return found
 
 
 def _show(pair: Pair, items: Items, full: Published | None, texts: Texts, out: Path) -> Shown:
-    more = Full(full, [_write(item, texts, out) for item in full.items]) if full else None
+    more = Full(full, [_write(dressed(item, pair.name, texts), texts, out) for item in full.items]) if full else None
     return Shown(pair, [_write(item, texts, out) for item in items], more)
 
 

@@ -39,7 +39,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class FigureSpec:
-    """A figure that is drawn once per layout; `slug` names its files, `label` its number."""
+    """A figure, drawn once per layout; `slug` names its files, `label` its number, `shows` is what it teaches."""
 
     slug: str
     label: str
@@ -48,6 +48,7 @@ class FigureSpec:
     caption: list[str | Markup]
     source: Source
     draw: Callable[[Texts, Layout], Figure]
+    shows: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; rows are lists of cells in the order of the columns."""
+    """A table; rows are lists of cells in the order of the columns.
+
+    `kind` is "words" for cells of sentences, "folded" for the numbers behind such a table.
+    """
 
     slug: str
     label: str
@@ -87,6 +91,7 @@ class Table:
     rows: list[list[Cell]]
     source: Source
     notes: list[str | Markup] = field(default_factory=list)
+    kind: Literal["numbers", "words", "folded"] = "numbers"
 
     def to_csv(self) -> str:
         """The raw values; a column with spreads gets a second one with the standard deviations."""

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tightgrad_lab.report import environment, faq, figures, papers, summary
+from tightgrad_lab.report.book.chapters import numbers_label
 from tightgrad_lab.report.book.library import Library
 from tightgrad_lab.report.claims import judged
 from tightgrad_lab.report.files import Runs
@@ -160,6 +161,7 @@ def _content(folder: Runs, texts: Texts, shown: list[Shown]) -> dict[str, Any]:
         "symbols": library.symbols(),
         "shown": {one.pair.name: one for one in shown},
         "numbers": NUMBERS,
+        "numbers_label": numbers_label,
         "headline": summary.headline(folder, texts),
         "counted": summary.counted(claims, texts),
         "claims": claims,

@@ -23,12 +23,14 @@ class Study:
         case: name of the case.
         figures: parts of the number (as b in 15b) of its flow and of its training curves.
         tables: those of its combinations, of its other variants, of its full settings.
+        is_alone: whether the pair shows no other case.
     """
 
     name: str
     case: str
     figures: tuple[str, str]
     tables: tuple[str, str, str]
+    is_alone: bool = True
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -69,6 +71,13 @@ def title(study: Study, of: str, texts: Texts) -> str:
     return f"{texts('case.' + study.case)}{colon}{of}"
 
 
+def main_title(study: Study, kind: str, texts: Texts) -> str:
+    """The title that the course gives the pair's figure or table, and the case if the pair shows several."""
+    own = texts(f"pair.{study.name}.{kind}")
+    colon = "：" if texts.language == "zh" else ": "
+    return own if study.is_alone else f"{own}{colon}{texts('case.' + study.case)}"
+
+
 def flow_figure(study: Study, case: Case, texts: Texts) -> FigureSpec | None:
     """The measured flow of one step; None if the run did not write it."""
     if case.flow is None:
@@ -86,7 +95,7 @@ def flow_figure(study: Study, case: Case, texts: Texts) -> FigureSpec | None:
     return FigureSpec(
         slug=slug("figure", study.name, part),
         label=label(study.name, part),
-        title=title(study, texts("image_case.figure.title"), texts),
+        title=main_title(study, "figure", texts),
         alt=texts("image_case.figure.alt", stages=flow.in_words(measured, texts), **facts),
         caption=[texts("image_case.figure.caption", **facts)],
         source=cells.source(case, study.files[0]),
@@ -188,7 +197,7 @@ def combinations_table(study: Study, case: Case, texts: Texts) -> Table:
     return Table(
         slug=slug("table", study.name, part),
         label=label(study.name, part),
-        title=title(study, texts(f"pair.{study.name}.table"), texts),
+        title=main_title(study, "table", texts),
         caption=[texts("image_case.table.caption", metric=metric), cells.seeds_note(case, texts)],
         columns=columns,
         rows=rows,
@@ -259,9 +268,10 @@ def curves_figure(study: Study, case: Case, texts: Texts) -> FigureSpec | None:
         label=label(study.name, part),
         title=title(study, texts("curves.title"), texts),
         alt=texts("curves.alt", metric=words, points=texts.join(last)),
-        caption=[texts("curves.caption", metric=words)],
+        caption=[],
         source=cells.source(case, study.files[1]),
         draw=draw,
+        shows=texts("curves.caption", metric=words),
     )
 
 

@@ -76,7 +76,8 @@ def number_text(value: float) -> str:
         return "∞" if math.isinf(value) else "NaN"
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0}f}".replace("-", "−")
-    return f"{value:.2e}".replace("-", "−")
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{digits}e{int(exponent)}".replace("-", "−")
 
 
 def signed(value: float, digits: int) -> str:

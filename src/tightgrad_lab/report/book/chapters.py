@@ -22,6 +22,9 @@ from pathlib import Path
 from markupsafe import Markup
 
 from tightgrad_lab.report.book.markdown import Renderer
+from tightgrad_lab.report.errors import ReportError
+from tightgrad_lab.report.texts import Texts
+from tightgrad_lab.schema import NUMBERS
 
 HERE = Path(__file__).parent
 BOXES = ("goals", "example", "course", "we", "literature", "predict", "answer")
@@ -65,6 +68,27 @@ def read(language: str, name: str) -> Chapter:
     title, _, intro = head.removeprefix("# ").partition("\n")
     sections = tuple(Text(*(part.strip() for part in one.split("\n", 1))) for one in rest)
     return Chapter(title.strip(), intro.strip(), sections, closing.strip())
+
+
+@cache
+def read_tables(language: str) -> dict[str, list[list[str]]]:
+    """Return the tables of `tables.md` by the names of their pairs: headings first, then rows."""
+    text = (HERE / language / "tables.md").read_text(encoding="utf-8")
+    found = {}
+    for part in re.split(r"^# ", text, flags=re.MULTILINE)[1:]:
+        name, *lines = part.splitlines()
+        rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines if line.strip()]
+        if len({len(row) for row in rows}) != 1:
+            raise ReportError(f"book/{language}/tables.md: the rows of {name} differ in their number of cells.")
+        found[name.strip()] = [rows[0], *rows[2:]]
+    return found
+
+
+def numbers_label(name: str, texts: Texts) -> str:
+    """Return what the table of a pair's numbers is called; where the course wants words, they stand behind these."""
+    number = str(NUMBERS[name])
+    own = texts("words.label", label=number) if name in read_tables(texts.language) else number
+    return texts("table.label", label=own)
 
 
 def parts(source: str, renderer: Renderer, sentence: Sentence) -> Iterator[Part]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
+from tightgrad_lab import schema
 from tightgrad_lab.report import cells
+from tightgrad_lab.report.book import table_facts
 from tightgrad_lab.report.claims import JUDGES
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Unit, Words
 from tightgrad_lab.report.errors import ReportError
@@ -32,7 +34,17 @@ def _result(name: str, facts: Callable[[Result], dict[str, Fact]]) -> Measure:
 
     def measure(runs: Runs) -> Finding | None:
         result = read_best(runs.root, name)
-        return Finding("", "open", facts(result), name, result.source) if result else None
+        if result is None:
+            return None
+        try:
+            found = facts(result)
+        except (LookupError, StopIteration, ValueError) as error:
+            missing = (
+                f"{error} is not in it" if isinstance(error, KeyError) else "a row that the text needs is not in it"
+            )
+            again = schema.command(name, full=result.is_full)
+            raise ReportError(f"{result.path}: {missing} is not in it. Delete it and run `{again}` again.") from error
+        return Finding("", "open", found, name, result.source)
 
     return measure
 
@@ -254,4 +266,6 @@ MEASURED: dict[str, Measure] = {
     "small_batches": _stated("small_batches", "large_batches"),
     "critical_batch": _stated("critical_batch", "large_batches"),
     "muon": _stated("muon", "loss_spikes"),
+    "combinations": table_facts.combinations,
+    **{name: _result(pair, facts) for name, (pair, facts) in table_facts.ROWS.items()},
 }

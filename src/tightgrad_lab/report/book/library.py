@@ -127,21 +127,25 @@ class Library:
             for one in known_symbols(self.texts.language)
         ]
 
+    def finding(self, name: str) -> Finding | None:
+        """What was found by a measurement that the text names; None if it was not made."""
+        if name not in MEASURED:
+            raise ReportError(f"@measured {name} names no measurement; known are {', '.join(MEASURED)}.")
+        return MEASURED[name](self.runs)
+
     def _file(self, name: str) -> str:
         return f"book/{self.texts.language}/{name}.md"
 
     def _parts(self, name: str, source: str) -> tuple[Part, ...]:
         """The pieces of a text; what is wrong in it is said with the name of its file."""
         try:
-            return tuple(chapters.parts(source, self.renderer, self._sentence))
+            return tuple(chapters.parts(source, self.renderer, self.sentence))
         except ReportError as error:
             raise ReportError(f"{self._file(name)}: {error}") from error
 
-    def _sentence(self, name: str, template: str) -> str | None:
+    def sentence(self, name: str, template: str) -> str | None:
         """The sentence with its facts, and a link to the table that has them; None if nothing measured them."""
-        if name not in MEASURED:
-            raise ReportError(f"@measured {name} names no measurement; known are {', '.join(MEASURED)}.")
-        finding = MEASURED[name](self.runs)
+        finding = self.finding(name)
         if finding is None:
             return None
         if unknown := set(re.findall(r"\{(\w+)\}", template)) - finding.facts.keys():
@@ -155,7 +159,7 @@ class Library:
     def _origin(self, finding: Finding) -> Markup:
         """Where the numbers of a sentence stand, and whose machine measured them if it was another one."""
         number = NUMBERS[finding.pair]
-        label = self.texts("table.label", label=number).replace(" ", units.NBSP)
+        label = chapters.numbers_label(finding.pair, self.texts).replace(" ", units.NBSP)
         link = Markup('<a href="#pair{}">{}</a>').format(number, label)
         results = [read(self.runs.root, finding.pair) for read in (read_best, read_result)]
         result = next((one for one in results if one and one.source == finding.source), None)

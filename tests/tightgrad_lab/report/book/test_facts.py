@@ -10,7 +10,9 @@ from browser.fixture_runs import write_runs
 from support.drawing import write_result
 from tightgrad_lab.report.book import chapters
 from tightgrad_lab.report.book.facts import MEASURED
+from tightgrad_lab.report.book.table_facts import CODECS
 from tightgrad_lab.report.claims.judgement import Number
+from tightgrad_lab.report.errors import ReportError
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.schema import published_files
 
@@ -36,13 +38,28 @@ def _spiky(method: str, spikes: int) -> dict[str, Any]:
 
 
 SMALL: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
-    "clip_geometry": ({}, [{"method": "value", "cosine": [0.9, 0.8]}, {"method": "global_norm", "cosine": [1.0, 1.0]}]),
+    "clip_geometry": (
+        {},
+        [
+            {"method": method, "cosine": cosines, "bias": 0.1, "time_ratio_to_torch": 1.5}
+            for method, cosines in {
+                "value": [0.9, 0.8],
+                "global_norm": [1.0, 1.0],
+                "per_tensor_norm": [0.9, 1.0],
+                "agc": [0.9, 1.0],
+                "autoclip": [1.0, 1.0],
+            }.items()
+        ],
+    ),
     "window_timeline": (
         {},
         [
             {
                 "micro_batches": count,
                 "peak_memory_bytes": 100 // count,
+                "seconds_per_sample": 0.1 * count,
+                "wire_bytes": 10,
+                "wire_bytes_if_each_synced": 10 * count,
                 "relative_error": [1e-7],
                 "relative_error_of_loop": [0.1 * count],
             }
@@ -51,13 +68,16 @@ SMALL: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ),
     "accumulation_memory": (
         {"points": [{"micro_batch": b, "peak_memory_bytes": [10 + b]} for b in (1, 32)], "fixed_bytes": 9},
-        [],
+        [{"wrapper": name, "peak_memory_bytes": [9], "wire_bytes": 5} for name in ("ddp", "fsdp2 last", "fsdp2 every")],
     ),
     "codec_gallery": (
         {"families": [{"family": f, "compression_factor": 8.0, "relative_error": 0.1} for f in FAMILIES]},
-        [],
+        [{"codec": codec, "compression_factor": 8.0, "relative_error": 0.1} for codec in CODECS],
     ),
-    "loss_spikes": ({}, [_spiky("none", 9), _spiky("global_norm", 1), _spiky("zclip", 1)]),
+    "loss_spikes": (
+        {},
+        [_spiky("none", 9), *(_spiky(name, 1) for name in ("global_norm", "zclip", "agc", "autoclip", "adagc"))],
+    ),
     "encode_timeline": (
         {
             "lanes": [
@@ -77,6 +97,9 @@ def used() -> dict[str, set[str]]:
     for path in (Path(chapters.__file__).parent / "en").glob("*.md"):
         text = path.read_text(encoding="utf-8")
         for name, sentence in re.findall(r"^@measured (\w+)\n(.+?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL):
+            found.setdefault(name, set()).update(re.findall(r"\{(\w+)\}", sentence))
+    for rows in chapters.read_tables("en").values():
+        for name, sentence in re.findall(r"@(\w+) (.+)", "\n".join(row[-1] for row in rows)):
             found.setdefault(name, set()).update(re.findall(r"\{(\w+)\}", sentence))
     return found
 
@@ -114,6 +137,11 @@ def test_without_a_result_there_is_no_sentence(tmp_path: Path, name: str) -> Non
         ("cured", "cured", 1.0),
         ("exact", "loop", 0.4),
         ("windows", "right", 4.0),
+        ("clip_methods", "value_lowest", 0.8),
+        ("window_rows", "slower", 4.0),
+        ("wrappers", "fsdp2_last_bytes", 5.0),
+        ("codecs", "topk_factor", 8.0),
+        ("spike_rows", "none_spikes", 28 / 3),
     ],
 )
 def test_facts_are_those_of_the_rows(runs: Runs, name: str, fact: str, value: float) -> None:
@@ -122,3 +150,15 @@ def test_facts_are_those_of_the_rows(runs: Runs, name: str, fact: str, value: fl
     found = finding.facts[fact]
     assert isinstance(found, Number)
     assert found.value == pytest.approx(value)
+
+
+@pytest.mark.parametrize("name", ["turn", "clip_methods", "families", "clip_cost", "wrappers", "stages"])
+def test_a_result_that_lacks_what_a_sentence_needs_is_named(tmp_path: Path, name: str) -> None:
+    for pair in ("clip_geometry", "codec_gallery", "clip_stages", "accumulation_memory", "encode_timeline"):
+        row = {"method": "value", "wrapper": "ddp"}
+        figure = {"families": [], "lanes": [], "points": [], "fixed_bytes": 1}
+        write_result(tmp_path, pair, {}, figure, [row])
+    with pytest.raises(
+        ReportError, match=r"result\.json: .* is not in it\. Delete it and run `tightgrad lab --only \d+`"
+    ):
+        MEASURED[name](Runs(tmp_path))

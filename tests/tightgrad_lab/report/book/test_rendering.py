@@ -112,7 +112,7 @@ def test_results_that_state_their_facts_fill_a_sentence(tmp_path: Path) -> None:
     facts = {"unclipped": {"value": 4.5, "unit": "number"}, "clipped": {"value": 1, "unit": "count", "noise": None}}
     root = _result(tmp_path / "runs", "muon", facts=facts)
     own = library(root)
-    shown = own.renderer._released(str(own._sentence("muon", "{unclipped} and {clipped}.")))
+    shown = own.renderer._released(str(own.sentence("muon", "{unclipped} and {clipped}.")))
     assert '<data value="4.5">4.50</data> and <data value="1.0">1</data>.' in shown
     assert 'href="#pair7"' in shown
     assert MEASURED["muon"](Runs(library(tmp_path / "empty").runs.root)) is None
@@ -131,12 +131,12 @@ def test_the_machine_of_a_published_number_is_named_where_it_stands(tmp_path: Pa
         (folder / "large_batches").mkdir(parents=True)
     (root / "published" / "large_batches" / "result.json").write_bytes(published.read_bytes())
     own = library(root)
-    text = own.renderer._released(str(own._sentence("batches", "{base}.")))
+    text = own.renderer._released(str(own.sentence("batches", "{base}.")))
     assert "measured on another machine: " in text
     data = json.loads(published.read_text(encoding="utf-8")) | {"command": "tightgrad lab --only 9 --full"}
     (root / "large_batches" / "result.json").write_text(json.dumps(data | {"published": None}), encoding="utf-8")
     (root / "published" / "large_batches" / "result.json").unlink()
-    assert "another machine" not in own.renderer._released(str(own._sentence("batches", "{base}.")))
+    assert "another machine" not in own.renderer._released(str(own.sentence("batches", "{base}.")))
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -195,7 +195,7 @@ def test_a_fact_that_is_not_measured_is_named(tmp_path: Path) -> None:
     facts = {"clipped": {"value": 1, "unit": "count"}}
     root = _result(tmp_path / "runs", "muon", facts=facts)
     with pytest.raises(ReportError, match="@measured muon has no unclipped; its facts are clipped"):
-        library(root)._sentence("muon", "{unclipped} and {clipped}.")
+        library(root).sentence("muon", "{unclipped} and {clipped}.")
 
 
 def test_a_chapter_with_another_number_of_sections_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
