@@ -63,7 +63,10 @@ class Streamed(Generic[Batch]):
         current = len(self.weights) - 1
         if position != current or not self._current:
             there = f"the current one only, which is number {current}" if self._current else "none: this rank has none"
-            raise UsageError(f'micro-batch {position} is not there; with fetch="batch" a window holds {there}.')
+            raise UsageError(
+                f'micro-batch {position} is not there; with fetch="batch" a window holds {there}. Take '
+                'Accumulate(fetch="window").'
+            )
         return self._current[0]
 
     def __iter__(self) -> Iterator[Batch]:

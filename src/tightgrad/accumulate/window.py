@@ -154,6 +154,10 @@ class Window(Generic[Batch]):
         """Take the first `position` micro-batches as done: their gradients come from a checkpoint."""
         self.backwards = position
 
+    def rewind(self) -> None:
+        """Let the micro-batches be iterated again, at other weights: none has had its backward."""
+        self._position, self.backwards = -1, 0
+
     def __iter__(self) -> Iterator[Batch]:
         if self._position >= 0:
             raise UsageError("a window can be iterated once; its micro-batches belong to one optimizer step.")

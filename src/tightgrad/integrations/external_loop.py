@@ -12,6 +12,7 @@ from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.settings import Schedule
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.core.protocols import Clipper
+from tightgrad.pipeline.collaborators import check_without_closure
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.plan.plan import Plan
 from tightgrad.records.step_record import StepRecord
@@ -74,6 +75,7 @@ class ExternalLoop:
 
     def _attached(self) -> GradientPipeline:
         pipe = self._attach()
+        check_without_closure(pipe.optimizers, "This loop cannot run; take an optimizer whose step() needs no closure.")
         pipe.ownership.write_instead = self._write_instead
         return pipe
 

@@ -10,12 +10,14 @@ from tightgrad.accumulate.buffer import GradientBuffer
 from tightgrad.accumulate.weights import Weight
 from tightgrad.adapters.plain import has_synced_layers
 from tightgrad.checkpoint.state import PipelineState
-from tightgrad.clip.fold import folding
+from tightgrad.clip.fold import folding, multiplied
 from tightgrad.core.check import check_integer
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.placement import is_dtensor
 from tightgrad.core.protocols import Adapter, Collective
 from tightgrad.core.types import Grads
+from tightgrad.pipeline.closure import check_closure
 from tightgrad.pipeline.collaborators import (
     check_callable,
     check_model,
@@ -25,6 +27,7 @@ from tightgrad.pipeline.collaborators import (
     checked_optimizers,
     checked_records,
     checked_schedulers,
+    needs_closure,
 )
 from tightgrad.pipeline.delivery import Delivery
 from tightgrad.pipeline.optimizer_step import OptimizerStep
@@ -63,10 +66,11 @@ def attach(
         model: a plain module, or one in DistributedDataParallel or `fully_shard`. Without `compress` in the plan these
             sum over ranks by themselves, overlapped with backward; with it the pipeline does, after the last backward
             or, with `overlap="backward"`, during it.
-        optimizer: a torch optimizer over the model's parameters, whose step() needs no closure; or a list of several,
-            such as Muon for matrices and AdamW for the rest, each with parameters of its own. They are one step: one
-            guard, one norm (`clip.PerOptimizer` takes a norm for each), and each steps once a window, in this order. A
-            trainable parameter that none holds is never stepped, and rank 0 warns of it.
+        optimizer: a torch optimizer over the model's parameters; one that takes a closure, such as LBFGS or SAM, steps
+            in `pipe.run` only. Or a list of several, such as Muon for matrices and AdamW for the rest, each with
+            parameters of its own. They are one step: one guard, one norm (`clip.PerOptimizer` takes a norm for each),
+            and each steps once a window, in this order. A trainable parameter that none holds is never stepped, and
+            rank 0 warns of it.
         plan: what to run; the empty plan is bitwise plain PyTorch. For a plain module and a `collective` of several
             ranks it gets a `Guard`, since there the pipeline has to sum gradients over ranks.
         weight: what a batch counts: the number that its loss is averaged over, such as its number of tokens (without
@@ -93,8 +97,9 @@ def attach(
     Raises:
         ConfigError: an argument is not what is asked for; the message says what to write.
         UsageError: an optimizer holds none of the model's parameters, or others, or those of another optimizer.
-        UnsupportedError: the model's wrapper is not supported, or cannot do what the plan asks; an optimizer that needs
-            a closure, or a scheduler whose step() needs an argument.
+        UnsupportedError: the model's wrapper is not supported, or cannot do what the plan asks; a plan that does
+            not go with an optimizer that needs a closure; or an optimizer or a scheduler whose step() needs something
+            else.
         IncompatiblePlanError: the plan does not go with the scaler.
         RankMismatchError: the ranks came with different plans, models, seeds or versions.
 
@@ -125,7 +130,8 @@ def attach(
     records = checked_records(records)
     scaling = loss_scaling(plan, scaler)
     check_callable("before_clip", before_clip, "of the gradients by name")
-    if plan.is_empty and (scaling is not None or before_clip is not None):
+    closing = any(map(needs_closure, optimizers))
+    if plan.is_empty and (scaling is not None or before_clip is not None or closing):
         plan = replace(plan, guard=Guard())
     clock = StageClock()
     adapter, sync = choose(model, plan.resolved(), collective, seed=seed, clock=clock, only=held_by_any(optimizers))
@@ -146,9 +152,11 @@ def attach(
     scale = "none" if scaling is None else repr(scaling.current({}))
     held = described(optimizers, adapter.parameters)
     ranks = adapter.collective
+    check_closure(optimizers, plan, is_sharded=any(map(is_dtensor, adapter.parameters.values())))
     check_ranks_agree(plan, adapter.parameters, seed, ranks, __version__, loss_scale=scale, optimizers=held)
     check_no_complex(resolved.compress, adapter.parameters)
     resolved = resolved.for_optimizers(lambda: held_names(optimizers, adapter.parameters))
+    fold = folding(plan.clip, optimizers, adapter.parameters)
     premises = Premises(model, optimizers, adapter, resolved.accumulate, stacklevel=2)
     adapter.connect()
     sync.connect()
@@ -160,7 +168,7 @@ def attach(
         plan=resolved,
         state=state,
         buffer=GradientBuffer(adapter.parameters),
-        delivery=Delivery(adapter, resolved, state, clock, folding(plan.clip, optimizers, adapter.parameters), scaling),
+        delivery=Delivery(adapter, resolved, state, clock, multiplied if closing else fold, scaling),
         optimizer=OptimizerStep(optimizers, schedulers, ownership),
         ownership=ownership,
         premises=premises,

@@ -56,7 +56,7 @@ def _check_has_values(model: nn.Module) -> None:
 
 
 def checked_optimizers(given: Any) -> tuple[Any, ...]:
-    """Return the optimizers, in the order in which they step, if each steps without being given anything."""
+    """Return the optimizers, in the order in which they step, if each steps without being given more than a closure."""
     if isinstance(given, Mapping) or type(given).__name__ == "generator":
         inside = "list(optimizers.values())" if isinstance(given, Mapping) else "list(optimizers)"
         raise ConfigError(f"optimizer is a {type(given).__name__}; write attach(model, {inside}, plan).")
@@ -87,14 +87,33 @@ def _check_optimizer(optimizer: object) -> None:
             f"optimizer is {_kind(optimizer)}, which has no step() and no param_groups; pass a torch.optim.Optimizer "
             "over the model's parameters."
         )
-    needed = required_by_step(optimizer)
-    if "closure" in needed or (hasattr(optimizer, "first_step") and hasattr(optimizer, "second_step")):
-        raise UnsupportedError(_needs_closure(optimizer))
+    needed = [name for name in required_by_step(optimizer) if name != "closure"]
     if needed:
         raise UnsupportedError(
             f"{type(optimizer).__name__}.step() needs {', '.join(needed)}, which pipe.step() cannot know; give them "
             "usual values in a subclass."
         )
+
+
+def needs_closure(optimizer: object) -> bool:
+    """Tell whether an optimizer says that it takes several gradients in one step: by an argument of its step, or by two
+    methods, `first_step` and `second_step`, as implementations of SAM have them.
+    """
+    return "closure" in required_by_step(optimizer) or has_two_steps(optimizer)
+
+
+def has_two_steps(optimizer: object) -> bool:
+    """Tell whether the optimizer has its step in two halves."""
+    return hasattr(optimizer, "first_step") and hasattr(optimizer, "second_step")
+
+
+def takes_closure(optimizer: object) -> bool:
+    """Tell whether a closure may make a difference to the optimizer's step: not to those of torch that can go without,
+    nor to ours.
+    """
+    step: Any = type(optimizer).step  # type: ignore[attr-defined]
+    is_known = step.__module__.startswith(("torch.optim.", "tightgrad."))
+    return "closure" in required_by_step(optimizer) or ("closure" in _parameters(step) and not is_known)
 
 
 @contextmanager
@@ -108,15 +127,30 @@ def without_closure(optimizer: object) -> Iterator[None]:
         text = str(error).lower()
         is_called = isinstance(error, TypeError) and text == "'nonetype' object is not callable"
         if "closure" in text or is_called:
-            raise UnsupportedError(_needs_closure(optimizer)) from error
+            raise _closure_missing(optimizer) from error
         raise
 
 
-def _needs_closure(optimizer: object) -> str:
-    return (
-        f"{type(optimizer).__name__} evaluates the loss again inside its step (a closure), and a window's gradient is "
-        "computed only once: it is not supported. Take an optimizer whose step() needs no closure, such as "
-        "torch.optim.AdamW, or keep your own loop for this one and clip with tg.clip_grad_norm_."
+def check_without_closure(optimizers: Iterable[object], instead: str = "") -> None:
+    """Raise `UnsupportedError` if an optimizer says that it needs a closure, where it will get none.
+
+    Args:
+        optimizers: of the pipeline.
+        instead: what to do about it; empty where `pipe.run` can be called.
+    """
+    for optimizer in filter(needs_closure, optimizers):
+        raise _closure_missing(optimizer, instead)
+
+
+def _closure_missing(optimizer: object, instead: str = "") -> UnsupportedError:
+    plan = "" if needs_closure(optimizer) else ", under a plan that is not empty, such as tg.Plan(guard=tg.Guard())"
+    run = (
+        "Give the whole window to pipe.run: `for window in pipe.windows(loader): record = pipe.run(window, loss_of)`, "
+        f"where loss_of(batch) returns a batch's loss{plan}."
+    )
+    return UnsupportedError(
+        f"{type(optimizer).__name__} evaluates the loss again inside its step (a closure), and step() alone cannot. "
+        f"{instead or run}"
     )
 
 
@@ -244,12 +278,17 @@ def required_by_step(stepped: object) -> list[str]:
 
     The class is asked and not the object, on which schedulers put a wrapper that shows `self` as an argument.
     """
-    try:
-        _, *parameters = inspect.signature(type(stepped).step).parameters.values()  # type: ignore[attr-defined]
-    except (AttributeError, TypeError, ValueError):
-        return []
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = _parameters(getattr(type(stepped), "step", None)).values()
     return [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in variadic]
+
+
+def _parameters(method: Any) -> dict[str, inspect.Parameter]:
+    """The parameters of a method after `self`; none where it does not tell."""
+    try:
+        return dict(list(inspect.signature(method).parameters.items())[1:])
+    except (TypeError, ValueError):
+        return {}
 
 
 def _is_optimizer(value: object) -> bool:

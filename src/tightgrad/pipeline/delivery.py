@@ -48,6 +48,14 @@ class Outcome:
         return cls(clipped, skipped, summed.relative_error, summed.fell_back)
 
 
+class StepLeftOutError(Exception):
+    """Carries what came of a step that the guard does not admit out of a step that has begun."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """Holds what the guard has decided.

@@ -1,14 +1,15 @@
 """The optimizers, and the schedulers that follow them: nobody changes a gradient between the clip and their steps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tightgrad.clip.fold import folded
-from tightgrad.pipeline.collaborators import without_closure
+from tightgrad.pipeline.collaborators import has_two_steps, needs_closure, takes_closure, without_closure
 from tightgrad.pipeline.ownership import Ownership
 
 
@@ -36,6 +37,24 @@ class OptimizerStep:
         for optimizer, fold in zip_longest(self.optimizers, folds):
             with folded(optimizer, fold), self._ownership.stepping(), without_closure(optimizer):
                 optimizer.step()
+
+    @property
+    def takes_closure(self) -> bool:
+        """Tell whether there is one optimizer, to whose step a closure may make a difference."""
+        return len(self.optimizers) == 1 and (needs_closure(self.optimizers[0]) or takes_closure(self.optimizers[0]))
+
+    def step_with(self, closure: Callable[[], Tensor]) -> None:
+        """Step the only optimizer with a closure, or in the two halves that it has for it. Gradients are there, and
+        are final.
+        """
+        optimizer: Any = self.optimizers[0]
+        with self._ownership.stepping():
+            if has_two_steps(optimizer) and not takes_closure(optimizer):
+                optimizer.first_step()
+                closure()
+                optimizer.second_step()
+            else:
+                optimizer.step(closure)
 
     def step_schedulers(self) -> None:
         """Step the schedulers, after a step that was applied."""

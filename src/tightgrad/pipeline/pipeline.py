@@ -15,7 +15,11 @@ from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.weights import Weight, one
 from tightgrad.accumulate.windows import WindowCutter, Windows
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
+from tightgrad.core.global_rng import GlobalRng
+from tightgrad.core.types import State
 from tightgrad.pipeline.checkpoints import Checkpoints
+from tightgrad.pipeline.closure import Again, repeating
+from tightgrad.pipeline.collaborators import check_without_closure, needs_closure
 from tightgrad.pipeline.left_out import check_can_skip
 from tightgrad.pipeline.meters.worst import worst
 from tightgrad.pipeline.parts import Parts
@@ -46,7 +50,7 @@ class GradientPipeline(Checkpoints):
             weight or (DefaultWeight() if plan.accumulate else one),
             adapter.collective,
             adapter.micro_batch,
-            plan.fetches_one_by_one(is_alone=is_alone),
+            plan.fetches_one_by_one(is_alone=is_alone and not any(map(needs_closure, self.optimizers))),
             "repeat" if adapter.every_rank_runs and not is_alone else "fewer",
             lambda: adapter.waits_in_forward,  # not self: the pipeline ends with its last reference
         )
@@ -239,10 +243,15 @@ class GradientPipeline(Checkpoints):
 
     def run(self, window: Window[Batch], loss_of: Callable[[Batch], Tensor | Mapping[str, Tensor]]) -> StepRecord:
         """Run forward, backward and step of a whole window; with `on_oom="split"`, again with smaller micro-batches
-        when any rank runs out of memory.
+        when any rank runs out of memory; for an optimizer whose step takes a closure (LBFGS, SAM), as often as it asks.
 
-        Collective: every rank must call it. A window that was run again has the same gradient only for a loss that is a
-        weighted mean of per-sample terms (docs/premises.md), which is checked before the first split.
+        Collective: every rank must call it. In a closure loss and gradient are the window's over all ranks, with guard
+        and clip; forwards draw the same random numbers in each pass; the record has loss, norm and clip factor at the
+        weights before the step. A step that is not admitted or raises leaves weights and the optimizer's state as they
+        were, for which a copy of both is held during it.
+
+        A window that was run in smaller pieces has the same gradient only for a loss that is a weighted mean of
+        per-sample terms (docs/premises.md), which is checked before the first split.
 
         Args:
             window: from `windows`, not iterated.
@@ -252,11 +261,31 @@ class GradientPipeline(Checkpoints):
             OutOfMemoryError: on every rank, when micro-batches of one sample are too large on any.
             UnsupportedError: on every rank, when the loss of a piece is not that of its halves on any.
         """
+        if not self.parts.optimizer.takes_closure:
+            self._add_all(window, loss_of)
+            return self._finish()
+        start = GlobalRng.now()
+        self._add_all(window, loss_of)
+
+        def again() -> tuple[Tensor, State]:
+            with repeating(self.parts.premises.module, start):
+                window.rewind()
+                self._step = self._new_step(window)
+                self._step.begin()
+                self._step.begin_sum()
+                self._add_all(window, loss_of)
+                self._step.complete()
+                return self._step.evaluate()
+
+        return self._finish(again)
+
+    def _add_all(self, window: Window[Batch], loss_of: Callable[[Batch], Tensor | Mapping[str, Tensor]]) -> None:
+        """Run forward and backward of all micro-batches, in smaller pieces where the plan wants that."""
         accumulate = self.parts.plan.accumulate
         if accumulate.on_oom == "raise":
             for batch in window:
                 self.backward(loss_of(batch))
-            return self.step()
+            return
 
         def backward(piece: Batch, weights: Mapping[str, float]) -> None:
             with self.adapter.micro_batch(0, 1):
@@ -273,7 +302,6 @@ class GradientPipeline(Checkpoints):
         retries = self._smaller.run(window, backward, start_again, self.parts.premises.on_split(window, loss_of))
         window.backwards = len(window)
         self._open_step("run").retries = retries
-        return self.step()
 
     def step(self) -> StepRecord:
         """Finish the window: guard, reduce, clip, optimizer step, and clear the gradients.
@@ -284,10 +312,15 @@ class GradientPipeline(Checkpoints):
             UsageError: there is no window, a micro-batch's backward is missing, or gradients were changed from outside.
             NonFiniteGradientError: inf or NaN, under the policy "raise" or after too many skips in a row.
         """
+        check_without_closure(self.optimizers)
+        return self._finish()
+
+    def _finish(self, again: Again | None = None) -> StepRecord:
+        """Step, with a closure that runs the window `again` or without one."""
         step = self._open_step("step")
         step.complete()
         try:
-            outcome = step.apply()
+            outcome = step.apply(again)
         except Exception as error:
             self._recorder.failed(error)
             raise

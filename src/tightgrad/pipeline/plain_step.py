@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from tightgrad.accumulate.losses import check_has_gradient
+from tightgrad.pipeline.closure import Again
 from tightgrad.pipeline.delivery import Outcome
 from tightgrad.pipeline.step import Step, Weights
 
@@ -24,8 +25,8 @@ class PlainStep(Step):
         """Make sure that the batch has had its backward."""
         self.window.check_complete()
 
-    def apply(self) -> Outcome:
-        """Step the optimizer with the gradients that are there."""
+    def apply(self, again: Again | None = None) -> Outcome:
+        """Step the optimizer with the gradients that are there, without a closure."""
         with self._parts.clock("optimizer"):
             self._parts.optimizer.step()
         self._parts.state.applied()

@@ -36,6 +36,9 @@ class Premises:
         accumulate: whose windows are run.
         stacklevel: of warnings when made, as of `warnings.warn`; 1 is the line that makes it.
 
+    Attributes:
+        module: the model, with its wrapper.
+
     Raises:
         UsageError: an optimizer holds none of the model's trainable parameters, or others, or those of another.
     """
@@ -48,7 +51,7 @@ class Premises:
         accumulate: Accumulate,
         stacklevel: int,
     ) -> None:
-        self._model, self._optimizers, self._adapter, self._accumulate = model, optimizers, adapter, accumulate
+        self.module, self._optimizers, self._adapter, self._accumulate = model, optimizers, adapter, accumulate
         trainable = trainable_parameters(unwrap(model))
         for optimizer in optimizers:
             check_holds_some(optimizer, trainable)
@@ -78,7 +81,7 @@ class Premises:
                 return checked_losses(loss_of(piece), self._accumulate.losses)
 
         def check(pieces: int, weigh: Weigh) -> None:
-            forward = Forward(losses_of, weigh, self._model, self._accumulate.loss_reduction == "mean")
+            forward = Forward(losses_of, weigh, self.module, self._accumulate.loss_reduction == "mean")
             check_additive(list(window.batches), pieces, forward, self._adapter.collective)
 
         return check

@@ -6,6 +6,7 @@ apply      sum over ranks -> guard -> clip -> optimizer -> what the methods reme
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from tightgrad.accumulate import Window
 from tightgrad.accumulate.losses import check_has_gradient, scaled_loss
 from tightgrad.adapters.plain import adding_zero
 from tightgrad.clip.norm import CachedNorm
-from tightgrad.pipeline.delivery import Outcome, edited
+from tightgrad.core.types import State
+from tightgrad.pipeline.closure import Again, Passes
+from tightgrad.pipeline.delivery import Limited, Outcome, StepLeftOutError, edited
 from tightgrad.pipeline.left_out import LeftOut
 from tightgrad.pipeline.meters.compression_quality import CompressionQuality
 from tightgrad.pipeline.meters.loss_meter import LossMeter
@@ -57,6 +60,7 @@ class Step:
         self.totals: Weights | None = None
         self.left_out = LeftOut()
         self.total_weight: float | None = None
+        self._scaled_losses: list[Tensor] = []
 
     def begin(self) -> None:
         """Begin a new window. Collective: every rank must call it."""
@@ -85,6 +89,8 @@ class Step:
             losses.clear()
             if loss is not None:
                 check_has_gradient(loss)
+                if any(weights.values()):
+                    self._scaled_losses.append(loss.detach())
                 with self._around(weights):
                     loss.backward()
                 if not self._parts.adapter.holds_back:
@@ -146,17 +152,41 @@ class Step:
         if not self.window.counts_for_nothing:
             self._parts.sync.fail()
 
-    def apply(self) -> Outcome:
-        """Sum over ranks, clip, and step the optimizer. Collective: every rank must call it."""
+    def apply(self, again: Again | None = None) -> Outcome:
+        """Sum over ranks, clip, and step the optimizer. Collective: every rank must call it.
+
+        Args:
+            again: runs the window anew, for an optimizer that takes a closure; None for others.
+        """
         if not self.total_weight:
             return Outcome(skipped="zero_weight")
+        return self._deliver(*self._summed(), again)
+
+    def evaluate(self) -> tuple[Tensor, State]:
+        """Sum over ranks, clip, and leave the gradients in place; return the window's loss over all ranks, and what the
+        methods would remember. Collective: every rank must call it.
+
+        Raises:
+            StepLeftOutError: the guard admits no step.
+        """
+        limited = self._limit(*self._summed())
+        return self._loss_of_all(), limited.slots
+
+    def _loss_of_all(self) -> Tensor:
+        """The loss whose gradient is that of the window. Collective."""
+        ranks = self._parts.adapter.collective
+        total = torch.zeros((), dtype=torch.float64, device=ranks.control_device)
+        for loss in self._scaled_losses:
+            total += loss.reshape(()).to(total.device)
+        return ranks.all_reduce_(total, "sum") / self._factor
+
+    def _summed(self) -> tuple[Summed, CachedNorm]:
         with self._parts.clock("accumulate"):
             grads = self._parts.buffer.grads()
             self.left_out.rescale_(grads)
         norm = CachedNorm()
         with torch.no_grad():
-            summed = self._parts.sync.sum(grads, norm)
-        return self._deliver(summed, norm)
+            return self._parts.sync.sum(grads, norm), norm
 
     def flush(self) -> Outcome:
         """Step with all residuals instead of gradients, and clear them. Collective: every rank must call it."""
@@ -167,8 +197,31 @@ class Step:
             return Outcome(skipped="no_residual")
         return self._deliver(Summed(sums, without_residuals(state.slots, slots)), CachedNorm())
 
-    def _deliver(self, summed: Summed, norm: CachedNorm) -> Outcome:
+    def _deliver(self, summed: Summed, norm: CachedNorm, again: Again | None = None) -> Outcome:
         """From sums over ranks to the optimizer."""
+        parts = self._parts
+        try:
+            limited = self._limit(summed, norm)
+            if again is not None:
+                slots = Passes(parts, self._loss_of_all, limited.slots, again).step()
+            else:
+                slots = limited.slots
+                with parts.clock("optimizer"):
+                    parts.optimizer.step(limited.folds)
+        except StepLeftOutError as left_out:
+            return left_out.outcome
+        if parts.scaling is not None:
+            slots = merge(slots, parts.scaling.after_applied(parts.state.slots))
+        parts.state.applied(slots)
+        parts.optimizer.step_schedulers()
+        return Outcome.of(summed, limited.clipped)
+
+    def _limit(self, summed: Summed, norm: CachedNorm) -> Limited:
+        """Let the guard decide, clip, and put the gradients where the optimizer looks for them.
+
+        Raises:
+            StepLeftOutError: the guard admits no step.
+        """
         parts, state, delivery = self._parts, self._parts.state, self._parts.delivery
         with torch.no_grad():
             if summed.finite:
@@ -179,16 +232,11 @@ class Step:
                     norm = CachedNorm()
             admitted = delivery.admit(summed, norm)
             if admitted.skipped is not None:
-                return Outcome.of(summed, skipped=admitted.skipped)
+                raise StepLeftOutError(Outcome.of(summed, skipped=admitted.skipped))
             limited = delivery.clip(summed.grads, admitted.slots, norm)
-            slots = limited.slots
             if self.noise is not None:
-                slots = merge(slots, self.noise.learned(self.window, limited.clipped.total_norm, self._factor, slots))
+                learned = self.noise.learned(self.window, limited.clipped.total_norm, self._factor, limited.slots)
+                limited = replace(limited, slots=merge(limited.slots, learned))
         with parts.clock("optimizer"):
             parts.buffer.deliver(summed.grads)
-            parts.optimizer.step(limited.folds)
-        if parts.scaling is not None:
-            slots = merge(slots, parts.scaling.after_applied(state.slots))
-        state.applied(slots)
-        parts.optimizer.step_schedulers()
-        return Outcome.of(summed, limited.clipped)
+        return limited
