@@ -14,6 +14,7 @@ from tightgrad_lab.cli.lab import lab
 from tightgrad_lab.cli.methods import methods
 from tightgrad_lab.cli.plan import plan
 from tightgrad_lab.cli.report import report
+from tightgrad_lab.cli.slides import slides
 from tightgrad_lab.errors import ArgumentError, LabError
 
 FAILED = 1
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command()(lab)
 app.command()(report)
 app.command()(methods)
+app.command()(slides)
 app.command()(audit)
 app.command()(doctor)
 app.command()(plan)

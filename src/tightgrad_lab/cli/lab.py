@@ -12,7 +12,7 @@ from tightgrad_lab.cases import CASES, check_case
 from tightgrad_lab.cli.examples import show_examples
 from tightgrad_lab.cli.experiments import run_experiments
 from tightgrad_lab.cli.options import REPORT, RUNS, Json, Report, Runs
-from tightgrad_lab.cli.output import build_report, print_json
+from tightgrad_lab.cli.output import build_report, build_slides, print_json
 from tightgrad_lab.cli.rows import print_rows
 from tightgrad_lab.errors import ArgumentError, RunError
 from tightgrad_lab.schema import COMBINATIONS, NUMBERS
@@ -68,6 +68,7 @@ def lab(
     outcomes, failures = run_experiments(names, runs, full=full, again=again)
     _hand_out(runs)
     page = build_report(runs, report)
+    build_slides(runs, report)
     if as_json:
         about = [
             {"pair": NUMBERS[name], "name": name, "status": found.status, "seconds": found.seconds}

@@ -36,3 +36,18 @@ def build_report(runs: Path, report: Path) -> Path:
         return build(runs, report)[0]
     except ReportError as error:
         raise LabError(str(error)) from error
+
+
+def build_slides(runs: Path, report: Path) -> list[Path]:
+    """Build the lecture's slides beside the report; return their files.
+
+    Raises:
+        LabError: they cannot be built from what is under `runs`.
+    """
+    from tightgrad_lab.report import ReportError
+    from tightgrad_lab.slides import build
+
+    try:
+        return build(runs, report)
+    except ReportError as error:
+        raise LabError(str(error)) from error

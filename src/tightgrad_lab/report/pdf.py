@@ -1,4 +1,4 @@
-"""Prints the book to PDF with Chromium: `python -m tightgrad_lab.report.pdf report`."""
+"""Prints the book and the slides to PDF with Chromium: `python -m tightgrad_lab.report.pdf report`."""
 
 import shutil
 import subprocess
@@ -20,26 +20,36 @@ def print_book(report: Path) -> list[Path]:
     Raises:
         ReportError: there is no book in the folder, no Chromium on PATH, or Chromium wrote nothing.
     """
+    return [_printed(report.resolve() / file_name(WHOLE, language), "tightgrad report") for language in LANGUAGES]
+
+
+def print_slides(report: Path) -> list[Path]:
+    """Write slides.en.pdf and slides.zh.pdf into a folder that `tightgrad slides` has written; return their paths.
+
+    Raises:
+        ReportError: there are no slides in the folder, no Chromium on PATH, or Chromium wrote nothing.
+    """
+    pages = [report.resolve() / f"slides.{language}.html" for language in LANGUAGES]
+    return [_printed(page, "tightgrad slides") for page in pages]
+
+
+def _printed(page: Path, command: str) -> Path:
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
-        raise ReportError(f"No Chromium on PATH; looked for {', '.join(BROWSERS)}. Install one, or print book.html.")
-    written = []
-    for language in LANGUAGES:
-        page = report.resolve() / file_name(WHOLE, language)
-        if not page.is_file():
-            raise ReportError(f"There is no {page}. Run `tightgrad report` first.")
-        target = page.with_suffix(".pdf")
-        done = subprocess.run([browser, *ARGUMENTS, f"--print-to-pdf={target}", page.as_uri()], capture_output=True)
-        if done.returncode or not target.is_file():
-            raise ReportError(f"{browser} did not print {page}: {done.stderr.decode(errors='replace').strip()[-300:]}")
-        written.append(target)
-    return written
+        raise ReportError(f"No Chromium on PATH; looked for {', '.join(BROWSERS)}. Install one, or print {page.name}.")
+    if not page.is_file():
+        raise ReportError(f"There is no {page}. Run `{command}` first.")
+    target = page.with_suffix(".pdf")
+    done = subprocess.run([browser, *ARGUMENTS, f"--print-to-pdf={target}", page.as_uri()], capture_output=True)
+    if done.returncode or not target.is_file():
+        raise ReportError(f"{browser} did not print {page}: {done.stderr.decode(errors='replace').strip()[-300:]}")
+    return target
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the book of the folder that the arguments name, or of report/."""
-    for path in print_book(Path(arguments[0] if arguments else "report")):
-        print(path)
+    """Print the book and the slides of the folder that the arguments name, or of report/."""
+    report = Path(arguments[0] if arguments else "report")
+    print(*print_book(report), *print_slides(report), sep="\n")
 
 
 if __name__ == "__main__":

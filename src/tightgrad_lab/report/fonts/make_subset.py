@@ -36,8 +36,8 @@ def characters() -> set[int]:
     for row in range(0xB0, 0xD8):  # GB2312 level 1
         for cell in range(0xA1, 0xFF):
             kept |= {ord(char) for char in bytes([row, cell]).decode("gb2312", errors="ignore")}
-    texts, book = HERE.parent / "texts", HERE.parent / "book"
-    for path in (*texts.glob("*.json"), *texts.glob("pairs/*.json"), *book.glob("*/*.md")):
+    texts, book, slides = HERE.parent / "texts", HERE.parent / "book", HERE.parents[1] / "slides" / "text"
+    for path in (*texts.glob("*.json"), *texts.glob("pairs/*.json"), *book.glob("*/*.md"), *slides.iterdir()):
         kept |= {ord(char) for char in path.read_text(encoding="utf-8")}
     return kept
 

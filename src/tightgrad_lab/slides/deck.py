@@ -1,0 +1,161 @@
+"""The slides of the lecture in order: what stands on each of them."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from tightgrad_lab.report import papers
+from tightgrad_lab.report.book.library import Library, ShownChapter, ShownSection
+from tightgrad_lab.report.claims import judged
+from tightgrad_lab.report.environment import environments
+from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.pairs import PAIRS
+from tightgrad_lab.report.results import PUBLISHED
+from tightgrad_lab.report.texts import Texts
+from tightgrad_lab.slides.outline import PAPERS
+from tightgrad_lab.slides.plates import plates, sentences
+from tightgrad_lab.slides.script import Spoken, lessons
+
+PAIR = {pair.name: pair for pair in PAIRS}
+
+
+@dataclass(frozen=True, slots=True)
+class Slide:
+    """A slide: what is said on it, which template draws it, its headings, and what that template needs."""
+
+    spoken: Spoken
+    kind: str
+    title: str
+    above: str
+    content: dict[str, Any]
+
+    @property
+    def anchor(self) -> str:
+        """Its id, such as s1-1-points."""
+        return "s" + re.sub(r"\W+", "-", self.spoken.name)
+
+
+class Deck:
+    """Makes the slides of one language.
+
+    Args:
+        runs: what was measured.
+        texts: the words of the book.
+        words: those of the deck.
+    """
+
+    def __init__(self, runs: Runs, texts: Texts, words: Texts) -> None:
+        self.runs = runs
+        self.texts = texts
+        self.words = words
+        self.library = Library(runs, texts)
+        self.chapters = self.library.chapters()
+        self.lessons = lessons(texts.language)
+
+    def slides(self) -> list[Slide]:
+        """Every slide, in the order in which it is shown."""
+        return [*self._slides()]
+
+    def date(self) -> str:
+        """Return the day of the latest result: this machine's own, else of those that come with the package."""
+        for runs in (self.runs, Runs(self.runs.root / PUBLISHED) if (self.runs.root / PUBLISHED).is_dir() else None):
+            found = environments(runs, self.texts) if runs else []
+            if found:
+                return max(one.last for one in found)[:10]
+        return self.texts("status.none")
+
+    def _slides(self) -> Iterator[Slide]:
+        shown: dict[str, Any] = {}
+        for lesson in self.lessons:
+            for spoken in lesson.slides:
+                place, _, part = spoken.name.partition(" ")
+                if not part:
+                    if spoken.name not in ("clip", "accumulate", "compress", "link"):
+                        yield self._other(spoken)
+                    continue
+                chapter, section = self._section(place)
+                if place not in shown:
+                    shown[place] = plates(self.runs, PAIR[section.section.pairs[0]], self.texts)
+                above = (
+                    f"{chapter.number}　{chapter.title}"
+                    if self.texts.language == "zh"
+                    else (f"{chapter.number}. {chapter.title}")
+                )
+                seen, measured = sentences(section)
+                content = {
+                    "plates": shown[place],
+                    "paper": self._paper(place),
+                    "measured": measured[:2],
+                    "seen": seen if part == "points" else "",
+                }
+                yield Slide(spoken, part, f"{place} {section.title}", above, content)
+
+    def _section(self, place: str) -> tuple[ShownChapter, ShownSection]:
+        number, _, section = place.partition(".")
+        chapter = self.chapters[int(number) - 1]
+        return chapter, chapter.sections[int(section) - 1]
+
+    def _paper(self, place: str) -> papers.Paper:
+        return next(paper for paper in papers.course_papers() if paper.role == PAPERS[place])
+
+    def _other(self, spoken: Spoken) -> Slide:
+        makers = {
+            "title": self._title,
+            "contents": self._contents,
+            "plan": self._plan,
+            "summary": self._summary,
+            "verdicts": self._verdicts,
+            "references": self._references,
+            "discussion": self._discussion,
+            "questions": self._questions,
+        }
+        title, content = makers[spoken.name]()
+        return Slide(spoken, spoken.name, title, self.texts("site.title"), content)
+
+    def _title(self) -> tuple[str, dict[str, Any]]:
+        return self.texts("site.title"), {"date": self.date()}
+
+    def _contents(self) -> tuple[str, dict[str, Any]]:
+        return self.words("contents"), {"chapters": self.chapters}
+
+    def _plan(self) -> tuple[str, dict[str, Any]]:
+        rows, first = [], 1
+        for lesson in self.lessons:
+            last = first + len(lesson.slides) - 1
+            parts = dict.fromkeys(self._named(spoken) for spoken in lesson.slides)
+            rows.append((lesson, [one for one in parts if one], first, last))
+            first = last + 1
+        return self.words("plan"), {"rows": rows, "minutes": sum(lesson.minutes for lesson in self.lessons)}
+
+    def _named(self, spoken: Spoken) -> str:
+        place, _, part = spoken.name.partition(" ")
+        if part:
+            return f"{place} {self._section(place)[1].title}"
+        return self.words("summary") if spoken.name == "summary" else ""
+
+    def _summary(self) -> tuple[str, dict[str, Any]]:
+        title, parts = self.library.page("summary")
+        return title, {"sentences": _first("ul", parts[0].body)}
+
+    def _verdicts(self) -> tuple[str, dict[str, Any]]:
+        return self.words("verdicts"), {"claims": list(judged(self.runs, self.texts).values())}
+
+    def _references(self) -> tuple[str, dict[str, Any]]:
+        return self.texts("references.title"), {"papers": papers.course_papers()}
+
+    def _discussion(self) -> tuple[str, dict[str, Any]]:
+        parts = self.library.page("summary")[1]
+        return self.words("discussion"), {"questions": _first("ol", parts[-1].body)}
+
+    def _questions(self) -> tuple[str, dict[str, Any]]:
+        title, _, questions = self.library.questions()
+        return title, {"questions": questions}
+
+
+def _first(tag: str, html: Markup) -> Markup:
+    """Return the first list of a text."""
+    found = re.search(rf"<{tag}>.*?</{tag}>", str(html), flags=re.DOTALL)
+    return Markup(found[0] if found else "")
