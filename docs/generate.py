@@ -1,4 +1,5 @@
-"""Pages that are made when the site is built: methods from their cards, the course companion, the list of decisions.
+"""Pages that are made when the site is built: methods from their cards, the API reference, every message, the glossary,
+the course companion, the list of decisions.
 
 An mkdocs hook. Nothing that it makes is kept in the repository.
 """
@@ -11,10 +12,13 @@ from typing import Any
 from tightgrad.core.card import KINDS, MethodCard
 from tightgrad.plan.registry import cards, method
 from tightgrad_lab.report.book.chapters import read
+from tightgrad_lab.report.book.glossary import terms
 from tightgrad_lab.report.course import COURSE
 from tightgrad_lab.report.papers import ARXIV
+from tightgrad_lab.site import field, messages, reference
 
 DOCS = Path(__file__).parent
+RESULTS = DOCS.parent / "benchmarks" / "results"
 TITLES = {
     "accumulate": "Accumulation",
     "clip": "Clipping",
@@ -27,7 +31,8 @@ TITLES = {
 def pages() -> dict[str, str]:
     """Every generated page: where it lies below docs/, and its Markdown."""
     found = {"methods/index.md": _methods_index(), "course.md": _course(), "decisions.md": _decisions()}
-    return found | {f"methods/{card.id}.md": _method(card) for card in cards()}
+    found |= {"glossary.md": _glossary(), "troubleshooting.md": messages.page(), "comparison.md": field.page(RESULTS)}
+    return found | reference.pages() | {f"methods/{card.id}.md": _method(card) for card in cards()}
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -136,13 +141,21 @@ def _pages_of(chapter: int, section: int) -> Iterable[str]:
         1: ["[clipping](methods/index.md#clipping)"],
         2: ["[accumulation](methods/accumulate.md)"],
         3: ["[codecs](methods/index.md#codecs)", "[how to choose](how-to-choose.md)"],
-        4: ["[clipping](methods/index.md#clipping)", "[API](api.md#functions)"],
+        4: ["[clipping](methods/index.md#clipping)", "[reference](reference/tightgrad.md)"],
         5: ["[quick start](index.md)", "[integrations](integrations.md)"],
         6: ["[codecs](methods/index.md#codecs)", "[the path](data-path.md)"],
         7: ["[the path](data-path.md)", "[how to choose](how-to-choose.md)"],
     }
     cases = {1: ["[images](cases/image.md)"], 2: ["[text](cases/text.md)", "[translation](cases/translation.md)"]}
     return by_place.get(chapter) or cases.get(section, ["[series](cases/series.md)"])
+
+
+def _glossary() -> str:
+    """The terms of the book, which the docs use as well."""
+    lines = ["# Glossary", "", "The words of the field, as they are used here.", ""]
+    lines += ["| Term | Chinese | Meaning |", "|---|---|---|"]
+    lines += [f"| {term.word} | {term.other} | {term.meaning} |" for term in terms("en")]
+    return "\n".join([*lines, ""])
 
 
 def _decisions() -> str:

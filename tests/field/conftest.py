@@ -20,10 +20,14 @@ result like any other: catch it and give its name.
 Warnings are errors here. Silence a peer's own ones narrowly, at the test: @pytest.mark.filterwarnings("ignore:...").
 """
 
+import json
 import os
+import platform
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -31,6 +35,8 @@ import pytest
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
 PROPERTY = "field_row"
+STORE = "TIGHTGRAD_FIELD_JSON"
+"""Names the file that the rows are stored in, for `benchmarks/results` and the page of comparisons."""
 HEADINGS = ("case", "peer", "the peer's number", "TightGrad's number")
 
 
@@ -60,11 +66,23 @@ def pytest_terminal_summary(terminalreporter) -> None:
     rows = sorted(_rows(terminalreporter.stats), key=_by_number)
     if not rows:
         return
+    if STORE in os.environ:
+        _store(Path(os.environ[STORE]), rows)
     widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
     terminalreporter.section("the field: peers against TightGrad")
     for row in (HEADINGS, tuple("-" * width for width in widths), *rows):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         terminalreporter.write_line("  ".join(cells).rstrip())
+
+
+def _store(path: Path, rows: list[tuple[str, ...]]) -> None:
+    environment = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "command": f"{STORE}=FILE python -m pytest tests/field",
+    }
+    named = [dict(zip(("case", "peer", "peer_result", "tightgrad_result"), row, strict=True)) for row in rows]
+    path.write_text(json.dumps({"environment": environment, "rows": named}, indent=1) + "\n", encoding="utf-8")
 
 
 def _by_number(row: tuple[str, ...]) -> list[str | int]:

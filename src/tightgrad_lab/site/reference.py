@@ -1,0 +1,105 @@
+"""The API reference: a page for each public module, with every public name of it."""
+
+import importlib
+import inspect
+import pkgutil
+import types
+from typing import Any
+
+import tightgrad
+
+FAMILIES = ("clip", "codecs", "reducers", "feedback", "scaling", "collectives", "records", "dcp", "testing")
+INTEGRATIONS = ("accelerate", "lightning", "transformers")
+TITLES = {
+    "tightgrad": "tightgrad: the way in, plans, errors",
+    "tightgrad.clip": "tightgrad.clip: clippers",
+    "tightgrad.codecs": "tightgrad.codecs: codecs",
+    "tightgrad.reducers": "tightgrad.reducers: how payloads are summed",
+    "tightgrad.feedback": "tightgrad.feedback: what compression leaves behind",
+    "tightgrad.scaling": "tightgrad.scaling: learning rates of large batches, loss scales",
+    "tightgrad.collectives": "tightgrad.collectives: ranks",
+    "tightgrad.records": "tightgrad.records: what a step writes",
+    "tightgrad.dcp": "tightgrad.dcp: state for torch.distributed.checkpoint",
+    "tightgrad.testing": "tightgrad.testing: the conformance suite",
+}
+
+
+def public_modules() -> list[str]:
+    """Return the modules whose names users import, in the order of the reference."""
+    found = ["tightgrad", *(f"tightgrad.{name}" for name in FAMILIES)]
+    return found + [f"tightgrad.integrations.{name}" for name in integrations()]
+
+
+def integrations() -> list[str]:
+    """Return the names of the integrations: the modules of that package with public names of their own."""
+    package = importlib.import_module("tightgrad.integrations")
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return [name for name in INTEGRATIONS if name in names]
+
+
+def public_names(module: str) -> list[str]:
+    """Return the public names of a module; other modules, which have pages of their own, are not among them.
+
+    Raises:
+        ModuleNotFoundError: an integration's library is not installed.
+    """
+    found = tightgrad.dcp if module == "tightgrad.dcp" else importlib.import_module(module)
+    listed = getattr(found, "__all__", None)
+    names = listed if listed is not None else [name for name in vars(found) if _is_own(found, name)]
+    own = [name for name in names if not isinstance(getattr(found, name), types.ModuleType)]
+    return sorted((name for name in own if not name.startswith("_")), key=lambda name: (_order(found, name), name))
+
+
+def _is_own(module: types.ModuleType, name: str) -> bool:
+    """Tell whether a module without `__all__` gives this name its public home.
+
+    The `__init__` of a package imports what it offers; a single module offers what it defines.
+    """
+    value = getattr(module, name)
+    home = str(getattr(value, "__module__", ""))
+    if name.startswith("_") or not (inspect.isclass(value) or inspect.isfunction(value)):
+        return False
+    return home.startswith("tightgrad.") if hasattr(module, "__path__") else home == module.__name__
+
+
+def _order(module: types.ModuleType, name: str) -> int:
+    value: Any = getattr(module, name)
+    if inspect.isclass(value):
+        return 2 if issubclass(value, Exception) else 1
+    return 0
+
+
+def file_of(module: str) -> str:
+    """Return the name of a module's page below docs/."""
+    return f"reference/{module.removeprefix('tightgrad.').replace('.', '-')}.md"
+
+
+def pages() -> dict[str, str]:
+    """Return the pages by name."""
+    return {file_of(module): _page(module) for module in public_modules()} | {"reference/index.md": _index()}
+
+
+def _page(module: str) -> str:
+    lines = [f"# {TITLES.get(module, module)}", ""]
+    try:
+        names = public_names(module)
+    except ModuleNotFoundError as error:
+        return "\n".join([*lines, f"Needs {error.name}, which is not installed where this page was built.", ""])
+    if module.startswith("tightgrad.integrations."):
+        lines += [f"Imported by its own name: `from {module} import ...`.", ""]
+    for name in names:
+        lines += [f"::: {module}.{name}", ""]
+    return "\n".join(lines)
+
+
+def _index() -> str:
+    lines = ["# API reference", "", "Every public name, by the module that it is imported from.", ""]
+    lines += ["| Module | Names |", "|---|---|"]
+    for module in public_modules():
+        page = file_of(module).removeprefix("reference/")
+        try:
+            names = ", ".join(f"[`{name}`]({page}#{module}.{name})" for name in public_names(module))
+        except ModuleNotFoundError as error:
+            names = f"needs {error.name}"
+        lines.append(f"| [`{module}`]({page}) | {names} |")
+    return "\n".join([*lines, ""])

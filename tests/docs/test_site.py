@@ -1,0 +1,104 @@
+"""The generated pages of the site leave nothing out: public names, messages, rows of the field tests."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import tightgrad as tg
+from tightgrad_lab.site import field, messages, reference
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+NAV = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+PAGES = reference.pages()
+
+
+@pytest.mark.parametrize("module", reference.public_modules())
+def test_every_public_name_has_its_place_in_the_reference(module):
+    names = reference.public_names(module)
+    assert names
+    page = PAGES[reference.file_of(module)]
+    listed = re.findall(r"^::: (\S+)$", page, re.MULTILINE)
+    assert listed == [f"{module}.{name}" for name in names]
+    for name in names:
+        assert f"[`{name}`](" in PAGES["reference/index.md"]
+
+
+def test_all_names_of_the_package_itself_are_there():
+    modules = {"clip", "codecs", "collectives", "dcp", "feedback", "records", "reducers", "scaling"}
+    assert {*reference.public_names("tightgrad")} == {*tg.__all__} - modules - {"__version__"}
+    assert {f"tightgrad.{name}" for name in modules} <= {*reference.public_modules()}
+
+
+def test_every_integration_is_there():
+    named = {
+        found
+        for path in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+        for found in re.findall(r"tightgrad\.integrations\.([a-z_]+)", path.read_text(encoding="utf-8"))
+    }
+    assert named == {*reference.integrations()}
+
+
+def raises():
+    """All places that raise one of our errors, by file, line and what is raised."""
+    kinds = messages.kinds()
+    for path in sorted(messages.ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                name = ast.unparse(node.exc.func)
+                if name in kinds:
+                    yield path.relative_to(messages.ROOT.parent).as_posix(), node.exc.lineno, ast.unparse(node.exc)
+
+
+FORWARDED = (
+    "CheckpointError(reason or",  # torch's own words
+    "IncompatiblePlanError(f'{reason}.')",  # the texts of the methods' `refuses`, which are listed
+    "UsageError(grew_late(late) if late",  # listed where one rank says it
+    "ConfigError(f\"{where} needs {', '.join",
+)
+
+
+def test_every_error_of_the_code_is_on_the_page():
+    listed = {(message.file, message.line) for message in messages.messages()}
+    missing = [where for where in raises() if where[:2] not in listed and not where[2].startswith(FORWARDED)]
+    assert missing == []
+    assert len(listed) > 300
+
+
+def test_the_page_has_what_a_user_would_search_for():
+    page = messages.page()
+    for kind in messages.kinds():
+        assert f"## {kind}" in page
+    for words in ("step() came after", "does not accumulate", "holds none of the model's", "leaves nothing behind"):
+        assert words in page.replace("\\", ""), words
+
+
+def test_rows_beside_other_libraries_are_those_of_the_stored_run():
+    page = field.page(RESULTS).replace("\\", "")
+    rows = json.loads(field.latest(RESULTS).read_text(encoding="utf-8"))["rows"]
+    assert len(rows) > 35
+    for row in rows:
+        assert f"| {row['case']} | {row['peer']} | {row['peer_result']} | {row['tightgrad_result']} |" in page
+
+
+def test_the_navigation_has_every_page_but_those_of_single_methods():
+    nav = yaml.safe_load(NAV[NAV.index("nav:") :])["nav"]
+    listed = set(_leaves(nav))
+    written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    expected = {name for name in written if not name.startswith("decisions/")} | PAGES.keys()
+    assert expected <= listed
+
+
+def _leaves(node):
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict):
+        for value in node.values():
+            yield from _leaves(value)
+    else:
+        for value in node:
+            yield from _leaves(value)
