@@ -9,6 +9,7 @@
 from tightgrad import clip, codecs, collectives, feedback, records, reducers, scaling
 from tightgrad.accumulate import Accumulate
 from tightgrad.clip.functional import clip_grad_norm_, clip_grad_value_, get_total_norm
+from tightgrad.collectives.gather_with_grad import gather_with_grad
 from tightgrad.core.card import MethodCard
 from tightgrad.core.errors import (
     CheckpointError,
@@ -83,6 +84,7 @@ __all__ = [
     "dcp",
     "ddp_comm_hook",
     "feedback",
+    "gather_with_grad",
     "get_total_norm",
     "records",
     "reducers",

@@ -1,6 +1,6 @@
 """Is the loss a weighted mean of per-sample terms? The loss of a batch is compared with those of its halves.
 
-    n L(batch) = n1 L(first half) + n2 L(second half)          for means; without n, n1 and n2 for sums
+    (n1 + n2) L(batch) = n1 L(first half) + n2 L(second half)          for means; without n1 and n2 for sums
 
 The gradients are compared as well where they are asked for: a loss may be 0 for the batch and for its halves, and its
 gradients differ (advantages that are normalised within the batch). Parameters have no gradient afterwards that they had
@@ -9,14 +9,14 @@ not before; buffers, training modes and random numbers are put back.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from tightgrad.accumulate.buffer import LOW_PRECISION
-from tightgrad.accumulate.split import batch_size, split_batch
+from tightgrad.accumulate.split import batch_size, fresh, split_batch, two_halves
 from tightgrad.accumulate.trial_forward import ForwardWatch, left_as_it_was
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.core.memory import is_out_of_memory
@@ -47,6 +47,8 @@ class Forward:
         model: that the forward runs.
         is_mean: whether losses are means over their weight, and not sums.
         parameters: whose gradients are compared as well; none compares the losses only.
+        prepare: called first.
+        weigh_whole: what the batch itself counts; None takes what its halves weigh together, as a window's N is.
     """
 
     losses_of: Callable[[Any], Mapping[str, Tensor]]
@@ -54,6 +56,8 @@ class Forward:
     model: nn.Module
     is_mean: bool
     parameters: Sequence[Tensor] = ()
+    prepare: Callable[[], object] = lambda: None
+    weigh_whole: Callable[[Any], Weights] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ def compare_with_halves(
 
     error: Exception | None = None
     try:
+        forward.prepare()
         found = _found(batches, pieces, forward, agree if in_step else bool)
     except Exception as raised:
         error, found = raised, Found("failed")
@@ -152,7 +157,7 @@ def _cut(batches: Sequence[Any], count: int, forward: Forward) -> "_Cut | str":
             if piece is None:
                 reason = "no batch has two samples with a weight above 0"
                 continue
-            halves = split_batch(piece, 2)
+            piece, *halves = two_halves(piece)
             weights = [sum(forward.weigh(half).values()) / batch_size(half) for half in halves]
             cuts.append(_Cut(piece, halves, abs(weights[0] - weights[1])))
         except ConfigError as error:
@@ -176,8 +181,15 @@ def _compared(cut: "_Cut | str", batches: Sequence[Any], forward: Forward, agree
     if not runs:
         return Found("uncut", str(cut))
     with ForwardWatch() as watch:
-        whole = _evaluated(runs[0], forward)
-    halves = [_evaluated(half, forward) for half in runs[1:]]
+        counts = [forward.weigh(half) for half in runs[1:]]
+        together = {name: sum(row[name] for row in counts) for name in counts[0]}
+        whole = _evaluated(runs[0], forward.weigh_whole(runs[0]) if forward.weigh_whole else together, forward)
+    try:
+        halves = [_evaluated(half, row, forward) for half, row in zip(runs[1:], counts, strict=True)]
+    except Exception as error:  # it may know one size of batches only
+        if is_out_of_memory(error):
+            raise
+        return Found("uncut", f"the loss of half a batch raises {type(error).__name__}: {error}")
     if isinstance(cut, str):
         return Found("uncut", cut)
     tolerance = watch.tolerance(forward.model)
@@ -203,7 +215,7 @@ def _compared(cut: "_Cut | str", batches: Sequence[Any], forward: Forward, agree
 
 def _is_random(batch: Any, forward: Forward) -> bool:
     with torch.no_grad():
-        once, again = forward.losses_of(batch), forward.losses_of(batch)
+        once, again = forward.losses_of(fresh(batch)), forward.losses_of(fresh(batch))
     return any(not torch.equal(loss.nan_to_num(), again[name].nan_to_num()) for name, loss in once.items())
 
 
@@ -218,10 +230,9 @@ class _Evaluated:
     grads: list[Tensor] | None
 
 
-def _evaluated(batch: Any, forward: Forward) -> _Evaluated:
+def _evaluated(batch: Any, weights: Weights, forward: Forward) -> _Evaluated:
     with torch.set_grad_enabled(bool(forward.parameters)):
-        losses = forward.losses_of(batch)
-        weights = forward.weigh(batch)
+        losses = forward.losses_of(fresh(batch))
         scaled = {name: loss * weights[name] if forward.is_mean else loss for name, loss in losses.items()}
         counted = [scaled[name] for name in losses if weights[name]]  # 0 x NaN is left out
         grads = _gradient(sum(counted[1:], start=counted[0]), forward.parameters) if counted else None
@@ -319,6 +330,7 @@ def check_additive(batches: Sequence[Any], pieces: int, forward: Forward, collec
     Raises:
         UnsupportedError: on every rank, if the loss of a piece is not that of its halves on any.
     """
+    forward = replace(forward, weigh_whole=forward.weigh)  # the window's N is counted already
     found = compare_with_halves(batches, forward, collective, pieces=pieces)
     if found.kind == "differs":
         raise UnsupportedError(

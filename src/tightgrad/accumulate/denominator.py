@@ -14,7 +14,7 @@ from tightgrad.core.notices import warn
 LOOKS = 16  # micro-batches that are looked at: each look waits for the device
 TOLERANCE = 1e-3
 _MEAN = 1  # torch's number for reduction="mean"
-_STACK = 5  # the user's line, above backward() and what it calls
+_STACK = 6  # the user's line, above backward() and what it calls
 
 
 Seen = tuple[float, float]

@@ -62,8 +62,9 @@ class Accumulate:
             each other once a step how much weight was left out. On one rank it always may.
 
     The gradient is that of one big batch for a loss that is a weighted mean (or a sum) of terms which each depend on
-    one sample. It is not for contrastive losses (InfoNCE), BatchNorm in training mode, balance terms of a mixture of
-    experts, and advantages normalised within a batch.
+    one sample. For contrastive losses (InfoNCE) it is with `GradientPipeline.run_cached`; for BatchNorm in training
+    mode, balance terms of a mixture of experts and advantages normalised within a batch it is not. `tg.check_loss`
+    tells whether a loss is such a mean.
 
     Raises:
         ConfigError: a value is out of its bounds, or not exactly one of `micro_batches` and `window_weight` is given.

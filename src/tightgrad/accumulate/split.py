@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from tightgrad.accumulate.batch_tree import (
     entries,
     is_array,
@@ -49,6 +51,17 @@ def split_batch(batch: Any, pieces: int) -> list[Any]:
     return [reading.piece(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
+def two_halves(batch: Any) -> tuple[Any, Any, Any]:
+    """Return a batch, without the last sample of an odd number, and both halves of it.
+
+    Raises:
+        ConfigError: it does not follow from the batch where its samples are.
+    """
+    size, reading = _read(batch)
+    half = size // 2
+    return reading.piece(0, 2 * half), reading.piece(0, half), reading.piece(half, 2 * half)
+
+
 def batch_size(batch: Any) -> int:
     """Return the number of samples that `split_batch` cuts between.
 
@@ -56,6 +69,14 @@ def batch_size(batch: Any) -> int:
         ConfigError: it does not follow from the batch where its samples are.
     """
     return _read(batch)[0]
+
+
+def fresh(value: Any) -> Any:
+    """Return a copy of a batch, for a forward that may take entries out of it or change them in place."""
+    if is_array(value):
+        return value.clone() if isinstance(value, Tensor) else value.copy()
+    rebuilt = _rebuilder(value)
+    return value if rebuilt is None else rebuilt({key: fresh(item) for _, key, item in entries(value, "")})
 
 
 def _read(batch: Any) -> tuple[int, _Reading]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # torch 2.9 to 2.14: the base of all kinds, without a public name
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -50,10 +51,7 @@ class ForwardWatch(TorchDispatchMode):
 
     def tolerance(self, model: nn.Module) -> float:
         """Return the relative difference that rounding alone may make."""
-        # torch.compile's wrapper and Module.compile's attribute (torch 2.9 to 2.14).
-        marks = ("_orig_mod", "_compiled_call_impl")
-        is_compiled = any(getattr(module, mark, None) is not None for module in model.modules() for mark in marks)
-        return COARSE if self._is_low or is_compiled else ON_A_GPU if self._is_on_gpu else FINE
+        return COARSE if self._is_low or is_compiled(model) else ON_A_GPU if self._is_on_gpu else FINE
 
 
 @contextmanager
@@ -69,10 +67,18 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         generators.restore()
+        torch.clear_autocast_cache()  # weights that were cast without a graph, where autocast is around all of it
         for module, mode in modes:
             module.training = mode
         for buffer, before in buffers:
             buffer.detach().copy_(before)
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Tell whether a module, or one inside of it, runs compiled."""
+    # torch.compile's wrapper and Module.compile's attribute (torch 2.9 to 2.14).
+    marks = ("_orig_mod", "_compiled_call_impl")
+    return any(getattr(module, mark, None) is not None for module in model.modules() for mark in marks)
 
 
 def own_statistics(model: nn.Module) -> list[str]:

@@ -175,9 +175,15 @@ class Window(Generic[Batch]):
         For loops that someone else runs; positions must be taken in order.
         """
         self.batches.reach(position)
+        with self.turn(position):
+            yield self.batches[position]
+
+    @contextmanager
+    def turn(self, position: int) -> Iterator[None]:
+        """Hold one micro-batch that was reached, for those who have kept the batch themselves."""
         self._position = position
         with self._held(position, len(self)):
-            yield self.batches[position]
+            yield
 
     @contextmanager
     def during_backward(self) -> Iterator[None]:

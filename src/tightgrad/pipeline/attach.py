@@ -30,6 +30,7 @@ from tightgrad.pipeline.collaborators import (
     needs_closure,
 )
 from tightgrad.pipeline.delivery import Delivery
+from tightgrad.pipeline.loss_premise import LossOf
 from tightgrad.pipeline.optimizer_step import OptimizerStep
 from tightgrad.pipeline.ownership import Ownership
 from tightgrad.pipeline.parts import Parts
@@ -59,6 +60,7 @@ def attach(
     progress: bool = False,
     scaler: GradScaler | None = None,
     before_clip: Callable[[Grads], None] | None = None,
+    check: LossOf | None = None,
 ) -> GradientPipeline:
     """Put a plan between `loss.backward()` and `optimizer.step()`. Collective: every rank must call it.
 
@@ -93,6 +95,9 @@ def attach(
             before their norm is taken and they are clipped. It may change the tensors in place, in the same way on
             every rank; sharded ones are DTensors. Frozen parts, gradient noise or a projection have their place here.
             An empty plan then has a `Guard`.
+        check: gives a batch's loss, as `backward` takes it: in the first window, before anything is stepped, one batch
+            is compared with its halves, as `tg.check_loss` does, and what is no weighted mean of per-sample terms is an
+            error. None checks only what `pipe.run` cuts.
 
     Raises:
         ConfigError: an argument is not what is asked for; the message says what to write.
@@ -105,7 +110,8 @@ def attach(
 
     Warns:
         TightGradWarning: on rank 0, of BatchNorm layers in training mode where a window may have several micro-batches,
-            and of trainable parameters that no optimizer holds.
+            and of trainable parameters that no optimizer holds. In the first window, if it cannot be
+            told whether the loss given by `check` is such a mean.
 
     Examples:
         >>> import torch, tightgrad as tg
@@ -130,6 +136,7 @@ def attach(
     records = checked_records(records)
     scaling = loss_scaling(plan, scaler)
     check_callable("before_clip", before_clip, "of the gradients by name")
+    check_callable("check", check, "of a batch, which gives its loss")
     closing = any(map(needs_closure, optimizers))
     if plan.is_empty and (scaling is not None or before_clip is not None or closing):
         plan = replace(plan, guard=Guard())
@@ -157,7 +164,7 @@ def attach(
     check_no_complex(resolved.compress, adapter.parameters)
     resolved = resolved.for_optimizers(lambda: held_names(optimizers, adapter.parameters))
     fold = folding(plan.clip, optimizers, adapter.parameters)
-    premises = Premises(model, optimizers, adapter, resolved.accumulate, stacklevel=2)
+    premises = Premises(model, optimizers, adapter, resolved.accumulate, stacklevel=2, check=check)
     adapter.connect()
     sync.connect()
     state = PipelineState(adapter.remembered_shapes)

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tightgrad.accumulate.additive import WHAT_IS_NOT_ADDITIVE, Forward, Found, compare_with_halves
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.settings import LOSS_REDUCTIONS
+from tightgrad.accumulate.split import fresh
 from tightgrad.accumulate.trial_forward import left_as_it_was, own_statistics
 from tightgrad.accumulate.weights import DefaultWeight, Weight, batch_weights
 from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
@@ -97,16 +98,22 @@ def check_loss(
         False
     """
     check_choice("loss_reduction", loss_reduction, LOSS_REDUCTIONS)
-    with torch.no_grad(), left_as_it_was(model), without_reduction(model):
-        loss = loss_of(batch)
-    names = tuple(map(str, loss)) if isinstance(loss, Mapping) else ("loss",)
+    names: tuple[str, ...] = ("loss",)
     weigh = weight or DefaultWeight()
-    batch_weights(batch, weigh, names)  # asks, where the batch does not show what it counts
+
+    def prepare() -> None:
+        nonlocal names
+        with torch.no_grad(), left_as_it_was(model):
+            loss = loss_of(fresh(batch))
+        names = tuple(map(str, loss)) if isinstance(loss, Mapping) else names
+        batch_weights(batch, weigh, names)  # asks, where the batch does not show what it counts
+
     forward = Forward(
         lambda piece: checked_losses(loss_of(piece), names),
         lambda piece: batch_weights(piece, weigh, names),
         model,
         loss_reduction == "mean",
+        prepare=prepare,
     )
     return look_at_loss([batch], forward, collective or _ranks_of(model))
 

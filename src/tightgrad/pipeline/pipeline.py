@@ -26,6 +26,7 @@ from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.plain_step import PlainStep
 from tightgrad.pipeline.recorder import Recorder
 from tightgrad.pipeline.step import Step
+from tightgrad.pipeline.whole_window import WholeWindows
 from tightgrad.plan.plan import Plan
 from tightgrad.records import RecordWriter
 from tightgrad.records.step_record import StepRecord
@@ -54,7 +55,7 @@ class GradientPipeline(Checkpoints):
             "repeat" if adapter.every_rank_runs and not is_alone else "fewer",
             lambda: adapter.waits_in_forward,  # not self: the pipeline ends with its last reference
         )
-        self._smaller = SmallerMicroBatches(adapter.collective, self._cutter.weigh)
+        self._whole = WholeWindows(parts, SmallerMicroBatches(adapter.collective, self._cutter.weigh))
         self._recorder = Recorder(parts, plan, records)
         self._step: Step | None = None
 
@@ -89,6 +90,7 @@ class GradientPipeline(Checkpoints):
             window = next(windows, None)
             if window is None:
                 return
+            self.parts.premises.loss.on_window(window, self._cutter.weigh)
             step = self._new_step(window)
             if self.state.open_window is not None:
                 self._reopen(step, self.state.open_window)
@@ -250,8 +252,8 @@ class GradientPipeline(Checkpoints):
         weights before the step. A step that is not admitted or raises leaves weights and the optimizer's state as they
         were, for which a copy of both is held during it.
 
-        A window that was run in smaller pieces has the same gradient only for a loss that is a weighted mean of
-        per-sample terms (docs/premises.md), which is checked before the first split.
+        Micro-batches add up to the big batch's gradient only if losses are means of per-sample terms, which is checked
+        once before batches are cut, by `source="split"` or after running out of memory (docs/premises.md).
 
         Args:
             window: from `windows`, not iterated.
@@ -259,8 +261,10 @@ class GradientPipeline(Checkpoints):
 
         Raises:
             OutOfMemoryError: on every rank, when micro-batches of one sample are too large on any.
-            UnsupportedError: on every rank, when the loss of a piece is not that of its halves on any.
+            UnsupportedError: on every rank, when a batch is to be cut and its loss is not that of its halves on any.
         """
+        self._open_step("run")
+        self.parts.premises.loss.on_run(window, loss_of, self._cutter.weigh)
         if not self.parts.optimizer.takes_closure:
             self._add_all(window, loss_of)
             return self._finish()
@@ -281,27 +285,59 @@ class GradientPipeline(Checkpoints):
 
     def _add_all(self, window: Window[Batch], loss_of: Callable[[Batch], Tensor | Mapping[str, Tensor]]) -> None:
         """Run forward and backward of all micro-batches, in smaller pieces where the plan wants that."""
-        accumulate = self.parts.plan.accumulate
-        if accumulate.on_oom == "raise":
+        if self.parts.plan.accumulate.on_oom == "raise":
             for batch in window:
                 self.backward(loss_of(batch))
             return
-
-        def backward(piece: Batch, weights: Mapping[str, float]) -> None:
-            with self.adapter.micro_batch(0, 1):
-                losses = checked_losses(loss_of(piece), accumulate.losses)
-                self.ownership.take_grads()
-                self._open_step("run").backward(losses, weights)
-
-        def start_again() -> None:
-            self.parts.restart()
-            self._step = self._new_step(window)
-            self._step.begin_sum()
-
         self._wait_for_total(window)
-        retries = self._smaller.run(window, backward, start_again, self.parts.premises.on_split(window, loss_of))
-        window.backwards = len(window)
-        self._open_step("run").retries = retries
+        self._whole.in_pieces(window, loss_of, self._open_step("run"), lambda: self._renewed(window))
+
+    def _renewed(self, window: Window[Any]) -> Step:
+        """Take the window up anew: what was gathered is forgotten."""
+        self.parts.restart()
+        self._step = self._new_step(window)
+        self._step.begin_sum()
+        return self._step
+
+    def run_cached(
+        self,
+        window: Window[Batch],
+        encode: Callable[[Batch], Any],
+        loss: Callable[[Any], Tensor | Mapping[str, Tensor]],
+        *,
+        sees: str = "all_ranks",
+    ) -> StepRecord:
+        """Run a whole window whose loss compares its samples with one another, with the gradient of one big batch.
+
+        Every micro-batch is encoded twice: without a graph, and, once the gradient of the loss is known, with one and
+        with the same random numbers (docs/contrastive.md). Collective: every rank must call it.
+
+        Args:
+            window: from `windows`, not iterated.
+            encode: gives a batch's representations: tensors with one row a sample, each of which depends on no other
+                sample, in any tuples, lists and dictionaries; and scalars that all micro-batches share.
+            loss: is given the same with the rows of all samples, and returns a scalar as `backward` takes it.
+            sees: whose rows `loss` is given: of "all_ranks", so that each rank computes the loss of the big batch; or
+                of its "own_rank", whose loss counts by its weight and may look at others' by `tg.gather_with_grad`.
+
+        Raises:
+            UnsupportedError: representations depend on other samples, or the plan cannot be run so.
+            UsageError: representations are not what is asked for, or the second pass gave others.
+
+        Examples:
+            >>> import torch, tightgrad as tg
+            >>> model = torch.nn.Linear(8, 4)
+            >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            >>> pipe = tg.attach(model, optimizer, tg.Plan(accumulate=tg.Accumulate(micro_batches=4)))
+            >>> infonce = lambda z: torch.nn.functional.cross_entropy(z[0] @ z[1].T, torch.arange(len(z[0])))
+            >>> for window in pipe.windows([(torch.randn(8, 8), torch.randn(8, 8))] * 4):
+            ...     record = pipe.run_cached(window, lambda batch: (model(batch[0]), model(batch[1])), infonce)
+            >>> record.micro_batches, record.weight
+            (4, 32.0)
+        """
+        check_without_closure(self.optimizers, "run_cached() gives it one gradient a window; take another optimizer.")
+        self._whole.cached(window, encode, loss, self._open_step("run_cached"), sees)
+        return self.step()
 
     def step(self) -> StepRecord:
         """Finish the window: guard, reduce, clip, optimizer step, and clear the gradients.

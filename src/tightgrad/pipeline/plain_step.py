@@ -16,10 +16,15 @@ class PlainStep(Step):
 
     def backward(self, losses: dict[str, Tensor], weights: Weights) -> None:
         """Run the loss's backward as it is."""
-        with self._parts.clock("backward"):
-            _, loss = losses.popitem()
-            check_has_gradient(loss)
-            loss.backward()
+        _, loss = losses.popitem()
+        self.add_gradient(loss, weights)
+
+    def add_gradient(self, loss: Tensor | None, weights: Weights) -> None:
+        """Run a loss's backward; None runs nothing."""
+        if loss is not None:
+            with self._parts.clock("backward"):
+                check_has_gradient(loss)
+                loss.backward()
 
     def complete(self) -> None:
         """Make sure that the batch has had its backward."""

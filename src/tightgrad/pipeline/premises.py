@@ -3,31 +3,26 @@
 Ranks have the same model and the same optimizer, so rank 0 speaks for all.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from torch import Tensor, nn, optim
+from torch import nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm  # torch 2.9 to 2.14: the base of all kinds, which has no public name
 
-from tightgrad.accumulate import Accumulate, Window
-from tightgrad.accumulate.additive import Forward, check_additive
-from tightgrad.accumulate.losses import checked_losses
+from tightgrad.accumulate import Accumulate
 from tightgrad.adapters.plain import trainable_parameters, unwrap
 from tightgrad.clip.fold import held_by
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Adapter
+from tightgrad.pipeline.loss_premise import LossOf, LossPremise
 from tightgrad.pipeline.model_watch import ModelWatch
 from tightgrad.pipeline.weight_watch import WeightWatch
 
 MOST_NAMED = 5
 
-LossOf = Callable[[Any], Tensor | Mapping[str, Tensor]]
-Weigh = Callable[[Any], Mapping[str, float]]
-
 
 class Premises:
-    """Looks at model and optimizer when made, and again before windows and before batches are split.
+    """Looks at model and optimizer when made, and again before windows.
 
     Args:
         model: with its wrapper.
@@ -35,9 +30,12 @@ class Premises:
         adapter: of the model.
         accumulate: whose windows are run.
         stacklevel: of warnings when made, as of `warnings.warn`; 1 is the line that makes it.
+        check: gives a batch's loss, for the first window's check; None without one.
 
     Attributes:
         module: the model, with its wrapper.
+        loss: looks at the loss.
+        model: looks at the model's layers.
 
     Raises:
         UsageError: an optimizer holds none of the model's trainable parameters, or others, or those of another.
@@ -50,8 +48,10 @@ class Premises:
         adapter: Adapter,
         accumulate: Accumulate,
         stacklevel: int,
+        check: LossOf | None = None,
     ) -> None:
-        self.module, self._optimizers, self._adapter, self._accumulate = model, optimizers, adapter, accumulate
+        self.module, self._optimizers, self._adapter = model, optimizers, adapter
+        self.loss = LossPremise(model, adapter, accumulate, check)
         trainable = trainable_parameters(unwrap(model))
         for optimizer in optimizers:
             check_holds_some(optimizer, trainable)
@@ -70,21 +70,6 @@ class Premises:
         """Look at what may have changed since, before a window and at its step."""
         check_no_unknown(self._optimizers, self._adapter.parameters, self._named)
         self._batch_norm.look(stacklevel=4)
-
-    def on_split(self, window: Window[Any], loss_of: LossOf) -> Callable[[int, Weigh], None]:
-        """Return what looks at the loss before the batches of `window` are cut into a number of pieces, given how these
-        are weighed. Collective: every rank must call that.
-        """
-
-        def losses_of(piece: Any) -> Mapping[str, Tensor]:
-            with self._adapter.micro_batch(0, 1):
-                return checked_losses(loss_of(piece), self._accumulate.losses)
-
-        def check(pieces: int, weigh: Weigh) -> None:
-            forward = Forward(losses_of, weigh, self.module, self._accumulate.loss_reduction == "mean")
-            check_additive(list(window.batches), pieces, forward, self._adapter.collective)
-
-        return check
 
 
 class BatchNormNotice:

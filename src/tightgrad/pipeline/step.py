@@ -84,17 +84,21 @@ class Step:
         """
         self._parts.premises.weights.look(stacklevel=4)
         with self._parts.clock("backward"):
-            self.losses.add(losses, weights)
-            loss = self._scaled(losses, weights)
-            losses.clear()
+            loss = self.scaled(losses, weights)
+            if loss is not None and any(weights.values()):
+                self._scaled_losses.append(loss.detach())
+        losses.clear()
+        self.add_gradient(loss, weights)
+
+    def add_gradient(self, loss: Tensor | None, weights: Weights) -> None:
+        """Add the gradient of a loss that is scaled already; None adds nothing."""
+        with self._parts.clock("backward"):
             if loss is not None:
                 check_has_gradient(loss)
-                if any(weights.values()):
-                    self._scaled_losses.append(loss.detach())
                 with self._around(weights):
                     loss.backward()
                 if not self._parts.adapter.holds_back:
-                    self._parts.premises.model.after_backward(stacklevel=4)
+                    self._parts.premises.model.after_backward(stacklevel=5)
         if self._parts.buffer.absorbs and not self._parts.adapter.holds_back:
             with self._parts.clock("accumulate"):
                 self._parts.buffer.absorb()
@@ -108,8 +112,11 @@ class Step:
             self.backward(losses, dict.fromkeys(weights, 0.0))
         self._parts.ownership.leave_grads()
 
-    def _scaled(self, losses: Mapping[str, Tensor], weights: Weights) -> Tensor | None:
-        """None where nothing counts, and no other rank waits for this one's backward."""
+    def scaled(self, losses: Mapping[str, Tensor], weights: Weights) -> Tensor | None:
+        """Return the sum of losses whose gradients, summed over micro-batches and ranks, are the target; None where
+        nothing counts, and no other rank waits for this one's backward.
+        """
+        self.losses.add(losses, weights)
         adapter = self._parts.adapter
         if not (any(weights.values()) or adapter.every_rank_runs):
             return None

@@ -106,6 +106,10 @@ def test_what_is_no_mean_over_samples_is_found(loss, seen, cure):
         (lambda batch: F.cross_entropy(MODEL(batch[0]), batch[1], reduction="sum"), {"loss_reduction": "sum"}),
         (lambda batch: {"classes": mean(batch), "size": MODEL(batch[0]).square().mean()}, {}),
         (lambda batch: mean(batch) / 4, {}),
+        (mean, {"weight": lambda batch: 1.0}),
+        (mean, {"weight": lambda batch: 1.0, "batch": batch_of(9)}),
+        (lambda batch: mean((batch[0].mul_(2), batch[1])), {}),
+        (lambda batch: mean((batch["x"], batch.pop("y"))), {"batch": dict(zip("xy", batch_of(), strict=True))}),
         (lambda batch: mean((batch["x"], batch["y"][0])), {"batch": {"x": batch_of()[0], "y": [batch_of()[1]]}}),
     ],
 )
@@ -188,6 +192,11 @@ def test_dropout_neither_accuses_nor_hides():
         (lambda batch: mean((batch[0] + torch.randn_like(batch[0]), batch[1])), batch_of(), "two forwards of the same"),
         (lambda batch: mean((F.dropout(batch[0]), batch[1])), batch_of(), "also in evaluation mode"),
         (mean, batch_of(1), "two samples"),
+        (
+            lambda batch: mean(batch) * (torch.ones(8) * batch[0][:, 0]).sum(),
+            batch_of(),
+            "half a batch raises RuntimeError",
+        ),
         (lambda batch: MODEL(batch[0]).square().mean(), [batch_of()[0], object()], "object"),
     ],
 )
@@ -270,7 +279,7 @@ def test_all_ranks_hear_of_what_one_sees():
 def test_all_ranks_hear_of_what_fails_on_one():
     def body(collective):
         def loss(batch):
-            if collective.rank == 1 and len(batch[0]) < 8:
+            if collective.rank == 1 and not torch.is_grad_enabled():
                 raise KeyError("no such field")
             return mean(batch)
 

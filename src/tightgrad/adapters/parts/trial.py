@@ -1,4 +1,4 @@
-"""Forwards that are only looked at, under a wrapper."""
+"""Forwards that are only looked at, and parameters that are used outside of one, under a wrapper."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
 from tightgrad.adapters.plain import unwrap_compiled
+from tightgrad.core.errors import UsageError
 
 
 @contextmanager
@@ -31,3 +32,38 @@ def without_reduction(model: nn.Module) -> Iterator[None]:
     finally:
         if is_fsdp2(inner):
             inner.reshard()  # a forward without a backward leaves the root's parameters unsharded
+
+
+@contextmanager
+def through_wrapper(model: nn.Module) -> Iterator[None]:
+    """Make sure that a forward inside goes through the wrapper.
+
+    Raises:
+        UsageError: it went to the module within, whose gradients DistributedDataParallel would not sum then.
+    """
+    inner = unwrap_compiled(model)
+    if not isinstance(inner, DistributedDataParallel) or inner is not model:  # compiled code calls no hooks
+        yield
+        return
+    calls: list[int] = []
+    handle = inner.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        yield
+    finally:
+        handle.remove()
+    if not calls:
+        raise UsageError(
+            "the forward did not go through DistributedDataParallel, which would then not sum its gradients over "
+            "ranks. Call the wrapped model itself, model(batch), and not model.module or a method of it such as "
+            "encode_image(): let the model's forward call that."
+        )
+
+
+def refuses_use_outside(model: nn.Module) -> str | None:
+    """Say why a parameter may not be used in a loss after the wrapper's forward; None if it may."""
+    inner = unwrap_compiled(model)
+    if is_fsdp2(inner):
+        return "fully_shard has cut it into shards, which only the model's own forward puts together"
+    if isinstance(inner, DistributedDataParallel) and inner.find_unused_parameters:
+        return "DistributedDataParallel(find_unused_parameters=True) takes it for unused after its forward"
+    return None

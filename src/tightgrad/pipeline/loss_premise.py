@@ -1,0 +1,111 @@
+"""What the pipeline finds out about the loss before it relies on it.
+
+Only what is proved is said: the loss of a batch is evaluated, and compared with those of its halves. Batches of the
+loader are compared only if the user asks for it, since a batch may be one sequence or one graph, which has no halves.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from tightgrad.accumulate import Accumulate, Window
+from tightgrad.accumulate.additive import Forward, check_additive
+from tightgrad.accumulate.losses import checked_losses
+from tightgrad.accumulate.trial_forward import is_compiled, own_statistics
+from tightgrad.core.errors import UnsupportedError
+from tightgrad.core.notices import warn
+from tightgrad.core.protocols import Adapter
+from tightgrad.pipeline.cached import check_encodes_alone
+from tightgrad.pipeline.check_loss import LossCheck, look_at_loss
+
+LossOf = Callable[[Any], Tensor | Mapping[str, Tensor]]
+Weigh = Callable[[Any], Mapping[str, float]]
+
+
+class LossPremise:
+    """Checks that the loss is a weighted mean of per-sample terms, each time once.
+
+    Args:
+        model: with its wrapper.
+        adapter: of the model.
+        accumulate: whose windows are run.
+        check: gives a batch's loss, for the first window's check; None checks only what `pipe.run` splits.
+
+    Attributes:
+        model: with its wrapper.
+    """
+
+    def __init__(self, model: nn.Module, adapter: Adapter, accumulate: Accumulate, check: LossOf | None) -> None:
+        self.model, self._adapter, self._accumulate = model, adapter, accumulate
+        self._check = check
+        # Compiled models are left alone: other sizes of batches would be compiled for. A window that may run out of
+        # memory is looked at before it is cut again.
+        is_cut = accumulate.source == "split" and accumulate.on_oom == "raise"
+        self._checks_run = check is None and is_cut and accumulate.several_backwards and not is_compiled(model)
+        has_parts = accumulate.several_backwards or adapter.collective.world_size > 1
+        self._checks_encode = has_parts and not is_compiled(model)
+
+    def on_window(self, window: Window[Any], weigh: Weigh) -> None:
+        """Check the first window's loss with the function that `attach` was given, if it was given one. Collective.
+
+        Args:
+            window: not begun.
+            weigh: what a batch counts.
+
+        Raises:
+            UnsupportedError: on every rank, if the loss is no weighted mean on any.
+        """
+        check, self._check = self._check, None
+        if check is None or not window.begun_everywhere():
+            return
+        found = self._found("attach(..., check=) has looked at the loss.", window, check, weigh)
+        if found.is_additive is None and self._adapter.collective.rank == 0:
+            warn(f"attach(..., check=) has looked at the loss. {found.message}", stacklevel=3)
+
+    def on_run(self, window: Window[Any], loss_of: LossOf, weigh: Weigh) -> None:
+        """Check the loss of the first window whose batch was cut into micro-batches. Collective.
+
+        BatchNorm layers were told of at attach.
+
+        Raises:
+            UnsupportedError: on every rank, if the loss is no weighted mean on any.
+        """
+        checks, self._checks_run = self._checks_run, False
+        if checks and not own_statistics(self.model) and window.begun_everywhere():
+            self._found(
+                'source="split" cuts a batch into micro-batches; to have them all the same, cut it in the loader.',
+                window,
+                loss_of,
+                weigh,
+            )
+
+    def on_encode(self, window: Window[Any], encode: Callable[[Any], Any]) -> None:
+        """Check, in the first window, that a sample's representation depends on no other sample. Collective.
+
+        Raises:
+            UnsupportedError: on every rank, if it does on any.
+        """
+        checks, self._checks_encode = self._checks_encode, False
+        if checks and window.begun_everywhere():
+            check_encodes_alone(window, encode, self.model, self._adapter.collective)
+
+    def on_split(self, window: Window[Any], loss_of: LossOf) -> Callable[[int, Weigh], None]:
+        """Return what looks at the loss before the batches of `window` are cut into a number of pieces, given how these
+        are weighed. Collective: every rank must call that.
+        """
+
+        def check(pieces: int, weigh: Weigh) -> None:
+            check_additive(list(window.batches), pieces, self._forward(loss_of, weigh), self._adapter.collective)
+
+        return check
+
+    def _found(self, who: str, window: Window[Any], loss_of: LossOf, weigh: Weigh) -> LossCheck:
+        found = look_at_loss(list(window.batches), self._forward(loss_of, weigh), self._adapter.collective)
+        if found.is_additive is False:
+            raise UnsupportedError(f"{who} {found.message}")
+        return found
+
+    def _forward(self, loss_of: LossOf, weigh: Weigh) -> Forward:
+        names, is_mean = self._accumulate.losses, self._accumulate.loss_reduction == "mean"
+        return Forward(lambda batch: checked_losses(loss_of(batch), names), weigh, self.model, is_mean)
