@@ -59,7 +59,9 @@ class LossPremise:
         check, self._check = self._check, None
         if check is None or not window.begun_everywhere():
             return
-        found = self._found("attach(..., check=) has looked at the loss.", window, check, weigh)
+        found = self._found(window, check, weigh)
+        if found.is_additive is False:
+            raise UnsupportedError(f"attach(..., check=) has looked at the loss. {found.message}")
         if found.is_additive is None and self._adapter.collective.rank == 0:
             warn(f"attach(..., check=) has looked at the loss. {found.message}", stacklevel=3)
 
@@ -72,12 +74,13 @@ class LossPremise:
             UnsupportedError: on every rank, if the loss is no weighted mean on any.
         """
         checks, self._checks_run = self._checks_run, False
-        if checks and not own_statistics(self.model) and window.begun_everywhere():
-            self._found(
-                'source="split" cuts a batch into micro-batches; to have them all the same, cut it in the loader.',
-                window,
-                loss_of,
-                weigh,
+        if not checks or own_statistics(self.model) or not window.begun_everywhere():
+            return
+        found = self._found(window, loss_of, weigh)
+        if found.is_additive is False:
+            raise UnsupportedError(
+                'source="split" cuts a batch into micro-batches; to have them all the same, cut it in the loader. '
+                f"{found.message}"
             )
 
     def on_encode(self, window: Window[Any], encode: Callable[[Any], Any]) -> None:
@@ -100,11 +103,8 @@ class LossPremise:
 
         return check
 
-    def _found(self, who: str, window: Window[Any], loss_of: LossOf, weigh: Weigh) -> LossCheck:
-        found = look_at_loss(list(window.batches), self._forward(loss_of, weigh), self._adapter.collective)
-        if found.is_additive is False:
-            raise UnsupportedError(f"{who} {found.message}")
-        return found
+    def _found(self, window: Window[Any], loss_of: LossOf, weigh: Weigh) -> LossCheck:
+        return look_at_loss(list(window.batches), self._forward(loss_of, weigh), self._adapter.collective)
 
     def _forward(self, loss_of: LossOf, weigh: Weigh) -> Forward:
         names, is_mean = self._accumulate.losses, self._accumulate.loss_reduction == "mean"
