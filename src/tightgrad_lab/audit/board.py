@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tightgrad_lab.errors import ArgumentError
+from tightgrad_lab.training.ranks import ended_by_sigterm
 
 Row = dict[str, Any]
 VERDICT = ("ok", "cause", "weight_low", "weight_high", "mass", "note")
@@ -61,9 +62,10 @@ def run_row(command: str, here: Path) -> Row:
     """Run one command of the form `tightgrad audit --run ...` in a folder; return what it says."""
     before, dashes, after = command.partition(" -- ")
     words = [*shlex.split(before)[1:], "--json", *(["--", *shlex.split(after)] if dashes else [])]
-    done = subprocess.run(
-        [sys.executable, "-m", "tightgrad_lab.cli", *words], cwd=here, capture_output=True, text=True, check=False
-    )
+    with ended_by_sigterm():
+        done = subprocess.run(
+            [sys.executable, "-m", "tightgrad_lab.cli", *words], cwd=here, capture_output=True, text=True, check=False
+        )
     if done.returncode >= FAILED:
         last = next(iter(reversed(done.stderr.strip().splitlines())), "it ended without a word")
         last = last.removeprefix("tightgrad: ").replace(f"{here.resolve()}/", "").partition("\x1b")[0]

@@ -1,5 +1,9 @@
-"""Checkpoints: none is written, and one that is not there is empty, so that training starts from fresh weights."""
+"""Checkpoints: none is written to disk, and one that is not there is empty, so that training starts from fresh weights.
 
+What is saved is kept in memory under its path, so that the script can load, copy, move and remove it.
+"""
+
+import io
 import os
 import shutil
 from collections.abc import Callable
@@ -21,40 +25,75 @@ class Missing(dict[Any, Any]):
 
 def install(say: Say) -> None:
     """Change how torch saves and loads, for the rest of this process."""
-    pretended: set[str] = set()
+    kept: dict[str, bytes] = {}
+    write, read = torch.save, torch.load
 
-    def save(*args: Any, **kwargs: Any) -> None:
-        path = args[1] if len(args) > 1 else kwargs.get("f", kwargs.get("filename"))
-        if isinstance(path, str | Path):
-            pretended.add(os.path.abspath(path))
+    def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        path = _path(f)
+        if path is None:  # a buffer in memory
+            write(obj, f, *args, **kwargs)
+            return
+        buffer = io.BytesIO()
+        write(obj, buffer, *args, **kwargs)
+        kept[path] = buffer.getvalue()
         say("checkpoints are not written")
 
-    def moved(move: Callable[..., Any]) -> Callable[..., Any]:
-        def run(source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
-            if isinstance(source, str | Path) and os.path.abspath(source) in pretended:
-                return target
-            return move(source, target, *args, **kwargs)
-
-        return run
-
-    read = torch.load
-
-    def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+    def load(f: Any, map_location: Any = None, pickle_module: Any = None, **kwargs: Any) -> Any:
+        path = _path(f)
+        if path in kept:
+            return read(io.BytesIO(kept[path]), "cpu", pickle_module, **kwargs)
         if isinstance(f, str | Path) and not Path(f).exists():
             say(f"{f} is not there: an empty checkpoint, which changes no weights")
             return Missing()
-        kwargs["map_location"] = "cpu"
-        return read(f, **kwargs)
+        return read(f, "cpu", pickle_module, **kwargs)
 
     torch.save, torch.load = save, load
-    os.replace, os.rename, shutil.move = moved(os.replace), moved(os.rename), moved(shutil.move)
+    for module, name in ((os, "replace"), (os, "rename"), (shutil, "move")):
+        setattr(module, name, _moved(getattr(module, name), kept, stays=False))
+    for module, name in ((shutil, "copy"), (shutil, "copy2"), (shutil, "copyfile"), (os, "link"), (os, "symlink")):
+        setattr(module, name, _moved(getattr(module, name), kept, stays=True))
+    for name in ("remove", "unlink"):
+        setattr(os, name, _removed(getattr(os, name), kept))
     for cls in (nn.Module, torch.optim.Optimizer):
         setattr(cls, "load_state_dict", _unless_missing(cls.load_state_dict))  # noqa: B010
     try:
         import safetensors.torch
     except ModuleNotFoundError:
         return
-    safetensors.torch.save_file = save
+
+    def save_file(tensors: Any, filename: Any, *args: Any, **kwargs: Any) -> None:
+        save(tensors, filename)
+
+    safetensors.torch.save_file = save_file
+
+
+def _path(f: Any) -> str | None:
+    """Where on disk a file is; None for one that is not on disk."""
+    name = f if isinstance(f, str | Path) else getattr(f, "name", None)
+    return os.path.abspath(name) if isinstance(name, str | Path) else None
+
+
+def _moved(move: Callable[..., Any], kept: dict[str, bytes], *, stays: bool) -> Callable[..., Any]:
+    def run(source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+        path = _path(source)
+        if path not in kept:
+            return move(source, target, *args, **kwargs)
+        to = os.path.join(target, os.path.basename(path)) if os.path.isdir(target) else target
+        kept[os.path.abspath(to)] = kept[path] if stays else kept.pop(path)
+        return to
+
+    return run
+
+
+def _removed(remove: Callable[..., Any], kept: dict[str, bytes]) -> Callable[..., Any]:
+    def run(path: Any, *args: Any, **kwargs: Any) -> Any:
+        known = _path(path)
+        if known not in kept:
+            return remove(path, *args, **kwargs)
+        del kept[known]
+        return remove(path, *args, **kwargs) if os.path.exists(path) else None
+
+    return run
 
 
 def _unless_missing(load: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,9 +9,11 @@ import time
 import traceback
 import warnings
 from pathlib import Path
+from types import ModuleType
 
 import tightgrad_lab.audit.script.losses as losses
 from tightgrad_lab.audit.crash import where_it_failed
+from tightgrad_lab.audit.script.imports import Changer, Nothing
 from tightgrad_lab.audit.script.imports import install as install_imports
 from tightgrad_lab.audit.script.recorder import Enough, Recorder
 from tightgrad_lab.audit.script.records import Ledger
@@ -34,13 +36,16 @@ def main(folder: Path) -> None:
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     recorder = Recorder(ledger, settings.steps, progress)
-    stubs, shrinker = install_imports(settings.stubs, settings.shrink)
+    Nothing.folder = str(folder)
+    stubs, changer = install_imports(settings, say)
     import tightgrad_lab.audit.script.surroundings as surroundings
 
     losses.install(recorder.loss_seen)
-    surroundings.install(recorder, say, store=(folder / "store").as_uri(), batches=settings.batches)
+    store = (folder / "store").as_uri()
+    cuda = bool(os.environ.get("TIGHTGRAD_PRETEND_CUDA"))
+    surroundings.install(recorder, say, store=store, batches=settings.batches, cuda=cuda)
     try:
-        _run(settings)
+        _run(settings, changer)
         ledger.ended = True
     except Enough:
         pass
@@ -54,8 +59,6 @@ def main(folder: Path) -> None:
         ledger.missing = getattr(error, "name", "") or "" if isinstance(error, ModuleNotFoundError) else ""
     for package in stubs.used:
         say(f"{package} is not installed: an empty one")
-    for change in shrinker.done:
-        say(f"smaller, as --shrink asks: {change}")
     part = folder / f"ledger.{rank}.part"
     part.write_bytes(pickle.dumps(ledger))
     part.rename(folder / f"ledger.{rank}")
@@ -71,7 +74,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run(settings: Settings) -> None:
+def _run(settings: Settings, changer: Changer) -> None:
     if settings.is_module:
         sys.argv = [settings.target, *settings.arguments]
         sys.path.insert(0, str(Path.cwd()))
@@ -84,7 +87,13 @@ def _run(settings: Settings) -> None:
     path = str(Path(settings.target).resolve())
     sys.argv = [settings.target, *settings.arguments]
     sys.path.insert(0, str(Path(path).parent))
-    runpy.run_path(path, run_name="__main__")
+    code = changer.code("__main__", path, Path(path).read_bytes())
+    if code is None:
+        runpy.run_path(path, run_name="__main__")
+        return
+    module = sys.modules["__main__"] = ModuleType("__main__")
+    module.__file__ = path
+    exec(code, vars(module))
 
 
 if __name__ == "__main__":

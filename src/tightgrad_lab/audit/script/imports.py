@@ -1,4 +1,4 @@
-"""Import hooks: packages that are not installed become empty ones, and classes get smaller arguments."""
+"""Import hooks: packages that are not installed become empty ones, and modules are changed as they are imported."""
 
 import importlib.machinery
 import importlib.util
@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
-from tightgrad_lab.audit.script.settings import parse_shrink
+from tightgrad_lab.audit.script import invented
+from tightgrad_lab.audit.script.constants import compiled
+from tightgrad_lab.audit.script.settings import Settings, parse_shrink
 
 LOGGERS = (
     "aim",
@@ -31,7 +33,13 @@ LOGGERS = (
 
 
 class Nothing:
-    """Whatever is asked of it, it is there and does nothing."""
+    """Whatever is asked of it, it is there and does nothing.
+
+    Attributes:
+        folder: what it is as a path; gone when the run is over.
+    """
+
+    folder = "."
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -59,6 +67,9 @@ class Nothing:
 
     def __setitem__(self, key: object, value: object) -> None:
         pass
+
+    def __fspath__(self) -> str:
+        return self.folder
 
     def __bool__(self) -> bool:
         return False
@@ -118,24 +129,26 @@ class _EmptyModule(ModuleType):
         return type(name, (Nothing,), {}) if name[:1].isupper() else Nothing()
 
 
-class Shrinker(MetaPathFinder):
-    """Changes classes of modules as they are imported; the first of the finders.
+class Changer(MetaPathFinder):
+    """Changes modules as they are imported; the first of the finders.
 
     Args:
         asked: as --shrink gives them.
-
-    Attributes:
-        done: what was changed.
+        main: the module that is run as `__main__`; empty for a file.
+        say: told what was changed.
     """
 
-    def __init__(self, asked: Sequence[str]) -> None:
-        self._asked = [parse_shrink(one) for one in asked]
+    def __init__(self, asked: Sequence[str], main: str, say: Callable[[str], None]) -> None:
+        self._asked = [
+            (main if main and module == "__main__" and not cls else module, cls, values)
+            for module, cls, values in map(parse_shrink, asked)
+        ]
+        self._say = say
         self._busy = False
-        self.done: list[str] = []
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Let the others find it, and change its classes once it is run."""
-        if self._busy or not any(module == fullname for module, _, _ in self._asked):
+        """Let the others find it, and change it when it is run."""
+        if self._busy or not (fullname in invented.FORMS or any(module == fullname for module, _, _ in self._asked)):
             return None
         self._busy = True
         try:
@@ -143,15 +156,32 @@ class Shrinker(MetaPathFinder):
         finally:
             self._busy = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Then(spec.loader, self.change)
+            spec.loader = _Changed(spec.loader, self)
         return spec
+
+    def code(self, name: str, path: str, source: str | bytes) -> CodeType | None:
+        """Compile a module with the numbers that it is to assign; None if it is left as it is."""
+        values = {
+            key: one for asked, cls, given in self._asked if asked == name and not cls for key, one in given.items()
+        }
+        if not values:
+            return None
+        code = compiled(source, path, values)
+        self._said(name, values)
+        return code
 
     def change(self, module: ModuleType) -> None:
         """Change the classes of one module."""
+        if module.__name__ in invented.FORMS:
+            invented.change(module, self._say)
         for name, cls_name, values in self._asked:
             if name == module.__name__ and inspect.isclass(cls := getattr(module, cls_name, None)):
                 override(cls, values)
-                self.done.append(f"{name}.{cls_name}({', '.join(f'{key}={value}' for key, value in values.items())})")
+                self._said(f"{name}.{cls_name}", values)
+
+    def _said(self, name: str, values: dict[str, object]) -> None:
+        changes = ", ".join(f"{key}={value}" for key, value in values.items())
+        self._say(f"smaller, as --shrink asks: {name}({changes})")
 
     def change_own(self, build: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap `builtins.__build_class__`, for classes that the script itself defines."""
@@ -165,7 +195,7 @@ class Shrinker(MetaPathFinder):
                         setattr(cls, key, value)  # a dataclass takes its defaults from here
                 if "__init__" in vars(cls):
                     override(cls, own[name])
-                self.done.append(f"__main__.{name}")
+                self._said(f"__main__.{name}", own[name])
             return cls
 
         return build_class
@@ -189,36 +219,50 @@ def override(cls: Any, values: dict[str, object]) -> None:
     cls.__init__ = smaller
 
 
-class _Then(Loader):
-    """A loader that does something more once the module is run."""
+class _Changed(Loader):
+    """A loader whose module is changed: its numbers before it is run, its classes afterwards."""
 
-    def __init__(self, loader: Any, more: Callable[[ModuleType], None]) -> None:
+    def __init__(self, loader: Any, changer: Changer) -> None:
         self._loader = loader
-        self._more = more
+        self._changer = changer
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """As the loader itself."""
         created: ModuleType | None = self._loader.create_module(spec)
         return created
 
+    def get_code(self, name: str) -> CodeType | None:
+        """As the loader itself, with other numbers; `python -m` asks for it."""
+        changed = self._changed(name)
+        code: CodeType | None = self._loader.get_code(name) if changed is None else changed
+        return code
+
     def exec_module(self, module: ModuleType) -> None:
         """As the loader itself, and the rest."""
-        self._loader.exec_module(module)
-        self._more(module)
+        changed = self._changed(module.__name__)
+        if changed is None:
+            self._loader.exec_module(module)
+        else:
+            exec(changed, vars(module))
+        self._changer.change(module)
+
+    def _changed(self, name: str) -> CodeType | None:
+        path = getattr(self._loader, "path", "")
+        return self._changer.code(name, path, self._loader.get_data(path)) if path.endswith(".py") else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
 
-def install(stubs: Sequence[str], shrink: Sequence[str]) -> tuple[Stubs, Shrinker]:
+def install(settings: Settings, say: Callable[[str], None]) -> tuple[Stubs, Changer]:
     """Put both into the import system."""
     import builtins
 
-    empty, smaller = Stubs(stubs), Shrinker(shrink)
-    sys.meta_path.insert(0, smaller)
+    empty, changer = Stubs(settings.stubs), Changer(settings.shrink, settings.target if settings.is_module else "", say)
+    sys.meta_path.insert(0, changer)
     sys.meta_path.append(empty)
     if importlib.util.find_spec("tensorboard") is None:  # torch's own writer asks for it, not the script
         sys.modules["torch.utils.tensorboard"] = _EmptyModule("torch.utils.tensorboard")
-    if any(one.startswith("__main__.") for one in shrink):
-        builtins.__build_class__ = smaller.change_own(builtins.__build_class__)
-    return empty, smaller
+    if any(one.startswith("__main__.") for one in settings.shrink):
+        builtins.__build_class__ = changer.change_own(builtins.__build_class__)
+    return empty, changer

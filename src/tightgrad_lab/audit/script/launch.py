@@ -2,11 +2,14 @@
 
 import os
 import pickle
+import pty
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +23,8 @@ from tightgrad_lab.training.ranks import ended_by_sigterm
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0
 TIMEOUT_SECONDS = 900.0
+READS = 64
+"""Of a rank's standard input that find its end."""
 Report = Callable[[float, str], None]
 
 
@@ -29,22 +34,29 @@ def run_ranks_of(settings: Settings, ranks: int, report: Report) -> list[Ledger]
     Raises:
         ArgumentError: it cannot be run; the message has file and line of the script's code, or what to install.
     """
-    try:
-        return _run(settings, ranks, report, launched=ranks > 1)
-    except _NeedsLauncherError:
-        return _run(settings, ranks, report, launched=True)
+    surroundings = {"launched": ranks > 1, "cuda": False}
+    while True:
+        try:
+            return _run(settings, ranks, report, **surroundings)
+        except _NeedsError as needed:
+            surroundings[needed.what] = True
 
 
-class _NeedsLauncherError(Exception):
-    pass
+class _NeedsError(Exception):
+    """The script has to be run once more, with something around it that it asks for: torchrun's names, or CUDA."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
 
 
-def _run(settings: Settings, ranks: int, report: Report, *, launched: bool) -> list[Ledger]:
+def _run(settings: Settings, ranks: int, report: Report, *, launched: bool, cuda: bool) -> list[Ledger]:
     with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="tightgrad-") as name:
         folder = Path(name)
         (folder / "settings.json").write_text(settings.to_json(), encoding="utf-8")
         port = _free_port()
         processes = []
+        outer, inner = _terminal()
         try:
             for rank in range(ranks):
                 log = (folder / f"log.{rank}").open("wb")
@@ -54,9 +66,9 @@ def _run(settings: Settings, ranks: int, report: Report, *, launched: bool) -> l
                         command,
                         stdout=log,
                         stderr=subprocess.STDOUT,
-                        env=_environment(rank, ranks, port, launched),
+                        env=_environment(rank, ranks, port, launched=launched, cuda=cuda),
                         start_new_session=True,
-                        stdin=subprocess.DEVNULL,
+                        stdin=inner,
                     )
                 )
                 log.close()
@@ -66,14 +78,17 @@ def _run(settings: Settings, ranks: int, report: Report, *, launched: bool) -> l
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        return _ledgers(folder, settings, ranks, launched)
+            os.close(outer)
+            os.close(inner)
+        return _ledgers(folder, settings, ranks, launched=launched, cuda=cuda)
 
 
-def _environment(rank: int, ranks: int, port: int, launched: bool) -> dict[str, str]:
+def _environment(rank: int, ranks: int, port: int, *, launched: bool, cuda: bool) -> dict[str, str]:
     values = {
         **os.environ,
         "TIGHTGRAD_RANK": str(rank),
         "TIGHTGRAD_RANKS": str(ranks),
+        "TIGHTGRAD_PRETEND_CUDA": "1" if cuda else "",
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "ACCELERATE_USE_CPU": "true",
@@ -96,6 +111,14 @@ def _environment(rank: int, ranks: int, port: int, launched: bool) -> dict[str, 
             "TORCHELASTIC_RUN_ID": "audit",
         }
     return values
+
+
+def _terminal() -> tuple[int, int]:
+    """A terminal as the ranks' standard input, since scripts ask for its width; whoever reads it is at its end."""
+    outer, inner = pty.openpty()
+    termios.tcsetwinsize(inner, (24, 80))
+    os.write(outer, termios.tcgetattr(inner)[6][termios.VEOF] * READS)
+    return outer, inner
 
 
 def _loopback() -> str:
@@ -132,7 +155,7 @@ def _wait(folder: Path, processes: list["subprocess.Popen[bytes]"], settings: Se
             )
 
 
-def _ledgers(folder: Path, settings: Settings, ranks: int, launched: bool) -> list[Ledger]:
+def _ledgers(folder: Path, settings: Settings, ranks: int, *, launched: bool, cuda: bool) -> list[Ledger]:
     found: list[Ledger] = []
     for rank in range(ranks):
         path = folder / f"ledger.{rank}"
@@ -150,7 +173,9 @@ def _ledgers(folder: Path, settings: Settings, ranks: int, launched: bool) -> li
     if errors:
         own = next((error for error in errors if not is_from_another_rank(error)), errors[0])
         if not launched and any(name in own for name in ("'RANK'", "'LOCAL_RANK'", "'WORLD_SIZE'")):
-            raise _NeedsLauncherError
+            raise _NeedsError("launched")
+        if not cuda and re.search("cuda|gpu", re.sub(r"\S+\.py:", "", own), re.IGNORECASE):
+            raise _NeedsError("cuda")
         raise ArgumentError(f"{words}: {own}")
     if len(found) < ranks:
         gone = next(rank for rank in range(ranks) if not (folder / f"ledger.{rank}").exists())

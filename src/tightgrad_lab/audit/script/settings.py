@@ -17,7 +17,8 @@ class Settings:
         arguments: the script's own.
         steps: optimizer steps after which it is stopped.
         batches: the most batches that a DataLoader gives in one epoch; None for all.
-        shrink: "module.Class:name=value,...": arguments that a class gets instead of the script's.
+        shrink: "module.Class:name=value,...": arguments that a class gets instead of the script's;
+            "__main__:NAME=value", or another module without a dot: what it assigns to its own names instead.
         stubs: packages that are replaced by empty ones if they are not installed.
     """
 
@@ -57,18 +58,19 @@ class Settings:
 
 
 def parse_shrink(text: str) -> tuple[str, str, dict[str, object]]:
-    """Return the module, the class and the arguments of "module.Class:name=value,...".
+    """Return the module, the class (none for "module:NAME=value") and the values of "module.Class:name=value,...".
 
     Raises:
         ArgumentError: it is not of that form.
     """
     place, colon, values = text.partition(":")
-    module, dot, name = place.rpartition(".")
+    module, name = (place, "") if "." not in place else place.rpartition(".")[::2]
     pairs = [pair.partition("=") for pair in values.split(",") if pair]
-    if not (colon and dot and name and pairs) or not all(sign and key for key, sign, _ in pairs):
+    named = module and (name or "." not in place)
+    if not (colon and named and pairs) or not all(sign and key for key, sign, _ in pairs):
         raise ArgumentError(
             f"--shrink {text!r} is not of the form module.Class:name=value,name=value; write it like "
-            "model.GPTConfig:n_layer=2."
+            "model.GPTConfig:n_layer=2, or __main__:batch_size=4 for a name that the script itself assigns."
         )
     return module, name, {key: _value(value) for key, _, value in pairs}
 

@@ -4,6 +4,7 @@ CUDA names mean the CPU, NCCL means gloo, compiled code is not, loaders have no 
 """
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -82,9 +83,19 @@ def _kind(device: Any) -> str:
     return device.type if isinstance(device, torch.device) else str(device).partition(":")[0]
 
 
-def install(recorder: Recorder, say: Say, *, store: str, batches: int | None) -> None:
-    """Change torch for the rest of this process. Before the script is imported."""
+def install(recorder: Recorder, say: Say, *, store: str, batches: int | None, cuda: bool) -> None:
+    """Change torch for the rest of this process. Before the script is imported.
+
+    Args:
+        recorder: told of everything.
+        say: told what is changed.
+        store: address of the ranks' file store.
+        batches: the most that a DataLoader gives in an epoch.
+        cuda: whether the script is told that there is CUDA.
+    """
     _devices(say)
+    if cuda:
+        pretend_cuda(say)
     _ranks(say, store)
     _compilation(say)
     _loaders(recorder, say, batches)
@@ -141,6 +152,23 @@ def _devices(say: Say) -> None:
         wrap(self, module, None, None, *args, **more)
 
     DistributedDataParallel.__init__ = ddp  # type: ignore[method-assign]
+
+
+def pretend_cuda(say: Say) -> None:
+    """Let the script's own code, and no library's, believe that there is a GPU for each rank."""
+    there = torch.cuda.is_available
+
+    def is_available() -> bool:
+        frame = sys._getframe(1)
+        if "site-packages" in frame.f_code.co_filename:
+            return there()
+        say("the script insists on a GPU: it is told that there is one")
+        return True
+
+    torch.cuda.is_available = is_available
+    torch.cuda.device_count = lambda: int(os.environ.get("WORLD_SIZE", 1))  # type: ignore[assignment]
+    torch.cuda.get_device_name = lambda device=None: "cpu"
+    torch.cuda.get_device_capability = lambda device=None: (8, 0)
 
 
 def _ranks(say: Say, store: str) -> None:

@@ -1,6 +1,11 @@
 """Scripts are run as they are: planted bugs are named, unusual loops that are right are not accused."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -108,6 +113,65 @@ def test_a_script_for_gpus_runs_and_what_was_changed_is_said(tmp_path: Path, mon
     for words in ("workers of a DataLoader: none", "checkpoints are not written", "smaller, as --shrink asks"):
         assert words in said
     assert "wandb is not installed: an empty one" in said
+
+
+DATA_SETS = """class MNIST:
+    def __init__(self, root, train=True, download=False):
+        self.transforms = None
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+class FashionMNIST(MNIST):
+    pass
+"""
+
+
+def test_a_script_that_asks_much_of_its_surroundings_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "lib" / "torchvision" / "datasets"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").write_text("from .mnist import MNIST, FashionMNIST")
+    (package / "mnist.py").write_text(DATA_SETS)
+    monkeypatch.setenv("PYTHONPATH", str(package.parents[1]), prepend=os.pathsep)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    settings = Settings(str(HERE / "awkward.py"), steps=9, shrink=("__main__:BATCH=8",))
+    found = audit_script(settings, (1,))
+    assert found.ok
+    assert (found.steps, found.targets) == (6, 48)
+    assert [path.name for path in Path.cwd().iterdir()] == ["whole.pt"]  # opened by the script itself
+    said = " ".join(found.changes)
+    for words in ("MNIST is not there and cannot be downloaded: 1600 invented images", "__main__(BATCH=8)"):
+        assert words in said
+    assert "the script insists on a GPU: it is told that there is one" in said
+    assert "checkpoints are not written" in said
+
+
+STUBBORN = """import os, signal, sys, time
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+if os.fork():
+    open(os.environ["SEEN"] + os.environ["RANK"], "w").write("x")
+while True:
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_ranks_and_their_children_end_with_the_command(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    script = tmp_path / "stubborn.py"
+    script.write_text(STUBBORN)
+    command = [sys.executable, "-m", "tightgrad_lab.cli", "audit", "--run", str(script), "--ranks", "2"]
+    environment = {**os.environ, "SEEN": f"{tmp_path}/rank"}
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
+        for _ in range(int(patience(60) * 10)):
+            if len(list(tmp_path.glob("rank*"))) == 2:
+                break
+            time.sleep(0.1)
+        ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        assert len(ranks) == 2
+        process.send_signal(number)
+        assert process.wait() == code
+    for rank in ranks:  # each leads a session of its own
+        assert not subprocess.run(["pgrep", "-s", rank], capture_output=True, text=True).stdout
 
 
 def test_the_command_prints_rows_and_exits_with_1(capfd: pytest.CaptureFixture[str]) -> None:
