@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import tightgrad_lab.audit.script.losses as losses
+import tightgrad_lab.audit.script.removed as removed
 from tightgrad_lab.audit.crash import where_it_failed
 from tightgrad_lab.audit.script.imports import Changer, Nothing
 from tightgrad_lab.audit.script.imports import install as install_imports
@@ -38,6 +39,7 @@ def main(folder: Path) -> None:
     recorder = Recorder(ledger, settings.steps, progress)
     Nothing.folder = str(folder)
     stubs, changer = install_imports(settings, say)
+    removed.install(say)
     import tightgrad_lab.audit.script.surroundings as surroundings
 
     losses.install(recorder.loss_seen)

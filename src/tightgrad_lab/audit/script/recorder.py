@@ -318,12 +318,16 @@ def caller(depth: int = 2) -> str:
     best = ""
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith("<") and not name.startswith(_LIBRARIES):
+        if not name.startswith("<") and not _is_library(name):
             return f"{name}:{frame.f_lineno}"
         if not best and "site-packages/torch/" not in name and not name.startswith((_OWN, "<")):
             best = f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return best or "somewhere"
+
+
+def _is_library(name: str) -> bool:
+    return name.startswith(_LIBRARIES) or "/site-packages/" in name or "/dist-packages/" in name  # wherever they lie
 
 
 def collectives() -> int:

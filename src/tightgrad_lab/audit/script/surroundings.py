@@ -166,7 +166,7 @@ def pretend_cuda(say: Say) -> None:
         return True
 
     torch.cuda.is_available = is_available
-    torch.cuda.device_count = lambda: int(os.environ.get("WORLD_SIZE", 1))  # type: ignore[assignment]
+    torch.cuda.device_count = lambda: int(os.environ.get("WORLD_SIZE", 1))
     torch.cuda.get_device_name = lambda device=None: "cpu"
     torch.cuda.get_device_capability = lambda device=None: (8, 0)
 

@@ -6,7 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch._six import container_abcs, inf, string_classes
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.datasets import MNIST, FashionMNIST
 
@@ -25,6 +27,10 @@ for _ in range(3):
 writer = SummaryWriter()
 (Path(os.path.join(writer.log_dir, "training.log"))).write_text("begun")
 
+assert isinstance([], container_abcs.Sequence)
+assert isinstance("", string_classes)
+assert np.zeros(1, dtype=np.float).max() < inf
+assert not hasattr(np, "no_such_name")
 assert isinstance(FashionMNIST("data", download=True), MNIST)
 images = MNIST("data", train=True, download=True)
 model = torch.nn.Linear(28 * 28, 10)

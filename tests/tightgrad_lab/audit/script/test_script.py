@@ -139,8 +139,13 @@ def test_a_script_that_asks_much_of_its_surroundings_runs(tmp_path: Path, monkey
     assert (found.steps, found.targets) == (6, 48)
     assert [path.name for path in Path.cwd().iterdir()] == ["whole.pt"]  # opened by the script itself
     said = " ".join(found.changes)
-    for words in ("MNIST is not there and cannot be downloaded: 1600 invented images", "__main__(BATCH=8)"):
+    for words in (
+        "MNIST is not there and cannot be downloaded: 1600 invented images",
+        "__main__(BATCH=8)",
+        "torch._six",
+    ):
         assert words in said
+    assert "torch._six" in said
     assert "the script insists on a GPU: it is told that there is one" in said
     assert "checkpoints are not written" in said
 
