@@ -10,6 +10,7 @@ import gzip
 import json
 import pickle
 import random
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,22 @@ def conversations(repos: Path) -> None:
     asked = [{"instruction": a, "input": "", "output": b} for a, b in pairs]
     (repos / "data" / "alpaca.json").write_text(json.dumps(asked), encoding="utf-8")
     lines(repos / "data" / "text" / "train.jsonl", [{"prompt": a, "completion": " " + b} for a, b in pairs])
+    same = [{"sentence1": a, "sentence2": b, "label": len(b) % 2, "idx": place} for place, (a, b) in enumerate(pairs)]
+    hub(repos / "accelerate" / "examples" / "by_feature" / "nyu-mll" / "glue", "mrpc", same)
+    alike = [{"sentence1": a, "sentence2": b, "score": len(b) % 6 / 5} for a, b in pairs]
+    stsb = repos / "sentence-transformers/examples/sentence_transformer/training/sts/sentence-transformers/stsb"
+    hub(stsb, "default", list(alike))
+
+
+def hub(folder: Path, name: str, rows: list[object]) -> None:
+    """A folder of the name by which a script loads a data set from a hub."""
+    for split in ("train", "validation", "test"):
+        lines(folder / name / f"{split}.jsonl", rows)
+    files = "".join(
+        f"  - split: {split}\n    path: {name}/{split}.jsonl\n" for split in ("train", "validation", "test")
+    )
+    head = f"---\nconfigs:\n- config_name: {name}\n  data_files:\n{files}---\n"
+    (folder / "README.md").write_text(head, encoding="utf-8")
 
 
 def models(repos: Path) -> None:
@@ -141,6 +158,12 @@ def models(repos: Path) -> None:
     for name, model in {"llama": LlamaForCausalLM(llama), "bert": BertForSequenceClassification(bert)}.items():
         model.save_pretrained(repos / "data" / name)
         tokenizer.save_pretrained(repos / "data" / name)
+    blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "layers_per_block": 1}
+    unet = {"_class_name": "UNet2DModel", "sample_size": 16, "block_out_channels": [8, 16], "norm_num_groups": 4}
+    (repos / "data" / "unet").mkdir(exist_ok=True)
+    (repos / "data" / "unet" / "config.json").write_text(json.dumps(unet | blocks), encoding="utf-8")
+    for place in ("accelerate/examples/by_feature/bert-base-cased",):
+        shutil.copytree(repos / "data" / "bert", repos / place, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":
