@@ -32,7 +32,16 @@ LOGGERS = (
 """Packages that only report; a run without them computes the same."""
 
 
-class Nothing:
+class _Namespace(type):
+    """Of classes that may as well be modules of their package, such as MPI.COMM_WORLD."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        return Nothing()
+
+
+class Nothing(metaclass=_Namespace):
     """Whatever is asked of it, it is there and does nothing.
 
     Attributes:
@@ -126,7 +135,7 @@ class _EmptyModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
-        return type(name, (Nothing,), {}) if name[:1].isupper() else Nothing()
+        return _Namespace(name, (Nothing,), {}) if name[:1].isupper() else Nothing()
 
 
 class Changer(MetaPathFinder):

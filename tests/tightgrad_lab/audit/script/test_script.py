@@ -160,6 +160,11 @@ while True:
 """
 
 
+def found(*chosen: str) -> list[str]:
+    """Processes that are running, and no zombies."""
+    return subprocess.run(["pgrep", "-r", "R,S,D,T", *chosen], capture_output=True, text=True).stdout.split()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_ranks_and_their_children_end_with_the_command(tmp_path: Path, number: signal.Signals, code: int) -> None:
     script = tmp_path / "stubborn.py"
@@ -171,12 +176,17 @@ def test_ranks_and_their_children_end_with_the_command(tmp_path: Path, number: s
             if len(list(tmp_path.glob("rank*"))) == 2:
                 break
             time.sleep(0.1)
-        ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        ranks = found("-P", str(process.pid))
         assert len(ranks) == 2
+        sessions = ",".join(ranks)  # each leads one of its own
+        assert len(found("-s", sessions)) == 4
         process.send_signal(number)
         assert process.wait() == code
-    for rank in ranks:  # each leads a session of its own
-        assert not subprocess.run(["pgrep", "-s", rank], capture_output=True, text=True).stdout
+    for _ in range(int(patience(20) * 10)):  # the kernel takes its time to end what was killed
+        if not found("-s", sessions):
+            return
+        time.sleep(0.1)
+    assert not found("-s", sessions)
 
 
 def test_the_command_prints_rows_and_exits_with_1(capfd: pytest.CaptureFixture[str]) -> None:
