@@ -170,17 +170,6 @@ class FSDP2Adapter(PlainAdapter):
         nonzero = torch.stack([local_part(grads[name]).any() for name in unknown]).tolist()
         return self._used.union(compress(unknown, nonzero))
 
-    def used_anywhere(self, grads: Grads) -> Set[str]:
-        """Return which parameters any rank used in this window. Collective: every rank must call it.
-
-        Args:
-            grads: as in `known_used`.
-        """
-        known = self.known_used(grads)
-        flags = torch.tensor([name in known for name in self.parameters], dtype=torch.uint8)
-        answer = self.collective.all_reduce_(flags.to(self.collective.control_device), "max").tolist()
-        return {name for name, flag in zip(self.parameters, answer, strict=True) if flag}
-
     def _check_accumulates_in_float32(self) -> None:
         for name, fsdp_param in self._fsdp_params.items():
             reduce = _reduce_dtype(fsdp_param)

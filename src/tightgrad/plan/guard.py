@@ -1,6 +1,6 @@
 """The vote: one small all-reduce that tells every rank what any rank has seen, before anything irreversible."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -116,22 +116,28 @@ class Vote:
 _FAILED = 2
 
 
-def vote(grads: Grads, names: Sequence[str], finite: bool, collective: Collective) -> Vote:
+def vote(used: Collection[str], names: Sequence[str], finite: bool, collective: Collective) -> Vote:
     """Agree over ranks. Collective: every rank must call it, or `vote_failure`.
+
+    Args:
+        used: names of the parameters that this rank has used.
+        names: of all parameters, in the same order on every rank.
+        finite: whether this rank's gradients are.
+        collective: the ranks.
 
     Raises:
         UsageError: another rank has called `vote_failure`.
     """
     if collective.world_size == 1:  # without operators, which are slow right after a backward
-        return Vote(finite, frozenset(grads))
-    flags = torch.tensor([not finite, *(name in grads for name in names)], dtype=torch.int32)
-    not_finite, *used = collective.all_reduce_(flags.to(collective.control_device), "max").tolist()
+        return Vote(finite, frozenset(used))
+    flags = torch.tensor([not finite, *(name in used for name in names)], dtype=torch.uint8)
+    not_finite, *anywhere = collective.all_reduce_(flags.to(collective.control_device), "max").tolist()
     if not_finite == _FAILED:
         raise UsageError(
             f"another rank has failed before this step and says why; rank {collective.rank} stops as well. No weight "
             "was changed. Call pipe.abandon() on every rank to go on with the next window."
         )
-    return Vote(not not_finite, frozenset(name for name, flag in zip(names, used, strict=True) if flag))
+    return Vote(not not_finite, frozenset(name for name, flag in zip(names, anywhere, strict=True) if flag))
 
 
 def vote_failure(names: Sequence[str], collective: Collective) -> None:
@@ -142,7 +148,7 @@ def vote_failure(names: Sequence[str], collective: Collective) -> None:
         collective: the ranks.
     """
     if collective.world_size > 1:
-        flags = torch.tensor([_FAILED, *(0 for _ in names)], dtype=torch.int32)
+        flags = torch.tensor([_FAILED, *(0 for _ in names)], dtype=torch.uint8)
         collective.all_reduce_(flags.to(collective.control_device), "max")
 
 

@@ -8,6 +8,7 @@ import torch
 from tightgrad.adapters.parts.placement import like_sharded
 from tightgrad.core.protocols import Adapter, GradNorm
 from tightgrad.core.types import Grads
+from tightgrad.plan.guard import vote, vote_failure
 from tightgrad.sync.compressed import completed
 from tightgrad.sync.protocol import GradientSync, Summed
 
@@ -28,8 +29,8 @@ class ByWrapper(GradientSync):
 class KnowsUse(Adapter, Protocol):
     """Tells which parameters ranks have used."""
 
-    def used_anywhere(self, grads: Grads) -> Set[str]:
-        """Return the names of parameters that any rank used in this window. Collective: every rank must call it."""
+    def known_used(self, grads: Grads) -> Set[str]:
+        """Return the names of parameters that this rank knows to have been used in this window, here or elsewhere."""
 
 
 class ByFSDP2(ByWrapper):
@@ -39,10 +40,15 @@ class ByFSDP2(ByWrapper):
         self._adapter = adapter
 
     def sum(self, grads: Grads, norm: GradNorm) -> Summed:
-        """Return the wrapper's sums of what any rank used. Collective: every rank must call it."""
-        used = self._adapter.used_anywhere(grads)
+        """Return the wrapper's sums of what any rank used. Collective: every rank must call it, or `fail`."""
+        parameters = self._adapter.parameters
+        voted = vote(self._adapter.known_used(grads), list(parameters), True, self._adapter.collective)
         unscale_(grads, self._facts.factor)
-        return Summed(completed(grads, used, self._adapter.parameters), self._facts.slots)
+        return Summed(completed(grads, voted.used, parameters), self._facts.slots)
+
+    def fail(self) -> None:
+        """Take part in the vote only to make it an error on the other ranks. Collective, as `sum`."""
+        vote_failure(list(self._adapter.parameters), self._adapter.collective)
 
     def sum_residuals(self, residuals: Grads) -> Grads:
         """Return what one process has, placed as its parameters are."""

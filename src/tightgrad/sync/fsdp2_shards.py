@@ -15,6 +15,7 @@ from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import IncompatiblePlanError, UsageError
 from tightgrad.core.protocols import Adapter, GradNorm, ReduceContext, Sizes
 from tightgrad.core.types import Grads, Reduced, State
+from tightgrad.plan.guard import vote, vote_failure
 from tightgrad.plan.plan import Resolved
 from tightgrad.reducers.scatter import reduce_scatter_encoded, shards_of_sums
 from tightgrad.sync.compressed import merge, reduce_gradients
@@ -174,10 +175,13 @@ class FSDP2Shards(GradientSync):
         return whole if self._facts.factor == 1.0 else whole.mul_(self._facts.factor)
 
     def sum(self, grads: Grads, norm: GradNorm) -> Summed:
-        """Return this rank's shards of the sums, of what any rank used. Collective: every rank must call it."""
+        """Return this rank's shards of the sums, of what any rank used. Collective: every rank must call it, or
+        `fail`.
+        """
         self._receives = False
         if not self._finite:
             return Summed({}, self._slots, finite=False, nonfinite=self._nonfinite)
+        vote((), (), True, self._adapter.collective)
         for name, parameter in self._adapter.parameters.items():
             if name not in self._used:
                 parameter.grad = None  # the zeros that FSDP2 has put there
@@ -196,6 +200,12 @@ class FSDP2Shards(GradientSync):
         context = without_chance(self._adapter.collective, self._clock)
         shards, _ = reduce_scatter_encoded(mine, sizes, Cast("float32"), context)
         return {name: self._hand_over.as_gradient(name, shard) for name, shard in shards.items()}
+
+    def fail(self) -> None:
+        """Take part in the vote only to make it an error on the other ranks. Collective, as `sum`."""
+        if self._finite:  # else all ranks know already
+            vote_failure((), self._adapter.collective)
+        self.cancel()
 
     def cancel(self) -> None:
         """Forget the window: between two calls nothing is under way."""

@@ -95,7 +95,8 @@ class GradientSync(ABC):
 
     def fail(self) -> None:
         """Take part in `sum` only to make it an error on the other ranks. Collective: every rank must call it, or that
-        one. Where the wrapper sums, the others do not wait, and learn of it later.
+        one. Under DistributedDataParallel without compression `sum` asks nobody: the others step, and stop at their
+        next collective.
         """
         self.abandon()
 
