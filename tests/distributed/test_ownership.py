@@ -142,27 +142,33 @@ def test_a_change_is_an_error_on_every_rank(mode):
 VOTING = ("explicit", "hook", "fsdp2 every", "fsdp2 last", "fsdp2 last bfloat16", "fsdp2 compress")
 
 
-def alone():
-    """Only rank 1 clears its gradients, after the window's last backward."""
+def grown(model, optimizer):
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
 
-    def clears(model, optimizer):
+
+def alone(change):
+    """Only rank 1 makes the change, after the window's last backward."""
+
+    def changes(model, optimizer):
         if dist.get_rank() == 1:
-            optimizer.zero_grad()
+            change(model, optimizer)
 
     found = {}
     for mode in VOTING:
         tried = Tried(mode)
-        found[mode] = tried.window(clears), [tried.window().skipped for _ in range(2)]
+        error = tried.window(changes)
+        del tried.optimizer.param_groups[1:]
+        found[mode] = error, [tried.window().skipped for _ in range(2)]
     return found
 
 
-def test_where_ranks_vote_a_change_on_one_rank_is_an_error_on_all():
-    other, changed = run_ranks(2, alone, timeout_seconds=patience(20))
+@pytest.mark.parametrize(("change", "words"), [(cleared, ("'0.weight'", "cleared")), (grown, ("did not see",))])
+def test_where_ranks_vote_a_change_on_one_rank_is_an_error_on_all(change, words):
+    other, changed = run_ranks(2, alone, change, timeout_seconds=patience(20))
     for mode in {*VOTING} - {"hook"}:
         assert "another rank has failed before this step" in other[mode][0], mode
     assert "rank 1 has dropped the step after an error of its own" in other["hook"][0]
     for mode, (error, clean) in changed.items():
-        assert "'0.weight'" in error, mode
-        assert "cleared" in error, mode
+        assert all(word in error for word in words), mode
         assert clean == [False, False]
         assert other[mode][1] == [False, False]

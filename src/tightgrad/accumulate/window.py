@@ -223,10 +223,15 @@ class Window(Generic[Batch]):
         self.backwards += 1
         return self.weights[self._position]
 
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether backward ran for every micro-batch."""
+        return self.backwards == len(self)
+
     def check_complete(self) -> None:
         """Raise `UsageError` unless backward ran for every micro-batch, and none has raised."""
         self._check_not_failed()
-        if self.backwards != len(self):
+        if not self.is_complete:
             raise UsageError(
                 f"step() came after {self.backwards} of the window's {len(self)} micro-batches. {_ALL_COUNT} A window "
                 "that should be shorter needs a smaller micro_batches, which can be a schedule; pipe.skip() leaves out "

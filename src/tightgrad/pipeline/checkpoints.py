@@ -35,9 +35,9 @@ class Checkpoints:
         if step is None:
             return self.state.state_dict(None, self._cutter.num_consumed)
         self.ownership.check_grads()
-        totals = step.totals or step.window.expected_weights
+        totals = step.loss.totals or step.window.expected_weights
         grads, sums = self.adapter.accumulated(), self.parts.buffer.sums()
-        open_window = OpenWindow.of(step.window, totals, grads, sums, step.loss_scale, step.left_out.weights)
+        open_window = OpenWindow.of(step.window, totals, grads, sums, step.loss.loss_scale, step.left_out.weights)
         return self.state.state_dict(open_window, self._cutter.num_consumed_before)
 
     def save(self, folder: str | Path) -> Path:
@@ -88,10 +88,10 @@ class Checkpoints:
 
     def _reopen(self, step: Step, saved: OpenWindow) -> None:
         """Go on in the middle of the window that a checkpoint was taken in."""
-        saved.check_is(step.window, step.loss_scale)
+        saved.check_is(step.window, step.loss.loss_scale)
         self.adapter.restore_accumulated(dict(saved.grads))
         self.parts.buffer.restore(saved.sums)
-        step.totals = saved.total_weights
+        step.loss.totals = saved.total_weights
         step.left_out = LeftOut(saved.left_out)
         step.window.start_at(saved.position)
         self.state.open_window = None

@@ -5,7 +5,8 @@ from torch import Tensor
 from tightgrad.accumulate.losses import check_has_gradient
 from tightgrad.pipeline.closure import Again
 from tightgrad.pipeline.delivery import Outcome
-from tightgrad.pipeline.step import Step, Weights
+from tightgrad.pipeline.step import Step
+from tightgrad.pipeline.window_loss import Weights
 
 
 class PlainStep(Step):

@@ -66,8 +66,14 @@ class Premises:
         self.model = ModelWatch(unwrap(model), adapter.parameters, speaks=speaks)
         self.weights = WeightWatch(adapter.parameters, model.modules() if accumulate.several_backwards else ())
 
+    def before_window(self) -> None:
+        """Look at what may have changed since attach."""
+        self.model.look()
+        check_no_unknown(self._optimizers, self._adapter.parameters, self._named)
+        self._batch_norm.look(stacklevel=4)
+
     def look_again(self) -> None:
-        """Look at what may have changed since, before a window and at its step."""
+        """Look at what may have changed since the window began."""
         check_no_unknown(self._optimizers, self._adapter.parameters, self._named)
         self._batch_norm.look(stacklevel=4)
 

@@ -1,10 +1,10 @@
 """The way of a gradient, in the order in which it goes.
 
-backward   scale the loss by N -> loss.backward() -> accumulate
-apply      sum over ranks -> guard -> clip -> optimizer -> what the methods remember
+backward   multiply the loss by weight / N -> loss.backward() -> accumulate
+apply      sum over ranks (all finite?) -> before_clip -> guard -> clip -> optimizer -> what the methods remember
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -13,26 +13,25 @@ import torch
 from torch import Tensor
 
 from tightgrad.accumulate import Window
-from tightgrad.accumulate.losses import check_has_gradient, scaled_loss
+from tightgrad.accumulate.losses import check_has_gradient
 from tightgrad.adapters.plain import adding_zero
 from tightgrad.clip.norm import CachedNorm
+from tightgrad.core.errors import UsageError
 from tightgrad.core.types import State
 from tightgrad.pipeline.closure import Again, Passes
 from tightgrad.pipeline.delivery import Limited, Outcome, StepLeftOutError, edited
 from tightgrad.pipeline.left_out import LeftOut
 from tightgrad.pipeline.meters.compression_quality import CompressionQuality
-from tightgrad.pipeline.meters.loss_meter import LossMeter
 from tightgrad.pipeline.meters.noise_meter import NoiseMeter
 from tightgrad.pipeline.parts import Parts
+from tightgrad.pipeline.window_loss import Weights, WindowLoss
 from tightgrad.sync.compressed import merge
 from tightgrad.sync.flush import held_residuals, residual_slots, without_residuals
 from tightgrad.sync.protocol import Summed, WindowFacts
 
-Weights = Mapping[str, float]
-
 
 class Step:
-    """Holds all that is gathered for one optimizer step, and goes when that is applied, skipped or dropped.
+    """Holds all that is gathered for one optimizer step; discarded once that is applied, skipped or dropped.
 
     Args:
         parts: what all steps share.
@@ -40,53 +39,44 @@ class Step:
         find_totals: gives N, the weight of all micro-batches on all ranks, for each loss; may wait for other ranks.
 
     Attributes:
-        loss_scale: what losses are multiplied by on top; None without loss scaling.
-        totals: the N that what has been gathered is scaled by; None before the first backward.
+        loss: multiplies losses by weight / N; `left_out` is what the loop has taken out of the window.
         retries: how often the window was run again with smaller micro-batches.
-        left_out: what the loop has taken out of the window.
-        total_weight: N of the first loss without it, once the window is complete.
+        total_weight: N of the first loss minus what was left out, once the window is complete.
     """
 
     def __init__(self, parts: Parts, window: Window[Any], find_totals: Callable[[], Weights]) -> None:
-        accumulate, settings = parts.plan.accumulate, parts.plan.noise_scale
+        noise = parts.plan.noise_scale
         self.window = window
-        self.loss_scale = None if parts.scaling is None else parts.scaling.current(parts.state.slots)
-        self.losses = LossMeter(accumulate.losses[0], is_mean=accumulate.loss_reduction == "mean", check=parts.check)
-        self.noise = None if settings is None else NoiseMeter(settings, parts.adapter.collective)
+        self.loss = WindowLoss(parts, find_totals)
+        self.noise = None if noise is None else NoiseMeter(noise, parts.adapter.collective)
         self.quality = CompressionQuality(parts.state.step, parts.plan.compress.reducer)
         self.retries = 0
         self._parts = parts
-        self._find_totals = find_totals
-        self.totals: Weights | None = None
         self.left_out = LeftOut()
         self.total_weight: float | None = None
-        self._scaled_losses: list[Tensor] = []
 
     def begin(self) -> None:
-        """Begin a new window. Collective: every rank must call it."""
-        self._parts.premises.model.look()
-        self._parts.premises.look_again()
+        """Check model and optimizer again, and clear all gradients; not for a window that a checkpoint reopens."""
+        self._parts.premises.before_window()
         self._parts.restart()
         self._parts.adapter.begin_window()
 
     def begin_sum(self) -> None:
         """Prepare the sum over ranks, which may begin during backward. Collective: every rank must call it."""
         state, is_idle = self._parts.state, self.window.counts_for_nothing
-        factor = 1.0 / (self.loss_scale or 1.0)
+        factor = 1.0 / (self.loss.loss_scale or 1.0)
         self._parts.sync.begin(WindowFacts(state.slots, state.step, factor, is_idle, self.quality.observe))
 
     def backward(self, losses: dict[str, Tensor], weights: Weights) -> None:
         """Add the gradient of one micro-batch: scale its losses by N, run their backward, accumulate.
 
         Args:
-            losses: of the micro-batch, by name; taken out, as a loop by hand does not hold them during backward either.
+            losses: of the micro-batch, by name; emptied, so that their tensors are freed as in a loop by hand.
             weights: of the micro-batch, for each loss; where all are 0, exactly 0 is added.
         """
         self._parts.premises.weights.look(stacklevel=4)
         with self._parts.clock("backward"):
-            loss = self.scaled(losses, weights)
-            if loss is not None and any(weights.values()):
-                self._scaled_losses.append(loss.detach())
+            loss = self.loss.scaled(losses, weights)
         losses.clear()
         self.add_gradient(loss, weights)
 
@@ -112,32 +102,6 @@ class Step:
             self.backward(losses, dict.fromkeys(weights, 0.0))
         self._parts.ownership.leave_grads()
 
-    def scaled(self, losses: Mapping[str, Tensor], weights: Weights) -> Tensor | None:
-        """Return the sum of losses whose gradients, summed over micro-batches and ranks, are the target; None where
-        nothing counts, and no other rank waits for this one's backward.
-        """
-        self.losses.add(losses, weights)
-        adapter = self._parts.adapter
-        if not (any(weights.values()) or adapter.every_rank_runs):
-            return None
-        totals = self._scale_by(self._find_totals())
-        counted = losses if adapter.every_rank_runs else {name: losses[name] for name in losses if weights[name] > 0}
-        return scaled_loss(counted, weights, totals, self._parts.plan.accumulate, self._factor)
-
-    @property
-    def _factor(self) -> float:
-        """What losses are multiplied by on top of their weight over N."""
-        return self._parts.adapter.divisor * (self.loss_scale or 1.0)
-
-    def _scale_by(self, totals: Weights) -> Weights:
-        """Scale by this N from now on, also what has been accumulated: gradients are linear in 1 / N."""
-        if self.totals is not None and self.totals != totals and any(totals.values()):
-            ((name, before),) = self.totals.items()
-            self._parts.adapter.scale_accumulated_(before / totals[name])
-            self._parts.buffer.scale_(before / totals[name])
-        self.totals = totals
-        return totals
-
     def _around(self, weights: Weights) -> AbstractContextManager[None]:
         leaves = self._parts.adapter.leaves
         if not any(weights.values()):
@@ -146,11 +110,15 @@ class Step:
 
     def complete(self) -> None:
         """Make sure that all micro-batches have had their backward, and scale by the true N. Collective."""
-        self.window.check_complete()
+        try:
+            self.window.check_complete()
+            self._parts.premises.look_again()
+        except UsageError:
+            if self.window.is_complete or not self._parts.adapter.every_rank_runs:  # else others wait in backward
+                self.fail()
+            raise
         self._parts.ownership.take_grads(self.fail)
-        self._parts.premises.look_again()
-        totals = self._scale_by(self._find_totals())
-        kept = self.left_out.agree(totals, self._parts.plan, self._parts.adapter)
+        kept = self.left_out.agree(self.loss.scale_by_n(), self._parts.plan, self._parts.adapter)
         self.total_weight = next(iter(kept.values()))
 
     def fail(self) -> None:
@@ -160,40 +128,24 @@ class Step:
             self._parts.sync.fail()
 
     def apply(self, again: Again | None = None) -> Outcome:
-        """Sum over ranks, clip, and step the optimizer. Collective: every rank must call it.
-
-        Args:
-            again: runs the window anew, for an optimizer that takes a closure; None for others.
-        """
+        """Sum over ranks, clip, and step the optimizer, which may run the window `again` in its closure. Collective."""
         if not self.total_weight:
             return Outcome(skipped="zero_weight")
         return self._deliver(*self._summed(), again)
 
     def evaluate(self) -> tuple[Tensor, State]:
         """Sum over ranks, clip, and leave the gradients in place; return the window's loss over all ranks, and what the
-        methods would remember. Collective: every rank must call it.
-
-        Raises:
-            StepLeftOutError: the guard admits no step.
+        methods would remember. Raises `StepLeftOutError` where the guard admits no step. Collective.
         """
-        limited = self._limit(*self._summed())
-        return self._loss_of_all(), limited.slots
-
-    def _loss_of_all(self) -> Tensor:
-        """The loss whose gradient is that of the window. Collective."""
-        ranks = self._parts.adapter.collective
-        total = torch.zeros((), dtype=torch.float64, device=ranks.control_device)
-        for loss in self._scaled_losses:
-            total += loss.reshape(()).to(total.device)
-        return ranks.all_reduce_(total, "sum") / self._factor
+        slots = self._limit(*self._summed()).slots
+        return self.loss.over_ranks(), slots
 
     def _summed(self) -> tuple[Summed, CachedNorm]:
         with self._parts.clock("accumulate"):
             grads = self._parts.buffer.grads()
             self.left_out.rescale_(grads)
-        norm = CachedNorm()
         with torch.no_grad():
-            return self._parts.sync.sum(grads, norm), norm
+            return self._parts.sync.sum(grads, norm := CachedNorm()), norm
 
     def flush(self) -> Outcome:
         """Step with all residuals instead of gradients, and clear them. Collective: every rank must call it."""
@@ -205,12 +157,12 @@ class Step:
         return self._deliver(Summed(sums, without_residuals(state.slots, slots)), CachedNorm())
 
     def _deliver(self, summed: Summed, norm: CachedNorm, again: Again | None = None) -> Outcome:
-        """From sums over ranks to the optimizer."""
+        """Bring sums over ranks to the optimizer."""
         parts = self._parts
         try:
             limited = self._limit(summed, norm)
             if again is not None:
-                slots = Passes(parts, self._loss_of_all, limited.slots, again).step()
+                slots = Passes(parts, self.loss.over_ranks, limited.slots, again).step()
             else:
                 slots = limited.slots
                 with parts.clock("optimizer"):
@@ -224,10 +176,8 @@ class Step:
         return Outcome.of(summed, limited.clipped)
 
     def _limit(self, summed: Summed, norm: CachedNorm) -> Limited:
-        """Let the guard decide, clip, and put the gradients where the optimizer looks for them.
-
-        Raises:
-            StepLeftOutError: the guard admits no step.
+        """Let the guard decide, clip, and put the gradients where the optimizer looks for them; one that is fused may
+        get the factor instead. Raises `StepLeftOutError` where the guard admits no step.
         """
         parts, state, delivery = self._parts, self._parts.state, self._parts.delivery
         with torch.no_grad():
@@ -242,7 +192,7 @@ class Step:
                 raise StepLeftOutError(Outcome.of(summed, skipped=admitted.skipped))
             limited = delivery.clip(summed.grads, admitted.slots, norm)
             if self.noise is not None:
-                learned = self.noise.learned(self.window, limited.clipped.total_norm, self._factor, limited.slots)
+                learned = self.noise.learned(self.window, limited.clipped.total_norm, self.loss.factor, limited.slots)
                 limited = replace(limited, slots=merge(limited.slots, learned))
         with parts.clock("optimizer"):
             parts.buffer.deliver(summed.grads)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -63,5 +64,6 @@ class WholeWindows:
                 step.add_gradient(scaled, weights)
 
         names, premise, adapter = self.parts.plan.accumulate.losses, self.parts.premises.loss, self.parts.adapter
-        cached = Cached(premise.model, adapter, names, step.scaled, backward, lambda: premise.on_encode(window, encode))
+        look = partial(premise.on_encode, window, encode)
+        cached = Cached(premise.model, adapter, names, step.loss.scaled, backward, look)
         cached.run(window, encode, loss, sees_all=sees == "all_ranks")

@@ -84,3 +84,26 @@ def test_an_empty_plan_refuses():
     next(iter(pipe.windows(data(0))))
     with pytest.raises(tg.UnsupportedError, match="leave"):
         pipe.leave()
+
+
+def steps_early(collective, plan):
+    model, pipe = attached(plan, collective)
+    told = []
+    for number, window in enumerate(pipe.windows(data(collective.rank))):
+        for position, (inputs, target) in enumerate(window):
+            if (number, position, collective.rank) != (1, 1, 1):
+                pipe.backward(F.mse_loss(model(inputs), target))
+        try:
+            pipe.step()
+        except tg.UsageError as error:
+            told.append(str(error))
+            pipe.abandon()
+    return [parameter.detach().clone() for parameter in model.parameters()], told
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_rank_that_steps_too_early_tells_the_others(plan):
+    results = tg.collectives.run_threaded(WORLD, lambda collective: steps_early(collective, PLANS[plan]))
+    for rank, (weights, (text,)) in enumerate(results):
+        assert all(map(torch.equal, weights, results[0][0]))
+        assert ("step() came after 1 of the window's 2" if rank == 1 else "another rank has failed before") in text

@@ -1,0 +1,72 @@
+"""A window's losses: each micro-batch's is scaled so that their gradients add up to the target."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from tightgrad.accumulate.losses import scaled_loss
+from tightgrad.pipeline.meters.loss_meter import LossMeter
+from tightgrad.pipeline.parts import Parts
+
+Weights = Mapping[str, float]
+
+
+class WindowLoss:
+    """Multiplies losses by weight / N, and remembers their sum.
+
+    Args:
+        parts: what all steps share.
+        find_totals: gives N, the weight of all micro-batches on all ranks, for each loss; may wait for other ranks.
+
+    Attributes:
+        loss_scale: an extra factor on each loss; None without loss scaling.
+        totals: the N that what has been gathered is scaled by; None before the first backward.
+        meter: takes the losses for the record.
+    """
+
+    def __init__(self, parts: Parts, find_totals: Callable[[], Weights]) -> None:
+        accumulate = parts.plan.accumulate
+        self.loss_scale = None if parts.scaling is None else parts.scaling.current(parts.state.slots)
+        self.totals: Weights | None = None
+        self.meter = LossMeter(accumulate.losses[0], is_mean=accumulate.loss_reduction == "mean", check=parts.check)
+        self._parts, self._find_totals = parts, find_totals
+        self._scaled: list[Tensor] = []
+
+    @property
+    def factor(self) -> float:
+        """Return what losses are multiplied by besides their weight over N."""
+        return self._parts.adapter.divisor * (self.loss_scale or 1.0)
+
+    def scaled(self, losses: Mapping[str, Tensor], weights: Weights) -> Tensor | None:
+        """Return the sum of losses whose gradients, summed over micro-batches and ranks, are the target; None where
+        nothing counts, and no other rank waits for this one's backward.
+        """
+        self.meter.add(losses, weights)
+        adapter, counts = self._parts.adapter, any(weights.values())
+        if not (counts or adapter.every_rank_runs):
+            return None
+        totals = self.scale_by_n()
+        counted = losses if adapter.every_rank_runs else {name: losses[name] for name in losses if weights[name] > 0}
+        loss = scaled_loss(counted, weights, totals, self._parts.plan.accumulate, self.factor)
+        if counts:
+            self._scaled.append(loss.detach())
+        return loss
+
+    def scale_by_n(self) -> Weights:
+        """Scale by the N that is known now, also what has been accumulated: gradients are linear in 1 / N."""
+        totals = self._find_totals()
+        if self.totals is not None and self.totals != totals and any(totals.values()):
+            ((name, before),) = self.totals.items()  # N becomes another with fetch="batch" only, which has one loss
+            self._parts.adapter.scale_accumulated_(before / totals[name])
+            self._parts.buffer.scale_(before / totals[name])
+        self.totals = totals
+        return totals
+
+    def over_ranks(self) -> Tensor:
+        """Return the loss whose gradient is the window's. Collective: every rank must call it."""
+        ranks = self._parts.adapter.collective
+        total = torch.zeros((), dtype=torch.float64, device=ranks.control_device)
+        for loss in self._scaled:
+            total += loss.reshape(()).to(total.device)
+        return ranks.all_reduce_(total, "sum") / self.factor
