@@ -23,7 +23,7 @@ class Adapter(Protocol):
 
     @property
     def reduces(self) -> bool:
-        """Tell whether the wrapper sums over ranks during backward; if not, the pipeline does after the last one."""
+        """Tell whether gradients are summed over ranks within backward, by the wrapper or by what it hands them to."""
 
     @property
     def every_rank_runs(self) -> bool:

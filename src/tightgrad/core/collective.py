@@ -41,8 +41,8 @@ class TrafficMeter:
 
 
 class Collective(Protocol):
-    """Runs operations over ranks; nothing else uses the network. Every rank must make the same calls in the same
-    order.
+    """Runs operations over ranks. Every rank must make the same calls in the same order. Apart from it, only wrappers
+    and the norm of sharded gradients use the network.
     """
 
     @property

@@ -30,7 +30,7 @@ def reduce_gradients(
         compress: codec, reducer, feedback.
         state: what feedback and reducer remember.
         send: how compensated gradients are sent. The `failures` of its context say what could not be decoded, and must
-            be looked at on all ranks (`delivered.py`) before the totals are used.
+            be looked at on all ranks (`same_sum.py`) before the totals are used.
         owned: names of gradients whose memory nobody else has or needs: feedback may overwrite and keep it. The others
             are cloned for it.
 
