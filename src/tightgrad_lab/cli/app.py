@@ -10,6 +10,7 @@ from tightgrad_lab.cli.audit import audit
 from tightgrad_lab.cli.bench import bench
 from tightgrad_lab.cli.data import data
 from tightgrad_lab.cli.doctor import doctor
+from tightgrad_lab.cli.exercises import exercises
 from tightgrad_lab.cli.lab import lab
 from tightgrad_lab.cli.methods import methods
 from tightgrad_lab.cli.plan import plan
@@ -38,6 +39,7 @@ app.command()(doctor)
 app.command()(plan)
 app.add_typer(bench)
 app.add_typer(data)
+app.add_typer(exercises)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,49 @@
+"""The process in which a student's file runs: `python -m tightgrad_lab.exercises.child NUMBER FILE SEED FOLDER SECONDS`.
+
+It leaves `verdict.json` in FOLDER, and `stack` where the program was if it took too long.
+"""
+
+import faulthandler
+import io
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from tightgrad_lab.exercises.catalogue import sheet
+from tightgrad_lab.exercises.grade import grade
+from tightgrad_lab.exercises.load import StudentError, load
+
+
+class Kept(io.TextIOBase):
+    """Keeps the first characters of what a program prints."""
+
+    def __init__(self, most: int = 2000) -> None:
+        self.text = ""
+        self._most = most
+
+    def write(self, text: str) -> int:
+        """Keep what still fits."""
+        self.text += text[: self._most - len(self.text)]
+        return len(text)
+
+
+def main(number: str, path: str, seed: str, folder: str, seconds: str) -> None:
+    """Grade a file and write the verdict."""
+    exam = sheet(int(number)).exam()
+    limit = float(seconds) or exam.seconds
+    with (Path(folder) / "stack").open("w", encoding="utf-8") as stack:
+        faulthandler.dump_traceback_later(limit, exit=True, file=stack)
+        printed = Kept()
+        with redirect_stdout(printed):
+            try:
+                cases, remarks = grade(load(Path(path)), exam, int(seed))
+            except StudentError as error:
+                cases, remarks = 0, [error.words]
+        faulthandler.cancel_dump_traceback_later()
+    verdict = {"cases": cases, "remarks": remarks, "printed": printed.text}
+    (Path(folder) / "verdict.json").write_text(json.dumps(verdict), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
