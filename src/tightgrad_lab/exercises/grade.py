@@ -42,6 +42,8 @@ def _asked(student: Student, function: Callable[..., Any], exam: Exam, case: Cas
     given = copied(case)
     try:
         found = exam.ask(function, given)
+    except StudentError as error:
+        raise StudentError(error.words.after(student.place(exam.function))) from error
     except (Exception, SystemExit) as error:
         words_ = raised(error, student)
         raise StudentError(_with_case(words_, case, place).after(student.place(exam.function))) from error
@@ -88,7 +90,10 @@ def _field(exam: Exam, cases: list[Case], founds: list[Any], rights: list[Any], 
     if not wrong:
         return
     label = Words(key, key) if key else None
-    named = _slips(exam, cases, founds, key, wrong)
+    known = tuple(slip for slip in exam.slips if slip.words in told)
+    if _slips(known, exam, cases, founds, key, wrong):
+        return  # what was said explains this as well
+    named = _slips(exam.slips, exam, cases, founds, key, wrong)
     if named:
         for one in [slip for slip in named if slip.words not in told]:
             told.add(one.words)
@@ -117,10 +122,12 @@ def _all_alike(answers: list[Any]) -> bool:
     return all(same(one, answers[0], 0.0) for one in answers[1:])
 
 
-def _slips(exam: Exam, cases: list[Case], founds: list[Any], key: str, wrong: list[int]) -> tuple[Slip, ...]:
+def _slips(
+    slips: tuple[Slip, ...], exam: Exam, cases: list[Case], founds: list[Any], key: str, wrong: list[int]
+) -> tuple[Slip, ...]:
     """Return the slip, or the few slips, that lead to what was found in every case in which it is wrong."""
-    for count in (1, 2, 3):
-        for chosen in combinations(exam.slips, count):
+    for count in range(1, exam.together + 1):
+        for chosen in combinations(slips, count):
             flags = {name: value for one in chosen for name, value in one.flags.items()}
             if len(flags) < sum(len(one.flags) for one in chosen):
                 continue  # they exclude each other

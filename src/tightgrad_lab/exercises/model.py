@@ -102,6 +102,7 @@ class Exam:
         changes: places of the arguments that the function is meant to change.
         without: names that may not be used.
         more: checks what no number shows, once all cases are right; returns what is wrong.
+        together: how many slips at once are looked for.
         seconds: that grading may take.
     """
 
@@ -114,6 +115,7 @@ class Exam:
     changes: tuple[int, ...] = ()
     without: tuple[str, ...] = ()
     more: Callable[[Callable[..., Any], Draw], Words | None] = no_more
+    together: int = 3
     seconds: float = 20.0
 
 
