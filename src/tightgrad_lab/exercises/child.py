@@ -1,6 +1,6 @@
-"""The process in which a student's file runs: `python -m tightgrad_lab.exercises.child NUMBER FILE SEED FOLDER SECONDS`.
+"""The process in which a student's file runs: its arguments are number, file, seed, a folder, and a limit in seconds.
 
-It leaves `verdict.json` in FOLDER, and `stack` where the program was if it took too long.
+It leaves `verdict.json` in the folder, and `stack` where the program was if it took too long.
 """
 
 import faulthandler

@@ -129,6 +129,12 @@ def ratio(found: Any, right: Any) -> float | None:
     return middle if middle and all(math.isclose(one, middle, rel_tol=1e-6) for one in factors) else None
 
 
+def comparable(found: Any, right: Any) -> bool:
+    """Whether an answer consists of as many finite numbers as the right one."""
+    mine = _all_numbers(found)
+    return len(mine) == len(_all_numbers(right)) > 0 and all(map(math.isfinite, mine))
+
+
 def _all_numbers(value: Any) -> list[float]:
     value = plain(value)
     if isinstance(value, Mapping):

@@ -5,7 +5,7 @@ from itertools import combinations
 from typing import Any
 
 from tightgrad_lab.exercises import words
-from tightgrad_lab.exercises.compare import difference, is_tensor, ratio, same, shown
+from tightgrad_lab.exercises.compare import comparable, difference, is_tensor, ratio, same, shown
 from tightgrad_lab.exercises.load import Student, StudentError, raised
 from tightgrad_lab.exercises.model import Case, Draw, Exam, Slip, copied
 from tightgrad_lab.exercises.words import Words
@@ -60,7 +60,9 @@ def same_data(after: Any, before: Any) -> bool:
     if isinstance(before, Mapping):
         return after.keys() == before.keys() and all(same_data(after[key], before[key]) for key in before)
     if isinstance(before, (list, tuple)):
-        return len(after) == len(before) and all(same_data(one, other) for one, other in zip(after, before, strict=True))
+        return len(after) == len(before) and all(
+            same_data(one, other) for one, other in zip(after, before, strict=True)
+        )
     if isinstance(before, (int, float, str)):
         return bool(after == before)
     return True
@@ -83,7 +85,9 @@ def _remarks(exam: Exam, cases: list[Case], founds: list[Any]) -> Iterator[Words
             yield from _field(exam, cases, [one[key] for one in founds], [one[key] for one in rights], key, told)
 
 
-def _field(exam: Exam, cases: list[Case], founds: list[Any], rights: list[Any], key: str, told: set[Words]) -> Iterator[Words]:
+def _field(
+    exam: Exam, cases: list[Case], founds: list[Any], rights: list[Any], key: str, told: set[Words]
+) -> Iterator[Words]:
     """Say what is wrong with one entry of the answers, or with the answers as a whole; a slip is named once."""
     problems = [difference(found, right, exam.tolerance) for found, right in zip(founds, rights, strict=True)]
     wrong = [place for place, problem in enumerate(problems) if problem is not None]
@@ -104,7 +108,8 @@ def _field(exam: Exam, cases: list[Case], founds: list[Any], rights: list[Any], 
     if problem == words.STARTER:
         yield problem
         return
-    if len(founds) > 1 and _all_alike(founds) and not _all_alike(rights) and problem != words.NOTHING:
+    constant = len(founds) > 1 and _all_alike(founds) and not _all_alike(rights)
+    if constant and comparable(founds[place], rights[place]):
         problem = words.CONSTANT
     elif (factor := ratio(founds, rights)) is not None and not 0.99 < factor < 1.01 and factor != -1:
         first = (shown(founds[place]), shown(rights[place]))

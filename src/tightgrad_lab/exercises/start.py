@@ -13,13 +13,13 @@ _HEAD = {
 _README = {
     "en": """# Exercises: clipping, accumulation and compression
 
-Twenty-four exercises, three for each chapter of the book: compute, find the bug, build. The sheet `NN_name.md` says what
-is asked; you write your answer into `NN_name.py`. Grade it with
+Twenty-four exercises, three for each chapter of the book: compute, find the bug, build. The sheet `NN_name.md` says
+what is asked; you write your answer into `NN_name.py`. Grade it with
 
     tightgrad exercises check 7
 
-in this folder. Each check draws fresh numbers, so a constant cannot pass; the seed that it prints repeats them. It takes under a
-minute and says in words what is wrong. If you are stuck, read `hints/NN_name.md`.
+in this folder. Each check draws fresh numbers, so a constant cannot pass; the seed that it prints repeats them. It
+takes under a minute and says in words what is wrong. If you are stuck, read `hints/NN_name.md`.
 
 Whoever wants to build the techniques from nothing takes the building exercises in this order: {path}.
 
@@ -33,7 +33,8 @@ Whoever wants to build the techniques from nothing takes the building exercises 
 
     tightgrad exercises check 7
 
-即可判题。每次判题都换一组新的数，所以写死一个常数是通不过的；用打印出来的种子（`--seed`）可以重现同一组数。判一题不到一分钟，错在哪里会用文字说明。做不下去时，看 `hints/NN_name.md` 里的提示。
+即可判题。每次判题都换一组新的数，所以写死一个常数是通不过的；用打印出来的种子（`--seed`）可以重现同一组数。
+判一题不到一分钟，错在哪里会用文字说明。做不下去时，看 `hints/NN_name.md` 里的提示。
 
 想从零开始把三种技术都搭一遍，可以按这个顺序做实现题：{path}。
 

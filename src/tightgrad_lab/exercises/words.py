@@ -23,22 +23,32 @@ SYNTAX = Words(
     "第 {line} 行不是合法的 Python：{reason}。这一行是：{text}",
 )
 UNREADABLE = Words("the file is not text in UTF-8: {reason}", "文件不是 UTF-8 文本：{reason}")
-RAISED = Words("line {line} raises {kind}: {reason}. The line reads: {text}", "第 {line} 行出错，{kind}：{reason}。这一行是：{text}")
+RAISED = Words(
+    "line {line} raises {kind}: {reason}. The line reads: {text}",
+    "第 {line} 行出错，{kind}：{reason}。这一行是：{text}",
+)
 RAISED_OUTSIDE = Words("calling it raises {kind}: {reason}", "调用时出错，{kind}：{reason}")
-EXITS = Words("line {line} ends the program; a function returns its answer instead", "第 {line} 行结束了程序；函数应当返回答案")
+EXITS = Words(
+    "line {line} ends the program; a function returns its answer instead", "第 {line} 行结束了程序；函数应当返回答案"
+)
 PRINTS = Words(
-    "the file prints an answer and defines no `{name}`: put the computation into `def {name}(...)` and return the result",
+    "the file prints an answer and defines no `{name}`: compute it in `def {name}(...)` and return the result",
     "文件只是打印答案，没有定义 `{name}`：请把计算写进 `def {name}(...)`，并用 return 返回结果",
 )
 MISSING = Words("the file defines no `{name}`", "文件没有定义 `{name}`")
-MISSING_NEAR = Words("the file defines no `{name}`; is it `{near}`, on line {line}?", "文件没有定义 `{name}`；是不是第 {line} 行的 `{near}`？")
+MISSING_NEAR = Words(
+    "the file defines no `{name}`; is it `{near}`, on line {line}?",
+    "文件没有定义 `{name}`；是不是第 {line} 行的 `{near}`？",
+)
 NOT_A_FUNCTION = Words("`{name}` must be a function and is {kind}", "`{name}` 应当是函数，现在是 {kind}")
-PARAMETERS = Words("it is called with {given} arguments and takes others: {reason}", "调用时给了 {given} 个参数，与定义不符：{reason}")
 IMPORTS_GRADER = Words(
     "line {line} imports `{name}`, where the grader lives: write the answer yourself",
     "第 {line} 行导入了判题程序所在的 `{name}`：请自己写答案",
 )
-WITHOUT = Words("line {line} uses `{name}`, which does the exercise for you: write it yourself", "第 {line} 行用了 `{name}`，等于让它替你做题：请自己实现")
+WITHOUT = Words(
+    "line {line} uses `{name}`, which does the exercise for you: write it yourself",
+    "第 {line} 行用了 `{name}`，等于让它替你做题：请自己实现",
+)
 MUTATED = Words(
     "it changes its argument number {place}: work on a copy, the caller still needs the original",
     "它改动了第 {place} 个参数：请在副本上计算，调用者还要用原来的数据",

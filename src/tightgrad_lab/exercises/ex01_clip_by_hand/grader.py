@@ -22,7 +22,12 @@ def right(
 ) -> dict[str, Any]:
     """Return the answer."""
     squares = sum(g * g for g in gradient)
-    lengths = {"l2": math.sqrt(squares), "squares": squares, "l1": sum(map(abs, gradient)), "max": max(map(abs, gradient))}
+    lengths = {
+        "l2": math.sqrt(squares),
+        "squares": squares,
+        "l1": sum(map(abs, gradient)),
+        "max": max(map(abs, gradient)),
+    }
     length = lengths[norm]
     factor = min(1.0, bound / length) if cap else bound / length
     boxes = {
@@ -33,7 +38,12 @@ def right(
     }
     boxed = boxes[value]
     product, own = sum(g * v for g, v in zip(gradient, boxed, strict=True)), math.sqrt(sum(v * v for v in boxed))
-    cosines = {"both": product / length / own, "product": product, "bound": product / length / bound, "first": product / length}
+    cosines = {
+        "both": product / length / own,
+        "product": product,
+        "bound": product / length / bound,
+        "first": product / length,
+    }
     by_norm = [factor * g for g in gradient]
     return {"norm": length, "factor": factor, "by_norm": by_norm, "by_value": boxed, "cosine": cosines[cosine]}
 
@@ -65,8 +75,14 @@ EXAM = Exam(
             "你把超限的元素置零了；逐元素裁剪是把它们截在上限处",
             value="drop",
         ),
-        slip("the signs are lost: cut at +bound and at -bound", "符号丢了：应当在 +bound 和 -bound 两侧截断", value="positive"),
-        slip("this is the inner product; divide it by both lengths", "这是内积，还要除以两个向量的长度", cosine="product"),
+        slip(
+            "the signs are lost: cut at +bound and at -bound",
+            "符号丢了：应当在 +bound 和 -bound 两侧截断",
+            value="positive",
+        ),
+        slip(
+            "this is the inner product; divide it by both lengths", "这是内积，还要除以两个向量的长度", cosine="product"
+        ),
         slip(
             "you divided by the bound as if it were the length of by_value; clipping by value leaves another length",
             "你把上限当成了 by_value 的长度；按值裁剪之后的长度并不等于上限",

@@ -20,8 +20,15 @@ def cases(draw: Draw) -> list[Case]:
 
 
 def right(
-    inputs: Tensor, targets: Tensor, rate: float, max_norm: float, steps: int, clear: bool = True, clip: str = "after",
-    record: str = "before", clear_late: bool = False,
+    inputs: Tensor,
+    targets: Tensor,
+    rate: float,
+    max_norm: float,
+    steps: int,
+    clear: bool = True,
+    clip: str = "after",
+    record: str = "before",
+    clear_late: bool = False,
 ) -> dict[str, Any]:
     """Return the answer."""
     weights, grad = torch.zeros(inputs.shape[1], dtype=torch.float64), torch.zeros(inputs.shape[1], dtype=torch.float64)

@@ -31,7 +31,12 @@ def ask(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 
 def right(
-    grads: Grads, max_norm: float, factor: str = "one", cap: bool = True, norm: str = "l2", returned: str = "before",
+    grads: Grads,
+    max_norm: float,
+    factor: str = "one",
+    cap: bool = True,
+    norm: str = "l2",
+    returned: str = "before",
     in_place: bool = True,
 ) -> dict[str, Any]:
     """Return the answer."""
@@ -89,10 +94,22 @@ EXAM = Exam(
             "没超过上限的梯度被拉长了；系数不能超过 1",
             cap=False,
         ),
-        slip("you add the norms of the tensors; add their squares, then take the root", "你把各张量的范数直接相加了；应当先把平方相加再开方", norm="sum"),
+        slip(
+            "you add the norms of the tensors; add their squares, then take the root",
+            "你把各张量的范数直接相加了；应当先把平方相加再开方",
+            norm="sum",
+        ),
         slip("the square root is missing", "漏了开平方", norm="squares"),
-        slip("you took the largest norm of a tensor for that of the whole", "你把最大的张量范数当成了整体的范数", norm="largest"),
-        slip("you clip by value; one factor for all elements was asked for", "你按值裁剪了；题目要求所有元素乘同一个系数", factor="value"),
+        slip(
+            "you took the largest norm of a tensor for that of the whole",
+            "你把最大的张量范数当成了整体的范数",
+            norm="largest",
+        ),
+        slip(
+            "you clip by value; one factor for all elements was asked for",
+            "你按值裁剪了；题目要求所有元素乘同一个系数",
+            factor="value",
+        ),
         slip("nothing is scaled", "什么也没有缩放", factor="none"),
     ),
 )

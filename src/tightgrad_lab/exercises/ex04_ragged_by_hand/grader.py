@@ -16,7 +16,11 @@ def cases(draw: Draw) -> list[Case]:
 
 
 def right(
-    tokens: list[list[int]], gradients: list[list[float]], world: str = "times", count: str = "all", mean: str = "means",
+    tokens: list[list[int]],
+    gradients: list[list[float]],
+    world: str = "times",
+    count: str = "all",
+    mean: str = "means",
     total: str = "tokens",
 ) -> dict[str, Any]:
     """Return the answer."""
@@ -24,7 +28,12 @@ def right(
     sums = [sum(n * g for n, g in zip(ns, gs, strict=True)) for ns, gs in zip(tokens, gradients, strict=True)]
     flat = [g for row in gradients for g in row]
     averages = [sum(row) / len(row) for row in gradients]
-    totals = {"tokens": sum(sums) / everything, "sum": sum(sums), "plain": sum(flat) / len(flat), "times": processes * sum(sums) / everything}
+    totals = {
+        "tokens": sum(sums) / everything,
+        "sum": sum(sums),
+        "plain": sum(flat) / len(flat),
+        "times": processes * sum(sums) / everything,
+    }
     means = {"means": sum(averages) / processes, "flat": sum(flat) / len(flat), "sum": sum(averages)}
     scale = {"times": processes, "none": 1.0, "divided": 1.0 / processes}[world]
     items = [everything if count == "all" else sum(row) for row in tokens]
@@ -45,16 +54,30 @@ EXAM = Exam(
             "漏了系数 W：DDP 取平均，又多除了一次进程数",
             world="none",
         ),
-        slip("you divide by W; DDP does that already, so multiply by W", "你除以了 W；DDP 已经除过，应当乘以 W", world="divided"),
+        slip(
+            "you divide by W; DDP does that already, so multiply by W",
+            "你除以了 W；DDP 已经除过，应当乘以 W",
+            world="divided",
+        ),
         slip(
             "your count covers one process only; count the tokens of all processes",
             "你只数了本进程的词元；要数所有进程的",
             count="own",
         ),
-        slip("this is 1/K: it weights micro-batches and not tokens", "这是 1/K：按微批次加权了，而不是按词元", count="K"),
+        slip(
+            "this is 1/K: it weights micro-batches and not tokens", "这是 1/K：按微批次加权了，而不是按词元", count="K"
+        ),
         slip("this is a sum over tokens; divide it by their number", "这是对词元的和，还要除以词元数", total="sum"),
-        slip("this is the mean of the micro-batches' means; weight each by its tokens", "这是各微批次均值的均值；每个要按词元数加权", total="plain"),
-        slip("the right gradient does not contain W: it is that of one big batch", "正确的梯度与 W 无关：它就是一个大批次的梯度", total="times"),
+        slip(
+            "this is the mean of the micro-batches' means; weight each by its tokens",
+            "这是各微批次均值的均值；每个要按词元数加权",
+            total="plain",
+        ),
+        slip(
+            "the right gradient does not contain W: it is that of one big batch",
+            "正确的梯度与 W 无关：它就是一个大批次的梯度",
+            total="times",
+        ),
         slip(
             "average within each process first, then over the processes: the processes may have different K",
             "应当先在每个进程内平均，再对进程平均：各进程的 K 可能不同",

@@ -25,8 +25,13 @@ def cases(draw: Draw) -> list[Case]:
 
 
 def right(
-    batches: list[tuple[Tensor, Tensor]], vocabulary: int, micro_batches: int, rate: float, weight: str = "labels",
-    last: str = "kept", clear: str = "window",
+    batches: list[tuple[Tensor, Tensor]],
+    vocabulary: int,
+    micro_batches: int,
+    rate: float,
+    weight: str = "labels",
+    last: str = "kept",
+    clear: str = "window",
 ) -> Tensor:
     """Return the table after one epoch, by formulas and not by autograd."""
     table = torch.zeros(vocabulary, vocabulary, dtype=torch.float64)
@@ -42,8 +47,13 @@ def right(
         for tokens, labels in window:
             own = int((labels != -100).sum())
             shares = {
-                "labels": own / items, "K": 1 / micro_batches, "window": 1 / len(window), "padding": len(labels) / everything,
-                "sum": float(own), "none": 1.0, "tokens": own / everything,
+                "labels": own / items,
+                "K": 1 / micro_batches,
+                "window": 1 / len(window),
+                "padding": len(labels) / everything,
+                "sum": float(own),
+                "none": 1.0,
+                "tokens": own / everything,
             }
             if clear == "micro":
                 total = torch.zeros_like(table)
@@ -75,12 +85,32 @@ EXAM = Exam(
             "这是各微批次均值的均值：每个要按有效标签数加权",
             weight="window",
         ),
-        slip("padding is counted: labels of -100 do not enter the loss and must not enter the weight", "填充也被数进去了：标签 -100 不进入损失，也不能进入权重", weight="padding"),
-        slip("you divide by all labels of the window, padding included", "你除以了窗口的全部标签数，把填充也算在内", weight="tokens"),
-        slip("this is the gradient of the sum over labels; divide by their number", "这是对标签求和的梯度，还要除以标签数", weight="sum"),
-        slip("the means of the micro-batches are added and not divided", "各微批次的平均损失只是相加，没有加权", weight="none"),
+        slip(
+            "padding is counted: labels of -100 do not enter the loss and must not enter the weight",
+            "填充也被数进去了：标签 -100 不进入损失，也不能进入权重",
+            weight="padding",
+        ),
+        slip(
+            "you divide by all labels of the window, padding included",
+            "你除以了窗口的全部标签数，把填充也算在内",
+            weight="tokens",
+        ),
+        slip(
+            "this is the gradient of the sum over labels; divide by their number",
+            "这是对标签求和的梯度，还要除以标签数",
+            weight="sum",
+        ),
+        slip(
+            "the means of the micro-batches are added and not divided",
+            "各微批次的平均损失只是相加，没有加权",
+            weight="none",
+        ),
         slip("the last window makes no step because it is not full", "最后一个窗口不满，没有更新", last="dropped"),
-        slip("the gradients of earlier windows stay in the sum: clear them once in every window", "以前窗口的梯度留在了和里：每个窗口要清零一次", clear="never"),
+        slip(
+            "the gradients of earlier windows stay in the sum: clear them once in every window",
+            "以前窗口的梯度留在了和里：每个窗口要清零一次",
+            clear="never",
+        ),
         slip(
             "the gradients are cleared between the micro-batches: only the last one is left",
             "在微批次之间清零了：只剩下最后一个微批次的梯度",

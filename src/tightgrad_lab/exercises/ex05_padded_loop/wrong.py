@@ -7,7 +7,15 @@ WRONG = (
     Wrong(SHARE, "loss / micro_batches", "dividing by K weights micro-batches"),
     Wrong(SHARE, "loss * labels.numel() / sum(len(y) for _, y in window)", "padding is counted"),
     Wrong("        optimizer.zero_grad()\n", "", "earlier windows stay in the sum"),
-    Wrong("        for tokens, labels in window:\n", "        for tokens, labels in window:\n            optimizer.zero_grad()\n", "only the last one is left"),
-    Wrong("        optimizer.step()\n", "        if len(window) == micro_batches:\n            optimizer.step()\n", "it is not full"),
+    Wrong(
+        "        for tokens, labels in window:\n",
+        "        for tokens, labels in window:\n            optimizer.zero_grad()\n",
+        "only the last one is left",
+    ),
+    Wrong(
+        "        optimizer.step()\n",
+        "        if len(window) == micro_batches:\n            optimizer.step()\n",
+        "it is not full",
+    ),
     Wrong(SHARE, "loss", "added and not divided"),
 )

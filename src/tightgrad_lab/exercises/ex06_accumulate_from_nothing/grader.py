@@ -58,19 +58,32 @@ def ask(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 
 def right(
-    model: nn.Module, window: Window, loss_function: Any, weight: str = "labels", clear: bool = True, masked: bool = True,
+    model: nn.Module,
+    window: Window,
+    loss_function: Any,
+    weight: str = "labels",
+    clear: bool = True,
+    masked: bool = True,
     returned: str = "mean",
 ) -> dict[str, Any]:
     """Return the answer."""
     counts = [int((labels != -100).sum()) for _, labels in window]
     items, rows = sum(counts), sum(len(labels) for _, labels in window)
     before = [leftover(parameter) for parameter in model.parameters()]
-    total = [torch.zeros_like(p) if clear or old is None else old for p, old in zip(model.parameters(), before, strict=True)]
+    total = [
+        torch.zeros_like(p) if clear or old is None else old for p, old in zip(model.parameters(), before, strict=True)
+    ]
     losses, weighted = [], 0.0
     for (inputs, labels), count in zip(window, counts, strict=True):
         if count == 0 and masked:
             continue
-        shares = {"labels": count / max(items, 1), "K": 1 / len(window), "padding": len(labels) / rows, "none": 1.0, "sum": float(count)}
+        shares = {
+            "labels": count / max(items, 1),
+            "K": 1 / len(window),
+            "padding": len(labels) / rows,
+            "none": 1.0,
+            "sum": float(count),
+        }
         own = copy.deepcopy(model)
         own.zero_grad()
         loss = mean_loss(own(inputs), labels)
@@ -79,7 +92,10 @@ def right(
         losses.append(loss.item())
         weighted += losses[-1] * shares[weight]
     plain = sum(losses) / len(losses) if losses else 0.0
-    return {"gradients": total, "loss": {"mean": weighted, "plain": plain, "sum": sum(losses), "last": (losses or [0.0])[-1]}[returned]}
+    return {
+        "gradients": total,
+        "loss": {"mean": weighted, "plain": plain, "sum": sum(losses), "last": (losses or [0.0])[-1]}[returned],
+    }
 
 
 def one_at_a_time(function: Callable[..., Any], draw: Draw) -> Words | None:
@@ -105,17 +121,33 @@ EXAM = Exam(
             "除以微批次数，得到的是均值的均值：每个微批次要按有效标签数加权",
             weight="K",
         ),
-        slip("padding is counted: weight by the labels that are not -100", "填充也被数进去了：应按不等于 -100 的标签数加权", weight="padding"),
+        slip(
+            "padding is counted: weight by the labels that are not -100",
+            "填充也被数进去了：应按不等于 -100 的标签数加权",
+            weight="padding",
+        ),
         slip("the micro-batches' means are added without weights", "各微批次的平均损失没有加权就相加了", weight="none"),
-        slip("this is the sum over labels; divide by their number in the window", "这是对标签的和，还要除以窗口的有效标签数", weight="sum"),
+        slip(
+            "this is the sum over labels; divide by their number in the window",
+            "这是对标签的和，还要除以窗口的有效标签数",
+            weight="sum",
+        ),
         slip("what was in .grad before is still in the sum", "`.grad` 里原有的梯度还留在和里", clear=False),
         slip(
             "a micro-batch without labels makes everything NaN: zero times NaN is NaN, so leave it out",
             "没有有效标签的微批次把一切都变成了 NaN：零乘 NaN 还是 NaN，应当跳过它",
             masked=False,
         ),
-        slip("the loss you return is the plain mean over micro-batches; weight it as the gradient", "返回的损失只是对微批次取平均；应当与梯度一样加权", returned="plain"),
-        slip("the loss you return is the sum of the micro-batches' means", "返回的损失是各微批次平均损失之和", returned="sum"),
+        slip(
+            "the loss you return is the plain mean over micro-batches; weight it as the gradient",
+            "返回的损失只是对微批次取平均；应当与梯度一样加权",
+            returned="plain",
+        ),
+        slip(
+            "the loss you return is the sum of the micro-batches' means",
+            "返回的损失是各微批次平均损失之和",
+            returned="sum",
+        ),
         slip("the loss you return is that of the last micro-batch", "返回的损失只是最后一个微批次的", returned="last"),
     ),
 )

@@ -7,7 +7,17 @@ WRONG = (
     Wrong(SHARE, "loss_function(model(inputs), labels) / len(window)", "the mean of means"),
     Wrong("int((labels != -100).sum())", "len(labels)", "padding is counted"),
     Wrong("        if count == 0:\n            continue\n", "", "zero times NaN is NaN"),
-    Wrong("parameter.grad = torch.zeros_like(parameter)", "parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad", "still in the sum"),
-    Wrong("total += loss.item()", "total = loss_function(model(inputs), labels).item()", "that of the last micro-batch"),
-    Wrong("loss = " + SHARE, "loss = loss_function(model(torch.cat([x for x, _ in window])), torch.cat([y for _, y in window])) * count / items", "rows were in the model at once"),
+    Wrong(
+        "parameter.grad = torch.zeros_like(parameter)",
+        "parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad",
+        "still in the sum",
+    ),
+    Wrong(
+        "total += loss.item()", "total = loss_function(model(inputs), labels).item()", "that of the last micro-batch"
+    ),
+    Wrong(
+        "loss = " + SHARE,
+        "loss = loss_function(model(torch.cat([x for x, _ in window])), torch.cat([y for _, y in window])) * count / items",
+        "rows were in the model at once",
+    ),
 )

@@ -17,14 +17,24 @@ def cases(draw: Draw) -> list[Case]:
 
 
 def right(
-    gradients: list[Vector], k: int, feedback: str = "full", by: str = "size", positions: bool = True, kept: str = "largest"
+    gradients: list[Vector],
+    k: int,
+    feedback: str = "full",
+    by: str = "size",
+    positions: bool = True,
+    kept: str = "largest",
 ) -> dict[str, Any]:
     """Return the answer."""
     residual, sent = [0.0] * len(gradients[0]), []
     for gradient in gradients:
         wanted = [g + (e if feedback != "none" else 0.0) for g, e in zip(gradient, residual, strict=True)]
         message = _top(wanted, k, by, kept)
-        owed = {"full": wanted, "none": wanted, "gradient": gradient, "grows": [e + w for e, w in zip(residual, wanted, strict=True)]}
+        owed = {
+            "full": wanted,
+            "none": wanted,
+            "gradient": gradient,
+            "grows": [e + w for e, w in zip(residual, wanted, strict=True)],
+        }
         residual = [w - m for w, m in zip(owed.get(feedback, wanted), message, strict=True)]
         if feedback == "all":
             residual = wanted
@@ -33,7 +43,12 @@ def right(
         sent.append(message)
     plain = [_top(gradient, k, by, kept) for gradient in gradients]
     factor = 4 * len(residual) / ((8 if positions else 4) * k)
-    return {"sent": sent, "residual": residual, "without": [sum(one) for one in zip(*plain, strict=True)], "factor": factor}
+    return {
+        "sent": sent,
+        "residual": residual,
+        "without": [sum(one) for one in zip(*plain, strict=True)],
+        "factor": factor,
+    }
 
 
 def _top(vector: Vector, k: int, by: str, kept: str) -> Vector:
@@ -57,11 +72,23 @@ EXAM = Exam(
             "你的残差是本步梯度减去所发送的，以前欠下的丢了；应当从梯度加残差里减",
             feedback="gradient",
         ),
-        slip("what was sent stays in the residual, and will be sent again: subtract it", "已经发出去的还留在残差里，会重复发送：要减掉", feedback="all"),
+        slip(
+            "what was sent stays in the residual, and will be sent again: subtract it",
+            "已经发出去的还留在残差里，会重复发送：要减掉",
+            feedback="all",
+        ),
         slip("the old residual is counted twice", "旧的残差算了两次", feedback="grows"),
         slip("the residual has the wrong sign", "残差的符号反了", feedback="reversed"),
-        slip("you chose the largest values; choose by magnitude, negative ones count as well", "你选的是数值最大的；应当按绝对值选，负的也算", by="value"),
+        slip(
+            "you chose the largest values; choose by magnitude, negative ones count as well",
+            "你选的是数值最大的；应当按绝对值选，负的也算",
+            by="value",
+        ),
         slip("you sent the smallest elements", "你发送的是最小的元素", kept="smallest"),
-        slip("positions cost 4 bytes each, too: a message takes 8 bytes for each element", "位置也要占 4 字节：每发一个元素要 8 字节", positions=False),
+        slip(
+            "positions cost 4 bytes each, too: a message takes 8 bytes for each element",
+            "位置也要占 4 字节：每发一个元素要 8 字节",
+            positions=False,
+        ),
     ),
 )

@@ -13,8 +13,14 @@ from tightgrad_lab.exercises.model import Case, Draw, Exam, slip
 from tightgrad_lab.exercises.words import Words
 
 Steps = list[tuple[str, Tensor]]
-PAIR = Words("`send` must return two tensors of one dimension, positions and values; it returns {found}", "`send` 应当返回两个一维张量，即位置和值；现在返回 {found}")
-PLACES = Words("positions must be different integers from 0 to {last}; they are {found}", "位置应当是 0 到 {last} 之间互不相同的整数；现在是 {found}")
+PAIR = Words(
+    "`send` must return two tensors of one dimension, positions and values; it returns {found}",
+    "`send` 应当返回两个一维张量，即位置和值；现在返回 {found}",
+)
+PLACES = Words(
+    "positions must be different integers from 0 to {last}; they are {found}",
+    "位置应当是 0 到 {last} 之间互不相同的整数；现在是 {found}",
+)
 
 
 def cases(draw: Draw) -> list[Case]:
@@ -54,11 +60,24 @@ def ask(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 def _dense(answer: Any, size: int) -> Tensor:
     if isinstance(answer, tuple) and any(one is Ellipsis for one in answer):
         raise StudentError(words.STARTER)
-    if not (isinstance(answer, tuple) and len(answer) == 2 and all(isinstance(one, Tensor) and one.ndim == 1 for one in answer)):
-        raise StudentError(PAIR.of(found=type(answer).__name__ if not isinstance(answer, tuple) else [type(one).__name__ for one in answer]))
+    if not (
+        isinstance(answer, tuple)
+        and len(answer) == 2
+        and all(isinstance(one, Tensor) and one.ndim == 1 for one in answer)
+    ):
+        raise StudentError(
+            PAIR.of(
+                found=type(answer).__name__ if not isinstance(answer, tuple) else [type(one).__name__ for one in answer]
+            )
+        )
     positions, values = answer
     places = positions.tolist()
-    if positions.is_floating_point() or len(set(places)) < len(places) or any(not 0 <= one < size for one in places) or len(places) != len(values):
+    if (
+        positions.is_floating_point()
+        or len(set(places)) < len(places)
+        or any(not 0 <= one < size for one in places)
+        or len(places) != len(values)
+    ):
         raise StudentError(PLACES.of(last=size - 1, found=places[:8]))
     dense = torch.zeros(size, dtype=torch.float64)
     dense[positions] = values.double()
@@ -66,7 +85,13 @@ def _dense(answer: Any, size: int) -> Tensor:
 
 
 def right(
-    steps: Steps, density: float, feedback: str = "full", by: str = "size", shared: bool = False, refuse: bool = True, k: str = "floor"
+    steps: Steps,
+    density: float,
+    feedback: str = "full",
+    by: str = "size",
+    shared: bool = False,
+    refuse: bool = True,
+    k: str = "floor",
 ) -> dict[str, Any]:
     """Return the answer."""
     residuals: dict[Any, Tensor] = {}
@@ -79,7 +104,11 @@ def right(
         key = gradient.shape if shared else name
         flat = gradient.reshape(-1)
         wanted = flat + (residuals.get(key, torch.zeros_like(flat)) if feedback != "none" else 0)
-        counts = {"floor": int(density * flat.numel()), "ceil": math.ceil(density * flat.numel()), "round": round(density * flat.numel())}
+        counts = {
+            "floor": int(density * flat.numel()),
+            "ceil": math.ceil(density * flat.numel()),
+            "round": round(density * flat.numel()),
+        }
         count = int(density * flat.numel()) if k == "zero" else max(1, counts[k])
         places = (wanted.abs() if by == "size" else wanted).topk(count).indices
         message = torch.zeros_like(wanted)
@@ -98,18 +127,44 @@ EXAM = Exam(
     right=right,
     ask=ask,
     slips=(
-        slip("there is no feedback: choose from gradient plus residual", "没有误差反馈：要从梯度加残差里选", feedback="none"),
-        slip("the residual keeps the rest of this gradient only; what was owed before is lost", "残差只留下本步梯度的余下部分，以前欠下的丢了", feedback="gradient"),
-        slip("what was sent stays in the residual, and is sent again", "已经发出去的还留在残差里，又发了一遍", feedback="all"),
-        slip("parameters of the same shape share a residual: keep it by name", "形状相同的参数共用了残差：应当按名称分开", shared=True),
+        slip(
+            "there is no feedback: choose from gradient plus residual",
+            "没有误差反馈：要从梯度加残差里选",
+            feedback="none",
+        ),
+        slip(
+            "the residual keeps the rest of this gradient only; what was owed before is lost",
+            "残差只留下本步梯度的余下部分，以前欠下的丢了",
+            feedback="gradient",
+        ),
+        slip(
+            "what was sent stays in the residual, and is sent again",
+            "已经发出去的还留在残差里，又发了一遍",
+            feedback="all",
+        ),
+        slip(
+            "parameters of the same shape share a residual: keep it by name",
+            "形状相同的参数共用了残差：应当按名称分开",
+            shared=True,
+        ),
         slip(
             "a gradient that is not finite is let in: it never leaves the residual. Raise ValueError before anything changes",
             "让 NaN 或无穷大进来了，它再也不会离开残差：应当在改动之前抛出 ValueError",
             refuse=False,
         ),
         slip("you chose the largest values; choose by magnitude", "你选的是数值最大的；应当按绝对值选", by="value"),
-        slip("k is 0 for small tensors, which are then never sent: send at least one element", "小张量的 k 成了 0，永远发不出去：至少要发一个元素", k="zero"),
-        slip("k is rounded up; round down, but send at least one", "k 向上取整了；应当向下取整，但至少发一个", k="ceil"),
-        slip("k is rounded to the nearest integer; round down, but send at least one", "k 四舍五入了；应当向下取整，但至少发一个", k="round"),
+        slip(
+            "k is 0 for small tensors, which are then never sent: send at least one element",
+            "小张量的 k 成了 0，永远发不出去：至少要发一个元素",
+            k="zero",
+        ),
+        slip(
+            "k is rounded up; round down, but send at least one", "k 向上取整了；应当向下取整，但至少发一个", k="ceil"
+        ),
+        slip(
+            "k is rounded to the nearest integer; round down, but send at least one",
+            "k 四舍五入了；应当向下取整，但至少发一个",
+            k="round",
+        ),
     ),
 )

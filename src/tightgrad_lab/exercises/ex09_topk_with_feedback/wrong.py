@@ -8,7 +8,11 @@ CHECK = """        if not torch.isfinite(gradient).all():
 WRONG = (
     Wrong("self.residuals[name] = residual", "pass", "there is no feedback"),
     Wrong("self.residuals[name] = residual", "self.residuals[name] = wanted", "is sent again"),
-    Wrong("        residual[positions] = 0\n        self.residuals[name] = residual\n", "        residual = flat.clone()\n        residual[positions] = 0\n        self.residuals[name] = residual\n", "what was owed before is lost"),
+    Wrong(
+        "        residual[positions] = 0\n        self.residuals[name] = residual\n",
+        "        residual = flat.clone()\n        residual[positions] = 0\n        self.residuals[name] = residual\n",
+        "what was owed before is lost",
+    ),
     Wrong(CHECK, "", "a gradient that is not finite is let in"),
     Wrong("wanted.abs().topk(k)", "wanted.topk(k)", "choose by magnitude"),
     Wrong("        wanted = flat +", "        flat += 1e-3 * flat\n        wanted = flat +", "it changes its argument"),

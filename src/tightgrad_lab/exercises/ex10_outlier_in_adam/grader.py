@@ -17,8 +17,17 @@ def cases(draw: Draw) -> list[Case]:
 
 
 def right(
-    beta1: float, beta2: float, x: float, bound: float, betas: str = "own", squared: bool = True, root: bool = True,
-    count: str = "all", least: str = "ratio", sign: float = -1.0, clip: str = "size",
+    beta1: float,
+    beta2: float,
+    x: float,
+    bound: float,
+    betas: str = "own",
+    squared: bool = True,
+    root: bool = True,
+    count: str = "all",
+    least: str = "ratio",
+    sign: float = -1.0,
+    clip: str = "size",
 ) -> dict[str, Any]:
     """Return the answer."""
     if betas == "swapped":
@@ -28,11 +37,23 @@ def right(
     mean, square, step = _after(beta1, beta2, sign * x, squared, root)
     exact = math.log((1 - beta1) * (1 + x)) / -math.log(beta1)
     whole = max(0, math.ceil(exact))
-    counts = {"all": whole, "later": max(0, whole - 1), "more": whole + 1, "x": max(0, math.ceil(math.log((1 - beta1) * x) / -math.log(beta1)))}
+    counts = {
+        "all": whole,
+        "later": max(0, whole - 1),
+        "more": whole + 1,
+        "x": max(0, math.ceil(math.log((1 - beta1) * x) / -math.log(beta1))),
+    }
     limited = {"size": min(x, bound), "always": bound, "never": x}[clip]
     clipped = _after(beta1, beta2, sign * limited, squared, root)[2]
     leasts = {"ratio": beta1 / (1 - beta1), "inverse": 1 / (1 - beta1), "flipped": (1 - beta1) / beta1}
-    return {"mean": mean, "square": square, "step": step, "backwards": counts[count], "clipped": clipped, "least": leasts[least]}
+    return {
+        "mean": mean,
+        "square": square,
+        "step": step,
+        "backwards": counts[count],
+        "clipped": clipped,
+        "least": leasts[least],
+    }
 
 
 def _after(beta1: float, beta2: float, gradient: float, squared: bool, root: bool) -> tuple[float, float, float]:
@@ -48,8 +69,16 @@ EXAM = Exam(
     right=right,
     slips=(
         slip("the outlier is -x: it pulls the mean down", "异常梯度是 -x：它把均值往下拉", sign=1.0),
-        slip("beta1 belongs to the mean, beta2 to the squares: they are swapped", "beta1 属于均值，beta2 属于平方：两者用反了", betas="swapped"),
-        slip("the old mean has the weight beta and the new gradient 1 - beta: they are swapped", "旧均值的权重是 beta，新梯度的权重是 1 - beta：两者用反了", betas="weights"),
+        slip(
+            "beta1 belongs to the mean, beta2 to the squares: they are swapped",
+            "beta1 属于均值，beta2 属于平方：两者用反了",
+            betas="swapped",
+        ),
+        slip(
+            "the old mean has the weight beta and the new gradient 1 - beta: they are swapped",
+            "旧均值的权重是 beta，新梯度的权重是 1 - beta：两者用反了",
+            betas="weights",
+        ),
         slip("q is the mean of the squared gradients", "q 是梯度平方的均值", squared=False),
         slip("Adam divides by the square root of q", "Adam 除以的是 q 的平方根", root=False),
         slip("the outlier's own step, t = 0, counts as well", "异常梯度自己那一步（t = 0）也要算", count="later"),
@@ -57,7 +86,13 @@ EXAM = Exam(
         slip("the formula has 1 + x: the mean falls from +1", "公式里是 1 + x：均值是从 +1 往下落的", count="x"),
         slip("an outlier smaller than the bound is not clipped", "比上限小的梯度不会被裁剪", clip="always"),
         slip("this is the unclipped step", "这是不裁剪时的步长", clip="never"),
-        slip("u is negative once (1 - beta1) x exceeds beta1", "(1 - beta1) x 超过 beta1 时，u 才为负", least="inverse"),
-        slip("this is upside down: x must exceed beta1 / (1 - beta1)", "分子分母颠倒了：x 要超过 beta1 / (1 - beta1)", least="flipped"),
+        slip(
+            "u is negative once (1 - beta1) x exceeds beta1", "(1 - beta1) x 超过 beta1 时，u 才为负", least="inverse"
+        ),
+        slip(
+            "this is upside down: x must exceed beta1 / (1 - beta1)",
+            "分子分母颠倒了：x 要超过 beta1 / (1 - beta1)",
+            least="flipped",
+        ),
     ),
 )

@@ -38,8 +38,15 @@ def ask(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 
 def right(
-    weights: Grads, processes: list[Grads], scale: float, max_norm: float, rate: float, unscale: str = "first",
-    clip: str = "mean", half: bool = False, mean: bool = True,
+    weights: Grads,
+    processes: list[Grads],
+    scale: float,
+    max_norm: float,
+    rate: float,
+    unscale: str = "first",
+    clip: str = "mean",
+    half: bool = False,
+    mean: bool = True,
 ) -> dict[str, Any]:
     """Return the answer."""
     unit = scale if unscale == "first" else 1.0

@@ -7,7 +7,9 @@ WRONG = (
     Wrong("weights = weights - rate * factor * total", "weights = weights - rate * total", "nothing is clipped"),
     Wrong("for backward in window) / scale", "for backward in window)", "never unscaled"),
     Wrong("        if good == interval:\n            scale, good = scale * 2, 0\n", "", "never doubled"),
-    Wrong("scale, good = max(1.0, scale / 2), 0", "scale = max(1.0, scale / 2)", "begin the count of good windows anew"),
+    Wrong(
+        "scale, good = max(1.0, scale / 2), 0", "scale = max(1.0, scale / 2)", "begin the count of good windows anew"
+    ),
     Wrong("max(1.0, scale / 2)", "scale / 2", "must not fall below 1"),
     Wrong("            continue\n", "", "makes a step all the same"),
 )

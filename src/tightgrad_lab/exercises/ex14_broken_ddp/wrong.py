@@ -1,0 +1,24 @@
+"""Wrong answers that people give."""
+
+from tightgrad_lab.exercises.catalogue import Wrong
+
+WITH = "        with nullcontext() if last else model.no_sync():\n            loss = F.cross_entropy(model(inputs), labels)\n"
+LATE = (
+    "        loss = F.cross_entropy(model(inputs), labels)\n        with nullcontext() if last else model.no_sync():\n"
+)
+WRONG = (
+    Wrong(WITH, LATE, "every micro-batch exchanges gradients"),
+    Wrong(
+        "    dist.all_reduce(items)\n",
+        "    items = items * dist.get_world_size()\n",
+        "your count covers this process only",
+    ),
+    Wrong(" * dist.get_world_size() / items", " / items", "the factor W is missing"),
+    Wrong("    model.zero_grad()\n", "", "still in the sum"),
+    Wrong("nullcontext() if last else model.no_sync()", "model.no_sync()", "gradients are never exchanged"),
+    Wrong(
+        "    dist.all_reduce(items)\n",
+        "    if dist.get_rank() == 0:\n        dist.all_reduce(items)\n",
+        "wait for each other",
+    ),
+)

@@ -1,0 +1,86 @@
+"""What keeps a program from being graded is said in words, with the line."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tightgrad_lab.exercises import check
+from tightgrad_lab.exercises.catalogue import sheet
+
+sys.path.insert(0, str(Path(__file__).parent))
+from grading import said
+
+ANSWER = "def answer(gradient, bound):\n    "
+BROKEN = {
+    "syntax": ("def answer(gradient bound):\n    return {}\n", "line 1 is not Python"),
+    "indent": ("def answer(gradient, bound):\nreturn 1\n", "line 2 is not Python"),
+    "unclosed": (ANSWER + "return {'norm': (1\n", "is not Python"),
+    "null byte": ("x = 1\0\n", "not"),
+    "raises on import": ("x = 1\ny = x / 0\n", "line 2 raises ZeroDivisionError"),
+    "raises": (ANSWER + "return {'norm': gradient[99]}\n", "line 2 raises IndexError"),
+    "exits": (ANSWER + "raise SystemExit(0)\n", "line 2 ends the program"),
+    "exits on import": ("import sys\nsys.exit()\n", "line 2 ends the program"),
+    "asks": (ANSWER + "return input()\n", "line 2 raises"),
+    "only prints": ("print(10, 0.5)\n", "prints an answer and defines no `answer`"),
+    "misspelt": ("def anwser(gradient, bound):\n    return 1\n", "is it `anwser`, on line 1?"),
+    "empty": ("", "the file defines no `answer`"),
+    "not a function": ("answer = 5\n", "must be a function and is int"),
+    "parameters": ("def answer(gradient):\n    return 1\n", "raises TypeError"),
+    "none": (ANSWER + "print(gradient)\n", "answer, line 1: it returns None"),
+    "number": (ANSWER + "return 1.0\n", "should be dict and is float"),
+    "text": (ANSWER + "return {'norm': '10'}\n", "norm: it should be float and is str"),
+    "lacks": (ANSWER + "return {}\n", "lacks the entry 'norm'"),
+    "nan": (ANSWER + "return {'norm': float('nan')}\n", "it is nan, expected"),
+    "length": (ANSWER + "return {'by_norm': [1.0]}\n", "it should hold"),
+    "mutates": (ANSWER + "gradient[0] = 0.0\n    return {}\n", "it changes its argument number 1"),
+    "imports the grader": (
+        "import tightgrad_lab.exercises.ex01_clip_by_hand.grader as g\nanswer = g.right\n",
+        "line 1 imports",
+    ),
+    "recursion": (ANSWER + "return answer(gradient, bound)\n", "line 2 raises RecursionError"),
+}
+
+
+@pytest.mark.parametrize(("source", "words"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_program_is_told_why(source, words, tmp_path):
+    assert words in " | ".join(said(sheet(1), source, tmp_path))
+
+
+def test_a_constant_fails_for_every_seed(tmp_path):
+    source = (
+        ANSWER + "return {'norm': 10.0, 'factor': 0.5, 'by_norm': [3.0, 4.0], 'by_value': [5.0, 5.0], 'cosine': 0.99}\n"
+    )
+    for seed in range(5):
+        assert "the same answer for every case" in " | ".join(said(sheet(1), source, tmp_path, seed))
+
+
+def test_the_child_grades_and_repeats_a_seed(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        sheet(1)
+        .solution("en")
+        .replace("min(1.0, bound / norm)", "bound / norm")
+        .replace("    norm", "    print('hello')\n    norm", 1)
+    )
+    first, second = check(1, path, seed=7), check(1, path, seed=7)
+    assert first == second
+    assert not first.passed
+    assert "must never exceed 1" in first.remarks[0].en
+    assert "系数不能超过 1" in first.remarks[0].zh
+    assert first.printed.startswith("hello")
+
+
+def test_an_endless_loop_is_stopped_at_its_line(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(ANSWER + "while True:\n        pass\n")
+    (remark,) = check(1, path, seconds=1).remarks
+    assert "did not end within 1 seconds" in remark.en
+    assert "at line 2" in remark.en or "at line 3" in remark.en
+
+
+def test_a_program_that_kills_itself_is_reported(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("import os\nos._exit(3)\n")
+    (remark,) = check(1, path).remarks
+    assert "code 3" in remark.en
