@@ -87,6 +87,8 @@ def _sequence(found: Any, right: Sequence[Any], tolerance: float) -> Words | Non
     if right and all(isinstance(one, numbers.Real) and not isinstance(one, bool) for one in right):
         found = [one.item() if is_tensor(one) and tuple(one.shape) == () else one for one in found]
         for one in found:
+            if one is Ellipsis:
+                return words.STARTER
             if isinstance(one, bool) or not isinstance(one, numbers.Real):
                 return words.KIND.of(right=_kind(right[0]), found=_kind(one))
         return _numbers([float(one) for one in found], [float(one) for one in right], tolerance)
@@ -170,4 +172,5 @@ def shown(value: Any, width: int = 200) -> str:
         text = "[" + ", ".join(shown(one) for one in value) + "]"
     else:
         text = f"{value:g}" if isinstance(value, float) else str(value)
+        text = type(value).__name__ if "\n" in text else text
     return text if len(text) <= width else text[: width - 3] + "..."

@@ -26,7 +26,7 @@ def grade(student: Student, exam: Exam, seed: int) -> tuple[int, list[Words]]:
         return len(cases), [error.words]
     where = student.place(exam.function)
     remarks = list(dict.fromkeys(_remarks(exam, cases, founds)))[:MOST]
-    if words.STARTER in remarks:
+    if any(words.STARTER.en in one.en for one in remarks):
         remarks = [words.STARTER]
     remarks = [one.after(where) for one in remarks]
     if not remarks:

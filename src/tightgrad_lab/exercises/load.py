@@ -4,6 +4,7 @@ import ast
 import difflib
 import io
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -131,6 +132,8 @@ def load(path: Path) -> Student:
 
 def raised(error: BaseException, student: Student) -> Words:
     """Return what an exception of the student's program says, with the line of the file that it comes from."""
+    if isinstance(error, threading.BrokenBarrierError):
+        return words.WAITING
     frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename == str(student.path)]
     reason = " ".join(str(error).split()) or "-"
     kind = type(error).__name__

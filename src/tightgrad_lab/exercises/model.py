@@ -37,7 +37,7 @@ class Draw:
 
     def signed(self, low: float, high: float, digits: int = 3) -> float:
         """A number whose size lies between two bounds, positive or negative."""
-        return self.real(low, high, digits) * self.pick((-1, 1))
+        return float(self.real(low, high, digits) * self.pick((-1, 1)))
 
     def pick(self, choices: Sequence[Any]) -> Any:
         """One of the choices."""

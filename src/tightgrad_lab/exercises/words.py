@@ -84,3 +84,7 @@ LOOP = Words(
 )
 LOOP_ELSEWHERE = Words("it did not end within {seconds} seconds", "{seconds} 秒内没有结束")
 DIED = Words("the program ended with code {code} and left no result", "程序以代码 {code} 退出，没有留下结果")
+WAITING = Words(
+    "the processes wait for each other without end: all must make the same calls in the same order, idle ones too",
+    "各进程互相等待，没有尽头：所有进程都要按同样的次序通信，空闲的也不例外",
+)

@@ -20,10 +20,7 @@ from tightgrad_lab.exercises.words import Words
 
 WORLD = 2
 SECONDS = 25.0
-HUNG = Words(
-    "the processes wait for each other without end: one takes part in an exchange that the other does not reach",
-    "两个进程互相等待，没有尽头：一个进入了集合通信，另一个没有走到那里",
-)
+HUNG = words.WAITING
 
 
 def on_two_processes(
@@ -75,7 +72,7 @@ def _rank(
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         dist.init_process_group(
-            "gloo", store=dist.FileStore(store, WORLD), rank=rank, world_size=WORLD, timeout=timedelta(seconds=SECONDS)
+            "gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD, timeout=timedelta(seconds=SECONDS)
         )
         writer.send([_window(function, model, windows[rank]) for model, windows in runs])
     except Exception as error:
@@ -91,7 +88,7 @@ def _window(function: Callable[..., Any], model: nn.Module, window: Any) -> dict
     for parameter in wrapped.parameters():
         parameter.grad = torch.ones_like(parameter)
 
-    def count(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    def count(state: None, bucket: Any) -> torch.futures.Future[torch.Tensor]:
         nonlocal exchanges
         exchanges += 1
         work = dist.all_reduce(bucket.buffer().div_(WORLD), async_op=True)

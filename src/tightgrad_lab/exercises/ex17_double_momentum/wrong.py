@@ -1,0 +1,16 @@
+"""Wrong answers that people give."""
+
+from tightgrad_lab.exercises.catalogue import Wrong
+
+WRONG = (
+    Wrong("        velocity[chosen] = 0\n", "", "nothing is masked"),
+    Wrong(
+        "        weights = weights - rate * message\n",
+        "        late = momentum * (late if sent.any() else 0) + message\n        weights = weights - rate * late\n",
+        "momentum acts a second time",
+    ),
+    Wrong("velocity = momentum * velocity + gradient", "velocity = gradient", "collects the momentum"),
+    Wrong("residual = wanted - message", "residual = wanted", "stays in the residual"),
+    Wrong("wanted = velocity + residual", "wanted = velocity.clone()", "there is no feedback"),
+    Wrong("wanted.abs().topk(k)", "wanted.topk(k)", "choose by magnitude"),
+)
