@@ -88,7 +88,7 @@ def _window(function: Callable[..., Any], model: nn.Module, window: Any) -> dict
     for parameter in wrapped.parameters():
         parameter.grad = torch.ones_like(parameter)
 
-    def count(state: None, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+    def count(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
         nonlocal exchanges
         exchanges += 1
         work = dist.all_reduce(bucket.buffer().div_(WORLD), async_op=True)
