@@ -26,7 +26,7 @@ app = typer.Typer(
     name="tightgrad",
     help="Gradient accumulation, clipping and compression: case studies, measurements, report.",
     epilog="Exit codes: 0 done, 1 the run failed, 2 the arguments are wrong.",
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -85,6 +85,8 @@ def _usage_message(error: Any, command: Any) -> str:
         group = error.ctx.command if getattr(error, "ctx", None) else command
         return f"{message.partition(' Did you')[0].rstrip('.')}; choose from: {', '.join(group.commands)}."
     path = error.ctx.command_path if getattr(error, "ctx", None) else "tightgrad"
+    if not message:  # a group without one of its commands, whose help has been printed
+        return f"{path} needs one of its commands: {', '.join(error.ctx.command.commands)}."
     return f"{message}; see `{path} --help`."
 
 

@@ -76,3 +76,11 @@ def test_light_verbs_do_not_import_torch(arguments):
     program = f"import sys; from tightgrad_lab.cli.app import run; run({arguments}); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("group", ["bench", "data"])
+def test_a_group_without_a_command_prints_its_help(group, capsys):
+    assert cli.run([group]) == 2
+    shown = capsys.readouterr()
+    assert f"Usage: tightgrad {group}" in shown.out
+    assert shown.err.startswith(f"tightgrad: tightgrad {group} needs one of its commands: ")

@@ -11,7 +11,6 @@ from tightgrad_lab.cli.extras import extra_with, how_to_install
 VERBS = [
     "",
     "--help",
-    "--version",
     "methods",
     "lab",
     "report",
@@ -43,6 +42,12 @@ def test_without_the_command_lines_own_packages(verb, tmp_path):
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("tightgrad: typer is not installed")
     assert "pip install 'tightgrad[lab]'" in done.stderr
+
+
+def test_the_version_needs_none_of_them(tmp_path):
+    done = run(["typer", "rich", "click"], ["--version"], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("tightgrad 0.")
 
 
 @pytest.mark.parametrize(
