@@ -1,5 +1,6 @@
 """The docs: their code runs, their commands exist, their generated pages are whole, their links lead somewhere."""
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -7,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +74,25 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) 
 SCRIPTS = [(page, title) for page in PAGES for title, _ in blocks(page, "python") if title and "/" not in title]
 
 
+@functools.cache
+def under_two_ranks(page: Path, title: str) -> str:
+    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    with tempfile.TemporaryDirectory() as folder:
+        return run(dict(blocks(page, "python"))[title], Path(folder), *ranks)
+
+
 @pytest.mark.parametrize(("page", "title"), SCRIPTS, ids=[title for _, title in SCRIPTS])
-def test_scripts_run_under_two_ranks(page: Path, title: str, tmp_path: Path) -> None:
-    code = dict(blocks(page, "python"))[title]
+def test_scripts_run_under_two_ranks(page: Path, title: str) -> None:
     started = [line for _, text in blocks(page, "bash") for line in text.splitlines() if title in line]
     assert started == [f"torchrun --nproc-per-node 2 {title}"]
-    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert run(code, tmp_path, *ranks).strip()
+    assert under_two_ranks(page, title).strip()
+
+
+def test_nanogpts_loop_trains_the_same_weights_before_and_after() -> None:
+    page = DOCS / "coming-from-your-loop.md"
+    before, after = (sorted(under_two_ranks(page, f"gpt_{when}.py").split("\n")) for when in ("before", "after"))
+    assert before == after
+    assert before[-1].split(": ")[1] == before[-2].split(": ")[1], "ranks have the same weights"
 
 
 def test_every_command_of_the_docs_exists() -> None:

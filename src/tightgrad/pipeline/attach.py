@@ -28,6 +28,7 @@ from tightgrad.pipeline.collaborators import (
     checked_records,
     checked_schedulers,
     needs_closure,
+    needs_metric,
 )
 from tightgrad.pipeline.delivery import Delivery
 from tightgrad.pipeline.loss_premise import LossOf
@@ -84,8 +85,8 @@ def attach(
         seed: of all random numbers that methods draw.
         collective: the data-parallel ranks; None takes DDP's process group, or one process for a plain module.
         scheduler: of this optimizer, or a list of those of several optimizers; steps after each applied step, and only
-            then; None leaves schedules to the caller, who also steps one that needs a metric, such as
-            ReduceLROnPlateau.
+            then. ReduceLROnPlateau is given the window's loss over all ranks, so that all ranks lower the rate together
+            (its patience counts steps); an empty plan then has a `Guard`. None leaves schedules to the caller.
         records: writers of the steps' records, such as `tg.records.Jsonl(folder)`; `tightgrad doctor` reads them.
         progress: whether rank 0 shows the last step in a line on stderr.
         scaler: torch's dynamic loss scale. Give `backward` the loss as it is, and call none of the scaler's own
@@ -138,7 +139,8 @@ def attach(
     check_callable("before_clip", before_clip, "of the gradients by name")
     check_callable("check", check, "of a batch, which gives its loss")
     closing = any(map(needs_closure, optimizers))
-    if plan.is_empty and (scaling is not None or before_clip is not None or closing):
+    measures = scaling is not None or before_clip is not None or any(map(needs_metric, schedulers))
+    if plan.is_empty and (measures or closing):
         plan = replace(plan, guard=Guard())
     clock = StageClock()
     adapter, sync = choose(model, plan.resolved(), collective, seed=seed, clock=clock, only=held_by_any(optimizers))

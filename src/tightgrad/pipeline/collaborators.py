@@ -161,12 +161,17 @@ def checked_schedulers(given: Any, optimizers: Sequence[Any]) -> tuple[Any, ...]
     several = isinstance(given, list | tuple) and len(optimizers) > 1
     schedulers = tuple(given) if several else (given,)
     for scheduler in schedulers:
-        _check_scheduler(scheduler, optimizers)
+        _check_scheduler(scheduler, optimizers, can_have_loss=True)
     return schedulers
 
 
-def _check_scheduler(scheduler: object, optimizers: Sequence[Any]) -> None:
-    """Raise unless it can be stepped after each applied step, without being given anything."""
+def needs_metric(scheduler: object) -> bool:
+    """Tell whether a scheduler's step takes a metric and nothing else, as ReduceLROnPlateau's does."""
+    return required_by_step(scheduler) in (["metrics"], ["metric"])
+
+
+def _check_scheduler(scheduler: object, optimizers: Sequence[Any], *, can_have_loss: bool = False) -> None:
+    """Raise unless it can be stepped after each applied step, without being given anything but the window's loss."""
     if isinstance(scheduler, Sequence | Mapping):
         raise ConfigError(
             f"scheduler is a {type(scheduler).__name__}; write "
@@ -186,8 +191,14 @@ def _check_scheduler(scheduler: object, optimizers: Sequence[Any]) -> None:
             f"{type(scheduler).__name__} decides by Accelerate's own state when to step, and steps once for each "
             "process; pass the scheduler inside it, scheduler=scheduler.scheduler, or use TightAccelerator."
         )
+    gets_loss = can_have_loss and needs_metric(scheduler)
+    if gets_loss and getattr(scheduler, "mode", "min") == "max":
+        raise ConfigError(
+            f'{type(scheduler).__name__} has mode="max" and would be given the loss, for which less is better; take '
+            'mode="min", or leave scheduler out and step it yourself with your metric after pipe.step().'
+        )
     needed = required_by_step(scheduler)
-    if needed:
+    if needed and not gets_loss:
         raise UnsupportedError(
             f"{type(scheduler).__name__}.step() needs {', '.join(needed)}, which the pipeline does not know. Leave "
             "scheduler out, and step it yourself: `record = pipe.step()`, then "

@@ -9,7 +9,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tightgrad.clip.fold import folded
-from tightgrad.pipeline.collaborators import has_two_steps, needs_closure, takes_closure, without_closure
+from tightgrad.pipeline.collaborators import (
+    has_two_steps,
+    needs_closure,
+    needs_metric,
+    takes_closure,
+    without_closure,
+)
 from tightgrad.pipeline.ownership import Ownership
 
 
@@ -56,7 +62,15 @@ class OptimizerStep:
             else:
                 optimizer.step(closure)
 
-    def step_schedulers(self) -> None:
-        """Step the schedulers, after a step that was applied."""
+    def step_schedulers(self, loss: Callable[[], Tensor] | None = None) -> None:
+        """Step the schedulers, after a step that was applied. Collective if one needs a metric.
+
+        Args:
+            loss: gives the window's over all ranks, for those that need a metric; None leaves these alone.
+        """
         for scheduler in self._schedulers:
-            scheduler.step()
+            if not needs_metric(scheduler):
+                scheduler.step()
+            elif loss is not None:
+                by_metric: Any = scheduler
+                by_metric.step(float(loss()))

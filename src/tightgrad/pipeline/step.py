@@ -172,7 +172,7 @@ class Step:
         if parts.scaling is not None:
             slots = merge(slots, parts.scaling.after_applied(parts.state.slots))
         parts.state.applied(slots)
-        parts.optimizer.step_schedulers()
+        parts.optimizer.step_schedulers(None if self.total_weight is None else self.loss.over_ranks)
         return Outcome.of(summed, limited.clipped)
 
     def _limit(self, summed: Summed, norm: CachedNorm) -> Limited:

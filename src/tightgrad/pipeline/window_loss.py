@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
 from tightgrad.accumulate.losses import scaled_loss
@@ -13,7 +12,7 @@ Weights = Mapping[str, float]
 
 
 class WindowLoss:
-    """Multiplies losses by weight / N, and remembers their sum.
+    """Multiplies losses by weight / N, and remembers them.
 
     Args:
         parts: what all steps share.
@@ -31,7 +30,6 @@ class WindowLoss:
         self.totals: Weights | None = None
         self.meter = LossMeter(accumulate.losses[0], is_mean=accumulate.loss_reduction == "mean", check=parts.check)
         self._parts, self._find_totals = parts, find_totals
-        self._scaled: list[Tensor] = []
 
     @property
     def factor(self) -> float:
@@ -43,15 +41,12 @@ class WindowLoss:
         nothing counts, and no other rank waits for this one's backward.
         """
         self.meter.add(losses, weights)
-        adapter, counts = self._parts.adapter, any(weights.values())
-        if not (counts or adapter.every_rank_runs):
+        adapter = self._parts.adapter
+        if not (any(weights.values()) or adapter.every_rank_runs):
             return None
         totals = self.scale_by_n()
         counted = losses if adapter.every_rank_runs else {name: losses[name] for name in losses if weights[name] > 0}
-        loss = scaled_loss(counted, weights, totals, self._parts.plan.accumulate, self.factor)
-        if counts:
-            self._scaled.append(loss.detach())
-        return loss
+        return scaled_loss(counted, weights, totals, self._parts.plan.accumulate, self.factor)
 
     def scale_by_n(self) -> Weights:
         """Scale by the N that is known now, also what has been accumulated: gradients are linear in 1 / N."""
@@ -65,8 +60,4 @@ class WindowLoss:
 
     def over_ranks(self) -> Tensor:
         """Return the loss whose gradient is the window's. Collective: every rank must call it."""
-        ranks = self._parts.adapter.collective
-        total = torch.zeros((), dtype=torch.float64, device=ranks.control_device)
-        for loss in self._scaled:
-            total += loss.reshape(()).to(total.device)
-        return ranks.all_reduce_(total, "sum") / self.factor
+        return self.meter.mean_over(self._parts.adapter.collective, self._parts.plan.accumulate.losses)

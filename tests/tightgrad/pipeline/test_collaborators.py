@@ -170,11 +170,21 @@ class TestModels:
 
 
 class TestSchedulers:
-    def test_one_that_needs_a_metric_is_refused_before_weights_move(self):
+    def test_one_that_needs_more_than_a_metric_is_refused_before_weights_move(self):
+        class Both(schedules.ReduceLROnPlateau):
+            def step(self, metrics, epoch):
+                pass
+
         model = linear()
         optimizer = sgd(model)
-        with pytest.raises(tg.UnsupportedError, match=r"needs metrics.*if not record.skipped: scheduler.step\(metrics"):
-            tg.attach(model, optimizer, PLAN, scheduler=schedules.ReduceLROnPlateau(optimizer))
+        with pytest.raises(tg.UnsupportedError, match=r"needs metrics, epoch.*if not record.skipped: scheduler.step"):
+            tg.attach(model, optimizer, PLAN, scheduler=Both(optimizer))
+
+    def test_a_metric_that_should_grow_is_not_the_loss(self):
+        model = linear()
+        optimizer = sgd(model)
+        with pytest.raises(tg.ConfigError, match=r'mode="max".*step it yourself'):
+            tg.attach(model, optimizer, PLAN, scheduler=schedules.ReduceLROnPlateau(optimizer, mode="max"))
 
     def test_one_that_needs_a_metric_inside_another(self):
         model = linear()

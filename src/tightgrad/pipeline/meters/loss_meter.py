@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from tightgrad.accumulate.denominator import DenominatorCheck, Seen
+from tightgrad.core.protocols import Collective
 
 
 class LossMeter:
-    """Holds this rank's losses in one window; of several losses, the first.
+    """Holds this rank's losses in one window.
 
     Args:
-        name: of the loss.
+        name: of the loss that `pop` gives.
         is_mean: whether losses are means over their micro-batch's weight, or sums.
         check: compares weights with what mean losses were averaged over.
     """
@@ -23,28 +24,38 @@ class LossMeter:
         self._is_mean = is_mean
         self._check = check or DenominatorCheck()
         self._first: Seen | None = None
-        self._losses: list[float | Tensor] = []
-        self._weights: list[float] = []
+        self._seen: dict[str, list[tuple[float | Tensor, float]]] = {}
 
     def add(self, losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
         """Add one micro-batch to the window's."""
-        weight = weights[self._name]
-        if weight == 0:
-            return
-        loss = losses[self._name]
-        if self._is_mean:
-            self._first = self._check.compare(loss, weight, self._first)
-        self._losses.append(loss.item() if loss.is_cpu else loss.detach().reshape(()).clone())
-        self._weights.append(weight)
+        for name, loss in losses.items():
+            weight = weights[name]
+            if weight == 0:
+                continue
+            if self._is_mean and name == self._name:
+                self._first = self._check.compare(loss, weight, self._first)
+            seen = loss.item() if loss.is_cpu else loss.detach().reshape(()).clone()
+            self._seen.setdefault(name, []).append((seen, weight))
+
+    def mean_over(self, ranks: Collective, names: Sequence[str]) -> Tensor:
+        """Return the sum of these losses, each the mean over its weight on all ranks: what the window's gradient is the
+        gradient of. Collective: every rank must call it.
+        """
+        sums = torch.tensor([self._sums(name) for name in names], dtype=torch.float64).to(ranks.control_device)
+        total, weight = ranks.all_reduce_(sums, "sum").unbind(1)
+        return torch.where(weight > 0, total / weight, 0.0).sum()
 
     def pop(self) -> float | None:
         """Return the mean over the weights, and forget it; None for a window without weight on this rank."""
-        losses, weights = _numbers(self._losses), self._weights
-        self._losses, self._weights = [], []
-        if not losses:
-            return None
-        total = sum(map(mul, losses, weights)) if self._is_mean else sum(losses)
-        return float(total / sum(weights))
+        total, weight = self._sums(self._name)
+        self._seen = {}
+        return total / weight if weight else None
+
+    def _sums(self, name: str) -> tuple[float, float]:
+        """The loss times its weight, and the weight, over this rank's micro-batches."""
+        seen = self._seen.get(name, [])
+        losses, weights = _numbers([loss for loss, _ in seen]), [weight for _, weight in seen]
+        return float(sum(map(mul, losses, weights)) if self._is_mean else sum(losses)), float(sum(weights))
 
 
 def _numbers(losses: Sequence[float | Tensor]) -> list[float]:
