@@ -82,10 +82,17 @@ def _read(path: Path) -> str:
 
 def _run(command: list[str], folder: Path, seconds: float) -> int | None:
     """Run a process and what it starts; return its exit code, or None if it had to be stopped."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    source = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": source}
     with (folder / "errors").open("wb") as errors:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=environment, start_new_session=True
+            command,
+            cwd=folder,  # what a program writes beside itself goes away with it
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            env=environment,
+            start_new_session=True,
         )
         try:
             return process.wait(seconds)

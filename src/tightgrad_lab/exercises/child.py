@@ -32,6 +32,7 @@ def main(number: str, path: str, seed: str, folder: str, seconds: str) -> None:
     """Grade a file and write the verdict."""
     exam = sheet(int(number)).exam()
     limit = float(seconds) or exam.seconds
+    sys.path.append(str(Path(path).parent))  # modules that the student has put beside the file
     with (Path(folder) / "stack").open("w", encoding="utf-8") as stack:
         faulthandler.dump_traceback_later(limit, exit=True, file=stack)
         printed = Kept()

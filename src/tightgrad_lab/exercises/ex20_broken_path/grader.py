@@ -1,0 +1,129 @@
+"""Accumulate, check, compress with feedback, exchange, clip: on several processes in one program."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tightgrad_lab.exercises.model import Case, Draw, Exam, slip
+
+Window = list[tuple[Tensor, int]]
+
+
+def cases(draw: Draw) -> list[Case]:
+    """Ragged windows; in most cases one gradient of one process is not finite."""
+    found: list[Case] = []
+    for index in range(6):
+        world, size = draw.integer(2, 3), draw.integer(6, 9)
+        steps: list[list[Window]] = []
+        for _ in range(6):
+            row = [
+                [(draw.normal(size), draw.pick((1, 2, 8, 20))) for _ in range(draw.integer(2, 3))] for _ in range(world)
+            ]
+            steps.append(row)
+        if index % 3:
+            steps[draw.integer(1, 3)][draw.integer(0, world - 1)][0][0][2] = draw.pick((math.nan, math.inf))
+        found.append(
+            (draw.normal(size, scale=0.1), steps, draw.integer(2, 3), draw.real(0.3, 0.6), draw.real(0.05, 0.2))
+        )
+    return found
+
+
+def right(
+    weights: Tensor,
+    steps: list[list[Window]],
+    k: int,
+    max_norm: float,
+    rate: float,
+    weight: str = "items",
+    check: str = "before",
+    vote: bool = True,
+    clip: str = "delivered",
+    feedback: bool = True,
+) -> dict[str, Any]:
+    """Return the answer."""
+    residuals = [torch.zeros_like(weights) for _ in steps[0]]
+    norms, skipped = [], []
+    for row in steps:
+        total = sum(items for window in row for _, items in window)
+        gradients = []
+        for window in row:
+            own = sum(items for _, items in window)
+            shares = {
+                "items": [items / total for _, items in window],
+                "K": [1 / len(window) / len(row) for _ in window],
+                "own": [items / own / len(row) for _, items in window],
+                "sum": [float(items) for _, items in window],
+            }[weight]
+            gradients.append(torch.stack([g * share for (g, _), share in zip(window, shares, strict=True)]).sum(0))
+        finite = [bool(one.isfinite().all()) for one in gradients]
+        skipped.append(not all(finite))
+        if clip in ("local", "both"):
+            gradients = [one * min(1.0, max_norm / float(one.norm())) for one in gradients]
+        if not all(finite) and check == "after":
+            residuals = [
+                e + g if not (vote and ok) else e for e, g, ok in zip(residuals, gradients, finite, strict=True)
+            ]
+        if not all(finite) and vote:
+            continue
+        delivered = torch.zeros_like(weights)
+        for rank, gradient in enumerate(gradients):
+            if not finite[rank]:
+                continue
+            wanted = (
+                residuals[rank] if feedback and not (check == "after" and not vote and not all(finite)) else 0
+            ) + gradient
+            if check == "after" and not vote and not all(finite):
+                wanted = residuals[rank]
+            chosen = wanted.abs().topk(k).indices
+            delivered[chosen] += wanted[chosen]
+            residuals[rank] = wanted.clone()
+            residuals[rank][chosen] = 0
+        norms.append(float(delivered.norm()))
+        factor = min(1.0, max_norm / norms[-1]) if clip in ("delivered", "both") else 1.0
+        weights = weights - rate * factor * delivered
+    return {"weights": weights, "norms": norms, "skipped": skipped}
+
+
+EXAM = Exam(
+    function="train",
+    cases=cases,
+    right=right,
+    together=4,
+    slips=(
+        slip(
+            "micro-batches are weighted by 1/K and processes by 1/W: weight by items over all items of all processes",
+            "微批次按 1/K、进程按 1/W 加权了：应当按样本数占所有进程样本总数的比例加权",
+            weight="K",
+        ),
+        slip(
+            "the count covers one process only: weight by items over all items of all processes",
+            "只数了一个进程的样本：应当按样本数占所有进程样本总数的比例加权",
+            weight="own",
+        ),
+        slip("this is the sum over items, not the mean", "这是对样本的和，不是平均", weight="sum"),
+        slip(
+            "a gradient that is not finite reaches the residual before it is looked for",
+            "NaN 或无穷大先进了残差，才去检查",
+            check="after",
+        ),
+        slip(
+            "a process that finds NaN skips alone; all must skip, or the others step without it",
+            "发现 NaN 的进程独自跳过了；必须全体跳过，否则其他进程就少了它的一份",
+            vote=False,
+        ),
+        slip(
+            "every process clips before compression; the bound is meant for the delivered gradient",
+            "各进程在压缩之前各自裁剪了；上限针对的是送达的梯度",
+            clip="local",
+        ),
+        slip(
+            "every process clips before compression, and the delivered gradient is clipped once more: clip once, at the end",
+            "各进程在压缩之前裁剪了，送达之后又裁剪一次：只在最后裁剪一次",
+            clip="both",
+        ),
+        slip("nothing is clipped", "没有裁剪", clip="none"),
+        slip("the residual is never added", "残差从来没有加进来", feedback=False),
+    ),
+)

@@ -1,0 +1,26 @@
+"""Wrong answers that people give."""
+
+from tightgrad_lab.exercises.catalogue import Wrong
+
+SHARE = "gradient * items / total for gradient"
+WRONG = (
+    Wrong(SHARE, "gradient / len(window) / len(processes) for gradient", "weighted by 1/K and processes by 1/W"),
+    Wrong(
+        SHARE,
+        "gradient * items / sum(n for _, n in window) / len(processes) for gradient",
+        "the count covers one process only",
+    ),
+    Wrong(SHARE, "gradient * items for gradient", "not the mean"),
+    Wrong("rate * min(1.0, max_norm / norms[-1]) * delivered", "rate * delivered", "nothing is clipped"),
+    Wrong("wanted = residuals[rank] + gradient", "wanted = gradient", "the residual is never added"),
+    Wrong(
+        "        if skipped[-1]:\n            continue\n",
+        "        if skipped[-1]:\n            residuals = [e if bool(torch.isfinite(g).all()) else e + g for e, g in zip(residuals, gradients)]\n            continue\n",
+        "before it is looked for",
+    ),
+    Wrong(
+        "        delivered = torch.zeros_like",
+        "        gradients = [g * min(1.0, max_norm / float(g.norm())) for g in gradients]\n        delivered = torch.zeros_like",
+        "clipped once more",
+    ),
+)

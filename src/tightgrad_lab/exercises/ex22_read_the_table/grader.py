@@ -1,0 +1,127 @@
+"""Difference and noise of two settings, and what a case moves."""
+
+import math
+from statistics import mean, pvariance, variance
+from typing import Any
+
+from tightgrad_lab.exercises.model import Case, Draw, Exam, slip
+
+
+def cases(draw: Draw) -> list[Case]:
+    """Differences within the noise and outside; few words with many tokens in every third."""
+    found: list[Case] = []
+    for index in range(12):
+        n, centre = draw.integer(3, 6), draw.real(70.0, 90.0, 1)
+        gap = draw.pick((-4.0, -2.0, 0.0, 0.3, 3.0))
+        plain, combined = (
+            [round(centre + shift + draw.signed(0.1, 1.5, 1), 1) for _ in range(n)] for shift in (0.0, gap)
+        )
+        t = {3: 2.776, 4: 2.447, 5: 2.306, 6: 2.228}[n]
+        vocabulary, tokens = (
+            (draw.integer(200, 400), 500) if index % 3 == 2 else (draw.integer(2, 20) * 1000, draw.integer(1, 19) * 100)
+        )
+        sd, least = draw.real(0.31, 1.5, 3), draw.real(0.41, 1.2, 3)
+        sizes = (draw.integer(1, 50) * 10**5, draw.integer(1, 30) * 100, draw.pick((2, 4, 8)))
+        found.append((plain, combined, t, sd, least, *sizes, vocabulary, draw.pick((64, 128, 256)), tokens))
+    return found
+
+
+def right(
+    plain: list[float],
+    combined: list[float],
+    t: float,
+    sd: float,
+    gap: float,
+    parameters: int,
+    steps: int,
+    processes: int,
+    vocabulary: int,
+    width: int,
+    tokens: int,
+    order: str = "combined",
+    spread: str = "sample",
+    noise: str = "both",
+    seen: str = "size",
+    seeds: str = "both",
+    ring: str = "two",
+    itemsize: int = 4,
+    rows: str = "least",
+) -> dict[str, Any]:
+    """Return the answer."""
+    difference = (mean(combined) - mean(plain)) * (1 if order == "combined" else -1)
+    each = variance if spread == "sample" else pvariance
+    first, second = each(plain), each(combined)
+    n = len(plain)
+    halfwidth = (
+        t
+        * {
+            "both": math.sqrt((first + second) / n),
+            "plain": math.sqrt(first / n),
+            "seeds": math.sqrt(first + second),
+            "added": (math.sqrt(first) + math.sqrt(second)) / math.sqrt(n),
+            "second": math.sqrt(second / n),
+        }[noise]
+    )
+    larger = abs(difference) > halfwidth if seen == "size" else difference > halfwidth
+    exact = {"both": 8.0, "one": 4.0, "t": 2.0}[seeds if seeds in ("one", "t") else "both"] * (sd / gap) ** 2
+    counts = {"floor": math.floor(exact), "exact": exact}
+    share = {
+        "two": 2 * (processes - 1) / processes,
+        "one": (processes - 1) / processes,
+        "none": 1.0,
+        "all": 2.0 * (processes - 1),
+    }[ring]
+    return {
+        "difference": difference,
+        "halfwidth": halfwidth,
+        "seen": larger,
+        "seeds": counts.get(seeds, math.floor(exact) + 1),
+        "sent": share * itemsize * parameters * steps,
+        "table": itemsize * vocabulary * width,
+        "rows": {"least": min(tokens, vocabulary), "tokens": tokens, "all": vocabulary}[rows],
+    }
+
+
+EXAM = Exam(
+    function="answer",
+    cases=cases,
+    right=right,
+    together=2,
+    slips=(
+        slip("combined less plain was asked for", "问的是 combined 减 plain", order="plain"),
+        slip(
+            "divide the sum of squares by n - 1: the mean was estimated from the same seeds",
+            "平方和应当除以 n-1：均值也是由这些种子估计的",
+            spread="population",
+        ),
+        slip(
+            "the difference has the noise of both settings, not of one", "差值带着两组的噪声，不是一组的", noise="plain"
+        ),
+        slip(
+            "the difference has the noise of both settings, not of the second alone",
+            "差值带着两组的噪声，不只是后一组的",
+            noise="second",
+        ),
+        slip(
+            "this is the scatter of single runs; a mean over n seeds scatters less, by the root of n",
+            "这是单次运行的离散程度；n 个种子的均值要小，除以 n 的平方根",
+            noise="seeds",
+        ),
+        slip(
+            "standard deviations of independent parts do not add; variances do",
+            "相互独立的部分，相加的不是标准差，而是方差",
+            noise="added",
+        ),
+        slip("a loss is a difference as well: compare its size", "变差也是差别：应当比较绝对值", seen="sign"),
+        slip("rounded down, the difference is not yet larger", "向下取整时，差别还不够大", seeds="floor"),
+        slip("seeds are counted by an integer", "种子数是整数", seeds="exact"),
+        slip("both settings have noise: the 2 under the root is missing", "两组都有噪声：漏了根号下的 2", seeds="one"),
+        slip("the factor 2 before sd is squared as well", "sd 前面的 2 也要平方", seeds="t"),
+        slip("a ring has two rounds: the factor 2 is missing", "环形全归约有两轮：漏了系数 2", ring="one"),
+        slip("a ring passes 2 (W-1)/W times the gradient", "环形全归约发送的是梯度的 2(W-1)/W 倍", ring="none"),
+        slip("each round passes a piece, 1/W of the gradient", "每轮只传一段，即梯度的 1/W", ring="all"),
+        slip("a float32 takes 4 bytes", "一个 float32 占 4 字节", itemsize=1),
+        slip("there are no more rows than words", "行数不会超过词表", rows="tokens"),
+        slip("a step touches only the rows of its own tokens", "一步只碰到自己的词元所在的行", rows="all"),
+    ),
+)

@@ -1,0 +1,24 @@
+"""Wrong answers that people give."""
+
+from tightgrad_lab.exercises.catalogue import Wrong
+
+WRONG = (
+    Wrong(
+        "from statistics import mean, variance",
+        "from statistics import mean, pvariance as variance",
+        "divide the sum of squares by n - 1",
+    ),
+    Wrong(
+        "(variance(plain) + variance(combined)) / len(plain)", "variance(plain) / len(plain)", "noise of both settings"
+    ),
+    Wrong(
+        "(variance(plain) + variance(combined)) / len(plain)",
+        "variance(plain) + variance(combined)",
+        "scatter of single runs",
+    ),
+    Wrong("abs(difference) > halfwidth", "difference > halfwidth", "a loss is a difference as well"),
+    Wrong(
+        "math.floor(8 * (sd / gap) ** 2) + 1", "math.floor(4 * (sd / gap) ** 2) + 1", "the 2 under the root is missing"
+    ),
+    Wrong("min(tokens, vocabulary)", "tokens", "no more rows than words"),
+)

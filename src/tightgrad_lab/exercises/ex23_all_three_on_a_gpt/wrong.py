@@ -1,0 +1,23 @@
+"""Wrong answers that people give."""
+
+from tightgrad_lab.exercises.catalogue import Wrong
+
+CLIP = "        wanted = gradient + residual\n"
+GATHER = """        for places, sent in zip(comm.all_gather(chosen.int()), comm.all_gather(values)):
+            delivered[places.long()] += sent.double()
+"""
+WRONG = (
+    Wrong(
+        "        comm.all_reduce_(items)\n", "        items *= comm.world_size\n", "your count covers this process only"
+    ),
+    Wrong(
+        GATHER,
+        "        delivered[chosen] = values.double()\n        comm.all_reduce_(delivered)\n",
+        "sent whole by all_reduce_",
+    ),
+    Wrong("chosen.int()", "chosen", "int32 and float32"),
+    Wrong(CLIP, "        gradient = gradient * min(1.0, max_norm / float(gradient.norm()))\n" + CLIP, "clipped twice"),
+    Wrong("rate * min(1.0, max_norm / norms[-1]) * delivered", "rate * delivered", "nothing is clipped"),
+    Wrong("residual = wanted.clone()", "residual = gradient.clone()", "what was owed before is lost"),
+    Wrong(CLIP, "        wanted = gradient + 0 * residual\n", "there is no feedback"),
+)
