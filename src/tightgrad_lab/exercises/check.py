@@ -14,11 +14,11 @@ from pathlib import Path
 
 from tightgrad_lab.exercises import words
 from tightgrad_lab.exercises.catalogue import sheet
+from tightgrad_lab.exercises.child import WAITING_SECONDS
 from tightgrad_lab.exercises.words import Words
 
 IMPORT_SECONDS = 60.0
 """What starting Python and importing torch may take on a busy machine, before the limit on grading begins."""
-SECONDS_LIMIT = 50.0
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in', re.MULTILINE)
 
 
@@ -53,7 +53,7 @@ def check(number: int, path: Path, seed: int | None = None, seconds: float | Non
         number: of the exercise.
         path: of the student's file.
         seed: that a verdict printed, to see the same cases again.
-        seconds: that grading may take; None leaves it to the exercise.
+        seconds: of processor time that grading may take; None leaves it to the exercise.
     """
     sheet(number)
     seed = secrets.randbelow(10**6) if seed is None else seed
@@ -62,7 +62,7 @@ def check(number: int, path: Path, seed: int | None = None, seconds: float | Non
         folder = Path(name)
         arguments = [str(number), str(path), str(seed), name, str(seconds or 0)]
         command = [sys.executable, "-m", "tightgrad_lab.exercises.child", *arguments]
-        code = _run(command, folder, IMPORT_SECONDS + (seconds or SECONDS_LIMIT))
+        code = _run(command, folder, IMPORT_SECONDS + WAITING_SECONDS)
         verdict, stack, errors = (_read(folder / one) for one in ("verdict.json", "stack", "errors"))
     if verdict:
         found = json.loads(verdict)

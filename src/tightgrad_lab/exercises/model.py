@@ -103,7 +103,7 @@ class Exam:
         without: names that may not be used.
         more: checks what no number shows, once all cases are right; returns what is wrong.
         together: how many slips at once are looked for.
-        seconds: that grading may take.
+        seconds: of processor time that grading may take.
     """
 
     function: str

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tightgrad_lab.exercises import check
-from tightgrad_lab.exercises.catalogue import sheet
+from tightgrad_lab.exercises.catalogue import sheet, sheets
 
 sys.path.insert(0, str(Path(__file__).parent))
 from grading import said
@@ -84,3 +84,12 @@ def test_a_program_that_kills_itself_is_reported(tmp_path):
     path.write_text("import os\nos._exit(3)\n")
     (remark,) = check(1, path).remarks
     assert "code 3" in remark.en
+
+
+@pytest.mark.slow
+def test_all_solutions_pass_as_a_student_would_check_them(tmp_path):
+    for one in sheets():
+        path = tmp_path / f"{one.name}.py"
+        path.write_text(one.solution("zh"), encoding="utf-8")
+        verdict = check(one.number, path)
+        assert verdict.passed, f"exercise {one.number}, seed {verdict.seed}: {verdict.remarks}"

@@ -25,9 +25,9 @@ def cases(draw: Draw) -> list[Case]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draw.integer(0, 10**6))
             model = ByteTransformer(WIDTH, 1).double()
-        ranks: list[Steps] = []
-        for _ in range(world):
-            ranks.append([[_pieces(draw, text, draw.pick((1, 2, 6))) for _ in range(2)] for _ in range(3)])
+        ranks = [
+            [[_pieces(draw, text, draw.pick((1, 2, 6))) for _ in range(2)] for _ in range(3)] for _ in range(world)
+        ]
         found.append((model, ranks, draw.pick((0.01, 0.02, 0.05)), draw.real(0.1, 0.4), draw.real(0.1, 0.5)))
     return found
 
