@@ -53,6 +53,7 @@ class Settings:
         repeats: of every timing.
         draws: encodings that are averaged, to see whether errors cancel.
         threads: that compute.
+        strip: neighbouring values that the figure shows one by one.
     """
 
     steps: int
@@ -60,6 +61,7 @@ class Settings:
     repeats: int = 5
     draws: int = 16
     threads: int = 1
+    strip: int = 64
 
 
 class CodecGallery(Experiment[Settings]):
@@ -81,6 +83,7 @@ class CodecGallery(Experiment[Settings]):
             table.append(codec_row(codec, whole, settings))
         table.append(low_rank_row(grads))
         layer = grads[LAYER]
+        shown = stretch(layer, settings.strip)
         figure = {
             "layer": LAYER,
             "shape": list(layer.shape),
@@ -88,7 +91,8 @@ class CodecGallery(Experiment[Settings]):
             "loss": loss,
             "reach": REACH,
             "before": histogram(layer, layer),
-            "families": [family(name, codec, grads) for name, codec in FAMILIES.items()],
+            "strip": in_rms(layer.flatten()[shown], layer),
+            "families": [family(name, codec, grads, shown) for name, codec in FAMILIES.items()],
         }
         return Measured(figure, table)
 
@@ -124,7 +128,23 @@ def histogram(values: Tensor, scale: Tensor) -> list[float]:
     return [float(f"{share:.4g}") for share in (counts / values.numel()).tolist()]
 
 
-def family(name: str, codec: Codec | None, grads: Grads) -> dict[str, Any]:
+def stretch(layer: Tensor, count: int) -> slice:
+    """The first `count` neighbours of which the sparsifier keeps at least three."""
+    flat = layer.flatten()
+    sparse = TopK(0.01)
+    kept = sparse.decode(sparse.encode(flat, GradSpec.of(LAYER, flat), torch.Generator())).flatten() != 0
+    rows = kept[: len(kept) // count * count].view(-1, count).sum(1)
+    first = int((rows >= 3).float().argmax())
+    return slice(first * count, (first + 1) * count)
+
+
+def in_rms(values: Tensor, scale: Tensor) -> list[float]:
+    """Values in units of the root mean square of `scale`."""
+    rms = float(scale.square().mean().sqrt())
+    return [float(f"{value:.4g}") for value in (values / rms).tolist()]
+
+
+def family(name: str, codec: Codec | None, grads: Grads, shown: slice) -> dict[str, Any]:
     """What arrives of the layer, and what is left behind."""
     layer = grads[LAYER]
     if codec is None:
@@ -137,6 +157,7 @@ def family(name: str, codec: Codec | None, grads: Grads) -> dict[str, Any]:
     return {
         "family": name,
         "method": method,
+        "strip": in_rms(decoded.flatten()[shown], layer),
         "nbytes": nbytes,
         "compression_factor": layer.numel() * FLOAT_NBYTES / nbytes,
         "relative_error": _relative_error(decoded, layer),

@@ -139,6 +139,16 @@ def inch_axes(figure: Figure, left: float, bottom: float, width: float, height: 
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
+def with_room_above(figure: Figure, more: float) -> None:
+    """Make a figure higher by some inches; what is drawn stays where it is, seen from below."""
+    across, old = figure.get_size_inches()
+    boxes = [axes.get_position() for axes in figure.axes]
+    figure.set_size_inches(across, old + more)
+    share = old / (old + more)
+    for axes, box in zip(figure.axes, boxes, strict=True):
+        axes.set_position((box.x0, box.y0 * share, box.width, box.height * share))
+
+
 def to_svg(figure: Figure) -> str:
     """A standalone SVG with its text as text."""
     out = io.StringIO()

@@ -70,7 +70,9 @@ def test_what_arrives_and_what_is_left_behind_add_up(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(codec_gallery, "LAYER", "layer")
     grads = {"layer": flat().view(50, 100)}
     for name, codec in codec_gallery.FAMILIES.items():
-        found = codec_gallery.family(name, codec, grads)
+        shown = slice(64, 128)
+        found = codec_gallery.family(name, codec, grads, shown)
+        assert len(found["strip"]) == 64
         assert 0 < found["relative_error"] < 3, name
         assert found["compression_factor"] >= 2, name
 
@@ -80,3 +82,12 @@ def test_the_gradient_is_that_of_the_model() -> None:
     assert 3 < loss < 7  # log 256 = 5.5
     assert grads.keys() == dict(byte_model.ByteTransformer().named_parameters()).keys()
     assert codec_gallery.LAYER in grads
+
+
+def test_the_shown_stretch_holds_values_that_sparsification_keeps() -> None:
+    values = torch.full((6400,), 0.01)
+    values[[5, 70, 130, 140, 150, *range(200, 260)]] = 1.0
+    shown = codec_gallery.stretch(values, 64)
+    assert shown.stop - shown.start == 64
+    assert shown.start % 64 == 0
+    assert (values[shown] == 1).sum() >= 3

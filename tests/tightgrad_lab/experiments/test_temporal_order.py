@@ -3,12 +3,13 @@
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 
 from tightgrad_lab.experiments.run import PUBLISHED
-from tightgrad_lab.experiments.temporal_order import experiment, kinds, task
+from tightgrad_lab.experiments.temporal_order import cliff, experiment, kinds, task
 from tightgrad_lab.experiments.temporal_order.experiment import EXPERIMENT
 from tightgrad_lab.experiments.temporal_order.task import LEARNED, Task
 
@@ -82,7 +83,7 @@ def test_plain_sgd_gets_every_rate_and_clipping_the_first() -> None:
     for kind, rates in settings.rates.items():
         own = [task for task in tasks if task.kind == kind]
         assert {task.learning_rate for task in own if task.max_norm is None} == set(rates)
-        assert {task.learning_rate for task in own if task.max_norm is not None} == {rates[0]}
+        assert {task.learning_rate for task in own if task.max_norm is not None} == set(rates)
 
 
 def test_published_result_holds_what_is_claimed() -> None:
@@ -101,3 +102,24 @@ def test_published_result_holds_what_is_claimed() -> None:
         if all(by_way[True]) and not any(by_way[False]):
             turned.append(length)
     assert len(turned) >= 2
+
+
+def test_the_unclipped_descent_is_thrown_off_the_cliff_and_the_clipped_one_goes_on() -> None:
+    found = cliff.surface()
+    low, high = found["weights"][0], found["weights"][-1]
+    jumps = [abs(b[0] - a[0]) for a, b in pairwise(found["without"]["places"])]
+    assert max(jumps) > high - low
+    assert all(low <= weight <= high for weight, _ in found["with"]["places"])
+    before, after = (float(cliff.unit_loss(*torch.tensor(found["with"]["places"][i]))) for i in (0, -1))
+    assert after < before
+    assert all(
+        math.dist(a, b) <= found["rate"] * found["max_norm"] * (1 + 1e-9) for a, b in pairwise(found["with"]["places"])
+    )
+
+
+def test_gradients_explode_vanish_or_last_on_the_way_back() -> None:
+    last = {(one["kind"], one["gain"]): one["norms"] for one in cliff.on_the_way_back((30,))}
+    assert all(len(norms) == 30 for norms in last.values())
+    assert last["rnn", 0.9][-1] < 0.02 * last["rnn", 0.9][0]
+    assert last["rnn", 1.5][-1] > 5 * last["rnn", 1.5][0]
+    assert last["lstm", 1.0][-1] > 0.1 * last["lstm", 1.0][0]

@@ -14,6 +14,7 @@ from typing import Any
 
 from tightgrad_lab.cases.image import ImageCase
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
+from tightgrad_lab.experiments.large_batches.equal import equal
 from tightgrad_lab.experiments.large_batches.train import RULES, Run, train
 from tightgrad_lab.experiments.workers import run_all
 
@@ -147,6 +148,7 @@ def measured(
             {"optimizer": RULES[run.rule].optimizer, "rate": run.rates[RULES[run.rule].optimizer], **_brief(one)}
             for run, one in zip(tuning, tried, strict=True)
         ],
+        "equal": equal(settings.base_batch, rates["sgd"]),
         "curves": [
             {"batch": run.batch, "rule": run.rule, "seed": run.seed, "losses": one["losses"]}
             for run, one in zip(runs, found, strict=True)

@@ -91,7 +91,8 @@ def measured(settings: Settings, runs: Sequence[Run], found: Sequence[dict[str, 
         row = rows.setdefault(name, {"method": name, "settings": label(clip) if clip else None, "runs": []})
         kept = {key: one[key] for key in ("final_loss", "clip_rate", "usual_norm", "outlier_norm")}
         row["runs"].append({**spikes(one["losses"], clean[run.seed], one["outliers"]), **kept})
-        curves.append({"method": name, "seed": run.seed, "losses": one["losses"], "outliers": one["outliers"]})
+        drawn = {key: one[key] for key in ("losses", "norms", "outliers")}
+        curves.append({"method": name, "seed": run.seed, **drawn})
     figure = {
         "held_out": HELD_OUT,
         "burst": BURST,

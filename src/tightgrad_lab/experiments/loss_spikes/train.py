@@ -83,8 +83,9 @@ def train(run: Run) -> dict[str, Any]:
     """Train.
 
     Returns:
-        "losses" of each step on its own batch (None: an outlier, or not finite); "outliers": their steps; "final_loss"
-        on held-out text; "clip_rate"; "outlier_norm" and "usual_norm": median norm of the gradient before clipping.
+        "losses" of each step on its own batch (None: an outlier, or not finite); "norms" of the gradient at each step
+        before clipping; "outliers": their steps; "final_loss" on held-out text; "clip_rate"; "outlier_norm" and
+        "usual_norm": the median norms.
     """
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
@@ -109,6 +110,7 @@ def train(run: Run) -> dict[str, Any]:
         clipped += record.clip_coef is not None and record.clip_coef < 1.0
     return {
         "losses": [None if step in bad else _rounded(loss) for step, loss in enumerate(losses)],
+        "norms": [_rounded(norm) for norm in norms],
         "outliers": sorted(bad),
         "final_loss": finite(_held_out_loss(model)),
         "clip_rate": clipped / run.steps,

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
-from tightgrad_lab.experiments.temporal_order import kinds
+from tightgrad_lab.experiments.temporal_order import cliff, kinds
 from tightgrad_lab.experiments.temporal_order.task import Task, train
 from tightgrad_lab.experiments.workers import run_all
 
@@ -25,7 +25,7 @@ class Settings:
         seeds: how many runs of a length differ in nothing but their random numbers.
         steps: of each run at most.
         max_norm: of clipping, everywhere.
-        rates: learning rates of plain SGD, for each kind: with clipping the first, without it all.
+        rates: learning rates of plain SGD, for each kind, without clipping and with it.
         batch_size: sequences of a step.
         hidden: units.
         check_every: steps between tests.
@@ -72,7 +72,7 @@ class TemporalOrder(Experiment[Settings]):
             seeds=5,
             steps=2000,
             max_norm=1.0,
-            rates={"rnn": (0.1, 0.01), "lstm": (1.0,)},
+            rates={"rnn": (0.1, 0.3, 0.01), "lstm": (1.0,)},
             kind_rates=(0.1, 0.3, 1.0),
             kind_seeds=5,
             kind_steps=100,
@@ -88,7 +88,7 @@ class TemporalOrder(Experiment[Settings]):
 
 
 def make_tasks(settings: Settings) -> list[Task]:
-    """Every kind, length, seed and rate without clipping; with it the first rate."""
+    """Every kind, length, seed and rate, without clipping and with it."""
     tasks = [
         Task(
             kind,
@@ -106,7 +106,7 @@ def make_tasks(settings: Settings) -> list[Task]:
         for length in lengths
         for seed in range(settings.seeds)
         for max_norm in (None, settings.max_norm)
-        for rate in (settings.rates[kind] if max_norm is None else settings.rates[kind][:1])
+        for rate in settings.rates[kind]
     ]
     return sorted(tasks, key=lambda task: -task.length)
 
@@ -125,7 +125,7 @@ def figure_data(tasks: list[Task], found: list[dict[str, Any]]) -> dict[str, Any
         for task, one in zip(tasks, found, strict=True)
     ]
     rows.sort(key=lambda row: (row["kind"], row["length"], row["clipped"], -row["learning_rate"], row["seed"]))
-    return {"runs": rows}
+    return {"runs": rows, "cliff": cliff.surface(), "backward": cliff.on_the_way_back()}
 
 
 def make_runs(settings: Settings) -> list[kinds.Run]:

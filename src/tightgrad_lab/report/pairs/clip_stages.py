@@ -6,9 +6,9 @@ from itertools import pairwise
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import Rectangle
 
-from tightgrad_lab.report import cells, figures, units
+from tightgrad_lab.report import cells, chart, figures, units
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.results import Result, notes, read_result
@@ -47,6 +47,8 @@ CANNOT = {
     ("JAX/optax", "agc"): "clip_stages.table.cannot.optax.agc",
 }
 """What each function cannot do; the keys."""
+FLOW = [(0, 0), (1, 0), (2, 0), (3, 0), (3, 1), (2, 1), (1, 1)]
+"""Column and row of each step of the flow, on a wide figure."""
 NEGLIGIBLE = 2e-6
 """Seconds below which a stage did nothing."""
 Lane = Mapping[str, Any]
@@ -63,75 +65,69 @@ def step_seconds(lane: Lane) -> float:
 
 
 def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
-    """A lane for each way: boxes are stages with their times and the bytes they touch."""
+    """The flow of a clipped step with the time of each stage, then what clipping takes in all, by way."""
     narrow = layout is NARROW
-    lanes: list[Lane] = list(result.figure["lanes"])
-    left, box, gap, tall = (0.1, 0.59, 0.06, 0.44) if narrow else (1.72, 1.02, 0.14, 0.46)
-    head = 0.28 if narrow else 0.2
-    top, bottom = 0.56 if narrow else 0.42, 0.12
-    height = top + len(lanes) * (tall + head) + bottom
+    columns = 2 if narrow else 4
+    wide, tall, gap = (1.5, 0.62, 0.24) if narrow else (1.52, 0.62, 0.36)
+    rows = 4 if narrow else 2
+    bars = 0.62 + 0.24 * len(result.figure["lanes"])
+    height = 0.15 + rows * (tall + 0.38) + bars
     figure = figures.canvas(layout.width, height)
-    slowest = max(float(lane["seconds"][stage]) for lane in lanes for stage in STAGES if stage != "backward")
-    corners = [left + column * (box + gap) for column in range(len(STAGES))]
-    size = 7.0 if narrow else figures.SIZE_SMALL
-    for x, key in zip(corners, STAGES.values(), strict=True):
-        name = texts(key).replace(" + ", " +\n") if narrow else texts(key)
-        figures.inch_text(figure, x + box / 2, height - 0.26, name, size, ha="center", va="center")
-    for row, lane in enumerate(lanes):
-        y = height - top - (row + 1) * (tall + head)
-        for begin, x in pairwise(corners):
-            figures.inch_line(
-                figure, (begin + box, x), (y + tall / 2, y + tall / 2), color=figures.LINK, linewidth=1.1, zorder=1
-            )
-        for x, stage in zip(corners, STAGES, strict=True):
-            _stage(figure, (x, y, box, tall), lane, stage, slowest)
-        _lane_name(figure, lane, texts, narrow, (y, tall))
+    left = (layout.width - columns * wide - (columns - 1) * gap) / 2
+
+    def place(column: int, row: int) -> tuple[float, float, float, float]:
+        """Middle and size of a box."""
+        x = left + column * (wide + gap) + wide / 2
+        return x, height - 0.15 - tall / 2 - row * (tall + 0.38), wide, tall
+
+    seconds = _lane(result, "multiply")["seconds"]
+    times = {stage: units.seconds_text(float(seconds[stage])) for stage in STAGES}
+
+    def box(key: str, column: int, row: int, below: str, color: str = "muted", *, question: bool = False) -> chart.Node:
+        """Draw a step of the flow."""
+        found = chart.Node(*place(column, row), (texts(key), below), color, question)
+        chart.node(figure, found)
+        return found
+
+    spots = [(0, 0), (1, 0), (1, 1), (0, 1), (0, 2), (1, 2), (1, 3)] if narrow else FLOW
+    backward = box("clip_stages.figure.stage.backward", *spots[0], times["backward"])
+    unscale = box("clip_stages.figure.stage.unscale", *spots[1], texts("clip_stages.figure.only.fp16"))
+    sync = box("clip_stages.figure.stage.sync", *spots[2], texts("clip_stages.figure.only.ranks"))
+    norm = box("clip_stages.figure.stage.norm", *spots[3], times["norm"], "clip")
+    ask = box("clip_stages.figure.stage.ask", *spots[4], times["factor"], "clip", question=True)
+    scale = box("clip_stages.figure.stage.multiply", *spots[5], times["multiply"], "clip")
+    step = box("clip_stages.figure.stage.optimizer", *spots[6], times["optimizer"])
+    for begin, end in pairwise((backward, unscale, sync, norm, ask)):
+        chart.arrow(figure, chart.between(begin, end))
+    middle = ((ask.x + scale.x) / 2, ask.y + 0.11)
+    chart.arrow(figure, chart.between(ask, scale), texts("clip_stages.figure.yes"), middle)
+    chart.arrow(figure, chart.between(scale, step))
+    low = step.side("left")[1] if narrow else ask.side("bottom")[1] - 0.16
+    x, y = ask.side("bottom")
+    around = [(x, y), (x, low), step.side("left")] if narrow else [(x, y), (x, low), (step.x, low), step.side("bottom")]
+    chart.arrow(figure, around, texts("clip_stages.figure.no"), (x + 0.14, y - 0.1))
+    _ways(figure, result, texts, bars)
     return figure
 
 
-def _stage(figure: Figure, place: tuple[float, float, float, float], lane: Lane, stage: str, slowest: float) -> None:
-    x, y, width, height = place
-    seconds = float(lane["seconds"][stage])
-    acts = seconds > NEGLIGIBLE
-    clips = stage in CLIPPING
-    frame = FancyBboxPatch(
-        (x, y),
-        width,
-        height,
-        boxstyle="round,pad=0,rounding_size=0.05",
-        facecolor=figures.PANEL,
-        edgecolor=figures.COLORS["clip"] if clips and acts else figures.FAINT,
-        linewidth=0.9,
-        zorder=2,
-    )
-    frame.set_transform(figure.dpi_scale_trans)
-    figure.add_artist(frame)
-    shown = units.seconds_text(seconds) if acts else units.MISSING
-    figures.inch_text(
-        figure, x + width / 2, y + height - 0.14, shown, figures.SIZE_SMALL, ha="center", va="center", zorder=3
-    )
-    touched = lane["memory_bytes"][stage]
-    if touched is not None and acts:
-        per_parameter = f"{touched / lane['num_parameters']:.0f}{units.NBSP}B"
-        figures.inch_text(
-            figure, x + width / 2, y + 0.15, per_parameter, 7.0, color=figures.MUTED, ha="center", va="center", zorder=3
-        )
-    if acts and stage != "backward":
-        color = figures.COLORS["clip"] if clips else figures.LINK
-        bar = Rectangle((x + 0.06, y + 0.035), (width - 0.12) * seconds / slowest, 0.03, facecolor=color, zorder=3)
+def _ways(figure: Figure, result: Result, texts: Texts, top: float) -> None:
+    """Bars: what clipping takes in all, for each way."""
+    lanes: list[Lane] = list(result.figure["lanes"])
+    most = max(clipping_seconds(lane) for lane in lanes)
+    names = [texts(LANES[lane["lane"]]) for lane in lanes]
+    left = 0.3 + max(figures.text_size(figure, name, figures.SIZE_SMALL)[0] for name in names)
+    room = figure.get_figwidth() - left - 0.9
+    heading = texts("clip_stages.figure.ways")
+    figures.inch_text(figure, 0.15, top - 0.2, heading, figures.SIZE_SMALL, color=figures.MUTED, va="center")
+    for place, (lane, name) in enumerate(zip(lanes, names, strict=True)):
+        y, seconds = top - 0.48 - 0.24 * place, clipping_seconds(lane)
+        length = room * seconds / most
+        figures.inch_text(figure, 0.15, y, name, figures.SIZE_SMALL, va="center")
+        bar = Rectangle((left, y - 0.05), length, 0.1, facecolor=figures.COLORS["clip"], zorder=2)
         bar.set_transform(figure.dpi_scale_trans)
         figure.add_artist(bar)
-
-
-def _lane_name(figure: Figure, lane: Lane, texts: Texts, narrow: bool, place: tuple[float, float]) -> None:
-    y, tall = place
-    name = texts(LANES[lane["lane"]])
-    total = texts("clip_stages.figure.total", seconds=units.seconds_text(clipping_seconds(lane)))
-    if narrow:
-        figures.inch_text(figure, 0.1, y + tall + 0.1, f"{name} · {total}", 7.0, va="center")
-        return
-    figures.inch_text(figure, 0.1, y + tall / 2 + 0.1, name, figures.SIZE_SMALL, va="center")
-    figures.inch_text(figure, 0.1, y + tall / 2 - 0.1, total, 7.0, color=figures.MUTED, va="center")
+        shown = units.seconds_text(seconds)
+        figures.inch_text(figure, left + length + 0.08, y, shown, figures.SIZE_SMALL, va="center")
 
 
 def _lane(result: Result, name: str) -> Lane:

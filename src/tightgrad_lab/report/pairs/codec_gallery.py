@@ -5,7 +5,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from tightgrad_lab.report import cells, figures, units
 from tightgrad_lab.report.files import Runs
@@ -24,63 +23,59 @@ FAMILIES = {
     "low_rank": "codec_gallery.figure.low_rank",
 }
 """The families, in the order of the figure, and the keys of their names."""
-HISTOGRAMS = {
-    "before": "codec_gallery.figure.before",
-    "after": "codec_gallery.figure.after",
-    "residual": "codec_gallery.figure.residual",
-}
-_FLOOR = 1e-5
+Box = tuple[float, float, float, float]
 _UNBIASED = 1.5
 """An averaged error up to this many times what independent errors would leave counts as falling with the root."""
 
 
-def _bars(
-    figure: Figure, box: tuple[float, float, float, float], shares: Sequence[float], color: str, reach: float
-) -> Axes:
+def _bars(figure: Figure, box: Box, values: Sequence[float], color: str, most: float) -> Axes:
+    """Values as bars from zero, side by side."""
     axes = figures.inch_axes(figure, *box)
-    step = 2 * reach / len(shares)
-    centers = [-reach + (place + 0.5) * step for place in range(len(shares))]
-    drawn = [(center, share) for center, share in zip(centers, shares, strict=True) if share > 0]
-    axes.bar([x for x, _ in drawn], [y for _, y in drawn], step, _FLOOR, color=color, linewidth=0)
-    axes.set_yscale("log")
-    axes.set_ylim(_FLOOR, 1.6)
-    axes.set_xlim(-reach, reach)
-    axes.yaxis.set_major_locator(NullLocator())
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_locator(FixedLocator([-reach, 0, reach]))
-    axes.set_xticklabels([f"−{reach:g}", "0", f"{reach:g}"])
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(length=0, pad=3)
+    shown = [(place, value) for place, value in enumerate(values) if value]
+    axes.bar([place for place, _ in shown], [value for _, value in shown], 0.72, color=color, linewidth=0)
+    axes.axhline(0, color=figures.FAINT, linewidth=0.6, zorder=0)
+    axes.set_xlim(-1, len(values))
+    axes.set_ylim(-most, most)
+    axes.set_axis_off()
     return axes
 
 
 def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
-    """A row for each family: the gradient, what arrives, what is left behind."""
+    """The values of the gradient one by one, then, for each family, what arrives of them and what is left behind."""
     narrow = layout is NARROW
     found = {family["family"]: family for family in result.figure["families"]}
     names = [name for name in FAMILIES if name in found]
-    left, right, top, bottom, gap = (0.1, 0.1, 0.5, 0.62, 0.14) if narrow else (1.95, 0.12, 0.5, 0.5, 0.2)
-    head, panel = (0.36, 0.5) if narrow else (0.12, 0.56)
-    width = (layout.width - left - right - 2 * gap) / 3
-    height = top + len(names) * (head + panel) + bottom
+    before: list[float] = list(result.figure["strip"])
+    most = 1.08 * max(map(abs, before))
+    left, right = (0.1, 0.1) if narrow else (1.95, 0.95)
+    head, panel, gap, top = (0.36, 0.42, 0.04, 0.36) if narrow else (0.16, 0.46, 0.03, 0.12)
+    width = layout.width - left - right
+    height = top + panel + len(names) * (head + 2 * panel + gap) + (0.4 if narrow else 0.15)
     figure = figures.canvas(layout.width, height)
-    reach = float(result.figure["reach"])
-    colors = {"before": figures.MUTED, "after": figures.COLORS["compress"], "residual": figures.LINK}
-    for column, key in enumerate(HISTOGRAMS.values()):
-        x = left + column * (width + gap) + width / 2
-        figures.inch_text(figure, x, height - 0.3, texts(key), figures.SIZE_SMALL, ha="center", va="center")
-    for row, name in enumerate(names):
-        family, y = found[name], height - top - (row + 1) * (head + panel)
-        for column, kind in enumerate(HISTOGRAMS):
-            shares = result.figure["before"] if kind == "before" else family[kind]
-            axes = _bars(figure, (left + column * (width + gap), y, width, panel), shares, colors[kind], reach)
-            axes.tick_params(labelbottom=row == len(names) - 1)
+    y = height - top - panel
+    _bars(figure, (left, y, width, panel), before, figures.MUTED, most)
+    name = texts("codec_gallery.figure.strip", count=len(before))
+    where = (0.1, height - 0.18) if narrow else (0.1, y + panel / 2)
+    figures.inch_text(figure, *where, name, figures.SIZE_SMALL, va="center")
+    for name in names:
+        family = found[name]
+        y -= head + panel
+        axes = _bars(figure, (left, y, width, panel), family["strip"], figures.COLORS["compress"], most)
+        axes.step(range(len(before)), before, where="mid", color=figures.MUTED, linewidth=0.5)
         _name(figure, family, texts, narrow, (left, y, panel))
-    lines = [texts("codec_gallery.figure.x"), texts("codec_gallery.figure.height")]
-    lines = lines if narrow else [" · ".join(lines)]
-    for line, text in enumerate(reversed(lines)):
-        where = (layout.width / 2, 0.13 + 0.16 * line)
-        figures.inch_text(figure, *where, text, figures.SIZE_SMALL, color=figures.MUTED, ha="center", va="center")
+        rest = [value - kept for value, kept in zip(before, family["strip"], strict=True)]
+        _bars(figure, (left, y - gap - panel, width, panel), rest, figures.LINK, most)
+        if not narrow:
+            for middle, key in (
+                (y + panel / 2, "codec_gallery.figure.after"),
+                (y - gap - panel / 2, "codec_gallery.figure.residual"),
+            ):
+                said, x = texts(key), layout.width - right + 0.05
+                figures.inch_text(figure, x, middle, said, figures.SIZE_SMALL, color=figures.MUTED, va="center")
+        y -= gap + panel
+    if narrow:
+        legend = texts("codec_gallery.figure.legend")
+        figures.inch_text(figure, 0.1, 0.16, legend, figures.SIZE_SMALL, color=figures.MUTED, va="center")
     return figure
 
 
@@ -119,7 +114,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         "layer": result.figure["layer"],
         "shape": shape,
         "steps": result.settings["steps"],
-        "reach": f"{float(result.figure['reach']):g}",
+        "count": len(result.figure["strip"]),
         "loss": units.number_text(float(result.figure["loss"])),
     }
     return FigureSpec(
@@ -202,7 +197,9 @@ def table(result: Result, texts: Texts) -> Table:
 def content(runs: Runs, texts: Texts) -> Content | None:
     """Both, if the experiment has been run."""
     result = read_result(runs.root, NAME)
-    return None if result is None else Content([figure(result, texts), table(result, texts)])
+    if result is None or "strip" not in result.figure:  # of an older version, without single values
+        return None
+    return Content([figure(result, texts), table(result, texts)])
 
 
 PAIR = measured_pair(NAME, chapter=3, content=content)

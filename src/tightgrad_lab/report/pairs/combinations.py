@@ -3,9 +3,9 @@
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from tightgrad_lab.report import cells, plane, units
+from tightgrad_lab.report import cells, chart, figures, plane, units
 from tightgrad_lab.report.files import Case, Runs
-from tightgrad_lab.report.model import Cell, Column, Content, FigureSpec, Layout, Pair, Table
+from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Pair, Table
 from tightgrad_lab.report.stats import EFFECTS, factorial_effect, spread
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import TECHNIQUES, label, slug
@@ -26,6 +26,46 @@ def _points(case: Case) -> list[plane.Point]:
     ]
 
 
+def strategy(figure: Figure, texts: Texts, layout: Layout) -> None:
+    """Above what is drawn: symptoms, the technique that each asks for, and their order in a step."""
+    narrow = layout is NARROW
+    pairs = len(TECHNIQUES)
+    wide, tall, gap, down = (layout.width - 0.2, 0.5, 0.0, 0.26) if narrow else (2.34, 0.58, 0.19, 0.3)
+    room = 0.45 + (pairs * (2 * tall + 2 * down) if narrow else 2 * tall + 2 * down) + tall + 0.45
+    figures.with_room_above(figure, room)
+    top = figure.get_figheight()
+    figures.inch_text(figure, 0.1, top - 0.2, texts("combinations.figure.strategy"), figures.SIZE_SMALL, va="center")
+    ends = []
+    for place, name in enumerate(TECHNIQUES):
+        x = layout.width / 2 if narrow else 0.1 + place * (wide + gap) + wide / 2
+        y = top - 0.45 - tall / 2 - (place * 2 * (tall + down) if narrow else 0)
+        symptom = chart.Node(x, y, wide, tall, _lines(texts, f"combinations.figure.symptom.{name}"))
+        remedy_y = y - tall - down * (0.6 if narrow else 1)
+        remedy = chart.Node(x, remedy_y, wide, tall, _lines(texts, f"combinations.figure.remedy.{name}"), name)
+        for one in (symptom, remedy):
+            chart.node(figure, one, figures.SIZE_SMALL)
+        chart.arrow(figure, [symptom.side("bottom"), remedy.side("top")])
+        ends.append(remedy)
+    order = chart.Node(
+        layout.width / 2,
+        top - room + 0.45 + tall / 2,
+        layout.width - 0.2,
+        tall * 0.72,
+        (texts("combinations.figure.order.narrow" if narrow else "combinations.figure.order"),),
+        "ink",
+    )
+    chart.node(figure, order, figures.SIZE_SMALL if not narrow else 7.5)
+    for one in ends[-1:] if narrow else ends:
+        chart.arrow(figure, [one.side("bottom"), (one.x, order.side("top")[1])])
+    figures.inch_text(
+        figure, 0.1, top - room + 0.1, texts("combinations.figure.results"), figures.SIZE_SMALL, va="center"
+    )
+
+
+def _lines(texts: Texts, key: str) -> tuple[str, ...]:
+    return tuple(texts(key).split("\n"))
+
+
 def figure(case: Case, texts: Texts) -> FigureSpec:
     """All combinations on the accuracy / bytes / memory plane."""
     points = _points(case)
@@ -42,7 +82,9 @@ def figure(case: Case, texts: Texts) -> FigureSpec:
     ]
 
     def draw(drawn_texts: Texts, layout: Layout) -> Figure:
-        return plane.draw(points, metric, cells.samples(case), case.seeds, drawn_texts, layout)
+        drawn = plane.draw(points, metric, cells.samples(case), case.seeds, drawn_texts, layout)
+        strategy(drawn, drawn_texts, layout)
+        return drawn
 
     caption: list[str | Markup] = [texts("combinations.figure.caption")]
     if case.seeds > 1:

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from tightgrad_lab.report import cells, figures, units
 from tightgrad_lab.report.files import Runs
@@ -150,7 +150,52 @@ def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
         ha="center",
         va="center",
     )
+    if "equal" in result.figure:
+        _equal(figure, result.figure["equal"], texts, layout)
     return figure
+
+
+def _equal(figure: Figure, data: Mapping[str, Any], texts: Texts, layout: Layout) -> None:
+    """Above what is drawn: the loss of each step, of the batch in one piece and accumulated."""
+    left, panel, room = 0.5, 1.25, 2.6
+    figures.with_room_above(figure, room)
+    top = figure.get_figheight()
+    axes = figures.inch_axes(figure, left, top - 0.62 - panel, layout.width - left - 0.12, panel)
+    steps = range(1, len(data["whole"]) + 1)
+    axes.plot(steps, data["whole"], color=figures.LINK, linewidth=3.25)
+    axes.plot(steps, data["accumulated"], color=figures.COLORS["accumulate"], linewidth=0.9)
+    axes.set_xlim(0, len(steps))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(True, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(length=0, pad=4)
+    size = data["batch"] // data["micro_batches"]
+    facts = {"batch": data["batch"], "count": data["micro_batches"], "size": size}
+    figures.inch_text(figure, 0.1, top - 0.17, texts("large_batches.figure.equal"), figures.SIZE_SMALL, va="center")
+    x = 0.1
+    for key, color, width in (
+        ("large_batches.figure.whole", figures.LINK, 3.25),
+        ("large_batches.figure.accumulated", figures.COLORS["accumulate"], 0.9),
+    ):
+        figures.inch_line(figure, (x, x + 0.3), (top - 0.42, top - 0.42), color=color, linewidth=width)
+        name = texts(key, **facts)
+        figures.inch_text(figure, x + 0.38, top - 0.42, name, figures.SIZE_SMALL, va="center")
+        x += 0.38 + figures.text_size(figure, name, figures.SIZE_SMALL)[0] + 0.25
+    style = {"color": figures.MUTED, "ha": "center", "va": "center"}
+    below = top - 0.62 - panel - 0.33
+    figures.inch_text(figure, layout.width / 2, below, texts("large_batches.figure.step"), figures.SIZE_SMALL, **style)
+    figures.inch_text(figure, 0.1, below - 0.27, texts("large_batches.figure.rules"), figures.SIZE_SMALL, va="center")
+
+
+def _apart(result: Result, texts: Texts) -> list[str]:
+    """How far the two ways of the same batch are apart, in float64 and in float32."""
+    data = result.figure.get("equal")
+    if data is None:
+        return []
+    double, single = (units.number_text(data[key]) for key in ("largest_difference", "largest_difference_float32"))
+    facts = {"batch": data["batch"], "rate": data["rate"], "double": double, "single": single}
+    return [texts("large_batches.figure.apart", **facts)]
 
 
 def _legend(
@@ -226,7 +271,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         label=label(NAME),
         title=texts("pair.large_batches.figure"),
         alt=texts("large_batches.figure.alt", base_batch=base_batch, base=base, points="; ".join(points)),
-        caption=[texts("large_batches.figure.caption", **facts), *_findings(result, texts)],
+        caption=[texts("large_batches.figure.caption", **facts), *_apart(result, texts), *_findings(result, texts)],
         source=result.source,
         draw=lambda drawn_texts, layout: draw(result, drawn_texts, layout),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from tightgrad_lab.report import cells, figures, units
 from tightgrad_lab.report.files import Runs
@@ -61,10 +61,29 @@ def _panel(axes: Axes, result: Result, method: str) -> None:
     color = figures.MUTED if method == "none" else figures.COLORS["clip"]
     clean, _, _ = _across_seeds(result, "clean")
     axes.plot(range(len(clean)), clean, color=figures.LINK, linewidth=0.7)
+    for step in sorted({step for curve in _curves(result, method) for step in curve["outliers"]}):
+        axes.axvspan(step - 0.5, step + 0.5, facecolor=figures.BAND, edgecolor="none", zorder=0)
     for curve in _curves(result, method):
         losses = [math.nan if loss is None else float(loss) for loss in curve["losses"]]
         axes.plot(range(len(losses)), losses, color=color, linewidth=0.7, alpha=0.8)
     axes.grid(True, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(length=0, pad=3)
+
+
+def _norms(axes: Axes, result: Result, method: str) -> None:
+    """The norm of the gradient before clipping, on a logarithmic scale that all methods share."""
+    color = figures.MUTED if method == "none" else figures.COLORS["clip"]
+    every = [norm for curve in result.figure["curves"] for norm in curve["norms"] if norm]
+    for curve in _curves(result, method):
+        for step in curve["outliers"]:
+            axes.axvspan(step - 0.5, step + 0.5, facecolor=figures.BAND, edgecolor="none", zorder=0)
+        axes.plot([math.nan if norm is None else norm for norm in curve["norms"]], color=color, linewidth=0.6)
+    axes.set_yscale("log")
+    axes.set_ylim(0.8 * min(every), 1.2 * max(every))
+    axes.yaxis.set_major_locator(LogLocator(10, numticks=4))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.spines["left"].set_visible(False)
     axes.tick_params(length=0, pad=3)
 
@@ -80,30 +99,37 @@ def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
     """A panel for each method: the loss of every seed, and behind it that without outliers."""
     columns = 2 if layout is NARROW else 3
     rows = math.ceil(len(PANELS) / columns)
-    left, right, top, bottom, gap, head, panel = 0.42, 0.12, 0.34, 0.5, 0.2, 0.34, 1.2
+    left, right, top, bottom, gap, head, panel = 0.42, 0.12, 0.42, 0.5, 0.2, 0.34, 1.1
+    strip = 0.5 if all("norms" in curve for curve in result.figure["curves"]) else 0.0
     width = (layout.width - left - right - (columns - 1) * gap) / columns
-    height = top + rows * (head + panel) + bottom
+    height = top + rows * (head + panel + strip) + bottom
     figure = figures.canvas(layout.width, height)
     steps = int(result.settings["steps"])
     low, high = _limits(result)
     for place, method in enumerate(PANELS):
         row, column = divmod(place, columns)
-        x, y = left + column * (width + gap), height - top - (row + 1) * (head + panel)
+        x, y = left + column * (width + gap), height - top - (row + 1) * (head + panel + strip) + strip
         axes = figures.inch_axes(figure, x, y, width, panel)
         _panel(axes, result, method)
         axes.set_ylim(low, high)
         axes.set_xlim(0, steps)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.tick_params(labelleft=column == 0, labelbottom=not strip)
+        if strip:
+            axes = figures.inch_axes(figure, x, y - strip + 0.04, width, strip - 0.1)
+            _norms(axes, result, method)
+            axes.set_xlim(0, steps)
         axes.xaxis.set_major_locator(FixedLocator([0, steps / 2, steps]))
         labels = axes.set_xticklabels([f"{value:g}" for value in (0, steps / 2, steps)])
         labels[0].set_horizontalalignment("left")
         labels[-1].set_horizontalalignment("right")
         axes.tick_params(labelleft=column == 0, labelbottom=place + columns >= len(PANELS))
         _heading(figure, result, method, texts, (x, y + panel + 0.11, width))
-    figures.inch_text(
-        figure, 0.1, height - 0.16, texts("loss_spikes.figure.y"), figures.SIZE_SMALL, color=figures.MUTED, va="center"
-    )
+    lines = [texts("loss_spikes.figure.y"), texts("loss_spikes.figure.norms")]
+    for line, said in enumerate(lines if layout is NARROW else ["  ".join(lines)]):
+        level = height - 0.16 - 0.17 * line
+        figures.inch_text(figure, 0.1, level, said, figures.SIZE_SMALL, color=figures.MUTED, va="center")
     figures.inch_text(
         figure,
         layout.width / 2,

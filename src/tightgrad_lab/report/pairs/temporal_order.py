@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from tightgrad_lab.report import cells, figures, units
+from tightgrad_lab.report import cells, figures, recurrent, units
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.results import Result, notes, read_result
@@ -22,8 +20,11 @@ KINDS = {
     "cnn": "temporal_order.table.cnn",
 }
 """The kinds of networks, and the keys of their names."""
-WAYS = {False: "temporal_order.figure.without", True: "temporal_order.figure.with"}
-_JITTER = 0.07
+PANELS = {
+    "cliff": ("temporal_order.figure.cliff", "temporal_order.figure.cliff.x"),
+    "backward": ("temporal_order.figure.backward", "temporal_order.figure.backward.x"),
+}
+"""The computed panels, and the keys of their heading and of their axis."""
 Row = Mapping[str, Any]
 
 
@@ -63,101 +64,46 @@ def shown_length(result: Result, kind: str) -> int:
     return (telling or lengths)[-1]
 
 
-def _color(clipped: bool) -> str:
-    return figures.COLORS["clip"] if clipped else figures.MUTED
-
-
-def _norms(axes: Axes, result: Result, kind: str, length: int) -> None:
-    steps = int(result.settings["steps"])
-    for clipped in WAYS:
-        for run in _runs(result, kind, length, clipped):
-            curve = [value for value in run["curve"] if value is not None]
-            width = -(-steps // 100)
-            places = [min((place + 1) * width, run["steps"]) for place in range(len(curve))]
-            axes.plot(places, curve, color=_color(clipped), linewidth=0.9, alpha=0.75)
-            if curve:
-                axes.plot(
-                    places[-1:], curve[-1:], "o" if run["learned"] else "x", color=_color(clipped), markersize=3.4
-                )
-    axes.axhline(float(result.settings["max_norm"]), color=figures.LINK, linewidth=0.8, linestyle=(0, (3, 2)))
-    axes.set_yscale("log")
-    axes.set_xlim(0, steps * 1.03)
-    axes.yaxis.set_major_locator(LogLocator(10, numticks=7))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_locator(FixedLocator([0, steps / 2, steps]))
-    labels = axes.set_xticklabels([units.count_text(value) for value in (0, steps / 2, steps)])
-    labels[-1].set_horizontalalignment("right")
-
-
-def _successes(axes: Axes, result: Result, kind: str) -> None:
-    lengths = _lengths(result, kind)
-    for place, length in enumerate(lengths):
-        for clipped, side in ((False, -0.2), (True, 0.2)):
-            runs = _runs(result, kind, length, clipped)
-            for seed, run in enumerate(runs):
-                x = place + side + _JITTER * (seed - (len(runs) - 1) / 2)
-                marker = "o" if run["learned"] else "x"
-                axes.plot([x], [run["accuracy"]], marker, color=_color(clipped), markersize=3.6)
-            label = f"{learned(runs)}/{len(runs)}"
-            axes.annotate(
-                label, (place + side, 1.09), color=_color(clipped), fontsize=7.0, ha="center", annotation_clip=False
-            )
-    axes.set_ylim(0, 1.06)
-    axes.set_xlim(-0.5, len(lengths) - 0.5)
-    axes.yaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1.0]))
-    axes.set_yticklabels(["0", "25", "50", "75", f"100{units.NBSP}%"])
-    axes.xaxis.set_major_locator(FixedLocator(range(len(lengths))))
-    axes.set_xticklabels([str(length) for length in lengths])
-
-
 def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
-    """Norms on the way at one length, then what every run reached at every length."""
+    """A step over a cliff, gradients on their way back, and which runs learned the task."""
     narrow = layout is NARROW
     kinds = _kinds(result)
-    panels = [("norms", kinds[0]), *(("successes", kind) for kind in kinds)]
-    left, right, gap, head, panel, foot = 0.52, 0.12, 0.5, 0.5, 1.55, 0.5
-    legend = 0.5 if narrow else 0.3
-    across = 1 if narrow else len(panels)
-    rows = len(panels) if narrow else 1
-    width = (layout.width - left - right - (across - 1) * gap) / across
-    height = legend + rows * (head + panel + foot)
-    figure = figures.canvas(layout.width, height)
-    for place, (what, kind) in enumerate(panels):
+    panels = [name for name in PANELS if name in result.figure]
+    left, right, head, panel, foot = 0.55, 0.85, 0.5, 1.75, 0.5
+    across = 1 if narrow else 2
+    rows = {
+        kind: len(recurrent.row_keys([run for run in result.figure["runs"] if run["kind"] == kind])) for kind in kinds
+    }
+    tall = {kind: 0.6 + 0.22 * count + 0.09 * (count // 2) for kind, count in rows.items()}
+    lower = sum(tall.values()) + 0.12 * len(kinds) if narrow else max(tall.values())
+    upper = -(-len(panels) // across) * (head + panel + foot)
+    figure = figures.canvas(layout.width, upper + lower + 0.32)
+    height = figure.get_figheight()
+    width = layout.width / across - left - (0.75 if narrow else right)
+    for place, name in enumerate(panels):
         row, column = divmod(place, across)
-        x, y = left + column * (width + gap), height - legend - row * (head + panel + foot) - head - panel
-        axes = figures.inch_axes(figure, x, y, width, panel)
-        name = texts(KINDS[kind])
-        if what == "norms":
-            length = shown_length(result, kind)
-            _norms(axes, result, kind, length)
-            title, below = (
-                texts("temporal_order.figure.norms", kind=name, length=length),
-                texts("temporal_order.figure.step"),
-            )
+        x, y = left + column * layout.width / across, height - (row + 1) * (head + panel + foot) + foot
+        axes = figures.inch_axes(figure, x, y, width + (0.45 if name == "cliff" else 0), panel)
+        heading, below = (texts(key) for key in PANELS[name])
+        if name == "cliff":
+            recurrent.cliff(axes, result.figure[name], texts)
         else:
-            _successes(axes, result, kind)
-            title, below = texts("temporal_order.figure.accuracy", kind=name), texts("temporal_order.figure.length")
-        axes.grid(True, axis="y")
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(length=0, pad=3)
-        figures.inch_text(figure, x - left + 0.1, y + panel + 0.29, title, figures.SIZE_SMALL, va="center")
-        figures.inch_text(
-            figure, x + width / 2, y - 0.33, below, figures.SIZE_SMALL, color=figures.MUTED, ha="center", va="center"
-        )
-    x = 0.1
-    for clipped, key in WAYS.items():
-        figures.inch_line(figure, (x, x + 0.22), (height - 0.16, height - 0.16), color=_color(clipped), linewidth=1.6)
-        figures.inch_text(figure, x + 0.28, height - 0.16, texts(key), figures.SIZE_SMALL, va="center")
-        x += 0.28 + figures.text_size(figure, texts(key), figures.SIZE_SMALL)[0] + 0.25
-    place_of_marks = (0.1, height - 0.36) if narrow else (x, height - 0.16)
+            recurrent.backward(axes, result.figure[name], texts)
+        figures.inch_text(figure, x - left + 0.1, y + panel + 0.24, heading, figures.SIZE_SMALL, va="center")
+        style = {"color": figures.MUTED, "ha": "center", "va": "center"}
+        figures.inch_text(figure, x + width / 2, y - 0.33, below, figures.SIZE_SMALL, **style)
+    y = height - upper
+    for place, kind in enumerate(kinds):
+        lengths = [len(_lengths(result, one)) + 1 for one in kinds]
+        share = 1.0 if narrow else lengths[place] / sum(lengths)
+        x = 0.1 if narrow or place == 0 else 0.1 + layout.width * sum(lengths[:place]) / sum(lengths)
+        heading = texts("temporal_order.figure.learned", kind=texts(KINDS[kind])) if place == 0 else texts(KINDS[kind])
+        figures.inch_text(figure, x, y - 0.2, heading, figures.SIZE_SMALL, va="center")
+        recurrent.learned(figure, result.figure["runs"], kind, (x, y - 0.46, layout.width * share - 0.3), texts)
+        if narrow:
+            y -= tall[kind] + 0.12
     figures.inch_text(
-        figure,
-        *place_of_marks,
-        texts("temporal_order.figure.marks"),
-        figures.SIZE_SMALL,
-        color=figures.MUTED,
-        va="center",
+        figure, 0.1, 0.16, texts("temporal_order.figure.marks"), figures.SIZE_SMALL, color=figures.MUTED, va="center"
     )
     return figure
 
@@ -197,22 +143,9 @@ def _findings(result: Result, texts: Texts) -> list[str]:
     return found
 
 
-def _rates(result: Result, texts: Texts) -> str:
-    parts = [
-        texts(
-            "temporal_order.figure.rate",
-            kind=texts(KINDS[kind]),
-            rates=texts.join([f"{rate:g}" for rate in result.settings["rates"][kind]]),
-            first=f"{result.settings['rates'][kind][0]:g}",
-        )
-        for kind in _kinds(result)
-    ]
-    return " ".join(parts)
-
-
 def figure(result: Result, texts: Texts) -> FigureSpec:
     """The temporal-order task."""
-    kind = _kinds(result)[0]
+    cliff = result.figure.get("cliff", {})
     facts = {
         "steps": units.count_text(result.settings["steps"]),
         "batch": result.settings["batch_size"],
@@ -220,7 +153,9 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         "max_norm": f"{result.settings['max_norm']:g}",
         "seeds": result.settings["seeds"],
         "tests": units.count_text(result.settings["test_sequences"]),
-        "length": shown_length(result, kind),
+        "unit_steps": cliff.get("steps", units.MISSING),
+        "unit_rate": cliff.get("rate", units.MISSING),
+        "unit_norm": cliff.get("max_norm", units.MISSING),
     }
     points = "; ".join(_in_words(result, kind, texts) for kind in _kinds(result))
     return FigureSpec(
@@ -228,7 +163,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         label=label(NAME),
         title=texts("pair.temporal_order.figure"),
         alt=texts("temporal_order.figure.alt", points=points),
-        caption=[texts("temporal_order.figure.caption", **facts), _rates(result, texts), *_findings(result, texts)],
+        caption=[texts("temporal_order.figure.caption", **facts), *_findings(result, texts)],
         source=result.source,
         draw=lambda drawn_texts, layout: draw(result, drawn_texts, layout),
     )

@@ -2,14 +2,15 @@
 
 import statistics
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from tightgrad_lab.report import machine, units
+from tightgrad_lab.report import chart, figures, machine, units
 from tightgrad_lab.report.files import Runs
-from tightgrad_lab.report.model import Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
+from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.results import Result, notes, read_result
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import label, slug
@@ -50,6 +51,18 @@ OUTCOMES = {
     "fails": "window_states.table.fails",
     "hangs": "window_states.table.hangs",
 }
+LINES = {
+    "take": "muted",
+    "forward": "muted",
+    "backward": "accumulate",
+    "ask": "accumulate",
+    "clip": "clip",
+    "step": "muted",
+    "zero": "accumulate",
+}
+"""The lines of the loop as a student writes it, and the colour of each."""
+LOOP = [(0, 0), (1, 0), (2, 0), (3, 0), (3, 1), (2, 1), (1, 1)]
+"""Column and row of each line, on a wide figure."""
 Row = Mapping[str, Any]
 
 
@@ -80,7 +93,47 @@ def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
     """The state machine with the counts of this run."""
     counts = {(edge["from"], edge["to"]): int(edge["count"]) for edge in result.figure["transitions"]}
     names = {state: texts(key) for state, key in STATES.items()}
-    return machine.draw(layout, names, _facts(result, texts), counts)
+    figure = machine.draw(layout, names, _facts(result, texts), counts)
+    loop(figure, texts, layout)
+    return figure
+
+
+def loop(figure: Figure, texts: Texts, layout: Layout) -> None:
+    """Above what is drawn: the loop as a student writes it, a box for each line of code."""
+    narrow = layout is NARROW
+    columns, rows = (2, 4) if narrow else (4, 2)
+    wide, tall, gap, down = (1.5, 0.56, 0.24, 0.3) if narrow else (1.52, 0.56, 0.36, 0.32)
+    room = 0.62 + rows * (tall + down) + 0.38
+    figures.with_room_above(figure, room)
+    top = figure.get_figheight()
+    left = (layout.width - columns * wide - (columns - 1) * gap) / 2
+    spots = [(0, 0), (1, 0), (1, 1), (0, 1), (0, 2), (1, 2), (1, 3)] if narrow else LOOP
+    nodes = {}
+    for (column, row), (key, color) in zip(spots, LINES.items(), strict=True):
+        x, y = left + column * (wide + gap) + wide / 2, top - 0.62 - tall / 2 - row * (tall + down)
+        lines = tuple(texts(f"window_states.figure.loop.{key}").split("\n"))
+        nodes[key] = chart.Node(x, y, wide, tall, lines, color, question=key == "ask")
+        chart.node(figure, nodes[key], figures.SIZE_SMALL)
+    order = list(nodes.values())
+    for begin, end in pairwise(order):
+        chart.arrow(figure, chart.between(begin, end))
+    ask, first, last = nodes["ask"], nodes["take"], nodes["zero"]
+    yes, no = texts("window_states.figure.loop.yes"), texts("window_states.figure.loop.no")
+    x, y = ask.side("bottom")
+    figures.inch_text(figure, x + 0.1, y - 0.1, yes, figures.SIZE_SMALL, color=figures.MUTED, va="center")
+    if narrow:
+        x, y = ask.side("left")
+        back = [(x, y), (x - 0.08, y), (x - 0.08, first.y), first.side("left")]
+        chart.arrow(figure, back, no, (x + 0.2, y + 0.28))
+        chart.arrow(
+            figure, [last.side("left"), (0.04, last.y), (0.04, first.y + 0.1), (first.side("left")[0], first.y + 0.1)]
+        )
+    else:
+        x, y = ask.side("top")
+        chart.arrow(figure, [(x, y), (x, y + 0.17), (first.x, y + 0.17), first.side("top")], no, (x - 0.14, y + 0.08))
+        chart.arrow(figure, [last.side("left"), (first.x, last.y), first.side("bottom")])
+    for key, y in (("loop", top - 0.2), ("machine", top - room + 0.12)):
+        figures.inch_text(figure, 0.1, y, texts(f"window_states.figure.part.{key}"), figures.SIZE_SMALL, va="center")
 
 
 def _window_in_words(window: Mapping[str, Any], texts: Texts) -> str:

@@ -35,6 +35,7 @@ def runs(root: Path) -> Path:
             "nbytes": 1000,
             "compression_factor": 130.3,
             "relative_error": 0.92,
+            "strip": [0.5, 0.0, -1.0],
             "after": SHARES,
             "residual": SHARES,
             "num_values": 7,
@@ -48,6 +49,7 @@ def runs(root: Path) -> Path:
         "loss": 2.7,
         "reach": 4.0,
         "before": SHARES,
+        "strip": [0.6, 0.1, -1.2],
         "families": families,
     }
     table = [
@@ -66,6 +68,7 @@ def test_drawn(tmp_path: Path, language: str, layout: Any) -> None:
     texts = drawn_texts(figure, language, layout)
     assert sum("0.92" in text for text in texts) == len(codec_gallery.FAMILIES)
     assert "1024 × 256" in figure.alt
+    assert any(text.startswith("3 ") or " 3 " in text for text in texts)
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -22,6 +22,17 @@ ACCURACY = {
 }
 
 
+EQUAL = {
+    "batch": 32,
+    "micro_batches": 8,
+    "rate": 0.01,
+    "whole": [2.0, 1.5, 1.0],
+    "accumulated": [2.0, 1.5, 1.0],
+    "largest_difference": 8.9e-16,
+    "largest_difference_float32": 0.0917,
+}
+
+
 def runs(root: Path, rows: dict[Any, list[float]] = ACCURACY) -> Path:
     lost = (512, "linear_constant")
     table = [
@@ -54,6 +65,7 @@ def runs(root: Path, rows: dict[Any, list[float]] = ACCURACY) -> Path:
         "rates": {"sgd": 0.01, "lars": 3.0, "lamb": 0.01},
         "tuning": [],
         "curves": curves,
+        "equal": EQUAL,
     }
     return write_result(root, "large_batches", SETTINGS, figure, table)
 
@@ -65,6 +77,9 @@ def test_drawn(tmp_path: Path, language: str, layout: Any) -> None:
     texts = drawn_texts(figure, language, layout)
     assert sum("LAMB" in text for text in texts) == 1
     assert any("512" in text for text in texts)
+    assert any("8 × 4" in text for text in texts)
+    assert "8.90e−16" in str(figure.caption[1])
+    assert "0.0917" in str(figure.caption[1])
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -1,5 +1,6 @@
 """Say what the result says."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from support.drawing import LAYOUTS, content, drawn_texts, write_result
 from tightgrad_lab.report.pairs import loss_spikes
+from tightgrad_lab.report.texts import load
 
 SETTINGS = {
     "seeds": 3,
@@ -46,6 +48,7 @@ def runs(root: Path) -> Path:
             "method": method,
             "seed": seed,
             "losses": losses if method == "clean" else [*losses[:30], None, 4.5, *losses[32:]],
+            "norms": [0.5] * 30 + [6.0] + [0.5] * 29,
             "outliers": [] if method == "clean" else [30],
         }
         for method in SPIKES
@@ -70,6 +73,16 @@ def test_drawn(tmp_path: Path, language: str, layout: Any) -> None:
     texts = drawn_texts(figure, language, layout)
     assert sum("5.0" in text for text in texts) == 2
     assert sum("9.0" in text for text in texts) == 1
+    assert any(load(language)("loss_spikes.figure.norms") in text for text in texts)
+
+
+def test_a_result_without_norms_is_drawn_too(tmp_path: Path) -> None:
+    path = runs(tmp_path) / "loss_spikes" / "result.json"
+    data = json.loads(path.read_text())
+    for curve in data["figure"]["curves"]:
+        del curve["norms"]
+    path.write_text(json.dumps(data))
+    assert drawn_texts(content(loss_spikes.PAIR, tmp_path, "en")[0], "en", LAYOUTS[0])
 
 
 def test_what_is_better_is_said_and_what_is_worse(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Say what the result says."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,22 @@ LEARNED = {
     ("lstm", 30, False, 1.0): 3,
     ("lstm", 30, True, 1.0): 2,
 }
+
+CLIFF = {
+    "steps": 50,
+    "rate": 1.0,
+    "max_norm": 0.1,
+    "weights": [4.0, 5.0, 6.0],
+    "biases": [-3.0, -2.0, -1.0],
+    "loss": [[0.4, 0.1, 0.1], [0.3, 0.1, 0.05], [0.2, 0.1, 0.0]],
+    "without": {"places": [[5.5, -2.1], [4.5, -2.0], [9.0, 10.0]], "norms": [0.1, 14.0]},
+    "with": {"places": [[5.5, -2.1], [5.0, -2.0], [4.8, -2.0]], "norms": [0.1, 14.0]},
+}
+BACKWARD = [
+    {"kind": kind, "gain": gain, "length": length, "norms": [0.1 * gain**i for i in range(length)]}
+    for kind, gain in (("rnn", 1.5), ("lstm", 1.0))
+    for length in (10, 30)
+]
 
 
 def runs(root: Path) -> Path:
@@ -71,7 +88,8 @@ def runs(root: Path) -> Path:
         }
         for kind in ("rnn", "lstm", "transformer", "cnn")
     ]
-    return write_result(root, "temporal_order", SETTINGS, {"runs": found}, table)
+    figure = {"runs": found, "cliff": CLIFF, "backward": BACKWARD}
+    return write_result(root, "temporal_order", SETTINGS, figure, table)
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -79,8 +97,20 @@ def runs(root: Path) -> Path:
 def test_drawn(tmp_path: Path, language: str, layout: Any) -> None:
     figure, _ = content(temporal_order.PAIR, runs(tmp_path), language)
     texts = drawn_texts(figure, language, layout)
-    assert [text for text in texts if "/3" in text] == ["3/3", "3/3", "0/3", "3/3", "3/3", "2/3"]
-    assert any("30" in text and "RNN" in text for text in texts)
+    if layout is LAYOUTS[0]:  # a phone has the dots alone
+        rows = ["1/3", "0/3", "3/3", "3/3", "3/3", "0/3"]  # each rate without clipping and with it, by length
+        assert [text for text in texts if "/3" in text] == [*rows, "3/3", "2/3"]
+    assert {"10", "30", "0.1", "0.01"} <= set(texts)
+    assert any("w = 9.0" in text for text in texts)
+    assert {"RNN × 1.5", "LSTM"} <= set(texts)
+
+
+def test_without_the_computed_panels_an_older_result_still_shows_its_runs(tmp_path: Path) -> None:
+    path = runs(tmp_path) / "temporal_order" / "result.json"
+    data = json.loads(path.read_text())
+    del data["figure"]["cliff"], data["figure"]["backward"]
+    path.write_text(json.dumps(data))
+    assert "2/3" in drawn_texts(content(temporal_order.PAIR, tmp_path, "en")[0], "en", LAYOUTS[0])
 
 
 def test_plain_sgd_is_shown_at_its_best_rate(tmp_path: Path) -> None:
