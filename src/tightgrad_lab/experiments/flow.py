@@ -22,6 +22,11 @@ def flow(result: Result) -> dict[str, Any]:
         known = [step[key] for step in result.steps if step[key] is not None]
         return {key: statistics.median(known)} if known else {}
 
+    acted = [step for step in result.steps if step["clip_coef"] is not None and step["clip_coef"] < 1]
+    shown = sorted(acted, key=lambda step: step["clip_coef"])[len(acted) // 2] if acted else None
+    clip = (
+        {key: shown[key] for key in ("grad_norm", "clip_coef")} if shown else median("grad_norm") | median("clip_coef")
+    )
     wire_bytes = round(median("wire_bytes")["wire_bytes"])
     stages: list[dict[str, Any]] = [
         {"id": "data", "shape": list(result.batch_shape), "bytes": result.batch_nbytes},
@@ -33,7 +38,7 @@ def flow(result: Result) -> dict[str, Any]:
         {"id": "encode", "bytes": result.payload_nbytes, **seconds("encode")},
         {"id": "collective", "bytes": wire_bytes, **seconds("collective")},
         {"id": "decode", "bytes": gradient_nbytes, **seconds("decode")},
-        {"id": "clip", **median("grad_norm"), **median("clip_coef"), **seconds("clip")},
+        {"id": "clip", **clip, "clipped": len(acted) / len(result.steps), **seconds("clip")},
         {"id": "optimizer", **seconds("optimizer")},
     ]
     return {"micro_batches": micro_batches, "stages": stages}

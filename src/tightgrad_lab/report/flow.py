@@ -79,6 +79,8 @@ def details(stages: Sequence[Stage], i: int, ranks: int | None, texts: Texts) ->
         facts.append(texts("stage.norm", norm=units.number_text(norm)))
     if (coefficient := _values(stage, "clip_coef")) is not None:
         facts.append(texts("stage.coef", coef=units.number_text(coefficient)))
+    if (clipped := _values(stage, "clipped")) is not None:
+        facts.append(texts("stage.clipped", share=units.percent_text(clipped)))
     return facts
 
 

@@ -61,7 +61,7 @@ def _thrown(axes: Axes, last: Sequence[float], out: Sequence[float], texts: Text
     share = min((right - last[0]) / max(out[0] - last[0], 1e-9), (high - last[1]) / max(out[1] - last[1], 1e-9))
     end = (last[0] + 0.96 * share * (out[0] - last[0]), last[1] + 0.96 * share * (out[1] - last[1]))
     style = {"arrowstyle": "-|>", "color": figures.INK, "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", end, last, arrowprops=style, zorder=4)
+    axes.annotate("", end, (last[0], last[1]), arrowprops=style, zorder=4)
     said = texts("temporal_order.figure.thrown", weight=f"{out[0]:.1f}", bias=f"{out[1]:.1f}")
     _say(axes, said, end, (6, 0), figures.INK, va="top", linespacing=1.3)
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from tightgrad_lab.report import cells, curves, flow, units
+from tightgrad_lab.report import cells, chart, curves, figures, flow, units
 from tightgrad_lab.report.files import Case, Runs
 from tightgrad_lab.report.full import full_table
-from tightgrad_lab.report.model import Cell, Column, Content, FigureSpec, Layout, Pair, Table
+from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Pair, Table
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import COMBINATIONS, label, slug
 
@@ -78,6 +79,34 @@ def main_title(study: Study, kind: str, texts: Texts) -> str:
     return own if study.is_alone else f"{own}{colon}{texts('case.' + study.case)}"
 
 
+def task(figure: Figure, case: str, texts: Texts, layout: Layout) -> None:
+    """Above the flow of a step: what the task is, and where the three techniques act."""
+    narrow = layout is NARROW
+    wide, tall, gap = (1.5, 0.5, 0.25) if narrow else (2.2, 0.52, 0.38)
+    columns, rows = (2, 3) if narrow else (3, 2)
+    places = [
+        (row % 2 * (columns - 1) + (1 - 2 * (row % 2)) * one, row) for row in range(rows) for one in range(columns)
+    ]
+    down = 0.26
+    room = 0.42 + rows * (tall + down) + 0.36
+    figures.with_room_above(figure, room)
+    top = figure.get_figheight()
+    left = (layout.width - columns * wide - (columns - 1) * gap) / 2
+    steps = [*(tuple(texts(f"case.{case}.{part}").split("\n")) for part in ("data", "model", "loss"))]
+    steps += [tuple(texts(f"case.task.{part}").split("\n")) for part in ("gradient", "update")]
+    steps.append(tuple(texts(f"case.{case}.metric").split("\n")))
+    nodes = []
+    for place, ((column, row), lines) in enumerate(zip(places, steps, strict=True)):
+        x = left + column * (wide + gap) + wide / 2
+        y = top - 0.42 - tall / 2 - row * (tall + down)
+        nodes.append(chart.Node(x, y, wide, tall, lines, "clip" if place == len(steps) - 3 else "muted"))
+        chart.node(figure, nodes[-1], figures.SIZE_SMALL)
+    for begin, end in pairwise(nodes):
+        chart.arrow(figure, chart.between(begin, end))
+    for key, y in (("task", top - 0.18), ("step", top - room + 0.12)):
+        figures.inch_text(figure, 0.1, y, texts(f"case.part.{key}"), figures.SIZE_SMALL, va="center")
+
+
 def flow_figure(study: Study, case: Case, texts: Texts) -> FigureSpec | None:
     """The measured flow of one step; None if the run did not write it."""
     if case.flow is None:
@@ -89,7 +118,9 @@ def flow_figure(study: Study, case: Case, texts: Texts) -> FigureSpec | None:
     }
 
     def draw(drawn_texts: Texts, layout: Layout) -> Figure:
-        return flow.draw(measured, drawn_texts, layout)
+        drawn = flow.draw(measured, drawn_texts, layout)
+        task(drawn, study.case, drawn_texts, layout)
+        return drawn
 
     part = study.figures[0]
     return FigureSpec(

@@ -114,7 +114,7 @@ def test_drawn(tmp_path: Path, language: str, layout: Any) -> None:
 def test_windows_in_words(tmp_path: Path, language: str) -> None:
     figure, _ = content(window_states.PAIR, runs(tmp_path), language)
     caption = " ".join(map(str, figure.caption))
-    for words in ("1.50e−7", "2.00e−07", "4 + 3", "8 + 6", "1,234", "50,000"):
+    for words in ("1.50e−7", "2.00e−7", "4 + 3", "8 + 6", "1,234", "50,000"):
         assert words in caption
     assert "2.00\u00a0ms" in figure.alt
 
