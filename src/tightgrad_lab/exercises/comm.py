@@ -9,7 +9,7 @@ from torch import Tensor
 from tightgrad.collectives import ThreadedCollective, run_threaded
 
 Result = TypeVar("Result")
-SECONDS = 12.0
+SECONDS = 30.0
 """That a rank waits for the others before it gives up."""
 
 

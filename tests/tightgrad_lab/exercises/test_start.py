@@ -4,6 +4,7 @@ import pytest
 
 from tightgrad_lab.cli import app as cli
 from tightgrad_lab.exercises import sheets, start
+from tightgrad_lab.report.book.chapters import read
 
 
 def texts(folder):
@@ -43,3 +44,11 @@ def test_a_student_s_work_is_left_alone(tmp_path, capsys):
     assert cli.run(["exercises", "start", str(tmp_path)]) == 0
     assert mine.read_text(encoding="utf-8") == "my work"
     assert f"left as it is: {mine}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_each_chapter_of_the_book_ends_with_its_exercises(language):
+    for one in sheets():
+        closing = read(language, f"chapter{one.chapter}").closing
+        assert one.title(language) in closing.splitlines()[-2]
+        assert f"tightgrad exercises check {one.number - (one.number - 1) % 3}`" in closing.splitlines()[-1]
