@@ -2,15 +2,15 @@
 
 A batch's outer mapping, tuple or list holds fields. A tensor or array is cut along its first dimension; numbers, texts
 and tensors without dimensions go into every piece. A list inside is either one entry a sample, and is cut itself, or
-a group of fields (two views of the images), whose entries are cut. Which of the two has to follow from the lengths:
-where both fit, or neither, nothing is cut.
+a group of fields (two views of the images), whose entries are cut; a mapping inside holds fields, or numbers and texts
+for all samples. Which it is has to follow from the lengths: where both fit, or neither, nothing is cut.
 """
 
 import copy
 import itertools
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -31,10 +31,13 @@ _WAY_OUT = 'cut it into micro-batches in the loader, and take source="loader" an
 
 @dataclass(frozen=True)
 class _Reading:
-    """One way to understand a value: what gives the samples from start to stop, and whether that is less than all."""
+    """One way to understand a value: what gives the samples from start to stop, whether that is less than all, and what
+    can be understood in another way as well.
+    """
 
     piece: Callable[[int, int], Any]
     cuts: bool
+    doubt: str = ""
 
 
 def split_batch(batch: Any, pieces: int) -> list[Any]:
@@ -93,7 +96,8 @@ def _read(batch: Any) -> tuple[int, _Reading]:
         return found[0]
     if found:
         sizes = " or ".join(str(size) for size in sorted({size for size, _ in found}))
-        reason = f"its lists can be understood in more than one way ({sizes} samples, or fields that lists hold)"
+        which = next((reading.doubt for _, reading in found if reading.doubt), "its lists")
+        reason = f"{which} can be understood in more than one way ({sizes} samples, or fields that lists hold)"
     else:
         kind = odd_kind(batch) or type(batch).__name__
         reason = reasons[0] if reasons else f"it is a {kind}, without tensors or lists of one entry a sample"
@@ -131,7 +135,11 @@ def _readings(value: Any, size: int, path: str, top: bool, reasons: list[str]) -
             return [_Reading(lambda start, stop: value[start:stop], cuts=True)]
         reasons.append(f"one tensor has {size} samples, another ({path}) the shape {tuple(value.shape)}")
         return []
-    if named_entries(value) is not None:
+    named = named_entries(value)
+    if isinstance(value, Mapping) and not top and len(value) == size > 1 and all(map(is_constant, value.values())):
+        reasons.append(f"{path} has {size} entries, which may be one for each of {size} samples as well as settings")
+        return []
+    if named is not None:
         return _fields(value, size, path, reasons)
     if is_sequence(value):
         return _fields(value, size, path, reasons) if top or not value else _list(value, size, path, reasons)
@@ -153,7 +161,7 @@ def _fields(value: Any, size: int, path: str, reasons: list[str]) -> list[_Readi
         def piece(start: int, stop: int) -> Any:
             return rebuilt(dict(zip(keys, (part.piece(start, stop) for part in chosen), strict=True)))
 
-        return _Reading(piece, cuts=any(part.cuts for part in chosen))
+        return _Reading(piece, any(part.cuts for part in chosen), next((p.doubt for p in chosen if p.doubt), ""))
 
     return [reading(chosen) for chosen in itertools.islice(itertools.product(*choices), 2)]
 
@@ -173,7 +181,7 @@ def _list(value: Any, size: int, path: str, reasons: list[str]) -> list[_Reading
     holds_fields = any(is_array(item) or is_sequence(item) or named_entries(item) is not None for item in value)
     groups = [group for group in _fields(value, size, path, inside) if group.cuts] if holds_fields else []
     if fits:
-        return [by_sample, *groups]
+        return [replace(by_sample, doubt=path), *groups] if groups else [by_sample]
     if not groups:
         reasons.append(
             f"{path} is a {type(value).__name__} of {len(value)}, and not one entry for each of {size} samples"

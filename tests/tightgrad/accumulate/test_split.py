@@ -69,6 +69,21 @@ CUT = {
         {"x": rows(2, 1), "t": torch.tensor(0.5), "k": 3, "mode": "ab", "n": None, "s": np.float32(2.0)},
         [{"x": [[float(i)]], "t": 0.5, "k": 3, "mode": "ab", "n": None, "s": 2.0} for i in (0, 1)],
     ),
+    "token lists": (
+        {"x": rows(2, 1), "tokens": [[1, 2, 3], []], "spans": [None, (4, 7)]},
+        [{"x": [[0.0]], "tokens": [[1, 2, 3]], "spans": [None]}, {"x": [[1.0]], "tokens": [[]], "spans": [[4, 7]]}],
+    ),
+    "a dict of columns, and one of settings": (
+        {"x": rows(2, 1), "meta": {"id": ["a", "b"], "frames": (8, [9])}, "settings": {"t": 0.1, "mode": "a", "k": 3}},
+        [
+            {"x": [[0.0]], "meta": {"id": ["a"], "frames": [8]}, "settings": {"t": 0.1, "mode": "a", "k": 3}},
+            {"x": [[1.0]], "meta": {"id": ["b"], "frames": [[9]]}, "settings": {"t": 0.1, "mode": "a", "k": 3}},
+        ],
+    ),
+    "dicts of each sample": (
+        {"x": rows(2, 1), "targets": [{"name": "a", "box": [1, 2, 3]}, {"name": "b"}]},
+        [{"x": [[0.0]], "targets": [{"name": "a", "box": [1, 2, 3]}]}, {"x": [[1.0]], "targets": [{"name": "b"}]}],
+    ),
     "numpy": (
         {"x": np.arange(4), "names": np.array(["a", "b", "c", "d"])},
         [{"x": [0, 1], "names": ["a", "b"]}, {"x": [2, 3], "names": ["c", "d"]}],
@@ -118,6 +133,10 @@ REFUSED = {
     "another first dimension": ((rows(3), rows(2)), r"has 3 samples, another \(batch\[1\]\) the shape \(2, 2\)"),
     "fields of two sizes in a list": ({"x": rows(4), "views": [rows(4), rows(3)]}, r'batch\["views"\]'),
     "as many views as samples": (([rows(2), rows(2)], torch.arange(2)), "more than one way"),
+    "as many numbers as samples": (
+        {"x": rows(2), "names": ["a", "b"], "t": [{"b": [1, 2]}, {"b": [3, 4]}]},
+        r'batch\["t"\] can be understood in more than one way',
+    ),
     "as many colours as images": (
         ([torch.zeros(3, 2, 2)] * 3, [{"boxes": torch.zeros(3, 4)}] * 3),
         "more than one way",
@@ -130,6 +149,13 @@ REFUSED = {
     "packed": ((pack_sequence([torch.ones(3), torch.ones(2)]), torch.arange(2)), "PackedSequence"),
     "nested tensor": ({"x": RAGGED, "y": rows(2)}, "nested tensor"),
     "sparse": ({"x": torch.eye(2).to_sparse(), "y": rows(2)}, "sparse_coo"),
+    "as many entries as samples": ({"x": rows(2), "names": {7: "cat", 9: "dog"}}, r'batch\["names"\] has 2 entries'),
+    "one box list for each id": ({"x": rows(2), "t": {7: [1], 9: [2, 3]}}, r'batch\["t"\]\[7\] is a list of 1'),
+    "one object for each id": ({"x": rows(2), "t": {7: object(), 9: object()}}, r'batch\["t"\]\[7\] is a object'),
+    "columns of another length": (
+        {"x": rows(4), "meta": {"id": ["a", "b"]}},
+        r'batch\["meta"\]\["id"\] is a list of 2',
+    ),
     "another object": ({"x": rows(2), "graph": object()}, r'batch\["graph"\] is a object'),
     "a set": ({"x": rows(2), "names": {"a", "b"}}, "is a set"),
     "nothing": ({}, "without tensors or lists"),

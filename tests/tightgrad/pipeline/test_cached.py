@@ -108,6 +108,59 @@ def test_labels_come_along():
     assert relative(seen, flat(p.grad for p in model.parameters())) < 1e-6
 
 
+def nt_xent(model, z):
+    both = torch.cat(z)
+    scores = (both @ both.T * model.temperature.exp()).fill_diagonal_(-torch.inf)
+    return F.cross_entropy(scores, torch.arange(len(both)).roll(len(z[0])))
+
+
+def barlow(model, z):
+    first, second = ((part - part.mean(0)) / part.std(0) for part in z)
+    return (first.T @ second / len(first) - torch.eye(8)).square().sum()
+
+
+def hardest(model, z):
+    distances = torch.cdist(*z)
+    others = distances.masked_fill(torch.eye(len(distances), dtype=torch.bool), torch.inf)
+    return F.relu(distances.diagonal() - others.amin(1) + 1.0).mean()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("loss", [nt_xent, barlow, hardest])
+def test_other_losses_that_compare_samples(loss, ranks):
+    model, (batch,) = Towers().double(), tree_map(torch.Tensor.double, batches(1))
+    value = loss(model, encode(model, batch))
+    value.backward()
+    wanted = flat(torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters())
+
+    def body(collective):
+        loader = tree_map(torch.Tensor.double, batches(4, collective.rank, ranks))
+        return run(Towers().double(), loss=loss, loader=loader, collective=collective)
+
+    for seen, record in on_ranks(ranks, body):
+        assert relative(seen, wanted) < 1e-12
+        assert record.loss == pytest.approx(float(value.detach()), rel=1e-12)
+    assert tg.check_loss(model, lambda b: loss(model, encode(model, b)), batch).is_additive is False
+
+
+def test_representations_cached_by_hand():
+    """The surrogate whose gradient is that of the loss is a sum over samples, which windows take as one."""
+    model = Towers()
+    optimizer = Captured(model.parameters())
+    plan = tg.Plan(accumulate=tg.Accumulate(4, loss_reduction="sum", fetch="window"))
+    pipe = tg.attach(model, optimizer, plan)
+    for window in pipe.windows(batches(4)):
+        with torch.no_grad():
+            kept = [torch.cat(rows) for rows in zip(*(encode(model, b) for b in window.batches), strict=True)]
+        leaves = [rows.requires_grad_() for rows in kept]
+        wanted = [g.split(8) for g in torch.autograd.grad(Towers.contrast(*leaves, torch.tensor(10.0)), leaves)]
+        for batch, *shares in zip(window, *wanted, strict=True):
+            surrogate = sum((z * g).sum() for z, g in zip(encode(model, batch), shares, strict=True))
+            pipe.backward(surrogate * window.total_weight)
+        pipe.step()
+    assert relative(optimizer.seen, big_batch(Towers(), scale=10.0)[0]) < 1e-6
+
+
 def test_dropout_is_replayed():
     """What the two passes draw is the same; so is what is drawn after the step, as after one pass."""
     model = Towers(dropout=0.5)
