@@ -18,7 +18,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "fashion-mnist": {"metric": "accuracy", "value": 0.949, "source": "ResNet-18, Fashion-MNIST benchmark"},
     "trec-lstm": {"metric": "accuracy", "value": 0.912, "source": "Kim 2014, CNN-rand"},
     "trec-bert": {"metric": "accuracy", "value": 0.912, "source": "Kim 2014, CNN-rand"},
-    "imdb-lstm": {"metric": "accuracy", "value": 0.86, "source": "LSTM, 86 to 88 %"},
     "etth1-nlinear-96": {"metric": "mse", "value": 0.374, "source": "Zeng et al. 2023, NLinear"},
     "etth1-dlinear-96": {"metric": "mse", "value": 0.375, "source": "Zeng et al. 2023, DLinear"},
 }

@@ -32,7 +32,10 @@ class Section:
 
 COURSE: tuple[tuple[Section, ...], ...] = (
     (Section(1, 1, ("clip_geometry",)), Section(1, 2, ("temporal_order",), ("explode", "recurrent"))),
-    (Section(2, 1, ("window_timeline",), ("large_batch",)), Section(2, 2, ("accumulation_memory",), ("memory",))),
+    (
+        Section(2, 1, ("window_timeline",), ("large_batch",)),
+        Section(2, 2, ("accumulation_memory",), ("memory", "accumulated_efficiency")),
+    ),
     (Section(3, 1, ("codec_gallery",), ("bytes",)), Section(3, 2, ("link_speeds",), ("efficiency",))),
     (Section(4, 1, ("loss_spikes",), ("stable",)), Section(4, 2, ("clip_stages",))),
     (

@@ -44,6 +44,10 @@ def _difference(case: Case, combination: str) -> Number | None:
     return Number(found.difference, "points" if cells.is_share(case) else "signed", found.noise)
 
 
+EXPLODED = 10
+"""A final loss so many times that of the cured run is no loss to compare with: the training diverged."""
+
+
 def max_norm(runs: Runs) -> list[Finding]:
     """Return what bounds too low and too high did, the norms of `loss_spikes`, and the one bound of the image case."""
     return [one for one in (*_bounds(runs), _usual_norm(runs), _image_bound(runs)) if one is not None]
@@ -68,6 +72,9 @@ def _bounds(runs: Runs) -> list[Finding]:
             "loss_after": Number(fmean(row["after"]), "number"),
             "difference": Number(gain.difference, "signed", gain.noise),
         }
+        if min(row["before"]) > EXPLODED * max(row["after"]):
+            key = "faq.max_norm.exploded"
+            facts = {name: facts[name] for name in ("before", "after", "loss_after")}
         found.append(Finding(key, "open", facts, "common_failures", result.source))
     return found
 

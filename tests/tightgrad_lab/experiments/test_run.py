@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tightgrad.core.config import to_config
 from tightgrad_lab.errors import ArgumentError, RunError
 from tightgrad_lab.experiments import catalogue, run
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.report.errors import ReportError
 from tightgrad_lab.report.results import read_result
-from tightgrad_lab.schema import NUMBERS, published_files
+from tightgrad_lab.schema import NUMBERS, command, published_files
 
 NAME = "window_timeline"
 
@@ -141,3 +142,15 @@ def test_every_experiment_of_the_catalogue_is_there(name: str) -> None:
 def test_a_number_without_an_experiment() -> None:
     with pytest.raises(ArgumentError, match="no experiment 13"):
         catalogue.experiment(13)
+
+
+@pytest.mark.parametrize("path", published_files(), ids=lambda path: path.stem)
+def test_the_settings_of_a_published_result_are_those_of_its_command(path: Path) -> None:
+    if path.stem not in catalogue.MODULES:
+        return
+    data = json.loads(path.read_text(encoding="utf-8"))
+    assert data["command"] in (command(path.stem), command(path.stem, full=True))
+    settings = catalogue.experiment(path.stem).settings(full=data["command"].endswith("--full"))
+    expected = json.loads(json.dumps(to_config(settings)))
+    expected.pop("frameworks", None)  # versions: of the machine
+    assert {name: value for name, value in data["settings"].items() if name != "frameworks"} == expected

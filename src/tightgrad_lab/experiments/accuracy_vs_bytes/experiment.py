@@ -12,6 +12,7 @@ from typing import Any
 
 from tightgrad_lab.cases.image import ImageCase
 from tightgrad_lab.errors import RunError
+from tightgrad_lab.experiments.accuracy_vs_bytes import feedback
 from tightgrad_lab.experiments.accuracy_vs_bytes.methods import DGC_CLIP, DGC_START, METHODS, SMALL
 from tightgrad_lab.experiments.accuracy_vs_bytes.train import Done, Job, train_all
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
@@ -29,6 +30,8 @@ SHORT = (
     ("dgc_01", "momentum_correction"),
 )
 """What the short settings run: a method and its feedback."""
+LONG = (("dense", "none"), ("int4", "error_feedback"), ("topk_01", "none"), ("dgc_01", "momentum_correction"))
+"""What the full settings run; many methods are compared on the small network, see `feedback`."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Settings:
         seeds: how many runs differ in nothing but their random numbers.
         ranks: processes.
         runs: method and feedback, the dense one first.
+        compared: methods that the small network sends with, without feedback and with it.
+        compared_rates: of it, over (1 - momentum).
+        compared_seeds: of it.
     """
 
     epochs: int
@@ -52,27 +58,33 @@ class Settings:
     seeds: int
     ranks: int
     runs: tuple[tuple[str, str], ...]
+    compared: tuple[str, ...] = feedback.SENT
+    compared_rates: tuple[float, ...] = (0.1, feedback.EQUAL_RATE)
+    compared_seeds: int = 3
 
 
 class AccuracyVsBytes(Experiment[Settings]):
     """Families of compression on the image case."""
 
     def settings(self, *, full: bool) -> Settings:
-        """A few methods for a few epochs, or all of them for more, over three seeds."""
+        """Several methods for two epochs, or those that decide for six, over three seeds."""
         if not full:
-            return Settings(2, 64, 0.05, 1, seeds=1, ranks=2, runs=SHORT)
-        everything = tuple((method.id, feedback) for method in METHODS.values() for feedback in method.feedbacks)
-        return Settings(6, 64, 0.05, 2, seeds=3, ranks=2, runs=everything)
+            few = {"compared": ("int2", "topk_1", "topk_01"), "compared_rates": (feedback.EQUAL_RATE,)}
+            return Settings(2, 64, 0.05, 1, seeds=1, ranks=2, runs=SHORT, compared_seeds=1, **few)
+        return Settings(6, 64, 0.05, 2, seeds=3, ranks=2, runs=LONG)
 
     def run(self, settings: Settings, report: Report) -> Measured:
         """Train all on the same ranks."""
         jobs = make_jobs(settings)
-        return measured(settings, jobs, train_jobs(settings, jobs, report))
+        found = measured(settings, jobs, train_jobs(settings, jobs, report))
+        arms = feedback.make_arms(settings.compared, settings.compared_rates, settings.compared_seeds)
+        sent = [feedback.train(arm) for arm in arms]
+        return replace(found, figure=found.figure | {"feedback": feedback.rows(arms, sent)})
 
 
 def make_jobs(settings: Settings) -> list[Job]:
     """Every method and feedback of every seed."""
-    return [Job(method, feedback, seed) for seed in range(settings.seeds) for method, feedback in settings.runs]
+    return [Job(method, kind, seed) for seed in range(settings.seeds) for method, kind in settings.runs]
 
 
 def train_jobs(settings: Settings, jobs: list[Job], report: Report) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from tightgrad_lab.report.stats import Comparison, compare, variance_ratio
 
 CONVERGENCE = "large_batches"
 WINDOW = "window_timeline"
+MEMORY = "accumulation_memory"
 ROUNDING = 1e-5
 """Relative errors of float32 sums stay below this; other denominators give errors far above it."""
 SUMMARIES = "image/*/seed*/summary.json"
@@ -40,6 +41,40 @@ def best_rules(result: Result) -> list[tuple[Row, Comparison]]:
 
 def _rule(row: Row) -> Words:
     return Words((f"large_batches.figure.rule.{row['rule']}",))
+
+
+def efficiency(runs: Runs) -> Judgement:
+    """Accumulation makes training more efficient: the time of a step, and the bytes of a window."""
+    memory, window = read_best(runs.root, MEMORY), read_best(runs.root, WINDOW)
+    return judgement([_time(memory) if memory else None, _once(window) if window else None], MEMORY, WINDOW)
+
+
+def _time(result: Result) -> Finding | None:
+    """The time of a step at the same effective batch, cut finest, over that of the batch in one piece."""
+    points = {int(point["micro_batch"]): float(point["step_seconds"]) for point in result.figure["points"]}
+    if len(points) < 2:
+        return None
+    fine, whole = points[min(points)], points[max(points)]
+    facts: dict[str, Fact] = {
+        "batch": Number(max(points), "count"),
+        "micro_batch": Number(min(points), "count"),
+        "ratio": Number(fine / whole, "factor"),
+        "own": Number(fine, "seconds"),
+        "base": Number(whole, "seconds"),
+    }
+    return Finding("found.step_time", "supported" if fine < whole else "refuted", facts, MEMORY, result.source)
+
+
+def _once(result: Result) -> Finding:
+    """The bytes of the longest window, summed once, against a sum after every micro-batch."""
+    row = max(result.table, key=lambda row: row["micro_batches"])
+    own, base = float(row["wire_bytes"]), float(row["wire_bytes_if_each_synced"])
+    facts: dict[str, Fact] = {
+        "most": Number(row["micro_batches"], "count"),
+        "own": Number(own, "bytes"),
+        "base": Number(base, "bytes"),
+    }
+    return Finding("found.once", "supported" if own < base else "refuted", facts, WINDOW, result.source)
 
 
 def convergence(runs: Runs) -> Judgement:
@@ -187,6 +222,7 @@ def _window_memory(result: Result | None) -> Finding | None:
 JUDGES: dict[str, Callable[[Runs], Judgement]] = {
     "large_batch": large_batch,
     "memory": memory,
+    "accumulated_efficiency": efficiency,
     "convergence": convergence,
     "stable_convergence": stability,
 }

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from tightgrad_lab.report import cells, figures, units
+from tightgrad_lab.report import cells, figures, joined, units
 from tightgrad_lab.report.callouts import spread_out
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
@@ -118,6 +118,10 @@ def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
     figures.inch_text(
         figure, where, bottom + tall + 0.05, label, figures.SIZE_SMALL, color=figures.MUTED, ha="center", va="bottom"
     )
+    if "feedback" in result.figure:
+        keys = METHODS | FEEDBACKS | {"none": "accuracy_vs_bytes.figure.without"}
+        names = {name: texts(key) for name, key in keys.items()}
+        joined.draw(figure, result.figure["feedback"], names, texts, layout)
     return figure
 
 
@@ -253,6 +257,19 @@ def _findings(result: Result, texts: Texts) -> list[str | Markup]:
     return said
 
 
+def _compared(result: Result, texts: Texts) -> list[str]:
+    """How the methods were compared without feedback and with it; nothing if they were not."""
+    rows = result.figure.get("feedback")
+    if not rows:
+        return []
+    facts = {
+        "count": len({row["method"] for row in rows}) - 1,
+        "seeds": len(rows[0]["accuracy"]),
+        "rates": texts.join([f"{rate:g}" for rate in result.settings["compared_rates"]]),
+    }
+    return [texts("accuracy_vs_bytes.figure.compared", **facts)]
+
+
 def figure(result: Result, texts: Texts) -> FigureSpec:
     """Accuracy against compression."""
     points = [
@@ -276,7 +293,11 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         label=label(NAME),
         title=texts("pair.accuracy_vs_bytes.figure"),
         alt=texts("accuracy_vs_bytes.figure.alt", points=" ".join(points)),
-        caption=[texts("accuracy_vs_bytes.figure.caption", **facts), *_findings(result, texts)],
+        caption=[
+            texts("accuracy_vs_bytes.figure.caption", **facts),
+            *_findings(result, texts),
+            *_compared(result, texts),
+        ],
         source=result.source,
         draw=lambda drawn_texts, layout: draw(result, drawn_texts, layout),
     )

@@ -9,6 +9,7 @@ import pytest
 from browser.fixture_runs import write_runs
 from support.handbook import batch, runs_with
 from tightgrad_lab.report.claims import accumulation
+from tightgrad_lab.report.claims.judgement import Number
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.stats import f_quantile, variance_ratio
 
@@ -78,3 +79,17 @@ def test_f_quantiles_are_those_of_the_tables(own: int, base: int, quantile: floa
     low, high = variance_ratio(1.0, own, base)
     assert math.isclose(low, 1 / f_quantile(0.975, own, base))
     assert low < 1 < high
+
+
+def test_accumulation_saves_bytes_and_takes_time(tmp_path: Path) -> None:
+    points = [{"micro_batch": size, "step_seconds": seconds} for size, seconds in ((1, 0.3), (32, 0.15))]
+    row = {"micro_batches": 16, "wire_bytes": 10, "wire_bytes_if_each_synced": 160}
+    runs = runs_with(tmp_path / "runs", accumulation_memory=({"points": points}, []), window_timeline=({}, [row]))
+    found = accumulation.efficiency(runs)
+    assert found.verdict == "mixed"
+    time, once = found.findings
+    assert (time.verdict, once.verdict) == ("refuted", "supported")
+    ratio = time.facts["ratio"]
+    assert isinstance(ratio, Number)
+    assert ratio.value == pytest.approx(2.0)
+    assert accumulation.efficiency(Runs(tmp_path)).verdict == "open"

@@ -1,5 +1,6 @@
 """Say what the result says."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from support.drawing import LAYOUTS, content, drawn_texts, write_result
 from tightgrad_lab.report.pairs import accuracy_vs_bytes
+from tightgrad_lab.report.texts import load
 
 SETTINGS = {"epochs": 3, "batch_size": 32, "density_warmup_epochs": 1, "seeds": 3, "ranks": 2}
 FIGURE = {"test_samples": 1000, "steps": 564, "dense_below": 1024, "dgc_local_clip": 2.0, "dgc_start_density": 0.25}
@@ -64,6 +66,25 @@ def test_drawn(tmp_path: Path, language: str, layout: Any) -> None:
     texts = drawn_texts(figure, language, layout)
     assert any("PowerSGD" in text for text in texts)
     assert any("88.0\u00a0%" in text for text in texts)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_methods_are_joined_with_and_without_feedback(tmp_path: Path, language: str, layout: Any) -> None:
+    path = runs(tmp_path) / "accuracy_vs_bytes" / "result.json"
+    data = json.loads(path.read_text())
+    data["figure"]["feedback"] = [
+        {"method": method, "feedback": kind, "momentum": momentum, "rate": 0.3, "factor": 9.0, "accuracy": [0.8, 0.7]}
+        for momentum in (0.0, 0.9)
+        for method, kind in (("dense", "none"), ("sign", "none"), ("sign", "error_feedback"))
+    ]
+    data["settings"]["compared_rates"] = [0.1, 0.3]
+    path.write_text(json.dumps(data))
+    figure, _ = content(accuracy_vs_bytes.PAIR, tmp_path, language)
+    texts = drawn_texts(figure, language, layout)
+    assert sum(text.endswith("75.0\u00a0%") and text != "75.0\u00a0%" for text in texts) == 2  # dense, by momentum
+    assert load(language)("accuracy_vs_bytes.figure.without") in texts
+    assert "0.1" in str(figure.caption[-1])
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
