@@ -69,8 +69,18 @@ class AccuracyVsBytes(Experiment[Settings]):
     def settings(self, *, full: bool) -> Settings:
         """Several methods for two epochs, or those that decide for six, over three seeds."""
         if not full:
-            few = {"compared": ("int2", "topk_1", "topk_01"), "compared_rates": (feedback.EQUAL_RATE,)}
-            return Settings(2, 64, 0.05, 1, seeds=1, ranks=2, runs=SHORT, compared_seeds=1, **few)
+            return Settings(
+                epochs=2,
+                batch_size=64,
+                learning_rate=0.05,
+                density_warmup_epochs=1,
+                seeds=1,
+                ranks=2,
+                runs=SHORT,
+                compared=("int2", "topk_1", "topk_01"),
+                compared_rates=(feedback.EQUAL_RATE,),
+                compared_seeds=1,
+            )
         return Settings(6, 64, 0.05, 2, seeds=3, ranks=2, runs=LONG)
 
     def run(self, settings: Settings, report: Report) -> Measured:
