@@ -12,6 +12,8 @@ from tightgrad_lab.report.model import NARROW, Layout
 from tightgrad_lab.report.texts import Texts
 
 Row = Mapping[str, Any]
+REACH = 0.08
+"""What lies further below dense than this is written beside the edge."""
 MARKS: dict[str, dict[str, Any]] = {
     "none": {"marker": "o", "color": figures.MUTED, "markerfacecolor": figures.PAPER},
     "error_feedback": {"marker": "o", "color": figures.COLORS["compress"]},
@@ -34,7 +36,8 @@ def draw(figure: Figure, rows: Sequence[Row], names: Mapping[str, str], texts: T
     top = figure.get_figheight()
     width = (layout.width - left - 0.2 - (across - 1) * gap) / across
     every = [value for row in rows for value in row["accuracy"]]
-    low, high = min(every) - 0.01, max(every) + 0.01
+    dense_rows = [fmean(row["accuracy"]) for row in rows if row["method"] == "dense"]
+    low, high = max(min(every), min(dense_rows) - REACH) - 0.01, max(every) + 0.01
     for place, momentum in enumerate(momenta):
         column, row_of = (0, place) if narrow else (place, 0)
         x = left + column * (width + gap)
@@ -47,7 +50,12 @@ def draw(figure: Figure, rows: Sequence[Row], names: Mapping[str, str], texts: T
             found = {row["feedback"]: fmean(row["accuracy"]) for row in own if row["method"] == method}
             axes.plot(list(found.values()), [level] * len(found), color=figures.LINK, linewidth=1.2, zorder=1)
             for feedback, value in found.items():
-                axes.plot([value], [level], **MARKS[feedback], markersize=5.5, zorder=3)
+                if value >= low:
+                    axes.plot([value], [level], **MARKS[feedback], markersize=5.5, zorder=3)
+                    continue
+                said = f"← {units.percent_text(value)}"
+                color = MARKS[feedback]["color"]
+                axes.annotate(said, (low, level + 0.12), fontsize=7.5, color=color, va="bottom", annotation_clip=False)
             if column == 0:
                 at = y + tall * (level + 1) / (len(methods) + 1)
                 name = names[method] if narrow else f"{names[method]}  {units.factor_text(factor)}"

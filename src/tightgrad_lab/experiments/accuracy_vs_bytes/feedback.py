@@ -21,8 +21,8 @@ from tightgrad.core.types import GradSpec
 from tightgrad_lab.cases.image import CLASSES, ImageCase
 from tightgrad_lab.experiments.accuracy_vs_bytes.methods import METHODS, SMALL
 
-SENT = ("int4", "int2", "sign", "terngrad", "topk_10", "topk_1", "topk_01", "randomk_1")
-CORRECTED = ("topk_10", "topk_1", "topk_01", "randomk_1")
+SENT = ("int4", "int2", "sign", "terngrad", "topk_10", "topk_1", "topk_01", "qsgd")
+CORRECTED = ("topk_10", "topk_1", "topk_01")
 MOMENTUM = 0.9
 EQUAL_RATE = 0.3
 BATCH, EPOCHS, HIDDEN, HELD_OUT = 64, 3, 64, 1000
