@@ -192,6 +192,8 @@ def _compared(cut: "_Cut | str", batches: Sequence[Any], forward: Forward, agree
         return Found("uncut", f"the loss of half a batch raises {type(error).__name__}: {error}")
     if isinstance(cut, str):
         return Found("uncut", cut)
+    if not all(math.isfinite(total) for total, *_ in whole.sums.values()):
+        return Found("uncut", "the loss is inf or NaN")
     tolerance = watch.tolerance(forward.model)
     num = batch_size(cut.piece)
     texts, losses = [], []
@@ -307,6 +309,8 @@ def _gradient_difference(whole: _Evaluated, halves: Sequence[_Evaluated]) -> flo
     if len(grads) <= len(halves):
         return None
     norms = [_norm(one) for one in grads]
+    if not math.isfinite(norms[0]):
+        return None
     left = grads[0]
     for one in grads[1:]:
         left = [*torch._foreach_sub(left, one)]

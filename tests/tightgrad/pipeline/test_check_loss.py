@@ -192,6 +192,8 @@ def test_dropout_neither_accuses_nor_hides():
         (lambda batch: mean((batch[0] + torch.randn_like(batch[0]), batch[1])), batch_of(), "two forwards of the same"),
         (lambda batch: mean((F.dropout(batch[0]), batch[1])), batch_of(), "also in evaluation mode"),
         (mean, batch_of(1), "two samples"),
+        (lambda batch: mean(batch) * torch.inf, batch_of(), "the loss is inf or NaN"),
+        (lambda batch: mean((batch[0] * torch.nan, batch[1])), batch_of(), "the loss is inf or NaN"),
         (
             lambda batch: mean(batch) * (torch.ones(8) * batch[0][:, 0]).sum(),
             batch_of(),

@@ -202,6 +202,16 @@ def test_micro_batches_that_count_the_same_may_be_checked(loss, size):
     assert said(lambda: by_backward(loss, checks=True, loader=batches(8, size=size), weight=lambda batch: 1.0)) == []
 
 
+def test_a_first_batch_that_overflows_is_left_to_the_guard():
+    model = model_of()
+    plan = tg.Plan(accumulate=tg.Accumulate(4, source="split"), guard=tg.Guard(on_nonfinite="skip"))
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan)
+    first, second = batches(2, size=24)
+    found, loader = [], [(first[0] * torch.inf, first[1]), second]
+    assert said(lambda: found.extend(pipe.run(w, lambda b: mean(model, b)) for w in pipe.windows(loader))) == []
+    assert [record.skipped for record in found] == [True, False]
+
+
 def test_batch_norm_that_attach_has_told_of_may_be_split():
     model = nn.Sequential(nn.BatchNorm1d(WIDTH), model_of())
     plan = tg.Plan(accumulate=tg.Accumulate(4, source="split"))
