@@ -65,6 +65,7 @@ def right(
     clear: bool = True,
     masked: bool = True,
     returned: str = "mean",
+    empty: bool = True,
 ) -> dict[str, Any]:
     """Return the answer."""
     counts = [int((labels != -100).sum()) for _, labels in window]
@@ -91,6 +92,8 @@ def right(
         total = [one + (0 if p.grad is None else p.grad) for one, p in zip(total, own.parameters(), strict=True)]
         losses.append(loss.item())
         weighted += losses[-1] * shares[weight]
+    if not items and not empty:
+        return {"gradients": [None for _ in total], "loss": 0.0}
     plain = sum(losses) / len(losses) if losses else 0.0
     return {
         "gradients": total,
@@ -133,6 +136,11 @@ EXAM = Exam(
             weight="sum",
         ),
         slip("what was in .grad before is still in the sum", "`.grad` 里原有的梯度还留在和里", clear=False),
+        slip(
+            "where no label of the window counts, .grad stays None: give it zeros",
+            "整个窗口没有一个有效标签时，`.grad` 还是 None：应当置为零",
+            empty=False,
+        ),
         slip(
             "a micro-batch without labels makes everything NaN: zero times NaN is NaN, so leave it out",
             "没有有效标签的微批次把一切都变成了 NaN：零乘 NaN 还是 NaN，应当跳过它",

@@ -4,6 +4,7 @@ from tightgrad_lab.exercises.catalogue import Wrong
 
 SHARE = "loss_function(model(inputs), labels) * count / items"
 WRONG = (
+    Wrong("parameter.grad = torch.zeros_like(parameter)", "parameter.grad = None", ".grad stays None"),
     Wrong(SHARE, "loss_function(model(inputs), labels) / len(window)", "the mean of means"),
     Wrong("int((labels != -100).sum())", "len(labels)", "padding is counted"),
     Wrong("        if count == 0:\n            continue\n", "", "zero times NaN is NaN"),

@@ -12,7 +12,7 @@ def cases(draw: Draw) -> list[Case]:
     found: list[Case] = []
     for _ in range(10):
         size, k = draw.integer(6, 9), draw.integer(2, 3)
-        found.append(([[draw.signed(0.01, 1.0, 4) for _ in range(size)] for _ in range(draw.integer(3, 5))], k))
+        found.append(([[draw.signed(0.01, 1.0, 6) for _ in range(size)] for _ in range(draw.integer(3, 5))], k))
     return found
 
 

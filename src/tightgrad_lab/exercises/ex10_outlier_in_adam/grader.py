@@ -12,6 +12,8 @@ def cases(draw: Draw) -> list[Case]:
     for index in range(12):
         beta1, beta2 = draw.pick((0.8, 0.85, 0.9, 0.95)), draw.pick((0.9, 0.95, 0.98, 0.99, 0.999))
         x = draw.real(1.5, 8.0, 1) if index % 4 == 3 else draw.real(20.0, 200.0, 1)
+        if abs((1 - beta1) * (1 + x) - 1) < 0.05:
+            x += 1.0  # u would be 0, and rounding would decide
         found.append((beta1, beta2, x, draw.real(1.1, 10.0, 1)))
     return found
 

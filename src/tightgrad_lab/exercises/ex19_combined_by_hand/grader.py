@@ -13,18 +13,11 @@ def cases(draw: Draw) -> list[Case]:
         true, noise, count = draw.real(0.1, 1.0), draw.real(1.0, 4.0), draw.pick((2, 4, 8, 16, 32))
         one = math.hypot(true, noise)
         bound = round(one * (draw.real(1.2, 2.0) if index % 4 == 3 else draw.real(0.1, 0.9)), 3)
-        found.append(
-            (
-                true,
-                noise,
-                count,
-                bound,
-                draw.real(0.01, 0.3),
-                draw.real(3.0, 50.0, 2),
-                draw.pick((2, 4, 8)),
-                draw.real(2.0, 60.0, 1),
-            )
-        )
+        rate, distance = draw.real(0.01, 0.3), draw.real(3.0, 50.0, 2)
+        if abs(distance / (rate * bound) % 1 - 0.5) > 0.499:
+            distance += rate * bound / 3  # nearly an integer: rounding would decide
+        processes, factor = draw.pick((2, 4, 8)), draw.real(2.0, 60.0, 1)
+        found.append((true, noise, count, bound, rate, distance, processes, factor))
     return found
 
 

@@ -29,7 +29,7 @@ def cases(draw: Draw) -> list[Case]:
 
 
 def ask(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """Run all steps on every rank; count what was exchanged."""
+    """Run all steps on every rank; count what was exchanged. Q counts up to the signs of its columns."""
     gradients, start = case
 
     def body(comm: Comm) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def ask(function: Callable[..., Any], case: Case) -> dict[str, Any]:
             delivered.append(now)
             residuals.append(residual)
         numbers = sum(nbytes for _, nbytes in comm.calls) // 8
-        return {"delivered": delivered, "residual": residuals, "Q": q, "exchanged": numbers}
+        return {"delivered": delivered, "residual": residuals, "Q": q @ q.T, "exchanged": numbers}
 
     ranks = on_threads(len(gradients[0]), body)
     everyone = {key: [one[key] for one in ranks] for key in ("delivered", "residual")}
@@ -90,7 +90,7 @@ def right(
             exchanged
         ]
     )
-    return {"delivered": delivered, "residual": kept, "Q": qs[0], "exchanged": numbers}
+    return {"delivered": delivered, "residual": kept, "Q": qs[0] @ qs[0].T, "exchanged": numbers}
 
 
 def _together(parts: list[Tensor], how: str) -> list[Tensor]:
