@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from tightgrad_lab import instruments
 from tightgrad_lab.report import figures, pages
 from tightgrad_lab.report.book.library import Library
 from tightgrad_lab.report.book.tables import arranged, dressed
@@ -31,6 +32,7 @@ def build(runs: Path, out: Path) -> list[Path]:
         shutil.copyfile(figures.FONT_FILE.with_name(name), out / "assets" / name)
     for language in LANGUAGES:
         texts = load(language)
+        instruments.write_script(out / "assets", language)
         shown = [_show(pair, items, full, texts, out) for pair, items, full in contents[language]]
         for name, html in pages.render(folder, texts, shown).items():
             (out / pages.file_name(name, language)).write_text(html, encoding="utf-8")

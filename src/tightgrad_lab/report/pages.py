@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from tightgrad_lab import instruments
 from tightgrad_lab.report import environment, faq, figures, papers, summary
 from tightgrad_lab.report.book.chapters import numbers_label
 from tightgrad_lab.report.book.library import Library
@@ -149,7 +150,8 @@ def _content(folder: Runs, texts: Texts, shown: list[Shown]) -> dict[str, Any]:
     return {
         "t": texts,
         "zip": zip,
-        "style": Markup((_HERE / "templates" / "style.css").read_text(encoding="utf-8")),
+        "style": Markup((_HERE / "templates" / "style.css").read_text(encoding="utf-8") + instruments.style()),
+        "instrument": instruments.instrument,
         "script": Markup((_HERE / "templates" / "script.js").read_text(encoding="utf-8")),
         "font_file": figures.FONT_FILE.name,
         "runs_name": folder.root.name,

@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from tightgrad_lab import instruments
 from tightgrad_lab.report import figures
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.pages import WHOLE, file_name
@@ -36,6 +37,7 @@ def build(runs: Path, out: Path) -> list[Path]:
         shutil.copyfile(figures.FONT_FILE.with_name(name), assets / name)
     written = []
     for language in LANGUAGES:
+        instruments.write_script(assets, language)
         path = Path(out) / f"slides.{language}.html"
         path.write_text(_page(folder, language), encoding="utf-8")
         written.append(path)
@@ -63,6 +65,7 @@ def _page(folder: Runs, language: str) -> str:
         book=file_name(WHOLE, language),
         other=next(one for one in LANGUAGES if one != language),
         colors=Markup(_colors()),
+        instruments=Markup(instruments.style()),
         style=Markup((_HERE / "deck.css").read_text(encoding="utf-8")),
         script=Markup((_HERE / "deck.js").read_text(encoding="utf-8")),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tightgrad_lab.instruments import NAMES, instrument, title
 from tightgrad_lab.report import papers
 from tightgrad_lab.report.book.library import Library, ShownChapter, ShownSection
 from tightgrad_lab.report.claims import judged
@@ -73,8 +74,7 @@ class Deck:
             for spoken in lesson.slides:
                 place, _, part = spoken.name.partition(" ")
                 if not part:
-                    if spoken.name not in ("clip", "accumulate", "compress", "link"):
-                        yield self._other(spoken)
+                    yield self._other(spoken)
                     continue
                 chapter, section = self._section(place)
                 if place not in shown:
@@ -102,6 +102,8 @@ class Deck:
         return next(paper for paper in papers.course_papers() if paper.role == PAPERS[place])
 
     def _other(self, spoken: Spoken) -> Slide:
+        if spoken.name in NAMES:
+            return self._instrument(spoken)
         makers = {
             "title": self._title,
             "contents": self._contents,
@@ -112,8 +114,13 @@ class Deck:
             "discussion": self._discussion,
             "questions": self._questions,
         }
-        title, content = makers[spoken.name]()
-        return Slide(spoken, spoken.name, title, self.texts("site.title"), content)
+        heading, content = makers[spoken.name]()
+        return Slide(spoken, spoken.name, heading, self.texts("site.title"), content)
+
+    def _instrument(self, spoken: Spoken) -> Slide:
+        body = instrument(spoken.name, self.texts.language)
+        heading = title(spoken.name, self.texts.language)
+        return Slide(spoken, "instrument", heading, self.words("instrument"), {"body": body})
 
     def _title(self) -> tuple[str, dict[str, Any]]:
         return self.texts("site.title"), {"date": self.date()}

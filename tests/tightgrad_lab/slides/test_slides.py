@@ -7,7 +7,7 @@ import pytest
 from fontTools.ttLib import TTFont
 
 from browser.fixture_runs import write_runs
-from tightgrad_lab import slides
+from tightgrad_lab import instruments, slides
 from tightgrad_lab.cli import app as cli
 from tightgrad_lab.report import ReportError, figures
 from tightgrad_lab.report.course import COURSE
@@ -68,7 +68,8 @@ def test_points_are_the_outline_s_word_for_word() -> None:
 
 def test_the_font_has_every_character() -> None:
     drawn = set(TTFont(figures.FONT_FILE).getBestCmap())
-    used = {char for path in script.HERE.iterdir() for char in path.read_text(encoding="utf-8")}
+    folders = (script.HERE, Path(instruments.__file__).parent / "text")
+    used = {char for folder in folders for path in folder.iterdir() for char in path.read_text(encoding="utf-8")}
     assert {char for char in used if ord(char) not in drawn} == {"\n"}
 
 

@@ -7,7 +7,8 @@ the course's order; `###` headings name the parts of a section. Beyond Markdown 
 - `[@key]`: a citation; keys stand in `references.json`;
 - `{fig:name}`, `{tab:name}`: links to a figure or table by the name of its experiment;
 - `[word](#term-name)`: a link to the glossary;
-- `@figure name`, `@verdicts`: a line of its own, where a figure and its table or the verdicts on claims stand;
+- `@figure name`, `@verdicts`, `@instrument name`: a line of its own, where a figure and its table, the verdicts on
+  claims, or something to try out stand;
 - `@measured name`: the paragraph that follows is shown if that measurement exists; `{fact}` in it is filled in;
 - `@missing name`: the paragraph that follows is shown if it does not exist;
 - `::: kind` ... `:::`: a box: goals, example, course, we, literature; `::: predict Question` folds its answer.
@@ -28,14 +29,14 @@ from tightgrad_lab.schema import NUMBERS
 
 HERE = Path(__file__).parent
 BOXES = ("goals", "example", "course", "we", "literature", "predict", "answer")
-_DIRECTIVE = re.compile(r"^@(figure|verdicts)(?: (\w+))?$", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^@(figure|verdicts|instrument)(?: (\w+))?$", re.MULTILINE)
 Sentence = Callable[[str, str], str | None]
 """Fills in the facts of a measurement; None if it does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of a section: HTML, or the name of a pair, or the place of the verdicts."""
+    """A piece of a section: HTML, the name of a pair or of an instrument, or the place of the verdicts."""
 
     kind: str
     body: Markup

@@ -37,7 +37,9 @@ def characters() -> set[int]:
         for cell in range(0xA1, 0xFF):
             kept |= {ord(char) for char in bytes([row, cell]).decode("gb2312", errors="ignore")}
     texts, book, slides = HERE.parent / "texts", HERE.parent / "book", HERE.parents[1] / "slides" / "text"
-    for path in (*texts.glob("*.json"), *texts.glob("pairs/*.json"), *book.glob("*/*.md"), *slides.iterdir()):
+    instruments = HERE.parents[1] / "instruments" / "text"
+    written = (*texts.glob("*.json"), *texts.glob("pairs/*.json"), *book.glob("*/*.md"), *slides.iterdir())
+    for path in (*written, *instruments.iterdir()):
         kept |= {ord(char) for char in path.read_text(encoding="utf-8")}
     return kept
 
