@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 VERSION ?=
 OTHER := .venv-torch-$(VERSION)
 
-.PHONY: help setup lab test test-full test-torch check format bench docs clean
+.PHONY: help setup lab pdf test test-full test-torch check format bench docs clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -22,6 +22,9 @@ $(READY): pyproject.toml constraints.txt
 
 lab: $(READY)    ## train the case studies on the embedded data and build the report
 	$(BIN)/tightgrad lab
+
+pdf: $(READY)    ## print the book and the slides of report/ to PDF; needs Chromium
+	$(BIN)/python -m tightgrad_lab.report.pdf report
 
 test: $(READY)   ## the tests that take seconds each (under 15 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile

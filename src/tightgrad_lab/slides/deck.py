@@ -78,17 +78,18 @@ class Deck:
                     continue
                 chapter, section = self._section(place)
                 if place not in shown:
-                    shown[place] = plates(self.runs, PAIR[section.section.pairs[0]], self.texts)
+                    shown[place] = plates(self.library, PAIR[section.section.pairs[0]])
                 above = (
                     f"{chapter.number}　{chapter.title}"
                     if self.texts.language == "zh"
                     else (f"{chapter.number}. {chapter.title}")
                 )
                 seen, measured = sentences(section)
+                in_words = shown[place].table is not None and shown[place].table.kind == "words"
                 content = {
                     "plates": shown[place],
                     "paper": self._paper(place),
-                    "measured": measured[:2],
+                    "measured": measured[: 1 if in_words else 2],
                     "seen": seen if part == "points" else "",
                 }
                 yield Slide(spoken, part, f"{place} {section.title}", above, content)

@@ -8,8 +8,8 @@ from typing import TypeVar
 from markupsafe import Markup
 
 from tightgrad_lab.report import figures
-from tightgrad_lab.report.book.library import ShownSection
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.book.library import Library, ShownSection
+from tightgrad_lab.report.book.tables import arranged
 from tightgrad_lab.report.model import WIDE, FigureSpec, Pair, Table
 from tightgrad_lab.report.published import published
 from tightgrad_lab.report.texts import Texts
@@ -44,12 +44,17 @@ class Plates:
     table: Table | None
 
 
-def plates(runs: Runs, pair: Pair, texts: Texts) -> Plates:
-    """Draw the first figure and take the first table of a pair: this machine's own, else the published ones."""
+def plates(library: Library, pair: Pair) -> Plates:
+    """Draw the first figure and take the first table of a pair: this machine's own, else the published ones.
+
+    The first table is the one in words, if the course asks for one.
+    """
+    runs, texts = library.runs, library.texts
     content = pair.content(runs, texts) if pair.content else None
     blocks = content.blocks if content else []
     if not blocks and (full := published(runs, pair, texts)) is not None:
         blocks = full.items
+    blocks = arranged(library, pair.name, blocks)
     figure = next((item for item in blocks if isinstance(item, FigureSpec)), None)
     table = next((item for item in blocks if isinstance(item, Table)), None)
     return Plates(pair, _drawing(figure, texts) if figure else None, table)
