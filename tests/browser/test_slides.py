@@ -168,6 +168,12 @@ def test_contents_and_languages_lead_where_they_say(chromium: Any, built: Path) 
         page.keyboard.press("ArrowRight")
         page.locator(".chapters a", has_text="案例分析二").click()
         page.wait_for_function(f"{HERE} === 's8-2-points'")
+        page.evaluate("Reveal.slide(6)")
+        drawn = page.locator("#s1-2-points .drawing svg")
+        page.keyboard.press("z")
+        assert drawn.bounding_box()["width"] > 1200
+        page.keyboard.press("ArrowRight")
+        assert page.locator(".zoomed").count() == 0
         page.keyboard.press("Home")
         page.locator(".keys a").click()
         page.wait_for_url("**/slides.en.html")

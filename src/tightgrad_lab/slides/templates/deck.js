@@ -62,6 +62,11 @@ color-scheme: light dark } #where, #next, .minutes { color: GrayText } #clock { 
     speaker.document.getElementById("clock").textContent = `${two(Math.floor(seconds / 60))}:${two(seconds % 60)}`;
   }, 500);
 
+  // A tall figure is small on its slide: a click or Z shows it as wide as the slide, to scroll through.
+  const zoom = (drawing) => drawing?.classList.toggle("zoomed");
+  const unzoom = () => all(".drawing.zoomed").forEach(zoom);
+  all(".drawing").forEach((drawing) => drawing.addEventListener("click", () => zoom(drawing)));
+
   // Everything is loaded, so the tables are measured once and for all, before anybody can print.
   addEventListener("load", () => {
     document.documentElement.classList.add("measuring");
@@ -72,10 +77,11 @@ color-scheme: light dark } #where, #next, .minutes { color: GrayText } #clock { 
       transition: "none", backgroundTransition: "none", viewDistance: 60, mobileViewDistance: 60,
       keyboard: {
         83: openSpeaker,
+        90: () => zoom(Reveal.getCurrentSlide().querySelector(".drawing")),
         78: () => { panel.hidden = !panel.hidden; document.body.classList.toggle("with-notes", !panel.hidden); Reveal.layout(); },
       },
     }).then(() => {
-      Reveal.on("slidechanged", show);
+      Reveal.on("slidechanged", () => { unzoom(); show(); });
       show();
       document.documentElement.dataset.ready = "true";
     });
