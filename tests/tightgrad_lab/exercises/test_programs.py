@@ -86,6 +86,13 @@ def test_a_program_that_kills_itself_is_reported(tmp_path):
     assert "code 3" in remark.en
 
 
+def test_a_thread_that_is_left_running_does_not_delay_the_verdict(tmp_path):
+    path = tmp_path / "mine.py"
+    forever = "import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
+    path.write_text(forever + sheet(1).solution("en"), encoding="utf-8")
+    assert check(1, path).passed
+
+
 @pytest.mark.slow
 def test_all_solutions_pass_as_a_student_would_check_them(tmp_path):
     for one in sheets():
