@@ -143,14 +143,15 @@ def check_without_closure(optimizers: Iterable[object], instead: str = "") -> No
 
 
 def _closure_missing(optimizer: object, instead: str = "") -> UnsupportedError:
-    plan = "" if needs_closure(optimizer) else ", under a plan that is not empty, such as tg.Plan(guard=tg.Guard())"
+    kind = type(optimizer).__name__
+    declared = f"`class Closing({kind}): def step(self, closure): return super().step(closure)`"
+    declare = "" if needs_closure(optimizer) else f" Its class has to say so: {declared}."
     run = (
         "Give the whole window to pipe.run: `for window in pipe.windows(loader): record = pipe.run(window, loss_of)`, "
-        f"where loss_of(batch) returns a batch's loss{plan}."
+        f"where loss_of(batch) returns a batch's loss.{declare}"
     )
     return UnsupportedError(
-        f"{type(optimizer).__name__} evaluates the loss again inside its step (a closure), and step() alone cannot. "
-        f"{instead or run}"
+        f"{kind} evaluates the loss again inside its step (a closure), and step() alone cannot. {instead or run}"
     )
 
 

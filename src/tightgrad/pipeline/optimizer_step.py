@@ -44,10 +44,15 @@ class OptimizerStep:
             with folded(optimizer, fold), self._ownership.stepping(), without_closure(optimizer):
                 optimizer.step()
 
-    @property
-    def takes_closure(self) -> bool:
-        """Tell whether there is one optimizer, to whose step a closure may make a difference."""
-        return len(self.optimizers) == 1 and (needs_closure(self.optimizers[0]) or takes_closure(self.optimizers[0]))
+    def takes_closure(self, *, only_declared: bool) -> bool:
+        """Tell whether there is one optimizer, to whose step a closure may make a difference.
+
+        Args:
+            only_declared: whether only one that says that it needs one counts.
+        """
+        if len(self.optimizers) > 1:
+            return False
+        return needs_closure(self.optimizers[0]) or (not only_declared and takes_closure(self.optimizers[0]))
 
     def step_with(self, closure: Callable[[], Tensor]) -> None:
         """Step the only optimizer with a closure, or in the two halves that it has for it. Gradients are there, and

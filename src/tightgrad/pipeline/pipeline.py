@@ -265,7 +265,8 @@ class GradientPipeline(Checkpoints):
         """
         self._open_step("run")
         self.parts.premises.loss.on_run(window, loss_of, self._cutter.weigh)
-        if not self.parts.optimizer.takes_closure:
+        is_tight = self.parts.plan.accumulate.on_oom == "split"  # no copy of weights for one that may not need it
+        if not self.parts.optimizer.takes_closure(only_declared=is_tight):
             self._add_all(window, loss_of)
             return self._finish()
         start = GlobalRng.now()

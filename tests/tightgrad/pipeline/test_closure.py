@@ -307,6 +307,29 @@ class TestRefused:
             run(pipe, model, data(torch.float32))
         assert torch.equal(flat(model), before)
 
+    def test_where_memory_is_short_one_has_to_say_that_it_needs_a_closure(self):
+        """Others get none, and no copy of their weights is held."""
+
+        class Asserting(CallsTwice):
+            def step(self, closure=None):
+                assert closure is not None, "needs a closure"
+                return super().step(closure)
+
+        class Closing(Asserting):
+            def step(self, closure):
+                return super().step(closure)
+
+        plan = tg.Plan(accumulate=tg.Accumulate(4, on_oom="split"))
+        model, reference = network(), network()
+        pipe = tg.attach(model, Asserting(model.parameters(), lr=0.1), plan)
+        with pytest.raises(tg.UnsupportedError, match=r"`class Closing\(Asserting\): def step\(self, closure\)"):
+            run(pipe, model, data())
+        assert torch.equal(flat(model), flat(reference))
+        pipe.abandon()
+        run(tg.attach(model, Closing(model.parameters(), lr=0.1), plan), model, data())
+        by_hand(reference, twice(reference.parameters()), squares, big(data(), 4))
+        torch.testing.assert_close(flat(model), flat(reference), rtol=1e-7, atol=1e-9)
+
     def test_a_clip_that_insists_on_folding(self):
         model, clip = network(torch.float32), tg.clip.GlobalNorm(1.0, fold="on")
         with pytest.raises(tg.ConfigError, match="fold"):
