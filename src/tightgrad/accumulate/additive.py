@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tightgrad.accumulate.buffer import LOW_PRECISION
 from tightgrad.accumulate.split import batch_size, fresh, split_batch, two_halves
-from tightgrad.accumulate.trial_forward import ForwardWatch, left_as_it_was
+from tightgrad.accumulate.trial_forward import ForwardWatch, left_as_it_was, without_graph
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.core.memory import is_out_of_memory
 from tightgrad.core.notices import warn
@@ -216,9 +216,13 @@ def _compared(cut: "_Cut | str", batches: Sequence[Any], forward: Forward, agree
 
 
 def _is_random(batch: Any, forward: Forward) -> bool:
-    with torch.no_grad():
-        once, again = forward.losses_of(fresh(batch)), forward.losses_of(fresh(batch))
+    once, again = (_detached(batch, forward) for _ in range(2))
     return any(not torch.equal(loss.nan_to_num(), again[name].nan_to_num()) for name, loss in once.items())
+
+
+def _detached(batch: Any, forward: Forward) -> dict[str, Tensor]:
+    losses = without_graph(lambda: forward.losses_of(fresh(batch)))
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
 @dataclass(frozen=True)
@@ -234,7 +238,7 @@ class _Evaluated:
 
 def _evaluated(batch: Any, weights: Weights, forward: Forward) -> _Evaluated:
     with torch.set_grad_enabled(bool(forward.parameters)):
-        losses = forward.losses_of(fresh(batch))
+        losses = forward.losses_of(fresh(batch)) if forward.parameters else _detached(batch, forward)
         scaled = {name: loss * weights[name] if forward.is_mean else loss for name, loss in losses.items()}
         counted = [scaled[name] for name in losses if weights[name]]  # 0 x NaN is left out
         grads = _gradient(sum(counted[1:], start=counted[0]), forward.parameters) if counted else None

@@ -19,6 +19,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten  # torch 
 
 from tightgrad.accumulate.buffer import LOW_PRECISION
 from tightgrad.accumulate.split import batch_size, fresh
+from tightgrad.accumulate.trial_forward import without_graph
 from tightgrad.core.errors import ConfigError, UsageError
 from tightgrad.core.global_rng import GlobalRng
 
@@ -58,8 +59,8 @@ def encoded(batch: Any, encode: Encode, *, counts: bool) -> Encoded:
         UsageError: it gave something else than tensors with one row a sample, and scalars.
     """
     before = GlobalRng.now()
-    with torch.no_grad():
-        leaves, spec = tree_flatten(encode(fresh(batch)))  # which may use it up; the second pass takes it as well
+    # Which may use it up; the second pass takes it as well.
+    leaves, spec = tree_flatten(without_graph(lambda: encode(fresh(batch))))
     num_rows = _checked_rows(leaves, batch)
     return Encoded(batch, [leaf.detach() for leaf in leaves], spec, num_rows if counts else 0, before)
 

@@ -1,8 +1,8 @@
 """Forwards that are run only to look at their loss: what they compute with is seen, and nothing is left of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tightgrad.accumulate.buffer import LOW_PRECISION
+from tightgrad.core.errors import TightGradError
 from tightgrad.core.global_rng import GlobalRng
+from tightgrad.core.memory import is_out_of_memory
+
+T = TypeVar("T")
 
 FINE = 1e-4  # float32 on a CPU: the sum of a piece and those of its halves are rounded otherwise
 ON_A_GPU = 1e-3  # TF32, and other kernels for another number of samples
@@ -72,6 +76,26 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for buffer, before in buffers:
             buffer.detach().copy_(before)
+
+
+def without_graph(forward: Callable[[], T]) -> T:
+    """Run a forward without a graph; with one if it cannot do without.
+
+    A loss that differentiates on its way (a gradient penalty, the inner step of MAML) raises where autograd is off. It
+    runs again from the same random numbers; the caller detaches what it gives, so that the graph is freed.
+    """
+    generators = GlobalRng.now()
+    try:
+        with torch.no_grad():
+            return forward()
+    except RuntimeError as error:  # what autograd raises
+        if isinstance(error, TightGradError) or is_out_of_memory(error):
+            raise
+    finally:
+        torch.clear_autocast_cache()  # weights that were cast without a graph
+    generators.restore()
+    with torch.enable_grad():
+        return forward()
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -247,7 +247,7 @@ def _check_samples(batch: Any, leaves: list[_Leaf]) -> None:
 
 def _leaves(value: Any, path: str, key: str | None = None, place: int = 0, in_list: bool = False) -> Iterator[_Leaf]:
     kind = odd_kind(value)
-    if kind is not None and (isinstance(value, tuple) or value.is_nested):
+    if kind is not None and not (is_array(value) and not value.is_nested):  # sparse ones have samples
         raise _asked(f"{path} is a {kind}", "`weight=lambda batch: ...` with that number")
     if is_array(value):
         yield _Leaf(path, key, place, in_list, value)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -12,7 +11,7 @@ from tightgrad.accumulate.additive import WHAT_IS_NOT_ADDITIVE, Forward, Found, 
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.settings import LOSS_REDUCTIONS
 from tightgrad.accumulate.split import fresh
-from tightgrad.accumulate.trial_forward import left_as_it_was, own_statistics
+from tightgrad.accumulate.trial_forward import left_as_it_was, own_statistics, without_graph
 from tightgrad.accumulate.weights import DefaultWeight, Weight, batch_weights
 from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
 from tightgrad.adapters.parts.trial import without_reduction
@@ -103,8 +102,8 @@ def check_loss(
 
     def prepare() -> None:
         nonlocal names
-        with torch.no_grad(), left_as_it_was(model):
-            loss = loss_of(fresh(batch))
+        with left_as_it_was(model):
+            loss = without_graph(lambda: loss_of(fresh(batch)))
         names = tuple(map(str, loss)) if isinstance(loss, Mapping) else names
         batch_weights(batch, weigh, names)  # asks, where the batch does not show what it counts
 
@@ -178,7 +177,7 @@ def _told(found: Found) -> LossCheck:
         )
     return LossCheck(
         None,
-        f"Whether the loss is a weighted mean of per-sample terms cannot be told: {found.message}.",
+        f"Whether the loss is a weighted mean of per-sample terms cannot be told: {found.message.rstrip('.')}.",
     )
 
 

@@ -66,6 +66,14 @@ def labelled(model, piece):
     return F.cross_entropy(model(piece[0]), piece[1].masked_fill(piece[1] == 0, -100), ignore_index=-100)
 
 
+def with_penalty(model, piece):
+    """Differentiates on its way, which raises where autograd is off."""
+    inputs = piece[0].clone().requires_grad_(True)
+    scores = model(inputs)
+    (slope,) = torch.autograd.grad(scores.sum(), inputs, create_graph=True)
+    return F.cross_entropy(scores, piece[1]) + slope.square().sum(1).mean()
+
+
 def run(loss, *, model=None, sizes=(8,), reduction="mean", limit=5, weight=None, collective=None, where=all):
     """Run out of memory above `limit` samples where gradients are recorded; the records, and the pipeline."""
     model = Model() if model is None else model
@@ -98,6 +106,8 @@ def test_what_is_no_weighted_mean_is_not_split(loss):
         (mean, {}),
         (summed, {"reduction": "sum"}),
         (labelled, {"weight": lambda piece: int((piece[1] != 0).sum())}),
+        (with_penalty, {}),
+        (with_penalty, {"sizes": (3,), "limit": 1}),
         (mean, {"sizes": (9,)}),
         (mean, {"sizes": (2,), "limit": 1}),
         (mean, {"sizes": (3,), "limit": 1}),

@@ -1,6 +1,9 @@
 """The default weight counts samples, and asks where a batch does not show that its loss is averaged over them."""
 
 from collections import OrderedDict, UserDict, namedtuple
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,14 @@ from tightgrad.accumulate import DefaultWeight
 
 B, T = 4, 6
 Pair = namedtuple("Pair", "inputs labels")
+
+
+@dataclass
+class Fields:
+    x: Any
+    y: Any
+
+
 RAGGED = torch.nested.nested_tensor([torch.ones(3), torch.ones(2)], layout=torch.jagged)
 
 
@@ -100,6 +111,13 @@ AMBIGUOUS = {
     "a list of pairs": ([(images()[0], 1), (images()[0], 2)], "may be one of samples"),
     "packed": ((pack_sequence([torch.ones(3), torch.ones(2)]), classes(2)), "PackedSequence"),
     "nested tensor": ({"x": RAGGED}, "nested tensor"),
+    "dataclass": (Fields(torch.randn(B, 3), classes()), "batch is a dataclass Fields"),
+    "dataclass in a dataclass": (Fields(Fields(torch.randn(B, 3), classes()), 0), "batch is a dataclass Fields"),
+    "dataclass in a tuple": ((Fields(torch.randn(B, 3), 0), classes()), r"batch\[0\] is a dataclass Fields"),
+    "dataclass in a mapping": ({"item": Fields(torch.randn(B, 3), 0)}, r'batch\["item"\] is a dataclass Fields'),
+    "object with attributes": (SimpleNamespace(x=torch.randn(B, 3), y=classes()), "type SimpleNamespace holds no"),
+    "text": ("text", "type str holds no tensor"),
+    "nothing": (None, "type NoneType holds no tensor"),
 }
 
 

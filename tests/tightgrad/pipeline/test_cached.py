@@ -1,6 +1,7 @@
 """`pipe.run_cached`: the gradient of a contrastive loss is that of the big batch, or it is said why it cannot be."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -309,3 +310,24 @@ def test_a_codec_follows():
     plan = tg.Plan(accumulate=tg.Accumulate(4), compress=tg.Compress(tg.codecs.Cast("bfloat16")))
     for seen in on_ranks(2, lambda collective: run(plan=plan, collective=collective)[0]):
         assert 0 < relative(seen, big_batch(Towers())[0]) < 1e-2
+
+
+@pytest.mark.parametrize("context", [nullcontext, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_an_encoder_that_differentiates_on_its_way(context):
+    """A gradient penalty a sample: the first pass then has a graph for a moment."""
+
+    def penalised(model, batch):
+        inputs = batch[0].clone().requires_grad_(True)
+        rows = model(inputs)
+        (slope,) = torch.autograd.grad(rows.sum(), inputs, create_graph=True)
+        return rows, model(batch[1]), slope.square().sum(1)
+
+    def loss(model, z):
+        return loss_of(model, z[:2]) + z[2].mean()
+
+    with context():
+        seen, _ = run(micro_batches=4, encode=penalised, loss=loss)
+        model = Towers()
+        loss(model, penalised(model, batches(1)[0])).backward()
+    target = flat(torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters())
+    assert relative(seen, target) < (1e-5 if context is nullcontext else 3e-2)

@@ -68,6 +68,22 @@ def by_hand(batch):
     return (weights * each).sum() / weights.sum()
 
 
+def with_penalty(batch):
+    """As WGAN-GP: the gradient with respect to the inputs is part of the loss."""
+    inputs = batch[0].clone().requires_grad_(True)
+    scores = MODEL(inputs)
+    (slope,) = torch.autograd.grad(scores.sum(), inputs, create_graph=True)
+    return F.cross_entropy(scores, batch[1]) + slope.square().sum(1).mean()
+
+
+def after_an_inner_step(batch):
+    """As MAML: the loss of parameters that one step has moved; of a batch it is no mean of its halves."""
+    parameters = dict(MODEL.named_parameters())
+    grads = torch.autograd.grad(mean(batch), list(parameters.values()), create_graph=True)
+    moved = {name: p - 0.5 * grad for (name, p), grad in zip(parameters.items(), grads, strict=True)}
+    return F.cross_entropy(torch.func.functional_call(MODEL, moved, (batch[0],)), batch[1])
+
+
 def functional_norm(batch):
     return F.cross_entropy(F.batch_norm(MODEL(batch[0]), None, None, training=True), batch[1])
 
@@ -85,6 +101,7 @@ def functional_norm(batch):
         ),
         (weighted, "two halves", r"weight\(batch\) must return"),
         (by_hand, "two halves", r"weight\(batch\) must return"),
+        (after_an_inner_step, "two halves", "no weighted mean of per-sample terms"),
         (functional_norm, r"batch_norm\(training=True\)", "GroupNorm"),
     ],
 )
@@ -106,6 +123,8 @@ def test_what_is_no_mean_over_samples_is_found(loss, seen, cure):
         (lambda batch: F.cross_entropy(MODEL(batch[0]), batch[1], reduction="sum"), {"loss_reduction": "sum"}),
         (lambda batch: {"classes": mean(batch), "size": MODEL(batch[0]).square().mean()}, {}),
         (lambda batch: mean(batch) / 4, {}),
+        (with_penalty, {}),
+        (lambda batch: {"score": mean(batch), "penalty": with_penalty(batch)}, {}),
         (mean, {"weight": lambda batch: 1.0}),
         (mean, {"weight": lambda batch: 1.0, "batch": batch_of(9)}),
         (lambda batch: mean((batch[0].mul_(2), batch[1])), {}),
