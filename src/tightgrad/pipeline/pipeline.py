@@ -279,7 +279,6 @@ class GradientPipeline(Checkpoints):
                 self._step.begin()
                 self._step.begin_sum()
                 self._add_all(window, loss_of)
-                self._step.complete()
                 return self._step.evaluate()
 
         return self._finish(again)

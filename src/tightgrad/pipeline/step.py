@@ -134,9 +134,10 @@ class Step:
         return self._deliver(*self._summed(), again)
 
     def evaluate(self) -> tuple[Tensor, State]:
-        """Sum over ranks, clip, and leave the gradients in place; return the window's loss over all ranks, and what the
-        methods would remember. Raises `StepLeftOutError` where the guard admits no step. Collective.
+        """Complete the window and leave its gradients in place; return its loss over all ranks, and what the methods
+        would remember. Raises `StepLeftOutError` where the guard admits no step. Collective.
         """
+        self.complete()
         slots = self._limit(*self._summed()).slots
         return self.loss.over_ranks(), slots
 
