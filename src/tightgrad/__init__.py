@@ -33,6 +33,7 @@ from tightgrad.pipeline import dcp
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.check_loss import LossCheck, check_loss
 from tightgrad.pipeline.pipeline import GradientPipeline
+from tightgrad.pipeline.saving import load, save
 from tightgrad.plan.guard import Guard
 from tightgrad.plan.local_updates import DiLoCo, LocalSGD
 from tightgrad.plan.plan import Compress, Plan
@@ -86,8 +87,10 @@ __all__ = [
     "feedback",
     "gather_with_grad",
     "get_total_norm",
+    "load",
     "records",
     "reducers",
+    "save",
     "scale_lr",
     "scaling",
 ]

@@ -49,6 +49,7 @@ def save_state(
     folder: Path,
     collective: Collective,
     beside: Callable[[str], Mapping[str, bytes]] = nothing_beside,
+    write_rest: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write every rank's state. Collective: every rank must call it.
 
@@ -57,6 +58,7 @@ def save_state(
         folder: where all checkpoints are, on a disk that all ranks share.
         collective: the ranks.
         beside: is given the save's id, and returns what else this rank writes into the checkpoint's folder, by name.
+        write_rest: writes more files into the checkpoint's folder; may be collective.
 
     Returns:
         The new checkpoint's folder.
@@ -73,7 +75,7 @@ def save_state(
     files: dict[str, bytes] = {}
     cause: Exception | None = None
     try:
-        files = {file_name(rank, world_size): serialized(state, rank, world_size, save_id), **beside(save_id)}
+        files = {**beside(save_id), file_name(rank, world_size): serialized(state, rank, world_size, save_id)}
         if rank > 0:
             enter_folder(target)
         for name, content in files.items():
@@ -82,12 +84,23 @@ def save_state(
     except Exception as error:
         cause = error
     try:
-        _agree(cause, target, collective)
-        _agree(_put_in_force(folder, new) if rank == 0 else None, folder / LATEST, collective)
+        agree(cause, target, collective)
+        if write_rest is not None:
+            agree(_failure_of(write_rest, target), target, collective)
+        agree(_put_in_force(folder, new) if rank == 0 else None, folder / LATEST, collective)
     except CheckpointError:
-        remove_files(target, list(files))
+        remove_files(target, list(files) if rank > 0 else None)
         raise
     return target
+
+
+def _failure_of(write_rest: Callable[[Path], None], target: Path) -> Exception | None:
+    try:
+        write_rest(target)
+        sync_folder(target)
+    except Exception as error:
+        return error
+    return None
 
 
 def state_with_id(
@@ -180,6 +193,12 @@ def check_same_ranks(folder: Path, saved_size: int, world_size: int) -> None:
         )
 
 
+def has_checkpoint(folder: Path, collective: Collective) -> bool:
+    """Tell whether rank 0 sees that a checkpoint was ever completed here. Collective: every rank must call it."""
+    mine = int(collective.rank == 0 and (folder / LATEST).exists())
+    return bool(_gathered([mine], collective)[0][0])
+
+
 def newest_on_every_rank(folder: Path, collective: Collective) -> Newest:
     """Return which checkpoint is the newest complete one, as rank 0 reads it. Collective: every rank must call it.
 
@@ -203,7 +222,7 @@ def newest_on_every_rank(folder: Path, collective: Collective) -> Newest:
 
 
 def load_on_every_rank(
-    folder: Path, slots: Mapping[str, Slot], collective: Collective, check: Callable[[dict[str, Any], int], None]
+    folder: Path, slots: Mapping[str, Slot], collective: Collective, check: Callable[[dict[str, Any], Newest], None]
 ) -> dict[str, Any]:
     """Load the newest complete checkpoint and `check` it, agreed on by all ranks. Collective: every rank must call it.
 
@@ -211,7 +230,7 @@ def load_on_every_rank(
         folder: where all checkpoints are.
         slots: what the plan remembers.
         collective: the ranks.
-        check: is given this rank's state and the number of ranks that saved it, and raises where it does not fit.
+        check: is given this rank's state and which checkpoint it is from, and raises where it does not fit.
 
     Raises:
         CheckpointError: on every rank, if any cannot read its file, or its check fails, or they read different saves.
@@ -223,7 +242,7 @@ def load_on_every_rank(
     compared = [-1] * _NUM_COMPARED
     try:
         state = _load(folder, found, slots, collective.rank, collective.world_size)
-        check(state, found.world_size)
+        check(state, found)
         compared = _compared(state)
     except TightGradError as error:
         failure = error
@@ -296,8 +315,8 @@ def _check_alike(slot: str, parameter: str, first: Tensor, second: Tensor) -> No
         )
 
 
-def _agree(cause: Exception | None, path: Path, collective: Collective) -> None:
-    """Raise `CheckpointError` on every rank if any has a cause."""
+def agree(cause: Exception | None, path: Path, collective: Collective) -> None:
+    """Raise `CheckpointError` on every rank if any has a cause. Collective: every rank must call it."""
     told = _gathered([int(cause is not None)], collective)
     here = f" Here: {str(cause) or type(cause).__name__}." if cause is not None else ""
     try:

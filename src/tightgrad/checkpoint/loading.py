@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from tightgrad.checkpoint.folder import check_same_ranks, load_on_every_rank
+from tightgrad.checkpoint.save_folder import Newest
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.core.protocols import Adapter
 from tightgrad.core.types import Slot
 
 
 def load_matching(
-    folder: Path, slots: Mapping[str, Slot], adapter: Adapter, check_plan: Callable[[Mapping[str, Any]], None]
+    folder: Path, slots: Mapping[str, Slot], adapter: Adapter, check_more: Callable[[Mapping[str, Any], Newest], None]
 ) -> dict[str, Any]:
     """Read this rank's state of the newest complete checkpoint. Collective: every rank must call it.
 
@@ -19,7 +20,8 @@ def load_matching(
         folder: shared by all ranks.
         slots: what the plan remembers.
         adapter: the model's adapter.
-        check_plan: raises `StateMismatchError` where a state does not fit the plan in another way.
+        check_more: is given the state and which checkpoint it is from, and raises a `TightGradError` where it does not
+            fit in another way.
 
     Raises:
         CheckpointError: on every rank, if any rank's file is missing or damaged, or there is none.
@@ -27,10 +29,11 @@ def load_matching(
     """
     shapes = adapter.remembered_shapes
 
-    def check(state: Mapping[str, Any], saved_size: int) -> None:
-        if shapes is not None:
-            check_same_ranks(folder, saved_size, adapter.collective.world_size)
+    def check(state: Mapping[str, Any], found: Newest) -> None:
+        by_rank = [name for name, slot in slots.items() if slot.across_ranks == "sum" and state["slots"].get(name)]
+        if shapes is not None and by_rank:
+            check_same_ranks(folder, found.world_size, adapter.collective.world_size)
+        check_more(state, found)  # first: a model that has changed is named as such, and not by its residuals
         PipelineState(shapes).load_state_dict(state, adapter.parameters, slots)
-        check_plan(state)
 
     return load_on_every_rank(folder, slots, adapter.collective, check)

@@ -148,9 +148,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_files(target: Path, names: list[str]) -> None:
-    """Remove this rank's files of a save that failed; whichever rank comes last removes the folder."""
-    for name in names:
+def remove_files(target: Path, names: list[str] | None) -> None:
+    """Remove this rank's files of a save that failed; whichever rank comes last removes the folder.
+
+    Args:
+        target: the save's folder.
+        names: of the files; None removes all, when no rank writes there any more.
+    """
+    if names is None:
+        with suppress(OSError):
+            names = os.listdir(target)
+    for name in names or []:
         with suppress(OSError):
             (target / name).unlink(missing_ok=True)
     with suppress(OSError):

@@ -34,6 +34,14 @@ class TrafficMeter:
         self._traffic = traffic
         self._before = traffic.nbytes
 
+    def peek(self) -> int:
+        """Return the bytes of tensors since the last call of `pop`."""
+        return self._traffic.nbytes - self._before
+
+    def go_on(self, nbytes: int) -> None:
+        """Count as if since the last call of `pop` so many bytes had been sent."""
+        self._before = self._traffic.nbytes - nbytes
+
     def pop(self) -> int:
         """Return the bytes of tensors since the last call."""
         before, self._before = self._before, self._traffic.nbytes

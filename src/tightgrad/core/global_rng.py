@@ -37,10 +37,10 @@ class GlobalRng:
         return cls(torch.get_rng_state(), cuda, np.random.get_state(), random.getstate())
 
     def restore(self) -> None:
-        """Set all generators back to this state."""
+        """Set all generators back to this state, but for GPUs that are not there."""
         torch.set_rng_state(self.cpu)
-        if self.cuda:
-            torch.cuda.set_rng_state_all(list(self.cuda))
+        for device, state in enumerate(self.cuda[: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(state, device)
         np.random.set_state(self.numpy)
         random.setstate(self.python)
 

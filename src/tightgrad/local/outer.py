@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tightgrad.checkpoint.folder import load_on_every_rank, save_state
+from tightgrad.checkpoint.save_folder import Newest
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.clip.norm import CachedNorm
 from tightgrad.core.check import check_integer
@@ -180,12 +181,12 @@ class OuterPipeline:
         """
         collective = self.adapter.collective
 
-        def check(state: Mapping[str, Any], saved_size: int) -> None:
+        def check(state: Mapping[str, Any], found: Newest) -> None:
             self._checked(state)
-            if saved_size != collective.world_size and state[_SINCE]:
+            if found.world_size != collective.world_size and state[_SINCE]:
                 raise StateMismatchError(
-                    f"{folder} was saved in mid-round by {saved_size} ranks and cannot be taken up by "
-                    f"{collective.world_size}, since each had moved away on its own; resume on {saved_size}, "
+                    f"{folder} was saved in mid-round by {found.world_size} ranks and cannot be taken up by "
+                    f"{collective.world_size}, since each had moved away on its own; resume on {found.world_size}, "
                     "or save after outer_step()."
                 )
 

@@ -1,6 +1,6 @@
 """What a pipeline saves and takes up again, also in the middle of a window."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ from tightgrad.accumulate.windows import WindowCutter
 from tightgrad.checkpoint.folder import save_state
 from tightgrad.checkpoint.loading import load_matching
 from tightgrad.checkpoint.open_window import OpenWindow
+from tightgrad.checkpoint.save_folder import Newest
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.core.errors import ConfigError, StateMismatchError
 from tightgrad.core.protocols import Adapter
@@ -61,9 +62,18 @@ class Checkpoints:
             CheckpointError: on every rank, if any rank's file is missing or damaged, or there is none; nothing changed.
             StateMismatchError: the same, where the state does not fit this rank's plan and model.
         """
-        state = load_matching(Path(folder), self.plan.slots, self.adapter, self._check_micro_batches)
+        state = self._read(Path(folder), lambda state, found: None)
         self.load_state_dict(state)
         return int(state["num_consumed"])
+
+    def _read(self, folder: Path, check_more: Callable[[Mapping[str, Any], Newest], None]) -> dict[str, Any]:
+        """Read and check what `load` restores, and change nothing. Collective: every rank must call it."""
+
+        def check(state: Mapping[str, Any], found: Newest) -> None:
+            self._check_micro_batches(state)
+            check_more(state, found)
+
+        return load_matching(folder, self.plan.slots, self.adapter, check)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave.

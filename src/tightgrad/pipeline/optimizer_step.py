@@ -31,7 +31,7 @@ class OptimizerStep:
     def __init__(
         self, optimizers: Sequence[Optimizer], schedulers: Sequence[LRScheduler], ownership: Ownership
     ) -> None:
-        self.optimizers, self._schedulers, self._ownership = optimizers, schedulers, ownership
+        self.optimizers, self.schedulers, self._ownership = optimizers, schedulers, ownership
 
     def step(self, folds: Sequence[Tensor | None] = ()) -> None:
         """Step with the gradients that are there.
@@ -73,7 +73,7 @@ class OptimizerStep:
         Args:
             loss: gives the window's over all ranks, for those that need a metric; None leaves these alone.
         """
-        for scheduler in self._schedulers:
+        for scheduler in self.schedulers:
             if not needs_metric(scheduler):
                 scheduler.step()
             elif loss is not None:

@@ -31,8 +31,8 @@ class Recorder:
         self._parts, self._plan = parts, parts.plan
         self._writers = tuple(writers)
         collective = parts.adapter.collective
-        self._clip_rate = ClipRate(speaks=collective.rank == 0)
-        self._sent = TrafficMeter(collective.traffic)
+        self.clip_rate = ClipRate(speaks=collective.rank == 0)
+        self.sent = TrafficMeter(collective.traffic)
         parameter = next(iter(parts.adapter.parameters.values()), None)
         self._device = torch.device("cpu") if parameter is None else parameter.device
         for writer in self._writers:
@@ -53,10 +53,10 @@ class Recorder:
         parts, plan, clipped, slots = self._parts, self._plan, outcome.clipped, self._parts.state.slots
         groups = clipped.groups if clipped else {}
         parts.adapter.collective.traffic.add("wrapper", parts.adapter.sent_nbytes())
-        wire_bytes = self._sent.pop()
+        wire_bytes = self.sent.pop()
         clip_coef = float(clipped.clip_coef) if clipped and plan.clip else None
         if clip_coef is not None:
-            self._clip_rate.add(clip_coef)
+            self.clip_rate.add(clip_coef)
         number = parts.state.step - (outcome.skipped is None)
         record = StepRecord(
             step=number,
@@ -73,7 +73,7 @@ class Recorder:
             loss_scale=step.loss.loss_scale,
             retries=step.retries,
             stage_seconds=parts.clock.pop(),
-            clip_rate=self._clip_rate.rate,
+            clip_rate=self.clip_rate.rate,
             relative_error=outcome.relative_error,
             fell_back=outcome.fell_back,
             loss=step.loss.meter.pop(),

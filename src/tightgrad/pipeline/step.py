@@ -108,6 +108,16 @@ class Step:
             return adding_zero(leaves())
         return nullcontext() if self.noise is None else self.noise.watching(leaves(), next(iter(weights.values())))
 
+    def measured(self) -> dict[str, Any]:
+        """Return what meters have seen of the window so far."""
+        return {"losses": self.losses.seen(), "noise": None if self.noise is None else self.noise.seen()}
+
+    def measure_on(self, measured: Mapping[str, Any]) -> None:
+        """Go on from what `measured` gave."""
+        self.losses.see_again(measured["losses"])
+        if self.noise is not None and measured["noise"] is not None:
+            self.noise.see_again(measured["noise"])
+
     def complete(self) -> None:
         """Make sure that all micro-batches have had their backward, and scale by the true N. Collective."""
         try:

@@ -40,15 +40,15 @@ class TorchScaling:
     """
 
     def __init__(self, scaler: GradScaler) -> None:
-        self._scaler = scaler
+        self.scaler = scaler
 
     def current(self, state: State) -> float:
         """Return the scale S of this window. Waits for the device."""
-        return float(self._scaler.get_scale())
+        return float(self.scaler.get_scale())
 
     def after_applied(self, state: State) -> Mapping[str, Mapping[str, Tensor]]:
         """Count a good step in the scaler."""
-        held = self._scaler.state_dict()
+        held = self.scaler.state_dict()
         good_steps = int(held["_growth_tracker"]) + 1
         if good_steps < held["growth_interval"]:
             self._write(held["scale"], good_steps)
@@ -63,13 +63,13 @@ class TorchScaling:
         Raises:
             NonFiniteGradientError: it is at its smallest, so the gradients themselves are not finite.
         """
-        held = self._scaler.state_dict()
+        held = self.scaler.state_dict()
         LossScale(initial=held["scale"]).after_overflow({})
         self._write(held["scale"] * held["backoff_factor"], 0)
         return {}
 
     def _write(self, scale: float, good_steps: int) -> None:
-        self._scaler.load_state_dict({**self._scaler.state_dict(), "scale": scale, "_growth_tracker": good_steps})
+        self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": good_steps})
 
 
 def loss_scaling(plan: Plan, scaler: GradScaler | None) -> LossScaling | None:

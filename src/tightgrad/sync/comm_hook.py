@@ -179,7 +179,7 @@ class CommHook:
             StateMismatchError: the same, where the state does not fit.
         """
 
-        def check(state: Mapping[str, Any], saved_size: int) -> None:
+        def check(state: Mapping[str, Any], _found: object) -> None:
             PipelineState().load_state_dict(state, self._parameters, self._slots)
 
         self.load_state_dict(load_on_every_rank(Path(folder), self._slots, self._collective, check))

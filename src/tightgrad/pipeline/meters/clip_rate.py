@@ -2,6 +2,8 @@
 
 import logging
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 logger = logging.getLogger("tightgrad")
 
@@ -28,6 +30,15 @@ class ClipRate:
     def rate(self) -> float | None:
         """Return the share of the last applied steps (at most 100) that were clipped; None before the first."""
         return sum(self._recent) / len(self._recent) if self._recent else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was counted, as plain numbers."""
+        return {"recent": list(self._recent), "steps": self._steps, "clipped": self._clipped_steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from what `state_dict` gave."""
+        self._recent = deque(state["recent"], maxlen=RECENT_STEPS)
+        self._steps, self._clipped_steps = state["steps"], state["clipped"]
 
     def add(self, clip_coef: float) -> None:
         """Count one applied step, clipped or not."""

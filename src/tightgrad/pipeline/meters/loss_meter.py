@@ -45,6 +45,15 @@ class LossMeter:
         total, weight = ranks.all_reduce_(sums, "sum").unbind(1)
         return torch.where(weight > 0, total / weight, 0.0).sum()
 
+    def seen(self) -> list[tuple[float, float]]:
+        """Return losses and weights of the window so far. Waits for the device."""
+        return list(zip(_numbers(self._losses), self._weights, strict=True))
+
+    def see_again(self, seen: Sequence[tuple[float, float]]) -> None:
+        """Go on from what `seen` gave."""
+        self._losses = [loss for loss, _ in seen]
+        self._weights = [weight for _, weight in seen]
+
     def pop(self) -> float | None:
         """Return the mean over the weights, and forget it; None for a window without weight on this rank."""
         total, weight = self._sums(self._name)

@@ -49,6 +49,14 @@ class NoiseMeter:
             self._square_sum = self._square_sum + torch.stack(norms).double().square().sum() / weight
             self._count += 1
 
+    def seen(self) -> tuple[float, int]:
+        """Return what was added up so far, and of how many micro-batches. Waits for the device."""
+        return float(self._square_sum), self._count
+
+    def see_again(self, seen: tuple[float, int]) -> None:
+        """Go on from what `seen` gave."""
+        self._square_sum, self._count = seen
+
     def learned(self, window: Window[object], total_norm: Tensor, factor: float, state: State) -> State:
         """Return the state with this window in it. Collective: every rank must call it.
 
