@@ -14,13 +14,6 @@ import tightgrad as tg
 from support.waiting import patience
 
 OPERATIONS = {"os.mkdir", "os.listdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
-    "os.mkdir",
-    "os.listdir",
-    "os.rename",
-    "os.remove",
-    "os.rmdir",
-    "shutil.rmtree",
-}  # and files that are made
 EVERY, MOST = 2, 200  # of a save's operations, which are fewer than these
 
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from tightgrad.accumulate.count import Count
 from tightgrad.accumulate.draw_order import DrawOrder
-from tightgrad.accumulate.fetched import Fetched
+from tightgrad.accumulate.fetched import Fetched, uncounted
 from tightgrad.accumulate.settings import Accumulate
 from tightgrad.accumulate.split import batch_size, split_batch
 from tightgrad.accumulate.streamed import Rows, Streamed
@@ -147,6 +147,13 @@ class WindowCutter(Generic[Batch]):
                 "counts its batches, or go without a length."
             ) from None
         return self.settings.num_windows(len(self.carried) + num_batches, step)
+
+    def uncounted_each(self, loader: Iterable[Batch], _step: Callable[[], int]) -> Iterator[Window[Batch]]:
+        """Yield a window for each batch, which no other rank is told of."""
+        for batch in loader:
+            self.num_consumed_before = self.num_consumed
+            self.num_consumed += 1
+            yield uncounted(batch)
 
     def take_back(self) -> None:
         """Count the last window as never cut: another rank failed while fetching its own."""

@@ -11,10 +11,13 @@ from tightgrad.checkpoint.open_window import OpenWindow
 from tightgrad.checkpoint.save_folder import Newest
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.core.errors import ConfigError, StateMismatchError
+from tightgrad.core.global_rng import GlobalRng
 from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.left_out import LeftOut
 from tightgrad.pipeline.ownership import Ownership
 from tightgrad.pipeline.parts import Parts
+from tightgrad.pipeline.recorder import Recorder
+from tightgrad.pipeline.resumed import Resumed
 from tightgrad.pipeline.step import Step
 from tightgrad.plan.plan import Plan
 
@@ -29,6 +32,8 @@ class Checkpoints:
     ownership: Ownership
     _cutter: WindowCutter[Any]
     _step: Step | None
+    _recorder: Recorder
+    _resumed: Resumed | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything this rank remembers, also in mid-window: plain tensors and numbers. Differs by rank."""
@@ -96,7 +101,34 @@ class Checkpoints:
         except ConfigError as error:
             raise StateMismatchError(f"micro_batches of a pipeline state is not one for this plan: {error}") from None
 
-    def _reopen(self, step: Step, saved: OpenWindow) -> None:
+    def resumable(self) -> Resumed:
+        """Return what a run that goes on exactly needs beside `state_dict`, on this rank."""
+        return Resumed(
+            GlobalRng.now(),
+            self._recorder.clip_rate.state_dict(),
+            None if self._step is None else self._step.measured(),
+            self._recorder.sent.peek(),
+        )
+
+    def resume(self, resumed: Resumed) -> None:
+        """Restore what `resumable` gave: now, and once more when the next window begins. Until then, a loader that
+        starts anew draws a seed that the run before drew long ago.
+        """
+        resumed.rng.restore()
+        self._recorder.clip_rate.load_state_dict(resumed.clip_rate)
+        self.count_sent(resumed.sent_nbytes)
+        self._resumed = resumed
+
+    def count_sent(self, nbytes: int) -> None:
+        """Let the next record count so many bytes so far, and none of what a checkpoint has taken."""
+        self._recorder.sent.go_on(nbytes)
+
+    @property
+    def is_between_windows(self) -> bool:
+        """Tell whether no batch was fetched whose window has not had its step."""
+        return self._step is None and not self._cutter.carried
+
+    def _reopen(self, step: Step, saved: OpenWindow, resumed: Resumed | None) -> None:
         """Go on in the middle of the window that a checkpoint was taken in."""
         saved.check_is(step.window, step.loss.loss_scale)
         self.adapter.restore_accumulated(dict(saved.grads))
@@ -105,6 +137,9 @@ class Checkpoints:
         step.left_out = LeftOut(saved.left_out)
         step.window.start_at(saved.position)
         self.state.open_window = None
+        if resumed is not None:
+            resumed.reopen(step)
+            self.count_sent(resumed.sent_nbytes)
 
     def _restart(self) -> None:
         """Forget the open window and its gradients."""

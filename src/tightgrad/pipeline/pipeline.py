@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tightgrad.accumulate import DefaultWeight, Window
 from tightgrad.accumulate.count import WindowLeftError
-from tightgrad.accumulate.fetched import NO_WINDOW, uncounted
+from tightgrad.accumulate.fetched import NO_WINDOW
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.weights import Weight, one
@@ -25,7 +25,6 @@ from tightgrad.pipeline.meters.worst import worst
 from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.plain_step import PlainStep
 from tightgrad.pipeline.recorder import Recorder
-from tightgrad.pipeline.resumed import Resumed
 from tightgrad.pipeline.step import Step
 from tightgrad.pipeline.whole_window import WholeWindows
 from tightgrad.plan.plan import Plan
@@ -59,7 +58,6 @@ class GradientPipeline(Checkpoints):
         self._whole = WholeWindows(parts, SmallerMicroBatches(adapter.collective, self._cutter.weigh))
         self._recorder = Recorder(parts, plan, records)
         self._step: Step | None = None
-        self._resumed: Resumed | None = None
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -86,9 +84,8 @@ class GradientPipeline(Checkpoints):
         self._recorder.begin(partial(self._cutter.num_windows, loader, self.state.step))
         resumed, self._resumed = self._resumed, None
         batches = loader if resumed is None else resumed.begun(loader)
-        windows: Iterator[Window[Batch]] = (
-            map(self._uncounted, batches) if self.plan.is_empty else self._cutter.cut(batches, lambda: self.state.step)
-        )
+        cut = self._cutter.uncounted_each if self.plan.is_empty else self._cutter.cut
+        windows = cut(batches, lambda: self.state.step)
         while True:
             self._check_no_open_window()
             window = next(windows, None)
@@ -97,21 +94,13 @@ class GradientPipeline(Checkpoints):
             self.parts.premises.loss.on_window(window, self._cutter.weigh)
             step = self._new_step(window)
             if self.state.open_window is not None:
-                self._reopen(step, self.state.open_window)
-                if resumed is not None:
-                    resumed.reopen(step)
-                    self.count_sent(resumed.sent_nbytes)
+                self._reopen(step, self.state.open_window, resumed)
             else:
                 step.begin()
             step.begin_sum()
             self._step = step
             self.ownership.leave_grads()
             yield window
-
-    def _uncounted(self, batch: Batch) -> Window[Batch]:
-        self._cutter.num_consumed_before = self._cutter.num_consumed
-        self._cutter.num_consumed += 1
-        return uncounted(batch)
 
     def _new_step(self, window: Window[Any]) -> Step:
         kind = PlainStep if self.plan.is_empty else Step
@@ -130,33 +119,6 @@ class GradientPipeline(Checkpoints):
                 "the previous window has no step(); call pipe.step() once after `for batch in window:`, or "
                 "pipe.abandon() to drop it after an error."
             )
-
-    def resumable(self) -> Resumed:
-        """Return what a run that goes on exactly needs beside `state_dict`, on this rank."""
-        return Resumed(
-            GlobalRng.now(),
-            self._recorder.clip_rate.state_dict(),
-            None if self._step is None else self._step.measured(),
-            self._recorder.sent.peek(),
-        )
-
-    def resume(self, resumed: Resumed) -> None:
-        """Restore what `resumable` gave: now, and once more when the next window begins. Until then, a loader that
-        starts anew draws a seed that the run before drew long ago.
-        """
-        resumed.rng.restore()
-        self._recorder.clip_rate.load_state_dict(resumed.clip_rate)
-        self.count_sent(resumed.sent_nbytes)
-        self._resumed = resumed
-
-    def count_sent(self, nbytes: int) -> None:
-        """Let the next record count so many bytes so far, and none of what a checkpoint has taken."""
-        self._recorder.sent.go_on(nbytes)
-
-    @property
-    def is_between_windows(self) -> bool:
-        """Tell whether no batch was fetched whose window has not had its step."""
-        return self._step is None and not self._cutter.carried
 
     def set_micro_batches(self, micro_batches: int) -> None:
         """Set how many micro-batches make a window, from the next window on, in place of the plan's number or schedule.

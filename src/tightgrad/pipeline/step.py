@@ -4,7 +4,7 @@ backward   multiply the loss by weight / N -> loss.backward() -> accumulate
 apply      sum over ranks (all finite?) -> before_clip -> guard -> clip -> optimizer -> what the methods remember
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -110,11 +110,11 @@ class Step:
 
     def measured(self) -> dict[str, Any]:
         """Return what meters have seen of the window so far."""
-        return {"losses": self.losses.seen(), "noise": None if self.noise is None else self.noise.seen()}
+        return {"losses": self.loss.meter.seen(), "noise": None if self.noise is None else self.noise.seen()}
 
     def measure_on(self, measured: Mapping[str, Any]) -> None:
         """Go on from what `measured` gave."""
-        self.losses.see_again(measured["losses"])
+        self.loss.meter.see_again(measured["losses"])
         if self.noise is not None and measured["noise"] is not None:
             self.noise.see_again(measured["noise"])
 

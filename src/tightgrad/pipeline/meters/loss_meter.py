@@ -45,14 +45,13 @@ class LossMeter:
         total, weight = ranks.all_reduce_(sums, "sum").unbind(1)
         return torch.where(weight > 0, total / weight, 0.0).sum()
 
-    def seen(self) -> list[tuple[float, float]]:
-        """Return losses and weights of the window so far. Waits for the device."""
-        return list(zip(_numbers(self._losses), self._weights, strict=True))
+    def seen(self) -> dict[str, list[tuple[float, float]]]:
+        """Return losses and weights of the window so far, by name. Waits for the device."""
+        return {name: [(float(loss), weight) for loss, weight in pairs] for name, pairs in self._seen.items()}
 
-    def see_again(self, seen: Sequence[tuple[float, float]]) -> None:
+    def see_again(self, seen: Mapping[str, Sequence[tuple[float, float]]]) -> None:
         """Go on from what `seen` gave."""
-        self._losses = [loss for loss, _ in seen]
-        self._weights = [weight for _, weight in seen]
+        self._seen = {name: list(pairs) for name, pairs in seen.items()}
 
     def pop(self) -> float | None:
         """Return the mean over the weights, and forget it; None for a window without weight on this rank."""
