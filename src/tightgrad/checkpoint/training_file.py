@@ -32,7 +32,7 @@ def to_file(content: Mapping[str, Any]) -> bytes:
 
 
 def from_file(path: Path, save_id: str) -> dict[str, Any]:
-    """Undo `to_file`; tensors are on the CPU.
+    """Read what `to_file` gave; tensors are on the CPU.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another version or of another save.

@@ -33,7 +33,7 @@ def tensors_apart(value: Any, is_taken: Callable[[object], bool], path: Path = (
 
 
 def together(rest: Any, tensors: Mapping[Path, Tensor], path: Path = ()) -> Any:
-    """Undo `tensors_apart`."""
+    """Return the state that `tensors_apart` was given."""
     if path in tensors:
         return tensors[path]
     if isinstance(rest, dict):

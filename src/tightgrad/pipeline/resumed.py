@@ -28,7 +28,7 @@ class Resumed:
 
     @classmethod
     def from_saved(cls, saved: Mapping[str, Any]) -> "Resumed":
-        """Undo `dataclasses.asdict`."""
+        """Return what `dataclasses.asdict` was given."""
         return cls(GlobalRng(**saved["rng"]), saved["clip_rate"], saved["measured"], saved["sent_nbytes"])
 
     def begun(self, loader: Iterable[Batch]) -> Iterator[Batch]:
@@ -38,7 +38,7 @@ class Resumed:
         yield from batches
 
     def reopen(self, step: Step) -> None:
-        """Go on in the middle of a window, whose batches were fetched again."""
+        """Take up the middle of a window, whose batches were fetched again."""
         self.rng.restore()
         if self.measured is not None:
             step.measure_on(self.measured)

@@ -113,7 +113,7 @@ class Step:
         return {"losses": self.loss.meter.seen(), "noise": None if self.noise is None else self.noise.seen()}
 
     def measure_on(self, measured: Mapping[str, Any]) -> None:
-        """Go on from what `measured` gave."""
+        """Take up what `measured` gave."""
         self.loss.meter.see_again(measured["losses"])
         if self.noise is not None and measured["noise"] is not None:
             self.noise.see_again(measured["noise"])

@@ -36,7 +36,7 @@ class ClipRate:
         return {"recent": list(self._recent), "steps": self._steps, "clipped": self._clipped_steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting from what `state_dict` gave."""
+        """Take up the counts that `state_dict` gave."""
         self._recent = deque(state["recent"], maxlen=RECENT_STEPS)
         self._steps, self._clipped_steps = state["steps"], state["clipped"]
 

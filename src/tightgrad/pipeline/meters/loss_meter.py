@@ -50,7 +50,7 @@ class LossMeter:
         return {name: [(float(loss), weight) for loss, weight in pairs] for name, pairs in self._seen.items()}
 
     def see_again(self, seen: Mapping[str, Sequence[tuple[float, float]]]) -> None:
-        """Go on from what `seen` gave."""
+        """Take up what `seen` gave."""
         self._seen = {name: list(pairs) for name, pairs in seen.items()}
 
     def pop(self) -> float | None:

@@ -54,7 +54,7 @@ class NoiseMeter:
         return float(self._square_sum), self._count
 
     def see_again(self, seen: tuple[float, int]) -> None:
-        """Go on from what `seen` gave."""
+        """Take up what `seen` gave."""
         self._square_sum, self._count = seen
 
     def learned(self, window: Window[object], total_norm: Tensor, factor: float, state: State) -> State:
