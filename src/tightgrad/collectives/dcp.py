@@ -118,7 +118,7 @@ def read_tensors(
     return tensors
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """What went wrong, without the tracebacks of all ranks that torch puts into its message."""
     failures = getattr(error, "failures", None) or {}
     return "; ".join(f"rank {rank}: {type(cause).__name__}: {cause}" for rank, (cause, _) in failures.items()) or str(

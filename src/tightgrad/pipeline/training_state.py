@@ -185,7 +185,7 @@ def checksum(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
     held = stored(tensor.detach())
     numbers = torch.view_as_real(held) if held.is_complex() else held
     flat = numbers.contiguous().cpu().view(-1)
-    return zlib.crc32(flat.view(torch.uint8).numpy()), tuple(held.shape)
+    return zlib.crc32(flat.view(torch.uint8).numpy().data), tuple(held.shape)
 
 
 def _mark(path: tree.Path, tensor: Tensor, checked: tuple[int, tuple[int, ...]]) -> int:
