@@ -158,6 +158,9 @@ def models(repos: Path) -> None:
     for name, model in {"llama": LlamaForCausalLM(llama), "bert": BertForSequenceClassification(bert)}.items():
         model.save_pretrained(repos / "data" / name)
         tokenizer.save_pretrained(repos / "data" / name)
+        config = repos / "data" / name / "tokenizer_config.json"
+        kind = {"tokenizer_class": "PreTrainedTokenizerFast"}  # a name that transformers 4 knows too
+        config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | kind), encoding="utf-8")
     blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "layers_per_block": 1}
     unet = {"_class_name": "UNet2DModel", "sample_size": 16, "block_out_channels": [8, 16], "norm_num_groups": 4}
     (repos / "data" / "unet").mkdir(exist_ok=True)
@@ -166,6 +169,23 @@ def models(repos: Path) -> None:
         shutil.copytree(repos / "data" / "bert", repos / place, dirs_exist_ok=True)
 
 
+def litgpt(repos: Path) -> None:
+    """A checkpoint with one small layer and fresh weights, as litgpt keeps them; its own code makes it."""
+    sys.path.insert(0, str(repos / "litgpt"))
+    import torch
+    from litgpt.config import Config  # type: ignore[import-not-found]
+    from litgpt.model import GPT  # type: ignore[import-not-found]
+    from litgpt.utils import save_config  # type: ignore[import-not-found]
+
+    folder = repos / "data" / "litgpt"
+    folder.mkdir(exist_ok=True)
+    config = Config(name="tiny", block_size=256, vocab_size=64, padded_vocab_size=64, n_layer=1, n_head=2, n_embd=32)
+    save_config(config, folder)
+    torch.save(GPT(config).state_dict(), folder / "lit_model.pth")
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(repos / "data" / "llama" / name, folder)
+
+
 if __name__ == "__main__":
-    for make in (images, token_files, conversations, models):
+    for make in (images, token_files, conversations, models, litgpt):
         make(Path(sys.argv[1]))

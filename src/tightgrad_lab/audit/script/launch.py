@@ -22,6 +22,8 @@ from tightgrad_lab.training.ranks import ended_by_sigterm
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0
+LONGER_SECONDS = 90.0
+"""For ranks that have something more to do, such as drawing samples, when another has ended as it should."""
 TIMEOUT_SECONDS = 900.0
 READS = 64
 """Of a rank's standard input that find its end."""
@@ -146,7 +148,7 @@ def _wait(folder: Path, processes: list["subprocess.Popen[bytes]"], settings: Se
         )
         if first_end is None and any(process.poll() is not None for process in processes):
             first_end = now
-        if first_end is not None and now - first_end > GRACE_SECONDS:
+        if first_end is not None and now - first_end > (GRACE_SECONDS if _failed(folder) else LONGER_SECONDS):
             return  # the others wait for one that has ended
         if now - began > TIMEOUT_SECONDS:
             raise ArgumentError(
@@ -155,13 +157,23 @@ def _wait(folder: Path, processes: list["subprocess.Popen[bytes]"], settings: Se
             )
 
 
+def _failed(folder: Path) -> bool:
+    """Whether those that have ended did so with an error, or without a word."""
+    found = [_read(path) for path in folder.glob("ledger.[0-9]*") if path.suffix != ".part"]
+    return not found or any(ledger.error for ledger in found)
+
+
+def _read(path: Path) -> Ledger:
+    ledger: Ledger = pickle.loads(path.read_bytes())
+    return ledger
+
+
 def _ledgers(folder: Path, settings: Settings, ranks: int, *, launched: bool, cuda: bool) -> list[Ledger]:
     found: list[Ledger] = []
     for rank in range(ranks):
         path = folder / f"ledger.{rank}"
         if path.exists():
-            ledger: Ledger = pickle.loads(path.read_bytes())
-            found.append(ledger)
+            found.append(_read(path))
     errors = [ledger.error for ledger in found if ledger.error]
     words = f"with {ranks} rank{'s' if ranks > 1 else ''}"
     missing = next((ledger.missing for ledger in found if ledger.missing), "")

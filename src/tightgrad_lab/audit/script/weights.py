@@ -268,6 +268,8 @@ def _windows(site: str, by_window: dict[int, Calls], windows: dict[int, Window],
 
 def _all_windows(sites: dict[str, dict[int, Calls]], windows: dict[int, Window], usual: int) -> Iterator[Remark]:
     """All windows count a multiple of one: K or W was multiplied or divided once too often. Every loss must say so."""
+    if any(window.in_parts for window in windows.values()):
+        return
     factors: list[float] = []
     totals: list[float] = []
     sums = together = True

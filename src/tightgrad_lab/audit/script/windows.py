@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from tightgrad_lab.audit.script.records import Backward, Clip, Ledger, Samples, Step
 
 Vector = NDArray[np.float64]
+EQUAL = 1e-5
 BEFORE = 12
 """Backwards before a window that may still be in its gradient."""
 
@@ -44,6 +45,20 @@ class Window:
     def tolerance(self) -> float:
         """Relative difference that rounding may make."""
         return max(1e-3, 8 * max(step.eps for step in self.steps))
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether each backward is of the whole window's loss and adds a part of its gradient: the losses are equal and
+        the gradients are not. Contrastive losses with cached representations are computed so.
+        """
+        for own in self.backwards:
+            losses = [one.loss for one in own]
+            if len(own) < 2 or not max(losses) - min(losses) <= EQUAL * abs(losses[0]):
+                return False
+            first = own[0].gradient
+            if all(np.array_equal(one.gradient[n], first[n]) for one in own for n in first if n in one.gradient):
+                return False  # the same batch again and again
+        return True
 
     def parameters(self) -> list[int]:
         """Numbers of the parameters that this step is over, in order."""

@@ -57,7 +57,7 @@ UNUSUAL = [
     for line in (HERE / "unusual.py").read_text(encoding="utf-8").splitlines()
     if line.startswith("def ") and line.endswith("():")
 ]
-QUICK_UNUSUAL = ("gradient_penalty", "skips_bad_steps")
+QUICK_UNUSUAL = ("cached_representations", "gradient_penalty", "skips_bad_steps")
 
 
 def of_corpus(name: str) -> ScriptAudit:
@@ -85,6 +85,26 @@ def test_some_unusual_loops_are_not_accused(name: str) -> None:
     found = audit_script(Settings(str(HERE / "unusual.py"), arguments=(name,), steps=9), (1,))
     assert faults_of(found) == []
     assert found.steps > 3
+
+
+REPEATED = """import torch
+torch.manual_seed(0)
+model = torch.nn.Linear(6, 3)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+inputs, targets = torch.randn(4, 6), torch.randint(3, (4,))
+for _ in range(3):
+    for _ in range(4):
+        torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+
+def test_the_same_batch_again_and_again_is_no_loss_in_parts(tmp_path: Path) -> None:
+    (tmp_path / "overfit.py").write_text(REPEATED, encoding="utf-8")
+    (fault,) = [one for one in audit_script(Settings(str(tmp_path / "overfit.py")), (1,)).remarks if one.wrong]
+    assert fault.kind == "mass"
+    assert fault.mass == pytest.approx(4.0)
 
 
 def test_a_mean_of_means_comes_with_its_numbers() -> None:

@@ -71,6 +71,22 @@ def multi_task():
         optimizer.zero_grad()
 
 
+def cached_representations():
+    """A contrastive loss of the whole window, once for each part that is computed anew with a graph."""
+    torch.manual_seed(RANK + 1)
+    model = net(4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(STEPS):
+        inputs, others = torch.randn(4 * K, 6), F.normalize(torch.randn(4 * K, 4), dim=1)
+        with torch.no_grad():
+            cached = list(model(inputs).split(4))
+        for number, part in enumerate(inputs.split(4)):
+            found = torch.cat([*cached[:number], model(part), *cached[number + 1 :]])
+            F.cross_entropy(5 * F.normalize(found, dim=1) @ others.T, torch.arange(4 * K)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 def sequence_means():
     """Each sequence counts the same, whatever its length (as in GRPO)."""
     model = wrapped(net(5))
