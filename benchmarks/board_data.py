@@ -118,6 +118,10 @@ def conversations(repos: Path) -> None:
     asked = [{"instruction": a, "input": "", "output": b} for a, b in pairs]
     (repos / "data" / "alpaca.json").write_text(json.dumps(asked), encoding="utf-8")
     lines(repos / "data" / "text" / "train.jsonl", [{"prompt": a, "completion": " " + b} for a, b in pairs])
+    spam = repos / "LLMs-from-scratch" / "ch06" / "02_bonus_additional-experiments"
+    for split, count in (("train", 37), ("validation", 6), ("test", 6)):
+        messages = "".join(f"{place % 2},{text(draw, 2 + place % 5)}\n" for place in range(count))
+        (spam / f"{split}.csv").write_text(f"Label,Text\n{messages}", encoding="utf-8")
     same = [{"sentence1": a, "sentence2": b, "label": len(b) % 2, "idx": place} for place, (a, b) in enumerate(pairs)]
     hub(repos / "accelerate" / "examples" / "by_feature" / "nyu-mll" / "glue", "mrpc", same)
     alike = [{"sentence1": a, "sentence2": b, "score": len(b) % 6 / 5} for a, b in pairs]

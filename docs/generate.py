@@ -11,6 +11,7 @@ from typing import Any
 
 from tightgrad.core.card import KINDS, MethodCard
 from tightgrad.plan.registry import cards, method
+from tightgrad_lab.audit import board
 from tightgrad_lab.report.book.chapters import read
 from tightgrad_lab.report.book.glossary import terms
 from tightgrad_lab.report.course import COURSE
@@ -32,6 +33,7 @@ def pages() -> dict[str, str]:
     """Every generated page: where it lies below docs/, and its Markdown."""
     found = {"methods/index.md": _methods_index(), "course.md": _course(), "decisions.md": _decisions()}
     found |= {"glossary.md": _glossary(), "troubleshooting.md": messages.page(), "comparison.md": field.page(RESULTS)}
+    found |= {"board.md": board.page(RESULTS / "board")}
     return found | reference.pages() | {f"methods/{card.id}.md": _method(card) for card in cards()}
 
 

@@ -1,6 +1,7 @@
 """The board: what `audit --run` says of public training scripts, each at a pinned commit.
 
-Rows are kept as JSON, with the command that made them. None of the projects' code is: a run needs a folder of clones.
+Rows are kept as JSON, with the command that made them. None of the projects' code is: a run needs a folder of clones,
+and the data that `benchmarks/board_data.py` makes there.
 """
 
 import json
@@ -8,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,22 @@ Row = dict[str, Any]
 VERDICT = ("ok", "cause", "weight_low", "weight_high", "mass", "note")
 KEYS = ("project", "commit", "path", "lines", "command", "ranks", *VERDICT)
 FAILED = 2
+ORDER = {False: 0, True: 1, None: 2}
+"""What is wrong first, what could not run last."""
+KINDS = {
+    "all masked": ("a micro-batch without targets", "有微批次没有目标"),
+    "clip in mid-window": ("clips inside the window", "在窗口中间裁剪"),
+    "ignored targets count": ("ignored targets in the denominator", "被忽略的目标算入分母"),
+    "leak": ("left-over micro-batches leak into the next window", "剩余微批次漏入下一窗口"),
+    "mean of micro-batch means": ("mean of micro-batch means", "微批次均值的均值"),
+    "mean of rank means": ("mean of rank means", "各进程均值的均值"),
+    "short window": ("short window divided by the full K", "短窗口仍除以完整的 K"),
+}
+"""Kind of a fault -> its short name in English and Chinese."""
+WORDS = {
+    "en": ("Project", "Script", "Verdict", "A target's weight", "A window's mass", "right", "could not run here", "to"),
+    "zh": ("项目", "脚本", "结论", "单个目标的权重", "窗口的总权重", "正确", "此处无法运行", "至"),
+}
 
 
 def load_board(folder: Path) -> list[Row]:
@@ -41,7 +59,8 @@ def load_board(folder: Path) -> list[Row]:
 def run_board(folder: Path, repos: Path, progress: Callable[[str], object]) -> list[Row]:
     """Run the command of every row in its clone below `repos`, and write what it says.
 
-    Rows whose clone is not there stay as they were. A command is run in the folder of its script, or in the row's
+    Rows whose clone is not there stay as they were, and so do those that need other versions of packages than are
+    installed (`needs`: a list like "timm==0.4.12"). A command is run in the folder of its script, or in the row's
     `folder`.
     """
     found: list[Row] = []
@@ -50,12 +69,20 @@ def run_board(folder: Path, repos: Path, progress: Callable[[str], object]) -> l
         for row in board["rows"]:
             clone = repos / row["project"].rpartition("/")[2]
             here = clone / row.get("folder", Path(row["path"]).parent)
-            if here.is_dir() and row["command"]:
+            if here.is_dir() and row["command"] and all(map(_installed, row.get("needs", ()))):
                 progress(f"{row['project']} {row['path']}")
                 row.update(run_row(row["command"], here))
             found.append(row)
         file.write_text(json.dumps(board, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return found
+
+
+def _installed(need: str) -> bool:
+    name, _, version = need.partition("==")
+    try:
+        return metadata.version(name) == version
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def run_row(command: str, here: Path) -> Row:
@@ -69,7 +96,15 @@ def run_row(command: str, here: Path) -> Row:
     if done.returncode >= FAILED:
         last = next(iter(reversed(done.stderr.strip().splitlines())), "it ended without a word")
         last = last.removeprefix("tightgrad: ").replace(f"{here.resolve()}/", "").partition("\x1b")[0]
-        return {"ok": None, "cause": "", "weight_low": None, "weight_high": None, "mass": None, "note": last}
+        return {
+            "ok": None,
+            "cause": "",
+            "weight_low": None,
+            "weight_high": None,
+            "mass": None,
+            "kinds": [],
+            "note": last,
+        }
     return summary(json.loads(done.stdout))
 
 
@@ -84,6 +119,7 @@ def summary(printed: dict[str, Any]) -> Row:
     return {
         "ok": printed["ok"],
         "cause": "; ".join(row["cause"] for row in faults),
+        "kinds": [row["kind"] for row in faults],
         "weight_low": extreme("low", min),
         "weight_high": extreme("high", max),
         "mass": extreme("mass", lambda values: max(values, key=lambda one: abs(one - 1))),
@@ -92,18 +128,65 @@ def summary(printed: dict[str, Any]) -> Row:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table: what is wrong first, what could not run last."""
-    order = {False: 0, True: 1, None: 2}
     lines = [
         "| Project | File | Commit | Ranks | Verdict | A target's weight | Note |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in sorted(rows, key=lambda one: order[one["ok"]]):
+    for row in sorted(rows, key=lambda one: ORDER[one["ok"]]):
         verdict = {True: "right", False: row["cause"], None: "could not run"}[row["ok"]]
         low, high = row["weight_low"], row["weight_high"]
         weight = "" if low is None else f"{low:.3g} to {high:.3g}"
         cells = [row["project"], _file(row), row["commit"][:8], row["ranks"], verdict, weight, row["note"]]
         lines.append(f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |")
     return "\n".join(lines)
+
+
+def short_table(rows: Sequence[Row], language: str) -> str:
+    """The rows in few words, as the book shows them in "en" and "zh"."""
+    *head, right, could_not, to = WORDS[language]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in sorted(rows, key=lambda one: ORDER[one["ok"]]):
+        named = [KINDS.get(kind, (kind, kind))[language == "zh"] for kind in row.get("kinds", ())]
+        verdict = {True: right, False: "; ".join(named), None: could_not}[row["ok"]]
+        low, high, mass = row["weight_low"], row["weight_high"], row["mass"]
+        weight = "" if low is None else f"{low:.2g} {to} {high:.2g}"
+        cells = [row["project"], f"`{Path(row['path']).name}`", verdict, weight, "" if mass is None else f"{mass:.3g}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+PAGE = """# What public scripts count
+
+`tightgrad audit --run` ran {ran} public training scripts of {projects} projects as they are, with little data and small
+models. In {right} of these runs nothing is wrong; in {wrong}, targets or windows count more or less than they are due.
+{not_run} more could not be run here; their notes say why. Whoever does not accumulate, or whose micro-batches all have
+as many targets, has none of this: the notes say with which settings it shows. Each line that is named was also read.
+
+{table}
+
+These commands show the verdicts that are not "right", each in the folder of its script, once
+`python benchmarks/board_data.py REPOS` has made its data:
+
+```bash
+{commands}
+```
+"""
+
+
+def page(folder: Path) -> str:
+    """The page of the docs."""
+    rows = load_board(folder)
+    count = {verdict: sum(row["ok"] is verdict for row in rows) for verdict in ORDER}
+    commands = [f"# {row['project']}, {row['commit'][:8]}\n{row['command']}" for row in rows if row["ok"] is False]
+    return PAGE.format(
+        ran=count[True] + count[False],
+        projects=len({row["project"] for row in rows if row["ok"] is not None}),
+        right=count[True],
+        wrong=count[False],
+        not_run=count[None],
+        table=table(rows),
+        commands="\n".join(commands),
+    )
 
 
 def _file(row: Row) -> str:

@@ -1,18 +1,20 @@
 """The board's rows are complete, say what their runs said, and make a table."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tightgrad_lab.audit.board import KEYS, load_board, run_board, table
+from tightgrad_lab.audit.board import KEYS, KINDS, load_board, page, run_board, short_table, table
 from tightgrad_lab.cli import app as cli
 from tightgrad_lab.errors import ArgumentError
 
 ROOT = Path(__file__).parents[3]
 STORED = ROOT / "benchmarks" / "results" / "board"
 CORPUS = ROOT / "examples" / "audit"
+BOOK = ROOT / "src" / "tightgrad_lab" / "report" / "book"
 SCRIPT = Path(__file__).parent / "script" / "corpus.py"
 
 
@@ -30,12 +32,17 @@ def written(folder: Path, *rows: dict[str, object]) -> Path:
 
 def test_stored_rows_are_complete_and_fair() -> None:
     rows = load_board(STORED)
-    assert len({one["project"] for one in rows}) >= 8
+    assert len({one["project"] for one in rows}) >= 25
+    assert len({one["project"] for one in rows if one["ok"] is not None}) >= 20
     for one in rows:
         assert len(one["commit"]) == 40
+        assert "/work" not in json.dumps(one)
         if one["ok"] is False:
             assert one["cause"]
             assert one["command"]
+            assert one["lines"]
+            assert one["kinds"]
+            assert set(one["kinds"]) <= set(KINDS)
         if one["ok"] is None:
             assert one["note"]
     by_project = {(one["project"], one["ok"]) for one in rows}
@@ -51,17 +58,19 @@ def test_a_command_is_run_and_its_verdict_kept(tmp_path: Path) -> None:
     wrong = f"tightgrad audit --run corpus.py --ranks 1 --steps 4 -- {CORPUS / 'bug_not_divided.py'} equal 8"
     crashes = "tightgrad audit --run corpus.py --ranks 1 -- nothing.py equal 8"
     elsewhere = row(project="no/clone", ok=True, command="tightgrad audit --run train.py")
-    folder = written(tmp_path / "board", row(command=wrong), row(command=crashes), elsewhere)
+    other_versions = row(command=wrong, needs=["pytest==0.0.1"])
+    folder = written(tmp_path / "board", row(command=wrong), row(command=crashes), elsewhere, other_versions)
     seen: list[str] = []
     run_board(folder, tmp_path / "repos", seen.append)
-    first, second, third = load_board(folder)
+    first, second, third, fourth = load_board(folder)
     assert seen == ["some/project corpus.py"] * 2
     assert first["ok"] is False
     assert first["mass"] == pytest.approx(4.0, rel=1e-3)
     assert "the loss is not divided by the number of micro-batches" in first["cause"]
     assert second["ok"] is None
     assert "nothing.py" in second["note"]
-    assert third == elsewhere
+    assert first["kinds"] == ["mass"]
+    assert (third, fourth) == (elsewhere, other_versions)
 
 
 def test_the_table_puts_faults_first_and_escapes_bars(tmp_path: Path) -> None:
@@ -71,6 +80,30 @@ def test_the_table_puts_faults_first_and_escapes_bars(tmp_path: Path) -> None:
     assert "right" in lines[3]
     assert "a / b" in lines[3]
     assert "could not run" in lines[4]
+
+
+def test_the_docs_page_is_made_from_the_rows(tmp_path: Path) -> None:
+    wrong = row(
+        ok=False, cause="half of its mass", kinds=["short window"], mass=0.5, command="tightgrad audit --run a.py"
+    )
+    found = page(written(tmp_path, wrong, row(ok=True, project="other/one"), row(ok=None, note="needs a GPU")))
+    assert "ran 2 public training scripts of 2 projects" in found
+    assert "In 1 of these runs nothing is wrong; in 1, targets" in found
+    assert "| half of its mass |" in found
+    assert "# some/project, 01234567\ntightgrad audit --run a.py" in found
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_book_shows_the_stored_rows(language: str) -> None:
+    rows = load_board(STORED)
+    chapter = (BOOK / language / "chapter5.md").read_text(encoding="utf-8")
+    assert short_table(rows, language) in chapter
+    verdicts = [one["ok"] for one in rows]
+    ran = {one["project"] for one in rows if one["ok"] is not None}
+    counts = [len(verdicts) - verdicts.count(None), len(ran), verdicts.count(True), verdicts.count(False)]
+    said = re.search(r"`tightgrad audit --run`.*", chapter)
+    assert said is not None
+    assert [int(number) for number in re.findall(r"\d+", said[0])] == counts
 
 
 def test_what_is_no_board_is_refused(tmp_path: Path) -> None:
