@@ -32,9 +32,14 @@ KINDS = {
     "short window": ("short window divided by the full K", "短窗口仍除以完整的 K"),
 }
 """Kind of a fault -> its short name in English and Chinese."""
+NOT_SEEN = "nothing found; its loss is not seen"
+HEAD = {
+    "en": ("Project", "Script", "Verdict", "A target's weight", "A window's mass"),
+    "zh": ("项目", "脚本", "结论", "单个目标的权重", "窗口的总权重"),
+}
 WORDS = {
-    "en": ("Project", "Script", "Verdict", "A target's weight", "A window's mass", "right", "could not run here", "to"),
-    "zh": ("项目", "脚本", "结论", "单个目标的权重", "窗口的总权重", "正确", "此处无法运行", "至"),
+    "en": ("right", NOT_SEEN, "could not run here", "to"),
+    "zh": ("正确", "未发现问题；看不到其损失", "此处无法运行", "至"),
 }
 
 
@@ -120,6 +125,7 @@ def summary(printed: dict[str, Any]) -> Row:
         "ok": printed["ok"],
         "cause": "; ".join(row["cause"] for row in faults),
         "kinds": [row["kind"] for row in faults],
+        "unseen": any(row["kind"] == "unseen" for row in printed["rows"]),
         "weight_low": extreme("low", min),
         "weight_high": extreme("high", max),
         "mass": extreme("mass", lambda values: max(values, key=lambda one: abs(one - 1))),
@@ -133,7 +139,8 @@ def table(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda one: ORDER[one["ok"]]):
-        verdict = {True: "right", False: row["cause"], None: "could not run"}[row["ok"]]
+        right = NOT_SEEN if row.get("unseen") else "right"
+        verdict = {True: right, False: row["cause"], None: "could not run"}[row["ok"]]
         low, high = row["weight_low"], row["weight_high"]
         weight = "" if low is None else f"{low:.3g} to {high:.3g}"
         cells = [row["project"], _file(row), row["commit"][:8], row["ranks"], verdict, weight, row["note"]]
@@ -143,11 +150,12 @@ def table(rows: Sequence[Row]) -> str:
 
 def short_table(rows: Sequence[Row], language: str) -> str:
     """The rows in few words, as the book shows them in "en" and "zh"."""
-    *head, right, could_not, to = WORDS[language]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    right, not_seen, could_not, to = WORDS[language]
+    lines = [f"| {' | '.join(HEAD[language])} |", "|---" * len(HEAD[language]) + "|"]
     for row in sorted(rows, key=lambda one: ORDER[one["ok"]]):
         named = [KINDS.get(kind, (kind, kind))[language == "zh"] for kind in row.get("kinds", ())]
-        verdict = {True: right, False: "; ".join(named), None: could_not}[row["ok"]]
+        fine = not_seen if row.get("unseen") else right
+        verdict = {True: fine, False: "; ".join(named), None: could_not}[row["ok"]]
         low, high, mass = row["weight_low"], row["weight_high"], row["mass"]
         weight = "" if low is None else f"{low:.2g} {to} {high:.2g}"
         cells = [row["project"], f"`{Path(row['path']).name}`", verdict, weight, "" if mass is None else f"{mass:.3g}"]
@@ -157,8 +165,8 @@ def short_table(rows: Sequence[Row], language: str) -> str:
 
 PAGE = """# What public scripts count
 
-`tightgrad audit --run` ran {ran} public training scripts of {projects} projects as they are, with little data and small
-models. In {right} of these runs nothing is wrong; in {wrong}, targets or windows count more or less than they are due.
+`tightgrad audit --run` made {ran} runs of public training scripts from {projects} projects, as they are, with little
+data and small models. {right} show nothing wrong; in {wrong}, targets or windows count more or less than they are due.
 {not_run} more could not be run here; their notes say why. Whoever does not accumulate, or whose micro-batches all have
 as many targets, has none of this: the notes say with which settings it shows. Each line that is named was also read.
 

@@ -54,6 +54,16 @@ def install(say: Say) -> None:
         setattr(module, name, _moved(getattr(module, name), kept, stays=True))
     for name in ("remove", "unlink"):
         setattr(os, name, _removed(getattr(os, name), kept))
+    known = torch.hub.list
+
+    def models(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return known(*args, **kwargs)
+        except OSError:
+            say("a list of torch.hub cannot be fetched: an empty one")
+            return []
+
+    torch.hub.list = models
     for cls in (nn.Module, torch.optim.Optimizer):
         setattr(cls, "load_state_dict", _unless_missing(cls.load_state_dict))  # noqa: B010
     try:

@@ -9,6 +9,7 @@ the course's order; `###` headings name the parts of a section. Beyond Markdown 
 - `[word](#term-name)`: a link to the glossary;
 - `@figure name`, `@verdicts`, `@instrument name`: a line of its own, where a figure and its table, the verdicts on
   claims, or something to try out stand;
+- `@table name`: a line of its own, where the table in `name.md` stands;
 - `@measured name`: the paragraph that follows is shown if that measurement exists; `{fact}` in it is filled in;
 - `@missing name`: the paragraph that follows is shown if it does not exist;
 - `::: kind` ... `:::`: a box: goals, example, course, we, literature; `::: predict Question` folds its answer.
@@ -32,6 +33,7 @@ from tightgrad_lab.schema import NUMBERS
 
 HERE = Path(__file__).parent
 BOXES = ("goals", "example", "course", "we", "literature", "predict", "answer")
+_TABLE = re.compile(r"^@table (\w+)$", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^@(figure|verdicts|instrument)(?: (\w+))?$", re.MULTILINE)
 Sentence = Callable[[str, str], str | None]
 """Fills in the facts of a measurement; None if it does not exist."""
@@ -63,10 +65,14 @@ class Chapter:
     closing: str
 
 
+def _file(language: str, name: str) -> str:
+    return (HERE / language / f"{name}.md").read_text(encoding="utf-8")
+
+
 @cache
 def read(language: str, name: str) -> Chapter:
     """Return the chapter of a file, such as chapter1. What follows a line `---` closes the chapter."""
-    text = (HERE / language / f"{name}.md").read_text(encoding="utf-8")
+    text = _TABLE.sub(lambda found: _file(language, found[1]).strip(), _file(language, name))
     body, _, closing = text.partition("\n---\n")
     head, *rest = re.split(r"^## ", body, flags=re.MULTILINE)
     title, _, intro = head.removeprefix("# ").partition("\n")
