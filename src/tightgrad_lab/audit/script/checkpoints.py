@@ -54,7 +54,7 @@ def install(say: Say) -> None:
         setattr(module, name, _moved(getattr(module, name), kept, stays=True))
     for name in ("remove", "unlink"):
         setattr(os, name, _removed(getattr(os, name), kept))
-    known = torch.hub.list
+    known: Callable[..., Any] = torch.hub.list
 
     def models(*args: Any, **kwargs: Any) -> Any:
         try:
