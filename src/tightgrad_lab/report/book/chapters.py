@@ -9,7 +9,7 @@ the course's order; `###` headings name the parts of a section. Beyond Markdown 
 - `[word](#term-name)`: a link to the glossary;
 - `@figure name`, `@verdicts`, `@instrument name`: a line of its own, where a figure and its table, the verdicts on
   claims, or something to try out stand;
-- `@table name`: a line of its own, where the table in `name.md` stands;
+- `@table name`: a line of its own, where the table in `name.md` stands, and the text that belongs to it;
 - `@measured name`: the paragraph that follows is shown if that measurement exists; `{fact}` in it is filled in;
 - `@missing name`: the paragraph that follows is shown if it does not exist;
 - `::: kind` ... `:::`: a box: goals, example, course, we, literature; `::: predict Question` folds its answer.
