@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.adapters.ddp_hook import BucketHandOver
 from tightgrad.adapters.parts.ready_once import ready_once
+from tightgrad.adapters.parts.synced_forward import asks_for_sum
 from tightgrad.adapters.parts.torch_private import check_can_set, check_has
 from tightgrad.adapters.plain import PlainAdapter, broadcast_tensors
 from tightgrad.collectives import TorchCollective
@@ -36,6 +37,7 @@ class DDPAdapter(PlainAdapter):
         collective: the data-parallel ranks; None takes the wrapper's process group.
         only: identities of the parameters that are trained; None trains all that require gradients.
         hand_over: with "hook", what hands the buckets over.
+        is_compiled: whether the wrapper itself was compiled; its forwards cannot be watched then.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class DDPAdapter(PlainAdapter):
         collective: Collective | None = None,
         only: Set[int] | None = None,
         hand_over: BucketHandOver | None = None,
+        is_compiled: bool = False,
     ) -> None:
         super().__init__(model.module, collective or TorchCollective(model.process_group), only)
         self.model = model
@@ -57,11 +60,17 @@ class DDPAdapter(PlainAdapter):
         self._talks_in_forward |= model.broadcast_buffers and any(True for _ in model.module.buffers())
         self._synced = 0
         self._looks_left = _LOOKS if self.collective.world_size > 1 else 0
+        self._watches_forwards = self.collective.world_size > 1 and not is_compiled
 
     @property
     def waits_in_forward(self) -> bool:
         """Tell whether DDP sends buffers, or has yet to build its buckets anew."""
         return self._talks_in_forward or self._will_rebuild_buckets()
+
+    @property
+    def needs_every_gradient(self) -> bool:
+        """Tell whether DDP waits for the gradient of every parameter that was trainable when it was built."""
+        return self.every_rank_runs and not self.model.find_unused_parameters
 
     @property
     def moves_gradients(self) -> bool:
@@ -84,7 +93,7 @@ class DDPAdapter(PlainAdapter):
         """Return `no_sync`, but for micro-batches whose backward is synchronised.
 
         Raises:
-            UsageError: at its end, if gradients went on growing after DDP had averaged them.
+            UsageError: at its end, if no forward asked DDP to average, or gradients went on growing after it had.
         """
         if not self.reduces:
             # `begin_window` has sent buffers; DDP would send them again in a forward that not every rank may have.
@@ -95,7 +104,13 @@ class DDPAdapter(PlainAdapter):
             return self._handed_over()
         self._synced += 1
         self._looks_left -= 1
-        return ready_once(self.parameters) if self._looks_left >= 0 else nullcontext()
+        return self._averaged()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        once = ready_once(self.parameters) if self._looks_left >= 0 else nullcontext()
+        with asks_for_sum(self.model) if self._watches_forwards else nullcontext(), once:
+            yield
 
     @contextmanager
     def _handed_over(self) -> Iterator[None]:

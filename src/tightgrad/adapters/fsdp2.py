@@ -114,6 +114,11 @@ class FSDP2Adapter(PlainAdapter):
         return True
 
     @property
+    def needs_every_gradient(self) -> bool:
+        """Tell whether units are handed over, in a layout that takes in all parameters that were trainable at first."""
+        return self.hand_over is not None
+
+    @property
     def moves_gradients(self) -> bool:
         """Tell whether torch itself moves gradients from one `.grad` to another (2.15)."""
         return self._moves_gradients
@@ -199,6 +204,11 @@ class FSDP2Adapter(PlainAdapter):
             self._gradient_sync = reduces
         self._synced += reduces
         yield
+        if reduces and any(self._held[name].is_left() for name in self._used):
+            raise UsageError(
+                "FSDP2 did not reduce the gradients of this micro-batch, so they were not summed over ranks: leave out "
+                "set_requires_gradient_sync(False), which the pipeline sets itself."
+            )
         self._is_reduced |= is_last
         if is_last and self.sync == "last":
             self._check_restored_are_taken()

@@ -42,6 +42,11 @@ class PlainAdapter:
         return False
 
     @property
+    def needs_every_gradient(self) -> bool:
+        """Tell that a parameter may be frozen between two windows."""
+        return False
+
+    @property
     def counts_writes(self) -> bool:
         """Tell that torch's counters can be relied on."""
         return True

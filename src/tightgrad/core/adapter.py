@@ -76,6 +76,10 @@ class Adapter(Protocol):
         """
 
     @property
+    def needs_every_gradient(self) -> bool:
+        """Tell whether a parameter that was trainable at attach may not be frozen later."""
+
+    @property
     def moves_gradients(self) -> bool:
         """Tell whether the wrapper's next forward may itself put gradients elsewhere."""
 

@@ -1,38 +1,40 @@
 """What may happen to a model after `attach`: layers are put in, or a hook takes gradients before the pipeline does."""
 
 import weakref
-from collections.abc import Mapping
 
 from torch import nn
 
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import warn
 from tightgrad.core.placement import is_dtensor
+from tightgrad.core.protocols import Adapter
 
 _SHOWN = 3
 
 
 class ModelWatch:
-    """Looks for parameters that came later, and for gradients that a hook has cleared.
+    """Looks for parameters that came later or were frozen, and for gradients that a hook has cleared.
 
     Args:
         model: without its wrapper.
-        parameters: whose gradients the pipeline takes, by name.
-        speaks: whether this rank warns.
+        adapter: of the model.
     """
 
-    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], *, speaks: bool) -> None:
-        self._model, self._parameters, self._speaks = model, parameters, speaks
+    def __init__(self, model: nn.Module, adapter: Adapter) -> None:
+        self._model, self._adapter, self._parameters = model, adapter, adapter.parameters
+        self._speaks = adapter.collective.rank == 0
+        self._frozen: set[str] = set()
         self._known = weakref.WeakSet(model.modules())
         self._hooked: dict[str, list[object]] = {}
-        shards = any(map(is_dtensor, parameters.values()))  # fully_shard registers other tensors around a forward
+        shards = any(map(is_dtensor, self._parameters.values()))  # fully_shard registers other tensors around a forward
         self._ids = None if shards else set(map(id, model.parameters()))  # which Premises keeps alive
 
     def look(self) -> None:
         """Look again, before a window.
 
         Raises:
-            UsageError: the model has trainable parameters that it had not when it was attached.
+            UsageError: the model has trainable parameters that it had not when it was attached, or has frozen one whose
+                gradient the wrapper waits for.
         """
         late = [
             f"{name}.{own}" if name else own
@@ -46,7 +48,30 @@ class ModelWatch:
                 "would be neither summed over ranks nor clipped nor cleared. Replace layers first, give all parameters "
                 "to the optimizer, and call attach() then, or again between two windows."
             )
+        self._frozen = self._frozen_now()
+        if self._frozen and self._adapter.needs_every_gradient:
+            raise UsageError(
+                f"{_first(sorted(self._frozen))} was frozen after the wrapper was built, which waits for the gradient "
+                "of every parameter that could be trained then, and would leave others unsummed. Freeze before wrapping "
+                "the model and call attach(), or take DistributedDataParallel(find_unused_parameters=True)."
+            )
         self._hooked = {name: hooks for name, parameter in self._parameters.items() if (hooks := _hooks(parameter))}
+
+    def look_again(self) -> None:
+        """Look at the end of a window.
+
+        Raises:
+            UsageError: a parameter was frozen or unfrozen since it began.
+        """
+        changed = self._frozen_now() ^ self._frozen
+        if changed:
+            raise UsageError(
+                f"{_first(sorted(changed))} was frozen or unfrozen in the middle of a window, and would be stepped "
+                "with the gradient of a part of the micro-batches; do it between two windows."
+            )
+
+    def _frozen_now(self) -> set[str]:
+        return {name for name, parameter in self._parameters.items() if not parameter.requires_grad}
 
     def after_backward(self, stacklevel: int) -> None:
         """Warn, once, if a hook has taken the gradients that backward has just made."""

@@ -63,7 +63,7 @@ class Premises:
             warn_of_unheld(optimizers, trainable, adapter.parameters, stacklevel + 1)
         self._batch_norm = BatchNormNotice(model, several=accumulate.several_backwards, speaks=speaks)
         self._batch_norm.look(stacklevel + 1)
-        self.model = ModelWatch(unwrap(model), adapter.parameters, speaks=speaks)
+        self.model = ModelWatch(unwrap(model), adapter)
         self.weights = WeightWatch(adapter.parameters, model.modules() if accumulate.several_backwards else ())
 
     def before_window(self) -> None:
@@ -74,6 +74,7 @@ class Premises:
 
     def look_again(self) -> None:
         """Look at what may have changed since the window began."""
+        self.model.look_again()
         check_no_unknown(self._optimizers, self._adapter.parameters, self._named)
         self._batch_norm.look(stacklevel=4)
 

@@ -6,6 +6,7 @@ guessed at.
 
 from collections.abc import Set
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -71,7 +72,7 @@ def choose(
     inner = unwrap_compiled(model)
     _check_no_optimizer_in_backward(inner)
     if isinstance(inner, DistributedDataParallel):
-        return _ddp(inner, asked)
+        return _ddp(inner, asked, is_compiled=inner is not model)
     if is_fsdp2(inner):
         return _fsdp2(inner, asked)
     adapter = plain_adapter(inner, collective, only)
@@ -122,7 +123,7 @@ def _after_backward(adapter: Adapter, asked: _Asked) -> AfterBackward:
     return AfterBackward(adapter, asked.plan, asked.seed, asked.clock)
 
 
-def _ddp(model: DistributedDataParallel, asked: _Asked) -> Pair:
+def _ddp(model: DistributedDataParallel, asked: _Asked, *, is_compiled: bool) -> Pair:
     """Buckets while backward goes on, DDP's own average, or the sum after backward."""
     plan, accumulate = asked.plan, asked.plan.accumulate
     several = accumulate.several_backwards
@@ -154,7 +155,8 @@ def _ddp(model: DistributedDataParallel, asked: _Asked) -> Pair:
     hook = held_hook(model)
     if hook is not None:
         hook.serve_nobody()
-    return DDPAdapter(model, "every" if accumulate.sync == "every" else "last", asked.collective), ByWrapper()
+    sync: Literal["last", "every"] = "every" if accumulate.sync == "every" else "last"
+    return DDPAdapter(model, sync, asked.collective, is_compiled=is_compiled), ByWrapper()
 
 
 def _check_ranks_of_ddp(model: DistributedDataParallel, collective: Collective | None) -> None:

@@ -34,7 +34,11 @@ def ready_once(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
             twice.append(name)
         ready.add(name)
 
-    handles = [parameter.register_post_accumulate_grad_hook(note) for parameter in parameters.values()]
+    handles = [
+        parameter.register_post_accumulate_grad_hook(note)
+        for parameter in parameters.values()
+        if parameter.requires_grad
+    ]
     try:
         yield
     finally:

@@ -1,0 +1,139 @@
+"""What keeps a wrapper from summing gradients over ranks is told: a forward past it, `no_sync`, a frozen parameter."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import tightgrad as tg
+from support.ranks import run_ranks
+from support.waiting import patience
+from support.wrapping import full, ragged_batches, small_model, wrap
+
+K, WORLD = 2, 2
+COMPRESS = tg.Compress(tg.codecs.Cast("float32"))
+
+
+def plan(sync="auto", compress=None):
+    return tg.Plan(accumulate=tg.Accumulate(K, sync=sync), clip=tg.clip.GlobalNorm(1e9), compress=compress)
+
+
+class Loop:
+    """One model, and what a window of it came to: whether it was skipped, or the error."""
+
+    def __init__(self, model, a_plan):
+        self.model = model
+        self.pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), a_plan)
+
+    def window(self, forward=None, before=lambda index: None):
+        forward = forward or self.model
+        try:
+            for window in self.pipe.windows(ragged_batches(dist.get_rank())[:K]):
+                for index, (inputs, labels) in enumerate(window):
+                    before(index)
+                    self.pipe.backward(F.cross_entropy(forward(inputs), labels))
+                return self.pipe.step().skipped
+        except tg.UsageError as error:
+            self.pipe.abandon()
+            return str(error)
+
+    def weights(self):
+        return [full(parameter) for parameter in self.model.parameters()]
+
+
+def past_ddp(sync):
+    """Forwards that go past the wrapper, and one in a micro-batch that need not be summed."""
+    found = {}
+    for name in ("module", "method", "compiled before", "no_sync", "first only"):
+        net = small_model()
+        loop = Loop(DistributedDataParallel(net), plan(sync))
+        if name == "no_sync":
+            with loop.model.no_sync():
+                found[name] = loop.window()
+        elif name == "first only":
+            turns = iter([net, loop.model])
+            found[name] = loop.window(lambda inputs, turns=turns: next(turns)(inputs))
+        else:
+            compiled = torch.compile(net, backend="eager") if name == "compiled before" else net
+            found[name] = loop.window(net.forward if name == "method" else compiled)
+        found[f"{name}, then right"] = loop.window()
+    return found
+
+
+@pytest.mark.parametrize("sync", ["last", "every"])
+def test_a_forward_that_ddp_does_not_see(sync):
+    for found in run_ranks(WORLD, past_ddp, sync, timeout_seconds=patience(30)):
+        for name in ("module", "method", "compiled before"):
+            assert "went past DistributedDataParallel" in found[name], name
+        assert "went under no_sync()" in found["no_sync"]
+        if sync == "last":
+            assert found["first only"] is False
+        else:
+            assert "went past DistributedDataParallel" in found["first only"]
+        assert all(found[name] is False for name in found if name.endswith("then right"))
+
+
+def past_fsdp(sync):
+    loop = Loop(wrap(small_model(), "fsdp2"), plan(sync))
+    told = loop.window(before=lambda index: loop.model.set_requires_gradient_sync(False))
+    return told, Loop(wrap(small_model(), "fsdp2"), plan(sync)).window()
+
+
+@pytest.mark.parametrize("sync", ["last", "every"])
+def test_a_backward_that_fsdp2_does_not_reduce(sync):
+    for told, right in run_ranks(WORLD, past_fsdp, sync, timeout_seconds=patience(30)):
+        assert "set_requires_gradient_sync(False)" in told
+        assert right is False
+
+
+WRAPPERS = {
+    "ddp": lambda: DistributedDataParallel(small_model()),
+    "ddp unused": lambda: DistributedDataParallel(small_model(), find_unused_parameters=True),
+    "fsdp2": lambda: wrap(small_model(), "fsdp2"),
+}
+
+
+def frozen_later(wrapper, compress, windows_before):
+    loop = Loop(WRAPPERS[wrapper](), plan(compress=compress))
+    for _ in range(windows_before):
+        loop.window()
+    first = next(loop.model.parameters())
+    first.requires_grad_(False)
+    return loop.window(), loop.weights()
+
+
+@pytest.mark.parametrize("windows_before", [0, 3])
+@pytest.mark.parametrize(
+    ("wrapper", "compress", "is_told"),
+    [
+        ("ddp", None, True),
+        ("ddp unused", None, False),
+        ("ddp", COMPRESS, False),
+        ("fsdp2", None, False),
+        ("fsdp2", COMPRESS, True),
+    ],
+)
+def test_a_parameter_that_is_frozen_between_windows(wrapper, compress, is_told, windows_before):
+    results = run_ranks(WORLD, frozen_later, wrapper, compress, windows_before, timeout_seconds=patience(30))
+    for told, weights in results:
+        assert ("was frozen after the wrapper was built" in told) if is_told else told is False
+        assert all(map(torch.equal, weights, results[0][1]))
+
+
+def test_a_plain_module_may_be_frozen_between_windows_and_not_within_one():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan())
+    kept = model[0].weight.detach().clone()
+    model[0].requires_grad_(False)
+    windows = iter(pipe.windows([torch.ones(2, 3)] * 2 * K))
+    for batch in next(windows):
+        pipe.backward(model(batch).square().mean())
+    assert not pipe.step().skipped
+    for batch in next(windows):
+        pipe.backward(model(batch).square().mean())
+        model[1].bias.requires_grad_(False)
+    with pytest.raises(tg.UsageError, match=r"'1.bias' was frozen or unfrozen in the middle of a window"):
+        pipe.step()
+    assert torch.equal(model[0].weight, kept)
