@@ -46,7 +46,6 @@ from tightgrad.collectives.backends import backend_name
 from tightgrad.collectives.traffic import all_reduce_nbytes, reduce_scatter_nbytes
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.memory import free_nbytes
-from tightgrad.core.placement import is_dtensor
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
@@ -230,9 +229,11 @@ class FSDP2Adapter(PlainAdapter):
 
     def gradients(self) -> Iterable[tuple[str, Tensor | None]]:
         """Return the shards' gradients, their local parts, and the two places of unsharded gradients, with names."""
+        from torch.distributed.tensor import DTensor  # loads sympy; a model under fully_shard has loaded it
+
         for name, parameter in self.parameters.items():
             # torch 2.15 puts there a tensor of a class of its own for what is not reduced yet, which is held below.
-            grad = parameter.grad if is_dtensor(parameter.grad) else None
+            grad = parameter.grad if type(parameter.grad) is DTensor else None
             yield name, grad
             yield name, None if grad is None else local_part(grad)  # a write into it is not counted in the other
         for name, fsdp_param in self._fsdp_params.items():

@@ -52,8 +52,8 @@ class ModelWatch:
         if self._frozen and self._adapter.needs_every_gradient:
             raise UsageError(
                 f"{_first(sorted(self._frozen))} was frozen after the wrapper was built, which waits for the gradient "
-                "of every parameter that could be trained then, and would leave others unsummed. Freeze before wrapping "
-                "the model and call attach(), or take DistributedDataParallel(find_unused_parameters=True)."
+                "of every parameter that could be trained then, and would leave others unsummed. Freeze before "
+                "wrapping the model and attach(), or take DistributedDataParallel(find_unused_parameters=True)."
             )
         self._hooked = {name: hooks for name, parameter in self._parameters.items() if (hooks := _hooks(parameter))}
 
