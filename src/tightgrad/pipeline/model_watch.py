@@ -23,7 +23,7 @@ class ModelWatch:
     def __init__(self, model: nn.Module, adapter: Adapter) -> None:
         self._model, self._adapter, self._parameters = model, adapter, adapter.parameters
         self._speaks = adapter.collective.rank == 0
-        self._frozen: set[str] = set()
+        self._frozen: set[str] | None = None
         self._known = weakref.WeakSet(model.modules())
         self._hooked: dict[str, list[object]] = {}
         shards = any(map(is_dtensor, self._parameters.values()))  # fully_shard registers other tensors around a forward
@@ -48,26 +48,29 @@ class ModelWatch:
                 "would be neither summed over ranks nor clipped nor cleared. Replace layers first, give all parameters "
                 "to the optimizer, and call attach() then, or again between two windows."
             )
-        self._frozen = self._frozen_now()
-        if self._frozen and self._adapter.needs_every_gradient:
+        self._frozen = None
+        frozen = self._frozen_now() if self._adapter.needs_every_gradient else ()
+        if frozen:
             raise UsageError(
-                f"{_first(sorted(self._frozen))} was frozen after the wrapper was built, which waits for the gradient "
+                f"{_first(sorted(frozen))} was frozen after the wrapper was built, which waits for the gradient "
                 "of every parameter that could be trained then, and would leave others unsummed. Freeze before "
                 "wrapping the model and attach(), or take DistributedDataParallel(find_unused_parameters=True)."
             )
         self._hooked = {name: hooks for name, parameter in self._parameters.items() if (hooks := _hooks(parameter))}
 
-    def look_again(self) -> None:
-        """Look at the end of a window.
+    def before_backward(self) -> None:
+        """Look before each backward of a window.
 
         Raises:
-            UsageError: a parameter was frozen or unfrozen since it began.
+            UsageError: a parameter was frozen or unfrozen since the first.
         """
-        changed = self._frozen_now() ^ self._frozen
-        if changed:
+        now = self._frozen_now()
+        if self._frozen is None:
+            self._frozen = now
+        elif changed := now ^ self._frozen:
             raise UsageError(
-                f"{_first(sorted(changed))} was frozen or unfrozen in the middle of a window, and would be stepped "
-                "with the gradient of a part of the micro-batches; do it between two windows."
+                f"{_first(sorted(changed))} was frozen or unfrozen between two backwards of one window, and would be "
+                "stepped with the gradient of a part of the micro-batches; do it between two windows."
             )
 
     def _frozen_now(self) -> set[str]:

@@ -72,9 +72,13 @@ class Premises:
         check_no_unknown(self._optimizers, self._adapter.parameters, self._named)
         self._batch_norm.look(stacklevel=4)
 
+    def before_backward(self) -> None:
+        """Look at what may have changed since the window's backward before."""
+        self.model.before_backward()
+        self.weights.look(stacklevel=5)
+
     def look_again(self) -> None:
         """Look at what may have changed since the window began."""
-        self.model.look_again()
         check_no_unknown(self._optimizers, self._adapter.parameters, self._named)
         self._batch_norm.look(stacklevel=4)
 

@@ -51,8 +51,7 @@ class Step:
         self.noise = None if noise is None else NoiseMeter(noise, parts.adapter.collective)
         self.quality = CompressionQuality(parts.state.step, parts.plan.compress.reducer)
         self.retries = 0
-        self._parts = parts
-        self.left_out = LeftOut()
+        self._parts, self.left_out = parts, LeftOut()
         self.total_weight: float | None = None
 
     def begin(self) -> None:
@@ -74,7 +73,7 @@ class Step:
             losses: of the micro-batch, by name; emptied, so that their tensors are freed as in a loop by hand.
             weights: of the micro-batch, for each loss; where all are 0, exactly 0 is added.
         """
-        self._parts.premises.weights.look(stacklevel=4)
+        self._parts.premises.before_backward()
         with self._parts.clock("backward"):
             loss = self.loss.scaled(losses, weights)
         losses.clear()

@@ -125,8 +125,9 @@ def test_a_parameter_unfrozen_in_mid_window_is_named():
     for window in again.windows([batch[1] for batch in BATCHES]):
         for noise in window:
             again.backward(model(noise).square().mean())
-            model[0].requires_grad_(False)
+        model[0].requires_grad_(False)  # all micro-batches have had their backward
         assert not again.step().skipped
+        model[0].requires_grad_(True)
 
 
 @pytest.mark.parametrize("held", ["copies", "copies and the rest"])
