@@ -192,7 +192,7 @@ def page(folder: Path) -> str:
         right=count[True],
         wrong=count[False],
         not_run=count[None],
-        table=table(rows),
+        table=table(rows).replace("<", "&lt;"),
         commands="\n".join(commands),
     )
 
