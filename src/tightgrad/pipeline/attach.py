@@ -37,6 +37,7 @@ from tightgrad.pipeline.ownership import Ownership
 from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.premises import Premises, described, held_by_any, held_names
+from tightgrad.pipeline.scaler_guard import guard_scaler
 from tightgrad.plan.guard import Guard
 from tightgrad.plan.loss_scaling import loss_scaling
 from tightgrad.plan.plan import Plan
@@ -89,9 +90,9 @@ def attach(
             (its patience counts steps); an empty plan then has a `Guard`. None leaves schedules to the caller.
         records: writers of the steps' records, such as `tg.records.Jsonl(folder)`; `tightgrad doctor` reads them.
         progress: whether rank 0 shows the last step in a line on stderr.
-        scaler: torch's dynamic loss scale. Give `backward` the loss as it is, and call none of the scaler's own
-            methods but `state_dict` and `load_state_dict`: the pipeline scales, unscales once before the codec and
-            the clip, skips and updates. An empty plan then has a `Guard`.
+        scaler: torch's dynamic loss scale. Give `backward` the loss as it is: the pipeline scales, unscales once
+            before the codec and the clip, skips and updates, and until `pipe.close()` a call of the scaler's own
+            `scale`, `unscale_`, `step` or `update` is an error. An empty plan then has a `Guard`.
         before_clip: is called once a step with the gradients by parameter name, summed over ranks and decompressed,
             before their norm is taken and they are clipped. It may change the tensors in place, in the same way on
             every rank; sharded ones are DTensors. Frozen parts, gradient noise or a projection have their place here.
@@ -171,6 +172,8 @@ def attach(
     sync.connect()
     state = PipelineState(adapter.remembered_shapes)
     ownership = Ownership(adapter, optimizers, watches=not plan.is_empty)
+    if scaler is not None and scaler.is_enabled():
+        guard_scaler(scaler, ownership)
     parts = Parts(
         adapter=adapter,
         sync=sync,

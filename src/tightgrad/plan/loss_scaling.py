@@ -36,7 +36,7 @@ class TorchScaling:
     Departs from torch: a scale that has shrunk to `LossScale.smallest` and still overflows is an error.
 
     Args:
-        scaler: enabled. Its `scale`, `unscale_`, `step` and `update` must not be called by anyone else.
+        scaler: enabled. Its `scale`, `unscale_`, `step` and `update` are errors for anyone else.
     """
 
     def __init__(self, scaler: GradScaler) -> None:

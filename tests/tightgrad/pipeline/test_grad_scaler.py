@@ -1,5 +1,8 @@
 """A torch GradScaler: loss scaled, gradient unscaled once before codec and clip, S by the rule of torch."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -188,3 +191,65 @@ def test_in_mid_window_the_scaler_has_to_be_restored_as_well():
             with pytest.raises(tg.StateMismatchError, match=r"loss scale of 1024\.0.*now 256\.0.*restore"):
                 next(pipe.windows(batches(2)))
     assert straight is not model
+
+
+@pytest.mark.parametrize("name", ["scale", "unscale_", "step", "update"])
+def test_a_call_left_over_from_the_loop_before_is_an_error_until_the_pipeline_is_closed(name):
+    model, own = linear(), scaler()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pipe = tg.attach(model, optimizer, plan(), scaler=own)
+    given = {"scale": [model(batches(1)[0]).sum()], "unscale_": [optimizer], "step": [optimizer], "update": []}
+    for window in pipe.windows(batches(K)):
+        for batch in window:
+            pipe.backward(loss_of(model, batch))
+            with pytest.raises(tg.UsageError, match=rf"scaler\.{name}\(\) was called"):
+                getattr(own, name)(*given[name])
+        pipe.step()
+    pipe.close()
+    own.scale(loss_of(model, batches(1)[0])).backward()
+    own.step(optimizer)
+    own.update()
+
+
+def test_a_scaler_of_two_pipelines_is_guarded_until_both_are_closed():
+    own = scaler()
+    first, second = (
+        tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan(), scaler=own)
+        for model in (linear(), linear())
+    )
+    second.close()
+    with pytest.raises(tg.UsageError, match="drop the call"):
+        own.update()
+    first.close()
+    assert own.scale(torch.ones(())) == 1024.0
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda own: pickle.loads(pickle.dumps(own))])
+def test_a_copy_of_a_driven_scaler_is_a_free_one_in_the_same_state(copied):
+    model, own = linear(), scaler()
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan(), scaler=own)
+    free = copied(own)
+    assert type(free) is GradScaler
+    assert free.state_dict() == own.state_dict()
+    assert free.scale(torch.ones(())) == 1024.0
+    assert pipe.ownership.is_held
+
+
+class Counting(GradScaler):
+    """A scaler of the user's own class, whose methods still count once the pipeline is gone."""
+
+    updates = 0
+
+    def update(self, new_scale=None):
+        self.updates += 1
+
+
+def test_a_scaler_of_a_class_of_ones_own_gets_its_methods_back():
+    model, own = linear(), Counting("cpu")
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan(), scaler=own)
+    assert isinstance(own, Counting)
+    with pytest.raises(tg.UsageError, match="update"):
+        own.update()
+    pipe.close()
+    own.update()
+    assert own.updates == 1

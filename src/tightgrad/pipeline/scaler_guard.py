@@ -1,0 +1,55 @@
+"""Keeps a loop's own calls away from a GradScaler that a pipeline drives."""
+
+import weakref
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from torch.amp import GradScaler
+
+from tightgrad.core.errors import UsageError
+from tightgrad.pipeline.ownership import Ownership
+
+LEAVE_OUT: Mapping[str, str] = {
+    "scale": "write pipe.backward(loss) with the loss as it is",
+    "unscale_": "drop the call; Plan(clip=...) and attach(..., before_clip=edit) get gradients that are unscaled",
+    "step": "write pipe.step() in its place",
+    "update": "drop the call",
+}
+
+
+class _Guarded:
+    """Comes before the class of a scaler that is driven, whose class it gives back to copies and to pickle."""
+
+    guarded: type
+    owners: "weakref.WeakSet[Ownership]"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return object.__new__, (self.guarded,), self.__getstate__()
+
+
+def guard_scaler(scaler: GradScaler, ownership: Ownership) -> None:
+    """Make `scale`, `unscale_`, `step` and `update` errors as long as the pipeline owns its gradients."""
+    kind = type(scaler)
+    if not issubclass(kind, _Guarded):
+        methods = {name: _refusing(name, getattr(kind, name)) for name in LEAVE_OUT}
+        parts = {"guarded": kind, "owners": weakref.WeakSet(), "__module__": kind.__module__, **methods}
+        kind = type(kind.__name__, (_Guarded, kind), parts)
+        scaler.__class__ = kind
+    kind.owners.add(ownership)
+
+
+def _refusing(name: str, own: Any) -> Any:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(owner.is_held for owner in self.owners):
+            _refuse(name)
+        return own(self, *args, **kwargs)
+
+    return method
+
+
+def _refuse(name: str) -> NoReturn:
+    raise UsageError(
+        f"scaler.{name}() was called, but this GradScaler was given to attach(..., scaler=scaler): the pipeline "
+        f"scales, unscales and updates, and a second time would be wrong. Nothing has been changed: {LEAVE_OUT[name]}. "
+        "A model without a pipeline takes a GradScaler of its own; pipe.close() gives this one back."
+    )
