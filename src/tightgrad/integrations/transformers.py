@@ -11,7 +11,7 @@ loss. For a subclass of Trainer:
 `class MyTrainer(TightTrainerMixin, OtherTrainer): ...`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.plan.plan import Plan
 
 FOLDER = "tightgrad"
+_OVERRIDE = (
+    "Override compute_loss, which returns the loss of one batch, and leave training_step as it is; or call "
+    "super().training_step(model, inputs) in yours, once for each batch, with no backward of your own."
+)
 
 
 class TightTrainerMixin:
@@ -96,7 +100,7 @@ class TightTrainerMixin:
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Create the trainer's schedule on the optimizer, which is prepared by now."""
-        TightOptimizer.take(self.optimizer, None)  # type: ignore[attr-defined]
+        _TrainerOptimizer.take(self.optimizer, None)  # type: ignore[attr-defined]
         return super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
@@ -156,6 +160,12 @@ class TightTrainerMixin:
 
     def _backward(self, loss: Tensor, **kwargs: Any) -> None:
         check_takes_loss_alone((), kwargs)
+        loop = self._running
+        if loop.num_backwards >= loop.position:
+            raise UsageError(
+                "self.accelerator.backward(loss) was called outside of TightTrainer's own training_step, or twice "
+                f"within it. {_OVERRIDE}"
+            )
         self.pipe.backward(loss)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -171,6 +181,20 @@ def _arguments_clip(plan: Plan, max_norm: float | None) -> GlobalNorm | None:
         return None
     is_default = max_norm == TrainingArguments.__dataclass_fields__["max_grad_norm"].default
     return None if is_default and plan.clip is not None else GlobalNorm(float(max_norm))
+
+
+class _TrainerOptimizer(TightOptimizer):
+    """Is stepped by the trainer once a window, whose micro-batches must all have had their backward by then."""
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:
+        loop = self.loop
+        if loop is not None and loop.window is not None and loop.num_backwards < len(loop.window):
+            raise UsageError(
+                f"{loop.num_backwards} of the window's {len(loop.window)} batches had their backward through the "
+                "pipeline when the trainer came to its step: a training_step other than TightTrainer's, or one of "
+                f"another trainer behind TightTrainerMixin, runs loss.backward() itself. {_OVERRIDE}"
+            )
+        super().step(closure)
 
 
 class TightTrainer(TightTrainerMixin, Trainer):

@@ -29,7 +29,7 @@ class _Guarded:
 
 def guard_scaler(scaler: GradScaler, ownership: Ownership) -> None:
     """Make `scale`, `unscale_`, `step` and `update` errors as long as the pipeline owns its gradients."""
-    kind = type(scaler)
+    kind: Any = type(scaler)
     if not issubclass(kind, _Guarded):
         methods = {name: _refusing(name, getattr(kind, name)) for name in LEAVE_OUT}
         parts = {"guarded": kind, "owners": weakref.WeakSet(), "__module__": kind.__module__, **methods}

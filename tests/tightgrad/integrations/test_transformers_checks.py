@@ -98,3 +98,64 @@ def test_sync_each_batch_becomes_part_of_the_plan(tmp_path):
     compressed = tg.Plan(compress=tg.Compress(tg.codecs.IntBlock(8)))
     with pytest.raises(tg.ConfigError, match=r"sync_each_batch=True\) reduces.*the plan has compress"):
         trainer_of("llama", tmp_path, compressed, settings=wanted())
+
+
+def plain_backward(trainer, model, inputs, own):
+    loss = trainer.compute_loss(model, inputs)
+    loss.backward()
+    return loss.detach()
+
+
+def accelerators_backward(trainer, model, inputs, own):
+    loss = trainer.compute_loss(model, inputs)
+    trainer.accelerator.backward(loss / trainer.args.gradient_accumulation_steps)
+    return loss.detach()
+
+
+def a_second_backward(trainer, model, inputs, own):
+    def twice(model, inputs, **kwargs):
+        loss = type(trainer).compute_loss(trainer, model, inputs)
+        trainer.accelerator.backward(loss)
+        return loss
+
+    trainer.compute_loss = twice
+    return own(model, inputs)
+
+
+def only_some(trainer, model, inputs, own):
+    trainer.seen = getattr(trainer, "seen", 0) + 1
+    return own(model, inputs) if trainer.seen % 2 else plain_backward(trainer, model, inputs, own)
+
+
+def calls_nothing(trainer, model, inputs, own):
+    return torch.zeros(())
+
+
+@pytest.mark.parametrize(
+    ("training_step", "seen"),
+    [
+        (plain_backward, "0 of the window's"),
+        (calls_nothing, "0 of the window's"),
+        (accelerators_backward, r"accelerator.backward\(loss\) was called outside"),
+        (a_second_backward, "or twice within it"),
+        (only_some, "gradients were changed from outside|of the window's"),
+    ],
+)
+def test_a_training_step_of_ones_own_is_told_before_weights_move(training_step, seen, tmp_path):
+    trainer = trainer_of("llama", tmp_path)
+    own = trainer.training_step
+    trainer.training_step = lambda model, inputs, items=None: training_step(trainer, model, inputs, own)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    with pytest.raises(tg.UsageError, match=f"(?s){seen}") as told:
+        trainer.train()
+    assert "for batch in window" not in str(told.value)
+    assert training_step is only_some or "Override compute_loss" in str(told.value)
+    assert all(torch.equal(a, b) for a, b in zip(trainer.model.parameters(), before, strict=True))
+
+
+def test_a_training_step_that_calls_the_trainers_own_trains(tmp_path):
+    trainer = trainer_of("llama", tmp_path)
+    own = trainer.training_step
+    trainer.training_step = lambda model, inputs, items=None: own(model, inputs, items)
+    trainer.train()
+    assert trainer.pipe.state.step == trainer.state.global_step > 0
