@@ -140,6 +140,13 @@ def _kind(old: Tensor | None, new: Tensor | None) -> str:
     return WRITTEN if old is new else REPLACED
 
 
+_EDIT = (
+    "attach(..., before_clip=edit), which is called once a step with the whole window's gradients. A "
+    "parameter.register_hook gets each micro-batch's gradient, scaled by its weight and the loss scale: it is right "
+    "only for a fixed factor or mask, not for a clip, noise or weight decay"
+)
+
+
 def foreign_change(found: Changes, another_pipeline: Callable[[], bool]) -> UsageError:
     """Say what happened to which gradients, what usually does that, and what to write instead.
 
@@ -159,8 +166,7 @@ def foreign_change(found: Changes, another_pipeline: Callable[[], bool]) -> Usag
     elif CLEARED in found or REPLACED in found:
         cause = (
             "Usually a zero_grad() was left in the loop: remove it, pipe.step() clears the gradients. To edit "
-            "gradients on purpose, write attach(..., before_clip=edit), which is called before the clip, or use a hook "
-            "(parameter.register_hook), which runs inside pipe.backward()"
+            f"gradients on purpose, write {_EDIT}"
         )
     else:
         cause = (
@@ -168,8 +174,8 @@ def foreign_change(found: Changes, another_pipeline: Callable[[], bool]) -> Usag
             "plan: Plan(clip=tg.clip.GlobalNorm(max_norm)) or tg.clip.Value(max_value)); "
             "zero_grad(set_to_none=False) (remove it, pipe.step() clears the gradients); scaler.unscale_ (use "
             "attach(..., scaler=scaler)); a backward other than pipe.backward() (give the other loss a window of its "
-            "own, or call requires_grad_(False) on these parameters meanwhile); an edit (use "
-            "attach(..., before_clip=edit), or parameter.register_hook, which runs inside pipe.backward())"
+            "own, or call requires_grad_(False) on these parameters meanwhile); an edit (write "
+            f"{_EDIT})"
         )
     return UsageError(
         f"gradients were changed from outside in the middle of a window: {seen}. Until pipe.step() only the pipeline "

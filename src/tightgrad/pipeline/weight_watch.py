@@ -12,8 +12,9 @@ MOST_NAMED = 5
 class WeightWatch:
     """Warns, once, when gradients of one window are taken at different weights.
 
-    torch counts writes into a tensor, but not those through `.data`. An embedding with `max_norm` writes to its weight
-    in every forward, which is its purpose.
+    torch counts writes into a tensor, but not those through `.data`. Weights that were swapped for others and put back
+    are told as well: a copy of all values would be needed to see that they are the same. An embedding with `max_norm`
+    writes to its weight in every forward, which is its purpose.
 
     Args:
         parameters: of the model, by name.
@@ -49,6 +50,8 @@ class WeightWatch:
             f"weights were written between two backwards of one window: {', '.join(map(repr, written[:MOST_NAMED]))}"
             f"{more}. Its gradients belong to different weights, and their sum is not that of one batch. Usually "
             "another optimizer's step() (give all optimizers to attach() in a list), load_state_dict() or an edit of "
-            "weights stands inside `for batch in window:`; move it behind pipe.step().",
+            "weights stands inside `for batch in window:`; move it behind pipe.step(). Only writes are counted, not "
+            "values: if every weight was put back as it was before the next backward, as after an evaluation with "
+            "averaged (EMA) weights, the sum is right; evaluate behind pipe.step(), or ignore this TightGradWarning.",
             stacklevel + 1,
         )

@@ -87,7 +87,7 @@ CHANGES = {
     clipped_by_us: "written in place.*clip_grad_norm_.*GlobalNorm",
     clipped_by_value: "written in place.*clip_grad_value_.*tg.clip.Value",
     another_backward: "written in place.*a backward other than pipe.backward",
-    edited: "'0.weight' .written in place.*register_hook",
+    edited: "'0.weight' .written in place.*before_clip=edit.*register_hook gets each micro-batch's.*fixed factor",
     replaced: "'0.weight' .replaced by another tensor",
     zeroed_and_run_again: "replaced by another tensor",
 }

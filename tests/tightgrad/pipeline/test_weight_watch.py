@@ -80,3 +80,21 @@ def test_parametrized_weights_are_no_writes(kind):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(model)
+
+
+@torch.no_grad()
+def evaluated_with_others(model, number):
+    """As with averaged weights: swapped in, and put back bitwise."""
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict({name: value * 1.1 for name, value in own.items()})
+    model(torch.ones(1, 6))
+    model.load_state_dict(own)
+
+
+def test_weights_that_were_put_back_are_said_to_be_harmless():
+    swapped, plain = net(), net()
+    with pytest.warns(tg.TightGradWarning, match=r"put back as it was .* the sum is right") as told:
+        train(swapped, evaluated_with_others)
+    assert len(told) == 1
+    train(plain)
+    assert all(torch.equal(a, b) for a, b in zip(swapped.parameters(), plain.parameters(), strict=True))
