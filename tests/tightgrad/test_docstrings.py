@@ -21,8 +21,8 @@ EXPORTED = sorted(name for name in set(tg.__all__) - {"__version__"} if not insp
 # What a function, method or property does, as an order.
 _ORDERS = (
     "accumulate act add agree allow append apply approximate ask attach average begin bring broadcast build call "
-    "carry catch change check choose clamp clear clip close coalesce collect combine compare compensate compute "
-    "concatenate connect contract convert copy correct count create cut decide decode deliver describe divide "
+    "carry catch change check choose clamp clear clip close coalesce collect combine compare compensate complete "
+    "compute concatenate connect contract convert copy correct count create cut decide decode deliver describe divide "
     "draw drop encode end estimate exchange expect fill find finish flag flip flush follow forget format gather "
     "get give group hand hold index install issue join keep learn leave let limit list load log look make mark "
     "measure merge multiply name note offer open order orthonormalise overwrite pack pass pick prepare print put "

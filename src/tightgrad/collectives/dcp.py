@@ -76,7 +76,7 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, collective: Colle
         with _quiet():
             save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
     except CheckpointException as error:
-        raise CheckpointError(_reason(error)) from error
+        raise CheckpointError(f"torch cannot write its part of the checkpoint: {_reason(error)}.") from error
 
 
 def whole_tensor(key: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
