@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.additive import Forward, check_additive
+from tightgrad.accumulate.in_batch import compares_samples
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.trial_forward import is_compiled, own_statistics
 from tightgrad.core.errors import UnsupportedError
@@ -19,6 +20,7 @@ from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.cached import check_encodes_alone
 from tightgrad.pipeline.check_loss import LossCheck, look_at_loss
 
+LOOKS = 4  # micro-batches whose losses are looked at
 LossOf = Callable[[Any], Tensor | Mapping[str, Tensor]]
 Weigh = Callable[[Any], Mapping[str, float]]
 
@@ -44,7 +46,27 @@ class LossPremise:
         is_cut = accumulate.source == "split" and accumulate.on_oom == "raise"
         self._checks_run = check is None and is_cut and accumulate.several_backwards and not is_compiled(model)
         has_parts = accumulate.several_backwards or adapter.collective.world_size > 1
+        self._looks_left = LOOKS if has_parts else 0
+        self._num_in_batch = 0
         self._checks_encode = has_parts and not is_compiled(model)
+
+    def look(self, losses: Mapping[str, Tensor], stacklevel: int) -> None:
+        """Warn, once, if the first losses are cross entropies of each sample's scores with every other."""
+        if not self._looks_left:
+            return
+        self._looks_left -= 1
+        self._num_in_batch += any(map(compares_samples, losses.values()))
+        if self._num_in_batch < 2:  # labels may be 0, 1, 2, ... once by chance
+            return
+        self._looks_left = 0
+        if self._adapter.collective.rank == 0:
+            warn(
+                "the loss compares each sample with the others of its micro-batch (cross entropy over a product of "
+                "representations, with targets 0, 1, 2, ...), so accumulated over micro-batches or ranks it has fewer "
+                "negatives than one big batch, and another gradient. pipe.run_cached(window, encode, loss) gives that "
+                "of the big batch. If every micro-batch is meant to stand alone, as an episode does, ignore this.",
+                stacklevel + 1,
+            )
 
     def on_window(self, window: Window[Any], weigh: Weigh) -> None:
         """Check the first window's loss with the function that `attach` was given, if it was given one. Collective.

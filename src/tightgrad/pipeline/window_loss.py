@@ -41,6 +41,7 @@ class WindowLoss:
         nothing counts, and no other rank waits for this one's backward.
         """
         self.meter.add(losses, weights)
+        self._parts.premises.loss.look(losses, stacklevel=4)
         adapter = self._parts.adapter
         if not (any(weights.values()) or adapter.every_rank_runs):
             return None

@@ -311,3 +311,28 @@ def test_a_loader_that_fails_on_one_rank_is_told_as_without_a_check():
     first, second = on_ranks(2, body)
     assert "rank 1 failed while fetching" in str(first)
     assert isinstance(second, OSError)
+
+
+def contrast(micro_batches):
+    """Warnings of a loop that accumulates InfoNCE."""
+    torch.manual_seed(0)
+    encoder = nn.Linear(8, 4)
+    plan = tg.Plan(accumulate=tg.Accumulate(micro_batches), clip=tg.clip.GlobalNorm(1.0))
+    pipe = tg.attach(encoder, torch.optim.SGD(encoder.parameters(), lr=0.1), plan)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for window in pipe.windows([(torch.randn(6, 8), torch.randn(6, 8)) for _ in range(8)]):
+            for one, other in window:
+                pipe.backward(F.cross_entropy(encoder(one) @ encoder(other).T, torch.arange(6)))
+            pipe.step()
+    assert all(warning.filename == __file__ for warning in caught)
+    return [str(warning.message) for warning in caught]
+
+
+def test_a_contrastive_loss_that_is_accumulated_in_a_loop_is_told_once():
+    (said,) = contrast(micro_batches=4)
+    assert "pipe.run_cached(window, encode, loss)" in said
+
+
+def test_one_that_is_not_cut_is_left_alone():
+    assert contrast(micro_batches=1) == []

@@ -1,0 +1,62 @@
+"""Cross entropy of each sample's scores with every other is known by its graph, and nothing else is taken for it."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from tightgrad.accumulate.in_batch import compares_samples
+
+N = 6
+torch.manual_seed(0)
+FIRST, SECOND, HEAD = nn.Linear(8, 4), nn.Linear(8, 4), nn.Linear(8, N, bias=False)
+X, Y, TARGET = torch.randn(N, 8), torch.randn(N, 8), torch.arange(N)
+TEMPERATURE = nn.Parameter(torch.tensor(0.1))
+
+
+def scores(one=FIRST, other=SECOND):
+    return F.normalize(one(X), dim=-1) @ F.normalize(other(Y), dim=-1).T
+
+
+def both_ways():
+    product = TEMPERATURE.exp() * scores()
+    return (F.cross_entropy(product, TARGET) + F.cross_entropy(product.T, TARGET)) / 2
+
+
+def autocast(make):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return make()
+
+
+COMPARES = {
+    "infonce": lambda: F.cross_entropy(scores() / 0.1, TARGET),
+    "clip": both_ways,
+    "scaled and more": lambda: 0.5 * F.cross_entropy(scores(), TARGET) + FIRST(X).square().mean(),
+    "one tower is frozen": lambda: F.cross_entropy(FIRST(X) @ SECOND(Y).detach().T, TARGET),
+    "nll of log_softmax": lambda: F.nll_loss(scores().log_softmax(1), TARGET),
+    "autocast": lambda: autocast(lambda: F.cross_entropy(FIRST(X) @ SECOND(Y).T, TARGET)),
+    "a sum": lambda: F.cross_entropy(scores(), TARGET, reduction="sum") / N,
+}
+DOES_NOT = {
+    "a head": lambda: F.cross_entropy(HEAD(X), TARGET),
+    "a head with bias": lambda: F.cross_entropy(nn.Linear(8, N)(X), TARGET),
+    "a head under autocast": lambda: autocast(lambda: F.cross_entropy(HEAD(X), TARGET)),
+    "tied embeddings": lambda: F.cross_entropy(FIRST(X) @ nn.Parameter(torch.randn(N, 4)).T, TARGET),
+    "other targets": lambda: F.cross_entropy(scores(), TARGET.flip(0)),
+    "two samples": lambda: F.cross_entropy(scores()[:2, :2], TARGET[:2]),
+    "a regression": lambda: F.mse_loss(FIRST(X), SECOND(Y)),
+    "checkpointed": lambda: checkpoint(lambda x: F.cross_entropy(HEAD(x), TARGET), X, use_reentrant=False),
+}
+
+
+@pytest.mark.parametrize("name", COMPARES)
+def test_a_loss_over_all_pairs(name):
+    assert compares_samples(COMPARES[name]())
+
+
+@pytest.mark.parametrize("name", DOES_NOT)
+def test_other_losses(name):
+    loss = DOES_NOT[name]()
+    assert not compares_samples(loss)
+    loss.backward()
