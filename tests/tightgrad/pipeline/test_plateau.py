@@ -1,5 +1,6 @@
 """ReduceLROnPlateau is given the window's loss over all ranks: every rank lowers its rate at the same step."""
 
+import copy
 import math
 
 import pytest
@@ -29,9 +30,12 @@ def data(rank=0, sizes=(4, 2, 5, 3, 1, 4)):
     return [torch.randn(n, 3, generator=generator).double() for n in sizes]
 
 
+torch.manual_seed(0)
+START = nn.Linear(3, 2).double()
+
+
 def model():
-    torch.manual_seed(0)
-    return nn.Linear(3, 2).double()
+    return copy.deepcopy(START)  # threads of ranks share the generator that torch.manual_seed sets
 
 
 def loss_of(net, batch):
