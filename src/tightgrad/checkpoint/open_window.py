@@ -95,13 +95,22 @@ class OpenWindow:
         if window.batches.failure is not None:
             raise window.batches.failure
         found = [dict(row) for row in window.weights]
-        totals = self.total_weights
-        if found != self.weights or totals not in (window.expected_weights, window.wait_for_total()):
+        totals, now = self.total_weights, window.wait_for_total()
+        if found == self.weights and totals in (window.expected_weights, now):
+            return
+        both = min(len(found), len(self.weights))
+        if found[:both] == self.weights[:both]:
             raise StateMismatchError(
-                f"the checkpoint was taken after {self.position} micro-batches of a window with weights "
-                f"{self.weights}, but the loader now starts with {found}; start it at the batch number "
-                "`num_consumed` of the checkpoint, in the same order and on as many ranks."
+                f"the checkpoint was taken after {self.position} micro-batches of a window whose losses are divided by "
+                f"{totals}, and the window is now one of {len(window)} micro-batches with losses divided by {now}, "
+                "although those that both have weigh the same. Go on with the micro_batches (K) of the plan, the "
+                "batches and as many ranks as the checkpoint was taken with."
             )
+        raise StateMismatchError(
+            f"the checkpoint was taken after {self.position} micro-batches of a window with weights "
+            f"{self.weights}, but the loader now starts with {found}; start it at the batch number "
+            "`num_consumed` of the checkpoint, in the same order and on as many ranks."
+        )
 
 
 def _are_weights(row: object) -> bool:

@@ -128,3 +128,16 @@ def test_another_seed_draws_other_numbers():
         weights.append(model.weight.detach())
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("fetch", ["batch", "window"])
+@pytest.mark.parametrize("now", [3, 5])
+def test_another_number_of_micro_batches_in_mid_window_is_named(fetch, now):
+    model, _, pipe = make(plan=tg.Plan(accumulate=tg.Accumulate(4, fetch=fetch)))
+    _, _, other = make(plan=tg.Plan(accumulate=tg.Accumulate(now, fetch=fetch)))
+    for _, batch in zip(range(2), next(pipe.windows(batches(8))), strict=False):
+        pipe.backward(model(batch).square().mean())
+        state = pipe.state_dict()
+    other.load_state_dict(state)
+    with pytest.raises(tg.StateMismatchError, match=rf"now one of {now} micro-batches.*Go on with the micro_batches"):
+        next(other.windows(batches(8)))
