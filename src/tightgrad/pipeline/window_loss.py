@@ -40,12 +40,12 @@ class WindowLoss:
         """Return the sum of losses whose gradients, summed over micro-batches and ranks, are the target; None where
         nothing counts, and no other rank waits for this one's backward.
         """
-        self.meter.add(losses, weights)
         self._parts.premises.loss.look(losses, stacklevel=4)
         adapter = self._parts.adapter
         if not (any(weights.values()) or adapter.every_rank_runs):
             return None
         totals = self.scale_by_n()
+        self.meter.add(losses, weights, totals)
         counted = losses if adapter.every_rank_runs else {name: losses[name] for name in losses if weights[name] > 0}
         return scaled_loss(counted, weights, totals, self._parts.plan.accumulate, self.factor)
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import tightgrad as tg
+from tightgrad.accumulate.denominator import DenominatorCheck
 from tightgrad.core.notices import TightGradWarning
 
 X = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
@@ -44,6 +45,23 @@ def summed(model, batch):
     return functional.cross_entropy(model(batch[0]), batch[1], weight=CLASS_WEIGHTS, reduction="sum")
 
 
+def summed_plain(model, batch):
+    return functional.cross_entropy(model(batch[0]), batch[1], reduction="sum")
+
+
+def by_samples(model, batch):
+    return summed_plain(model, batch) / len(batch[0])
+
+
+def by_a_constant(model, batch):
+    return summed_plain(model, batch) / 4
+
+
+def smooth_weighted(model, batch):
+    weights = CLASS_WEIGHTS.to(batch[0].dtype)
+    return functional.cross_entropy(model(batch[0]), batch[1], weight=weights, label_smoothing=0.1)
+
+
 def smooth(model, batch):
     return functional.cross_entropy(model(batch[0]), batch[1], label_smoothing=0.1)
 
@@ -73,6 +91,17 @@ WRONG = {
     "ignored labels": (lambda: labelled(labels=IGNORING), ignoring, lambda batch: len(batch[0])),
     "ignored pixels": (segmented, pixels, lambda batch: batch[1].numel()),
     "one sample each": (lambda: labelled([1] * 16), class_weighted, None),
+    "times a number": (labelled, lambda m, b: 2.0 * class_weighted(m, b), None),
+    "times a tensor on the left": (labelled, lambda m, b: torch.tensor(3.0) * class_weighted(m, b), None),
+    "divided by a number": (lambda: labelled((2, 5, 6, 3)), halved, lambda batch: len(batch[0]) ** 2),
+    "with another term": (labelled, lambda m, b: m(b[0]).square().mean() + class_weighted(m, b), None),
+    "several terms": (labelled, lambda m, b: sum([class_weighted(m, b), m.weight.sum(), m.bias.norm()]), None),
+    "less another term": (labelled, lambda m, b: -(m.bias.norm() - class_weighted(m, b) / 4), None),
+    "in another precision": (labelled, lambda m, b: class_weighted(m, b).double(), None),
+    "label smoothing": (lambda: labelled((2, 5, 6, 3)), smooth, lambda batch: len(batch[0]) ** 2),
+    "a sum over labels, divided by samples": (lambda: labelled((2, 5, 6, 3)), by_samples, lambda batch: 1.0),
+    "a sum over labels, divided by a constant": (lambda: labelled((2, 5, 6, 3)), by_a_constant, None),
+    "two heads": (labelled, lambda m, b: class_weighted(m, b) + 0.5 * class_weighted(m, (b[0] + 1, b[1])), None),
     "one label too many": (lambda: labelled((2, 5, 6, 3)), plain, lambda batch: len(batch[0]) + 1),
 }
 
@@ -92,8 +121,37 @@ RIGHT = {
     "class weights": (labelled, class_weighted, lambda batch: CLASS_WEIGHTS[batch[1]].sum()),
     "ignored labels": (lambda: labelled(labels=IGNORING), ignoring, lambda batch: (batch[1] != -1).sum()),
     "ignored pixels": (segmented, pixels, lambda batch: (batch[1] != 255).sum()),
-    "a loss that autograd does not know": (lambda: labelled((2, 5, 6, 3)), halved, lambda batch: len(batch[0]) ** 2),
-    "label smoothing": (lambda: labelled((2, 5, 6, 3)), smooth, lambda batch: len(batch[0]) ** 2),
+    "a loss that autograd does not know": (
+        lambda: labelled((2, 5, 6, 3)),
+        lambda m, b: functional.mse_loss(m(b[0])[:, 0], b[1].to(b[0].dtype)),
+        lambda batch: len(batch[0]) ** 2,
+    ),
+    "divided by a number": (lambda: labelled((2, 5, 6, 3)), halved, None),
+    "label smoothing": (lambda: labelled((2, 5, 6, 3)), smooth, None),
+    "label smoothing, class weights": (labelled, smooth_weighted, lambda batch: CLASS_WEIGHTS[batch[1]].sum()),
+    "a sum over labels, divided by samples": (lambda: labelled((2, 5, 6, 3)), by_samples, None),
+    "a sum over labels, times a fraction": (
+        lambda: labelled((2, 5, 6, 3)),
+        lambda m, b: (1 / len(b[0])) * summed_plain(m, b),
+        None,
+    ),
+    "a mean that is weighted by hand": (
+        lambda: labelled((2, 5, 6, 3)),
+        lambda m, b: plain(m, b) * len(b[0]),
+        lambda batch: 1.0,
+    ),
+    "returns of episodes": (
+        lambda: labelled((2, 5, 6, 3)),
+        lambda m, b: plain(m, b) * b[0].sum().abs(),
+        lambda batch: len(batch[0]),
+    ),
+    "a term a token and a term a sample": (
+        labelled,
+        lambda m, b: class_weighted(m, b) + 0.1 * plain(m, b),
+        lambda batch: len(batch[0]),
+    ),
+    "a product of two losses": (labelled, lambda m, b: class_weighted(m, b) * m.bias.norm(), None),
+    "sums, each of weight 1": (lambda: labelled((2, 5, 6, 3)), lambda m, b: summed_plain(m, b), lambda batch: 1.0),
     "one of weight 0": (
         labelled,
         class_weighted,
@@ -143,3 +201,68 @@ def test_sums_have_no_divisor():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(labelled(), summed, lambda batch: CLASS_WEIGHTS[batch[1]].sum(), loss_reduction="sum")
+
+
+SAID = {
+    "a sum under mean": (summed_plain, "mean", None, 'reduction="sum".*weighs 4.*Accumulate.loss_reduction="sum"'),
+    "a mean under sum": (plain, "sum", None, 'averaged over 4.*weighs 4.*Accumulate.loss_reduction="mean"'),
+    "a mean under sum, constant weight": (plain, "sum", lambda batch: 2.0, "averaged over 4.*weighs 2"),
+}
+
+
+@pytest.mark.parametrize(("loss_of", "reduction", "weight", "said"), SAID.values(), ids=SAID.keys())
+def test_the_other_reduction_is_told_once(loss_of, reduction, weight, said):
+    with pytest.warns(TightGradWarning, match=said) as caught:
+        run(labelled(), loss_of, weight, windows=3, loss_reduction=reduction)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+UNSAID = {
+    "a sum divided by its number, under mean": (by_samples, "mean", None),
+    "a sum under sum": (summed_plain, "sum", None),
+    "a mean under sum, each of weight 1": (plain, "sum", lambda batch: 1.0),
+    "a mean times its number, under sum": (lambda m, b: plain(m, b) * len(b[0]), "sum", None),
+}
+
+
+@pytest.mark.parametrize(("loss_of", "reduction", "weight"), UNSAID.values(), ids=UNSAID.keys())
+def test_the_right_reduction_is_not_spoken_of(loss_of, reduction, weight):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(labelled((2, 5, 6, 3)), loss_of, weight, windows=2, loss_reduction=reduction)
+
+
+def test_a_sum_that_is_the_whole_window_is_right():
+    """One micro-batch on one rank is multiplied by weight / N = 1."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = nn.Linear(8, 3)
+        pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.0), tg.Plan(clip=tg.clip.GlobalNorm(1.0)))
+        for window in pipe.windows(labelled()):
+            for batch in window:
+                pipe.backward(summed_plain(model, batch))
+            pipe.step()
+
+
+def lone(loss_of, loader, weight):
+    """What one rank of two says, which has one micro-batch in each window."""
+    model, check = nn.Linear(8, 3), DenominatorCheck()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for batch in loader:
+            check.compare(loss_of(model, batch), float(weight(batch)), None, total=100.0)
+    return [str(warning.message) for warning in caught]
+
+
+def test_one_micro_batch_a_rank_is_compared_with_the_one_of_the_next_window():
+    (said,) = lone(class_weighted, labelled(), lambda batch: len(batch[0]))
+    assert "in proportion" in said
+    assert len(lone(ignoring, labelled(labels=IGNORING), lambda batch: len(batch[0]))) == 1
+
+
+def test_what_all_ranks_may_have_alike_in_a_window_is_not_spoken_of():
+    assert not lone(class_weighted, labelled(), lambda batch: CLASS_WEIGHTS[batch[1]].sum())
+    assert not lone(plain, labelled((4, 4, 5, 3)), lambda batch: 1.0)  # the last windows of a loader are smaller
+    assert not lone(by_samples, labelled((4, 4, 5, 3)), lambda batch: 1.0)
+    tokens = [(torch.randn(4, length, 8).movedim(-1, 1), torch.zeros(4, length, dtype=torch.long)) for length in (5, 9)]
+    assert not lone(lambda m, b: plain(lambda x: x, (m(b[0].movedim(1, -1)).movedim(-1, 1), b[1])), tokens, lambda b: 4)

@@ -1,6 +1,7 @@
 """The loss of a window, without waiting for the device before its end."""
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from operator import mul
 
 import torch
@@ -26,14 +27,18 @@ class LossMeter:
         self._first: Seen | None = None
         self._seen: dict[str, list[tuple[float | Tensor, float]]] = {}
 
-    def add(self, losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
-        """Add one micro-batch to the window's."""
+    def add(
+        self, losses: Mapping[str, Tensor], weights: Mapping[str, float], totals: Mapping[str, float] | None = None
+    ) -> None:
+        """Add one micro-batch to the window's, which weighs `totals` on all ranks."""
         for name, loss in losses.items():
             weight = weights[name]
             if weight == 0:
                 continue
             if self._is_mean and name == self._name:
-                self._first = self._check.compare(loss, weight, self._first)
+                self._first = self._check.compare(loss, weight, self._first, total=(totals or {}).get(name, inf))
+            elif name == self._name:
+                self._check.look_at_sum(loss, weight)
             seen = loss.item() if loss.is_cpu else loss.detach().reshape(()).clone()
             self._seen.setdefault(name, []).append((seen, weight))
 
