@@ -30,7 +30,14 @@ from tightgrad.clip import GlobalNorm, Value
 from tightgrad.core.check import check_choice
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Clipper
-from tightgrad.integrations.accelerate_checks import check_backwards, check_even, check_supported, finish, full_plan
+from tightgrad.integrations.accelerate_checks import (
+    check_backwards,
+    check_even,
+    check_supported,
+    finish,
+    full_plan,
+    tells_of_break,
+)
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
 from tightgrad.integrations.external_loop import ExternalLoop, check_clips_alike, check_takes_loss_alone, in_groups
 from tightgrad.pipeline.attach import attach
@@ -92,6 +99,7 @@ class TightAccelerator(Accelerator):
         self._weight = weight if self._is_exact else one
         self._seed = seed
         self._restored: Path | None = None
+        self._has_told_of_break = False
         self._trained: list[nn.Module] = []
         self.register_save_state_pre_hook(lambda models, weights, folder: self._save(folder))
         self.register_load_state_pre_hook(lambda models, folder: self._load(folder))
@@ -277,6 +285,10 @@ class _WindowsMixin:
                         yield batch
                     self.end_of_dataloader = ends
                 finish(loop)
+        except GeneratorExit:
+            if not tight._has_told_of_break:
+                tight._has_told_of_break = tells_of_break(loop, stacklevel=2)
+            raise
         finally:
             loop.abandon()
             tight.gradient_state._remove_dataloader(self)

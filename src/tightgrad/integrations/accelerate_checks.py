@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
+from tightgrad.core.notices import warn
 from tightgrad.integrations.external_loop import ExternalLoop, with_micro_batches
 from tightgrad.plan.plan import Plan
 
@@ -122,3 +123,20 @@ def finish(loop: ExternalLoop) -> None:
         "and after every batch `accelerator.backward(loss); optimizer.step(); optimizer.zero_grad()`: the last two "
         "wait for the window's last batch. If this loop does not train, call model.eval() first."
     )
+
+
+def tells_of_break(loop: ExternalLoop, stacklevel: int) -> bool:
+    """Warn if a loop over a loader ends while batches of a window have had their backward and its step has not come;
+    tell whether it did.
+    """
+    window, done = loop.window, loop.num_backwards
+    if window is None or not done:
+        return False
+    warn(
+        f"the loop over the training loader was left (break, return or an error) after {done} of the {len(window)} "
+        "batches that make one step (gradient_accumulation_steps): their gradients are dropped, and no step is taken "
+        "for them. Leave it after a step, as in `if accelerator.sync_gradients and ...: break`, or give the loader "
+        "fewer batches: its last window may be shorter. This is said once.",
+        stacklevel + 1,
+    )
+    return True

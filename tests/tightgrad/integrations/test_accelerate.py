@@ -20,6 +20,8 @@ from tightgrad.integrations.accelerate_checks import check_scaler
 
 MAX_NORM = 0.1
 
+pytestmark = pytest.mark.filterwarnings("ignore:the loop over the training loader was left:tightgrad.TightGradWarning")
+
 
 @pytest.fixture(autouse=True)
 def _fresh():

@@ -15,6 +15,7 @@ from tightgrad.integrations.accelerate import TightAccelerator
 from tightgrad.integrations.accelerate_checks import check_supported
 
 CLIPPED = PLANS["clipped"]
+pytestmark = pytest.mark.filterwarnings("ignore:the loop over the training loader was left:tightgrad.TightGradWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -292,3 +293,31 @@ def uneven_ranks(name, batches, drop_last):
 def test_ranks_whose_loaders_end_at_different_steps_are_told(name, batches, drop_last, found):
     results = run_ranks(2, uneven_ranks, name, batches, drop_last)
     assert all(result == found if isinstance(found, int) else found in result for result in results)
+
+
+def leave_after(number, accelerator, model, optimizer, loader, *, backward=True):
+    for count, batch in enumerate(loader, 1):
+        if backward:
+            accelerator.backward(model(**batch)["loss"])
+            optimizer.step()
+            optimizer.zero_grad()
+        if count == number:
+            break
+
+
+def test_a_loop_that_is_left_in_mid_window_is_told_once():
+    parts = make()
+    with pytest.warns(tg.TightGradWarning, match=r"left .* after 2 of the 4 batches .* dropped") as told:
+        for _epoch in range(2):
+            leave_after(2, *parts)
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    assert unmoved(parts[1])
+
+
+@pytest.mark.filterwarnings("error::tightgrad.TightGradWarning")
+@pytest.mark.parametrize(("number", "backward", "steps"), [(STEPS, True, 1), (7, True, 2), (2, False, 0)])
+def test_a_loop_that_is_left_after_a_step_or_only_reads_is_not_told(number, backward, steps):
+    parts = make()
+    leave_after(number, *parts, backward=backward)
+    assert parts[0].pipe.state.step == steps
