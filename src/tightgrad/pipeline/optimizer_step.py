@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tightgrad.clip.fold import folded
+from tightgrad.core.errors import ConfigError
 from tightgrad.pipeline.collaborators import (
     has_two_steps,
     needs_closure,
@@ -72,10 +73,27 @@ class OptimizerStep:
 
         Args:
             loss: gives the window's over all ranks, for those that need a metric; None leaves these alone.
+
+        Raises:
+            ConfigError: a scheduler's own step has raised, as OneCycleLR's does after its last one.
         """
         for scheduler in self.schedulers:
-            if not needs_metric(scheduler):
-                scheduler.step()
-            elif loss is not None:
-                by_metric: Any = scheduler
-                by_metric.step(float(loss()))
+            by_metric: Any = scheduler
+            metric = [float(loss())] if loss is not None and needs_metric(scheduler) else []
+            if needs_metric(scheduler) and not metric:
+                continue
+            try:
+                by_metric.step(*metric)
+            except Exception as error:
+                raise _schedule_error(scheduler, error) from error
+
+
+def _schedule_error(scheduler: object, error: Exception) -> ConfigError:
+    total = getattr(scheduler, "total_steps", None)
+    steps = "" if total is None else f" (it has total_steps={total})"
+    return ConfigError(
+        f"{type(scheduler).__name__}.step() raised {type(error).__name__}: {error}. This came after the step of the "
+        "optimizer, which has been applied: the weights have moved, pipe.state.step counts it, and only its record is "
+        f"missing. If the schedule{steps} has come to its end, give it as many steps as there are windows, over all "
+        "epochs, or end training with its last one."
+    )

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 
 import tightgrad as tg
 from support.closing import strong_wolfe
@@ -177,3 +177,33 @@ def test_one_of_several_schedulers_and_the_loss_of_a_closure():
     pipe = tg.attach(net, optimizer, tg.Plan(accumulate=tg.Accumulate(3)), scheduler=scheduler)
     records = [pipe.run(window, lambda batch: loss_of(net, batch)) for window in pipe.windows(data())]
     assert scheduler.seen == pytest.approx([record.loss for record in records])
+
+
+class Broken(StepLR):
+    def step(self, epoch=None):
+        if self.last_epoch >= 1:
+            raise KeyError("rate")
+        super().step()
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda optimizer: OneCycleLR(optimizer, 0.1, total_steps=1),
+            r"^OneCycleLR.step\(\) .*has been applied: .*total_steps=1",
+        ),
+        (lambda optimizer: Broken(optimizer, 5), r"^Broken.step\(\) raised KeyError.* has been applied: "),
+    ],
+)
+@pytest.mark.parametrize("plan", [tg.Plan(), tg.Plan(guard=tg.Guard())], ids=["empty", "guarded"])
+def test_a_scheduler_that_raises_is_named_and_the_step_is_said_to_be_applied(make, told, plan):
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    pipe = tg.attach(net, optimizer, plan, scheduler=make(optimizer))
+    train(net, pipe, data()[:1])
+    before = net.weight.detach().clone()
+    with pytest.raises(tg.ConfigError, match=told):
+        train(net, pipe, data()[1:2])
+    assert pipe.state.step == 2
+    assert not torch.equal(net.weight, before)
