@@ -19,6 +19,7 @@ from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.cached import check_encodes_alone
 from tightgrad.pipeline.check_loss import LossCheck, look_at_loss
+from tightgrad.pipeline.scaler_guard import check_unscaled
 
 LOOKS = 4  # micro-batches whose losses are looked at
 LossOf = Callable[[Any], Tensor | Mapping[str, Tensor]]
@@ -48,10 +49,18 @@ class LossPremise:
         has_parts = accumulate.several_backwards or adapter.collective.world_size > 1
         self._looks_left = LOOKS if has_parts else 0
         self._num_in_batch = 0
+        self._looks_for_scaler = True
         self._checks_encode = has_parts and not is_compiled(model)
 
     def look(self, losses: Mapping[str, Tensor], stacklevel: int) -> None:
-        """Warn, once, if the first losses are cross entropies of each sample's scores with every other."""
+        """Warn, once, if the first losses are cross entropies of each sample's scores with every other.
+
+        Raises:
+            UsageError: the first loss comes from a GradScaler's `scale`, and so is not the pipeline's to scale.
+        """
+        if self._looks_for_scaler:
+            check_unscaled(losses.values())
+            self._looks_for_scaler = False
         if not self._looks_left:
             return
         self._looks_left -= 1

@@ -1,9 +1,11 @@
-"""Keeps a loop's own calls away from a GradScaler that a pipeline drives."""
+"""Keeps a loop's own calls away from a GradScaler that a pipeline drives, and finds one that it was not given."""
 
+import gc
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
+from torch import Tensor
 from torch.amp import GradScaler
 
 from tightgrad.core.errors import UsageError
@@ -53,3 +55,31 @@ def _refuse(name: str) -> NoReturn:
         f"scales, unscales and updates, and a second time would be wrong. Nothing has been changed: {LEAVE_OUT[name]}. "
         "A model without a pipeline takes a GradScaler of its own; pipe.close() gives this one back."
     )
+
+
+def check_unscaled(losses: Iterable[Tensor]) -> None:
+    """Raise `UsageError` if a loss was multiplied by the scale of a GradScaler. Objects in memory are looked through
+    (0.1 s), which only a loss that ends in a product by a scalar asks for.
+    """
+    scales = {factor.data_ptr() for loss in losses for factor in _last_factors(loss) if factor.dim() == 0}
+    if not scales:
+        return
+    for one in gc.get_objects():
+        # Private (torch 2.9 to 2.14); nothing else holds the tensor. A torch without it is not asked.
+        scale = getattr(one, "_scale", None) if issubclass(type(one), GradScaler) else None
+        if isinstance(scale, Tensor) and scale.data_ptr() in scales:
+            raise UsageError(
+                f"the loss was multiplied by a GradScaler's scale, {float(scale):g}, which this pipeline knows nothing "
+                "of: nobody would divide the gradients by it. Write attach(..., scaler=scaler) and pipe.backward(loss) "
+                "with the loss as it is; scaler.scale, unscale_, step and update fall away."
+            )
+
+
+def _last_factors(loss: Tensor, depth: int = 3) -> Iterator[Tensor]:
+    """Yield what the loss was multiplied by in its last operations."""
+    node: Any = loss.grad_fn
+    while node is not None and depth and node.name() in ("MulBackward0", "DivBackward0"):
+        factor = getattr(node, "_saved_other", None) if node.name() == "MulBackward0" else None
+        if factor is not None:
+            yield factor
+        node, depth = node.next_functions[0][0], depth - 1

@@ -253,3 +253,25 @@ def test_a_scaler_of_a_class_of_ones_own_gets_its_methods_back():
     pipe.close()
     own.update()
     assert own.updates == 1
+
+
+@pytest.mark.parametrize("scaled", [lambda own, loss: own.scale(loss / K), lambda own, loss: own.scale(loss) / K])
+def test_a_loss_scaled_by_a_scaler_that_attach_was_not_given_is_an_error(scaled):
+    model, own = linear(), scaler()
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan())
+    window = next(iter(pipe.windows(batches(K))))
+    with pytest.raises(tg.UsageError, match=r"a GradScaler's scale, 1024, .*attach\(..., scaler=scaler\)"):
+        pipe.backward(scaled(own, loss_of(model, next(iter(window)))))
+    pipe.abandon()
+
+
+@pytest.mark.parametrize("factor", [2.0, torch.tensor(1024.0), torch.nn.Parameter(torch.tensor(3.0))])
+def test_a_loss_times_a_factor_of_ones_own_is_none(factor):
+    model, own = linear(), scaler()
+    own.scale(torch.ones(()))
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan())
+    for window in pipe.windows(batches(K)):
+        for batch in window:
+            pipe.backward(loss_of(model, batch) * factor)
+        pipe.step()
+    assert pipe.state.step == 1
