@@ -30,6 +30,8 @@ CUT = """
     const node = walker.currentNode;
     const parent = node.parentElement;
     if (!node.textContent.trim() || parent.closest("svg, .scroll, pre, script, .skip, .formula, .long")) continue;
+    const head = parent.closest(".words thead");  // on phones each cell shows its heading, and screen readers read this
+    if (head && getComputedStyle(head).clipPath !== "none") continue;
     range.selectNodeContents(node);
     for (const line of range.getClientRects()) {
       if (line.width < 1) continue;

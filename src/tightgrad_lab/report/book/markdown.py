@@ -21,6 +21,7 @@ from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import NUMBERS
 
 BOXES = ("goals", "example", "course", "we", "literature", "predict")
+WIDE = 4  # columns of a table that a phone shows as cards
 LONG = 24
 """Characters of LaTeX from which on a formula inside a line scrolls on a phone."""
 _SEEN = "seen"
@@ -60,7 +61,7 @@ class Renderer:
         """Return blocks of text; headings begin at the fourth level. Symbols in `seen` are not defined again."""
         found = self._markdown.render(self._linked(source), {_SEEN: set() if seen is None else seen})
         found = re.sub(r"<(/?)h3>", r"<\1h4>", found)
-        return Markup(_kept_together(self._released(found)))
+        return Markup(_as_cards(_kept_together(self._released(found))))
 
     def inline(self, source: str) -> Markup:
         """Return a line of text without a paragraph around it."""
@@ -131,6 +132,24 @@ class Renderer:
             f"<span>{mathml(one.latex)}{colon}{self._markdown.renderInline(one.meaning, env)}</span>" for one in new
         ]
         return f'{formula}<p class="where">{" ".join(items)}</p>\n'
+
+
+def _as_cards(html: str) -> str:
+    """Let wide tables become a card for each row on a phone, as the tables in words do: each cell knows its heading."""
+
+    def wide(table: re.Match[str]) -> str:
+        headings = [re.sub("<[^>]+>", "", heading) for heading in re.findall(r"<th[^>]*>(.*?)</th>", table[0])]
+        if len(headings) < WIDE:
+            return table[0]
+        order = iter(range(table[0].count("<td")))
+
+        def cell(opening: re.Match[str]) -> str:
+            column = next(order) % len(headings)
+            return f'<td data-heading="{headings[column]}"{opening[1]}>' if column else f"<td{opening[1]}>"
+
+        return re.sub(r"<td([^>]*)>", cell, table[0].replace("<table>", '<table class="words">'))
+
+    return re.sub(r"<table>.*?</table>", wide, html, flags=re.DOTALL)
 
 
 def _kept_together(html: str) -> str:
