@@ -77,10 +77,15 @@ def test_a_loop_of_one_process_is_not_accused_at_two_ranks() -> None:
     assert "uses nothing of torch.distributed" in found.notes[0]
 
 
+def hear_interrupts() -> None:
+    """A shell's background jobs ignore SIGINT, and so does what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_its_ranks_end_with_it(number: signal.Signals, code: int) -> None:
     command = [sys.executable, "-m", "tightgrad_lab.cli", "audit", str(CORPUS / "correct_sam.py"), "--ranks", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts) as process:
         assert process.stderr is not None
         assert "starting 2 ranks" in process.stderr.readline()  # a line at once, though stderr is no terminal
         ranks: list[str] = []

@@ -180,6 +180,11 @@ while True:
 """
 
 
+def hear_interrupts() -> None:
+    """A shell's background jobs ignore SIGINT, and so does what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def found(*chosen: str) -> list[str]:
     """Processes that are running, and no zombies."""
     return subprocess.run(["pgrep", "-r", "R,S,D,T", *chosen], capture_output=True, text=True).stdout.split()
@@ -191,7 +196,7 @@ def test_ranks_and_their_children_end_with_the_command(tmp_path: Path, number: s
     script.write_text(STUBBORN)
     command = [sys.executable, "-m", "tightgrad_lab.cli", "audit", "--run", str(script), "--ranks", "2"]
     environment = {**os.environ, "SEEN": f"{tmp_path}/rank"}
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment, preexec_fn=hear_interrupts) as process:
         for _ in range(int(patience(60) * 10)):
             if len(list(tmp_path.glob("rank*"))) == 2:
                 break
