@@ -14,6 +14,7 @@ from tightgrad.core.errors import ConfigError, StateMismatchError
 from tightgrad.core.global_rng import GlobalRng
 from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.left_out import LeftOut
+from tightgrad.pipeline.meters.of_window import measured
 from tightgrad.pipeline.ownership import Ownership
 from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.recorder import Recorder
@@ -106,7 +107,7 @@ class Checkpoints:
         return Resumed(
             GlobalRng.now(),
             self._recorder.clip_rate.state_dict(),
-            None if self._step is None else self._step.measured(),
+            None if self._step is None else measured(self._step.loss.meter, self._step.noise),
             self._recorder.sent.peek(),
         )
 

@@ -394,7 +394,6 @@ class GradientPipeline(Checkpoints):
         self.ownership.release()
 
     def worst(self, count: int = 5) -> list[tuple[str, float]]:
-        """Return names and 2-norms of this rank's largest gradients so far in this window, scaled as their losses were,
-        those with inf or NaN first. Collective when gradients are sharded: every rank must call it, before `step`.
-        """
+        """Return names and 2-norms of this rank's largest gradients so far, scaled as their losses were, those with inf
+        or NaN first. To be called before `step`; collective when gradients are sharded: every rank must call it."""
         return worst(self.parts.buffer.grads(), count)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tightgrad.core.global_rng import GlobalRng
+from tightgrad.pipeline.meters.of_window import measure_on
 from tightgrad.pipeline.step import Step
 
 Batch = TypeVar("Batch")
@@ -41,4 +42,4 @@ class Resumed:
         """Take up the middle of a window, whose batches were fetched again."""
         self.rng.restore()
         if self.measured is not None:
-            step.measure_on(self.measured)
+            measure_on(self.measured, step.loss.meter, step.noise)

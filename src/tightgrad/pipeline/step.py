@@ -4,7 +4,7 @@ backward   multiply the loss by weight / N -> loss.backward() -> accumulate
 apply      sum over ranks (all finite?) -> before_clip -> guard -> clip -> optimizer -> what the methods remember
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -106,16 +106,6 @@ class Step:
         if not any(weights.values()):
             return adding_zero(leaves())
         return nullcontext() if self.noise is None else self.noise.watching(leaves(), next(iter(weights.values())))
-
-    def measured(self) -> dict[str, Any]:
-        """Return what meters have seen of the window so far."""
-        return {"losses": self.loss.meter.seen(), "noise": None if self.noise is None else self.noise.seen()}
-
-    def measure_on(self, measured: Mapping[str, Any]) -> None:
-        """Take up what `measured` gave."""
-        self.loss.meter.see_again(measured["losses"])
-        if self.noise is not None and measured["noise"] is not None:
-            self.noise.see_again(measured["noise"])
 
     def complete(self) -> None:
         """Make sure that all micro-batches have had their backward, and scale by the true N. Collective."""
