@@ -3,8 +3,8 @@
     python benchmarks/short_runs.py benchmarks/results/2026-11-30-short-runs.json
 
 Two ranks in one process train the small byte-level GPT of the book on lines of Shakespeare, dense and with the largest
-1 % of each gradient with error feedback. A residual of top-k is sent after about 1 / density steps, so a run of 96 steps
-ends before it has settled.
+1 % of each gradient with error feedback. A residual of top-k is sent after about 1 / density steps, so a run of 96
+steps ends before it has settled.
 """
 
 import json

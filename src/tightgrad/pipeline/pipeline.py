@@ -384,8 +384,9 @@ class GradientPipeline(Checkpoints):
         return self._recorder.record(step, outcome)
 
     def close(self) -> None:
-        """Give model and optimizer back to loops without this pipeline, and close the writers of records. Afterwards
-        the pipeline can still be saved, and no longer be trained with. With a window open, call `abandon` first.
+        """Give model and optimizer back, and close the writers of records; with a window open, call `abandon` first.
+
+        The pipeline can still be saved, and no longer be trained with.
         """
         self._recorder.close()
         if self._step is not None and self.ownership.is_held:
@@ -394,6 +395,5 @@ class GradientPipeline(Checkpoints):
         self.ownership.release()
 
     def worst(self, count: int = 5) -> list[tuple[str, float]]:
-        """Return names and 2-norms of this rank's largest gradients so far, scaled as their losses were, those with inf
-        or NaN first. To be called before `step`; collective when gradients are sharded: every rank must call it."""
+        """Return names and 2-norms of this rank's largest gradients, NaN first. Collective if they are sharded."""
         return worst(self.parts.buffer.grads(), count)
