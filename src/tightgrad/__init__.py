@@ -31,8 +31,8 @@ from tightgrad.feedback import ErrorFeedback
 from tightgrad.local.outer import OuterPipeline, attach_local
 from tightgrad.pipeline import dcp
 from tightgrad.pipeline.attach import attach
-from tightgrad.pipeline.check_loss import LossCheck, check_loss
 from tightgrad.pipeline.pipeline import GradientPipeline
+from tightgrad.pipeline.premises.check_loss import LossCheck, check_loss
 from tightgrad.pipeline.saving import load, save
 from tightgrad.plan.guard import Guard
 from tightgrad.plan.local_updates import DiLoCo, LocalSGD

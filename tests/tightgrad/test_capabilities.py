@@ -56,3 +56,10 @@ def test_no_class_of_a_method_or_an_adapter_is_asked_for():
 
 def test_the_way_of_a_gradient_is_read_in_one_sitting():
     assert len((SOURCE / "pipeline" / "step.py").read_text(encoding="utf-8").splitlines()) < 200
+
+
+def test_files_and_folders_are_small():
+    files = sorted(SOURCE.rglob("*.py"))
+    assert [path for path in files if len(path.read_text(encoding="utf-8").splitlines()) >= 400] == []
+    folders = [path.parent for path in files]
+    assert [folder for folder in set(folders) if folders.count(folder) > 20] == []

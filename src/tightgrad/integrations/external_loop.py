@@ -12,8 +12,8 @@ from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.settings import Schedule
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.core.protocols import Clipper
-from tightgrad.pipeline.collaborators import check_without_closure
 from tightgrad.pipeline.pipeline import GradientPipeline
+from tightgrad.pipeline.premises.collaborators import check_without_closure
 from tightgrad.plan.plan import Plan
 from tightgrad.records.step_record import StepRecord
 

@@ -17,8 +17,8 @@ from tightgrad.core.errors import ConfigError, StateMismatchError
 from tightgrad.core.protocols import Collective, TrafficMeter
 from tightgrad.core.types import Grads, Slot, State
 from tightgrad.local.replica import ReplicaAdapter
-from tightgrad.pipeline.collaborators import check_model
 from tightgrad.pipeline.delivery import Delivery, Outcome
+from tightgrad.pipeline.premises.collaborators import check_model
 from tightgrad.plan.local_updates import LocalUpdates
 from tightgrad.plan.plan import Plan, Resolved
 from tightgrad.records.step_record import StepRecord

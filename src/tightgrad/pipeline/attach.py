@@ -18,7 +18,11 @@ from tightgrad.core.placement import is_dtensor
 from tightgrad.core.protocols import Adapter, Collective
 from tightgrad.core.types import Grads
 from tightgrad.pipeline.closure import check_closure
-from tightgrad.pipeline.collaborators import (
+from tightgrad.pipeline.delivery import Delivery
+from tightgrad.pipeline.optimizer_step import OptimizerStep
+from tightgrad.pipeline.parts import Parts
+from tightgrad.pipeline.pipeline import GradientPipeline
+from tightgrad.pipeline.premises.collaborators import (
     check_callable,
     check_model,
     check_plan,
@@ -30,14 +34,10 @@ from tightgrad.pipeline.collaborators import (
     needs_closure,
     needs_metric,
 )
-from tightgrad.pipeline.delivery import Delivery
-from tightgrad.pipeline.loss_premise import LossOf
-from tightgrad.pipeline.optimizer_step import OptimizerStep
-from tightgrad.pipeline.ownership import Ownership
-from tightgrad.pipeline.parts import Parts
-from tightgrad.pipeline.pipeline import GradientPipeline
-from tightgrad.pipeline.premises import Premises, described, held_by_any, held_names
-from tightgrad.pipeline.scaler_guard import guard_scaler
+from tightgrad.pipeline.premises.loss_premise import LossOf
+from tightgrad.pipeline.premises.ownership import Ownership
+from tightgrad.pipeline.premises.premises import Premises, described, held_by_any, held_names
+from tightgrad.pipeline.premises.scaler_guard import guard_scaler
 from tightgrad.plan.guard import Guard
 from tightgrad.plan.loss_scaling import loss_scaling
 from tightgrad.plan.plan import Plan

@@ -15,8 +15,8 @@ from tightgrad.core.global_rng import GlobalRng
 from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.left_out import LeftOut
 from tightgrad.pipeline.meters.of_window import measured
-from tightgrad.pipeline.ownership import Ownership
 from tightgrad.pipeline.parts import Parts
+from tightgrad.pipeline.premises.ownership import Ownership
 from tightgrad.pipeline.recorder import Recorder
 from tightgrad.pipeline.resumed import Resumed
 from tightgrad.pipeline.step import Step

@@ -19,8 +19,8 @@ from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.global_rng import GlobalRng
 from tightgrad.core.placement import is_dtensor
 from tightgrad.core.types import State
-from tightgrad.pipeline.collaborators import needs_closure
 from tightgrad.pipeline.parts import Parts
+from tightgrad.pipeline.premises.collaborators import needs_closure
 from tightgrad.plan.guard import agreed_on_any
 from tightgrad.plan.plan import Plan, Resolved
 

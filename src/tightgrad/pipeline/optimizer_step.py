@@ -10,14 +10,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tightgrad.clip.fold import folded
 from tightgrad.core.errors import ConfigError
-from tightgrad.pipeline.collaborators import (
+from tightgrad.pipeline.premises.collaborators import (
     has_two_steps,
     needs_closure,
     needs_metric,
     takes_closure,
     without_closure,
 )
-from tightgrad.pipeline.ownership import Ownership
+from tightgrad.pipeline.premises.ownership import Ownership
 
 
 class OptimizerStep:

@@ -11,8 +11,8 @@ from tightgrad.core.protocols import Adapter
 from tightgrad.core.types import Grads
 from tightgrad.pipeline.delivery import Delivery
 from tightgrad.pipeline.optimizer_step import OptimizerStep
-from tightgrad.pipeline.ownership import Ownership
-from tightgrad.pipeline.premises import Premises
+from tightgrad.pipeline.premises.ownership import Ownership
+from tightgrad.pipeline.premises.premises import Premises
 from tightgrad.plan.loss_scaling import LossScaling
 from tightgrad.plan.plan import Resolved
 from tightgrad.sync.protocol import GradientSync

@@ -19,11 +19,11 @@ from tightgrad.core.global_rng import GlobalRng
 from tightgrad.core.types import State
 from tightgrad.pipeline.checkpoints import Checkpoints
 from tightgrad.pipeline.closure import Again, repeating
-from tightgrad.pipeline.collaborators import check_without_closure, needs_closure
 from tightgrad.pipeline.left_out import check_can_skip
 from tightgrad.pipeline.meters.worst import worst
 from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.plain_step import PlainStep
+from tightgrad.pipeline.premises.collaborators import check_without_closure, needs_closure
 from tightgrad.pipeline.recorder import Recorder
 from tightgrad.pipeline.step import Step
 from tightgrad.pipeline.whole_window import WholeWindows

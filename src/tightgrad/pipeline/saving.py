@@ -26,8 +26,8 @@ from tightgrad.core.errors import (
     UnsupportedError,
     UsageError,
 )
-from tightgrad.pipeline.collaborators import check_model, checked_optimizers
 from tightgrad.pipeline.pipeline import GradientPipeline
+from tightgrad.pipeline.premises.collaborators import check_model, checked_optimizers
 from tightgrad.pipeline.saved_parts import (
     Part,
     module_part,

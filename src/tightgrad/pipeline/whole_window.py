@@ -12,8 +12,8 @@ from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.representations import Encode
 from tightgrad.pipeline.cached import Cached, LossOfAll, check_can_cache
-from tightgrad.pipeline.loss_premise import LossOf
 from tightgrad.pipeline.parts import Parts
+from tightgrad.pipeline.premises.loss_premise import LossOf
 from tightgrad.pipeline.step import Step
 
 

@@ -194,7 +194,7 @@ def test_nothing_is_left_of_the_forwards(monkeypatch):
             torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(one, other, strict=True)
         )
 
-    real = tg.pipeline.loss_premise.check_additive
+    real = tg.pipeline.premises.loss_premise.check_additive
 
     def checked(batches, pieces, forward, collective):
         before = state(forward.model)
@@ -205,7 +205,7 @@ def test_nothing_is_left_of_the_forwards(monkeypatch):
         random.random(), np.random.rand()
         return mean(model, piece)
 
-    monkeypatch.setattr("tightgrad.pipeline.loss_premise.check_additive", checked)
+    monkeypatch.setattr("tightgrad.pipeline.premises.loss_premise.check_additive", checked)
     run(drawing, model=Model(dropout=0.3))
     assert seen == {"same": True}
 

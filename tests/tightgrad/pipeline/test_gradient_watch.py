@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import tightgrad as tg
-from tightgrad.pipeline.gradient_watch import GradientWatch, foreign_change
+from tightgrad.pipeline.premises.gradient_watch import GradientWatch, foreign_change
 from tightgrad.scaling.noise_scale import NoiseScale
 
 K = 3

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import tightgrad as tg
-from tightgrad.pipeline.ownership import StepGuard
+from tightgrad.pipeline.premises.ownership import StepGuard
 
 K = 2
 PLAN = tg.Plan(accumulate=tg.Accumulate(K), clip=tg.clip.GlobalNorm(1.0))

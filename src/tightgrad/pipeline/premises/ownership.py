@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Adapter
-from tightgrad.pipeline.gradient_watch import GradientWatch, foreign_change
+from tightgrad.pipeline.premises.gradient_watch import GradientWatch, foreign_change
 
 _CLOSED = "this pipeline is closed; call attach() again to go on training with a plan."
 _WRITE_INSTEAD = (

@@ -14,9 +14,9 @@ from tightgrad.clip.fold import held_by
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Adapter
-from tightgrad.pipeline.loss_premise import LossOf, LossPremise
-from tightgrad.pipeline.model_watch import ModelWatch
-from tightgrad.pipeline.weight_watch import WeightWatch
+from tightgrad.pipeline.premises.loss_premise import LossOf, LossPremise
+from tightgrad.pipeline.premises.model_watch import ModelWatch
+from tightgrad.pipeline.premises.weight_watch import WeightWatch
 
 MOST_NAMED = 5
 

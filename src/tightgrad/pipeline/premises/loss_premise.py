@@ -18,8 +18,8 @@ from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.cached import check_encodes_alone
-from tightgrad.pipeline.check_loss import LossCheck, look_at_loss
-from tightgrad.pipeline.scaler_guard import check_unscaled
+from tightgrad.pipeline.premises.check_loss import LossCheck, look_at_loss
+from tightgrad.pipeline.premises.scaler_guard import check_unscaled
 
 LOOKS = 4  # micro-batches whose losses are looked at
 LossOf = Callable[[Any], Tensor | Mapping[str, Tensor]]

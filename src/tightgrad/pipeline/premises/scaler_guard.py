@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 from tightgrad.core.errors import UsageError
-from tightgrad.pipeline.ownership import Ownership
+from tightgrad.pipeline.premises.ownership import Ownership
 
 LEAVE_OUT: Mapping[str, str] = {
     "scale": "write pipe.backward(loss) with the loss as it is",

@@ -1,0 +1,1 @@
+"""What has to hold, and is looked at: model, optimizers, loss, who owns gradients, what attach is given."""
