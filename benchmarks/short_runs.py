@@ -28,10 +28,7 @@ CODECS = {
     "topk 1 %, warm-up over 48 steps": tg.codecs.DensityWarmup(tg.codecs.TopK(DENSITY), start=0.25, steps=STEPS // 2),
     "topk 10 %": tg.codecs.TopK(10 * DENSITY),
 }
-OPTIMIZERS = {
-    "AdamW 1e-3": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
-    "SGD 0.1, momentum 0.9": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
-}
+OPTIMIZERS = {"AdamW 1e-3": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3)}
 
 
 def train(models, make, codec, seed):
