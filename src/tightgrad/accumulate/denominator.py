@@ -177,7 +177,13 @@ def _terms(loss: Tensor) -> Iterator[_Term]:
 
 
 def _saved(function: Any, name: str) -> Any:
-    """A value that a node has saved; None where there is none to be had without running a forward again."""
+    """A number that a node has saved; None where there is none to be had."""
+    value = saved(function, name)
+    return None if isinstance(value, Tensor) and value.numel() != 1 else value
+
+
+def saved(function: Any, name: str) -> Any:
+    """Return a value that a node has saved; None where there is none to be had without running a forward again."""
     raw = getattr(function, f"_raw_saved_{name}", None)
     try:
         if raw is not None:
@@ -186,9 +192,7 @@ def _saved(function: Any, name: str) -> Any:
         value = getattr(function, f"_saved_{name}")
     except (AttributeError, RuntimeError):
         return None
-    if isinstance(value, Tensor):
-        return value.detach() if value.numel() == 1 else None
-    return value
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tightgrad.accumulate.denominator import saved
+
 FEWEST = 4  # samples; a batch of two whose labels are 0 and 1 is common
 _DEEP = 6
 _LEAF = "AccumulateGrad"
@@ -36,12 +38,12 @@ def _is_in_batch(node: Any) -> bool:
     softmax = next(iter(_next(node)), None)
     if softmax is None or not _multiplies_samples(softmax):
         return False
-    try:  # refused where hooks are set already: a look would run a checkpointed forward again
-        node._raw_saved_target.register_hooks(_as_it_is, _as_it_is)
-        target = node._saved_target
-    except RuntimeError:
-        return False
-    return target.numel() >= FEWEST and torch.equal(target, torch.arange(target.numel(), device=target.device))
+    target = saved(node, "target")
+    return (
+        isinstance(target, Tensor)
+        and target.numel() >= FEWEST
+        and torch.equal(target, torch.arange(target.numel(), device=target.device))
+    )
 
 
 def _multiplies_samples(node: Any, deep: int = _DEEP) -> bool:
@@ -56,7 +58,3 @@ def _is_parameter(function: Any) -> bool:
     while function is not None and function.name() in _VIEWS:
         function = next(iter(_next(function)), None)
     return function is not None and function.name().endswith(_LEAF)
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor

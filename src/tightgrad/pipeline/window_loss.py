@@ -40,7 +40,7 @@ class WindowLoss:
         """Return the sum of losses whose gradients, summed over micro-batches and ranks, are the target; None where
         nothing counts, and no other rank waits for this one's backward.
         """
-        self._parts.premises.loss.look(losses, stacklevel=4)
+        self._parts.premises.loss.look_for_scale(losses)
         adapter = self._parts.adapter
         if not (any(weights.values()) or adapter.every_rank_runs):
             return None

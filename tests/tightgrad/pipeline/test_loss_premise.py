@@ -336,3 +336,21 @@ def test_a_contrastive_loss_that_is_accumulated_in_a_loop_is_told_once():
 
 def test_one_that_is_not_cut_is_left_alone():
     assert contrast(micro_batches=1) == []
+
+
+def test_run_cached_which_sees_all_samples_is_not_told_to_be_itself():
+    torch.manual_seed(0)
+    encoder = nn.Linear(8, 4)
+    plan = tg.Plan(accumulate=tg.Accumulate(4))
+    pipe = tg.attach(encoder, torch.optim.SGD(encoder.parameters(), lr=0.1), plan)
+
+    def loss(towers):
+        one, other = (F.normalize(tower, dim=-1) for tower in towers)
+        return F.cross_entropy(one @ other.T, torch.arange(len(one)))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for window in pipe.windows([(torch.randn(6, 8), torch.randn(6, 8)) for _ in range(16)]):
+            record = pipe.run_cached(window, lambda batch: tuple(map(encoder, batch)), loss)
+    assert [str(warning.message) for warning in caught] == []
+    assert record.micro_batches == 4

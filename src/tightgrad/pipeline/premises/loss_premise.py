@@ -52,15 +52,21 @@ class LossPremise:
         self._looks_for_scaler = True
         self._checks_encode = has_parts and not is_compiled(model)
 
-    def look(self, losses: Mapping[str, Tensor], stacklevel: int) -> None:
-        """Warn, once, if the first losses are cross entropies of each sample's scores with every other.
+    def look_for_scale(self, losses: Mapping[str, Tensor]) -> None:
+        """Look at the first losses.
 
         Raises:
-            UsageError: the first loss comes from a GradScaler's `scale`, and so is not the pipeline's to scale.
+            UsageError: one comes from a GradScaler's `scale`, and so is not the pipeline's to scale.
         """
         if self._looks_for_scaler:
             check_unscaled(losses.values())
             self._looks_for_scaler = False
+
+    def look(self, losses: Mapping[str, Tensor], stacklevel: int) -> None:
+        """Warn, once, if the first losses of a loop are cross entropies of each sample's scores with every other.
+
+        Those of `pipe.run_cached` are not a loop's: they see all samples.
+        """
         if not self._looks_left:
             return
         self._looks_left -= 1

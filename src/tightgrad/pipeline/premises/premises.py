@@ -5,7 +5,7 @@ Ranks have the same model and the same optimizer, so rank 0 speaks for all.
 
 from collections.abc import Mapping, Sequence
 
-from torch import nn, optim
+from torch import Tensor, nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm  # torch 2.9 to 2.14: the base of all kinds, which has no public name
 
 from tightgrad.accumulate import Accumulate
@@ -72,8 +72,9 @@ class Premises:
         check_no_unknown(self._optimizers, self._adapter.parameters, self._named)
         self._batch_norm.look(stacklevel=4)
 
-    def before_backward(self) -> None:
-        """Look at what may have changed since the window's backward before."""
+    def before_backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Look at what may have changed since the window's backward before, and at the loop's first losses."""
+        self.loss.look(losses, stacklevel=4)
         self.model.before_backward()
         self.weights.look(stacklevel=5)
 
