@@ -122,6 +122,11 @@ def test_a_parameter_that_is_frozen_between_windows(wrapper, compress, is_told, 
         assert all(map(torch.equal, weights, results[0][1]))
 
 
+def test_one_rank_has_nobody_to_wait_for():
+    ((told, _),) = run_ranks(1, frozen_later, "ddp", None, 3, timeout_seconds=patience(30))
+    assert told is False
+
+
 def test_a_plain_module_may_be_frozen_between_windows_and_not_within_one():
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
     pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan())

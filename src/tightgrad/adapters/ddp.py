@@ -70,7 +70,7 @@ class DDPAdapter(PlainAdapter):
     @property
     def needs_every_gradient(self) -> bool:
         """Tell whether DDP waits for the gradient of every parameter that was trainable when it was built."""
-        return self.every_rank_runs and not self.model.find_unused_parameters
+        return self.collective.world_size > 1 and self.every_rank_runs and not self.model.find_unused_parameters
 
     @property
     def moves_gradients(self) -> bool:
