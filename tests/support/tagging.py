@@ -76,13 +76,17 @@ def weights_of(model):
     return {name.removeprefix("module."): value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def raw_loop(plan, epochs=1):
+def one_optimizer(model):
+    return torch.optim.SGD(model.parameters(), lr=0.5)
+
+
+def raw_loop(plan, epochs=1, optimizers=one_optimizer):
     """Final weights and the losses of every micro-batch, with `tg.attach` in a loop of one's own."""
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if dist.is_initialized() else 0
     model = Tagger()
     wrapped = DistributedDataParallel(model) if ranks > 1 else model
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    optimizer = optimizers(model)
     plan = replace(plan, accumulate=tg.Accumulate(micro_batches=STEPS, fetch="window"))
     pipe = tg.attach(wrapped, optimizer, plan, weight=num_tokens)
     losses, records = [], []

@@ -10,6 +10,7 @@
             scheduler.step()
             optimizer.zero_grad()
 
+Several optimizers of the one model, all given to `prepare`, are one step: call `step` of each after every batch.
 The prepared loader fetches a window at a time, so that the weights of all its micro-batches are known before the first
 backward; a partial last window is exact. `backward`, `step` and `zero_grad` go to the pipeline; in mid-window the last
 two, and clipping, do nothing. Outside a training loader's loop everything is Accelerate's own.
@@ -125,22 +126,29 @@ class TightAccelerator(Accelerator):
         return skipping
 
     def _attach(self) -> None:
-        if len(self._trained) > 1 or len(self._optimizers) > 1:
+        if len(self._trained) > 1:
             raise UnsupportedError(
-                f"{len(self._trained)} models and {len(self._optimizers)} optimizers were prepared; TightAccelerator "
-                "takes one of each. Use tightgrad.attach for several."
+                f"{len(self._trained)} models were prepared, and TightAccelerator trains one. Write the loop with a "
+                "tightgrad.attach for each model; or, where one loss trains all, prepare one module that has them."
             )
+        state, optimizers = None, [optimizer.optimizer for optimizer in self._optimizers]
         if self.loop is not None:
-            return
-        (model,), (optimizer,) = self._trained, self._optimizers
+            if list(self.loop.pipe.optimizers) == optimizers:
+                return
+            state = self.pipe.state_dict()  # another optimizer was prepared after the first
+            self.loop.close()
+        (model,) = self._trained
         settings: dict[str, Any] = {"weight": self._weight, "seed": self._seed}
         self.loop = ExternalLoop(
-            lambda: attach(model, optimizer.optimizer, self.plan, **settings),
+            lambda: attach(model, optimizers, self.plan, **settings),
             "Call step() on the optimizer that accelerator.prepare() has given.",
         )
-        TightOptimizer.take(optimizer, self.loop, keeps_grads=not self._is_exact)
+        for optimizer in self._optimizers:
+            TightOptimizer.take(optimizer, self.loop, keeps_grads=not self._is_exact)
         if self._restored is not None:
             self.pipe.load(self._restored)
+        elif state is not None:
+            self.pipe.load_state_dict(state)
 
     def free_memory(self, *objects: Any) -> Any:
         """Close the pipeline and forget it; else as Accelerate's."""
@@ -283,6 +291,7 @@ class _WindowsMixin:
                         self.end_of_dataloader = ends and loop.is_last
                         tight.gradient_state._set_sync_gradients(loop.is_last)
                         yield batch
+                    loop.check_all_asked()
                     self.end_of_dataloader = ends
                 finish(loop)
         except GeneratorExit:

@@ -1,6 +1,6 @@
-"""Accelerate's optimizer, stepping at the end of a window through the pipeline."""
+"""Accelerate's optimizers, stepping at the end of a window through the pipeline, all with the first that is asked."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -34,6 +34,9 @@ class TightOptimizer(AcceleratedOptimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:
         """Finish the window if the current micro-batch is its last; outside of windows as Accelerate's."""
+        if self.loop is not None and self.loop.has_stepped(self.optimizer):
+            self._is_overflow = self.loop.record is not None and self.loop.record.skipped
+            return
         if self.loop is None or self.loop.window is None:
             with self.loop.pipe.ownership.stepping() if self.loop is not None else nullcontext():
                 super().step(closure)
@@ -42,8 +45,8 @@ class TightOptimizer(AcceleratedOptimizer):
             raise UnsupportedError("optimizer.step(closure) cannot run in a window; call backward() and step().")
         if self.loop.is_last:
             check_backwards(self.loop, self.loop.position)
-            with _kept_grads(self.optimizer) if self.keeps_grads else nullcontext():
-                self._is_overflow = self.loop.step().skipped
+            with _kept_grads(self.loop.pipe.optimizers) if self.keeps_grads else nullcontext():
+                self._is_overflow = self.loop.step(self.optimizer).skipped
 
     def zero_grad(self, set_to_none: bool | None = None) -> None:
         """Clear nothing in a window; outside of windows as Accelerate's."""
@@ -52,17 +55,18 @@ class TightOptimizer(AcceleratedOptimizer):
 
 
 @contextmanager
-def _kept_grads(optimizer: optim.Optimizer) -> Iterator[None]:
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _kept_grads(optimizers: Sequence[optim.Optimizer]) -> Iterator[None]:
     grads: list[Any] = []
 
-    def keep(*_: Any) -> None:
+    def keep(optimizer: optim.Optimizer, *_: Any) -> None:
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         grads.extend((p, p.grad.clone()) for p in held if p.grad is not None)
 
-    handle = optimizer.register_step_post_hook(keep)
+    handles = [optimizer.register_step_post_hook(keep) for optimizer in optimizers]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     for parameter, grad in grads:
         parameter.grad = grad

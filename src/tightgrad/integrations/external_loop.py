@@ -43,6 +43,7 @@ class ExternalLoop:
         self.position = 0
         self._windows: Iterator[Window[Any]] = iter(())
         self._norms: list[Tensor] = []
+        self._not_asked: list[Any] = []
 
     def open(self, batches: Sequence[Any], full: int | None = None) -> None:
         """Begin a window of exactly these batches. Collective: every rank must call it.
@@ -113,9 +114,15 @@ class ExternalLoop:
         with self.window.micro_batch(self.position - 1):
             yield
 
-    def step(self) -> StepRecord:
-        """Finish the window, and tell the norm to those who asked for it. Collective: every rank must call it."""
+    def step(self, optimizer: Any = None) -> StepRecord:
+        """Finish the window, and tell the norm to those who asked for it. Collective: every rank must call it.
+
+        Args:
+            optimizer: whose step the loop has asked for; all are stepped, and the loop is to ask for those of the
+                others as well, before its next batch. None asks for all of them.
+        """
         self.window = None
+        self._not_asked = [] if optimizer is None else [one for one in self.pipe.optimizers if one is not optimizer]
         norms, self._norms = self._norms, []
         self.record = self.pipe.step()
         if self.record.grad_norm is not None:
@@ -123,8 +130,27 @@ class ExternalLoop:
                 norm.fill_(self.record.grad_norm)
         return self.record
 
+    def has_stepped(self, optimizer: Any) -> bool:
+        """Tell whether the step that the loop asks for has come already, with that of another of several optimizers."""
+        others = [one for one in self._not_asked if one is not optimizer]
+        is_done = len(others) < len(self._not_asked)
+        self._not_asked = others
+        return is_done
+
+    def check_all_asked(self) -> None:
+        """Raise `UsageError` if a window's step has come and the loop has not called that of each optimizer."""
+        left, self._not_asked = self._not_asked, []
+        if left:
+            kinds = " and ".join(type(optimizer).__name__ for optimizer in left)
+            raise UsageError(
+                f"the loop called step() of one optimizer and not of {kinds}, but several optimizers are one step, in "
+                "which all were stepped. Call the step() of each after every batch; for optimizers that step at "
+                "different times, write the loop yourself with a tightgrad.attach for each."
+            )
+
     def abandon(self) -> None:
         """Drop the open window, if there is one."""
+        self._not_asked = []
         if self.window is not None:
             self.pipe.abandon()
             self.window, self._norms = None, []

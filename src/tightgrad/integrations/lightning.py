@@ -37,7 +37,8 @@ from tightgrad.plan.plan import Plan
 
 
 class TightGrad(Callback):
-    """Puts a plan on the model and the one optimizer that a trainer fits. Every rank must have it.
+    """Puts a plan on the model that a trainer fits, and on its optimizer; on several in manual optimization, where they
+    are one step. Every rank must have it.
 
     Args:
         plan: what to run. Without `accumulate` and `clip` of its own it takes those of the trainer.
@@ -46,7 +47,7 @@ class TightGrad(Callback):
 
     Raises:
         ConfigError: when fitting begins, if the plan's micro-batches are not `accumulate_grad_batches`.
-        UnsupportedError: then, for several optimizers or loaders, or a precision with a scaler of its own.
+        UnsupportedError: then, for several loaders, or a precision with a scaler of its own.
 
     Examples:
         >>> from tightgrad.integrations.lightning import TightGrad
@@ -94,11 +95,8 @@ class TightGrad(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the plan, and stand in for the strategy's backward and step."""
-        if len(trainer.optimizers) != 1:
-            raise UnsupportedError(
-                f"TightGrad takes one optimizer, but configure_optimizers gives {len(trainer.optimizers)}; put their "
-                f"parameters into groups of one optimizer, or {OWN_LOOP}."
-            )
+        if not trainer.optimizers:
+            raise UnsupportedError("configure_optimizers gives no optimizer; return one, or drop this callback.")
         loader = trainer.train_dataloader
         if not isinstance(loader, _Windowed):
             raise UnsupportedError(
@@ -109,7 +107,7 @@ class TightGrad(Callback):
 
         def attached() -> GradientPipeline:
             settings = {**self._settings, "before_clip": hooks.before_clip}
-            pipe = attach(trainer.strategy.model, trainer.optimizers[0], self.plan, **settings)
+            pipe = attach(trainer.strategy.model, trainer.optimizers, self.plan, **settings)
             hooks.serve(pipe)
             return pipe
 
@@ -160,6 +158,8 @@ class TightGrad(Callback):
         self._held.close()
         loop = self.loop
         if loop is None or loop.window is None:
+            if loop is not None:
+                loop.check_all_asked()
             return
         if loop.is_last and (pl_module.automatic_optimization or not loop.num_backwards):
             loop.abandon()
@@ -229,11 +229,13 @@ class TightGrad(Callback):
     ) -> Any:
         """In the place of the strategy's."""
         result = closure()
+        if self._running.has_stepped(optimizer):
+            return result
         if self._running.window is None and not module.automatic_optimization:
             raise UsageError(f"optimizer.step() was called twice for batch {self._batch}; call it once.")
         if self._running.is_last:
             self._check_backward(module)
-            self._running.step()
+            self._running.step(optimizer)
         return result
 
     def state_dict(self) -> dict[str, Any]:

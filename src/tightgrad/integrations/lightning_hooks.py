@@ -30,7 +30,7 @@ class StepHooks:
     def __init__(self, trainer: Trainer, module: LightningModule) -> None:
         self._trainer = trainer
         self._module = module
-        self._optimizer: optim.Optimizer = trainer.optimizers[0]
+        self._optimizers: list[optim.Optimizer] = trainer.optimizers
         self._early = overriders(EARLY, trainer, module)
         self._dropped: list[nn.Parameter] = []
         self.before_clip = self._before_clip if overriders(LATE, trainer, module) else None
@@ -55,9 +55,9 @@ class StepHooks:
         each batch's backward.
         """
         if self.before_clip is not None or clips_by_itself(self._module):
-            self._undo.callback(self._optimizer.register_step_pre_hook(self._before_step).remove)
+            self._undo.callback(self._optimizers[0].register_step_pre_hook(self._before_step).remove)
         # Private, lightning 2.0 to 2.6: what `self.optimizers()` gives; the public way wants a fit under way.
-        for optimizer in (self._optimizer, *self._trainer.strategy._lightning_optimizers):
+        for optimizer in (*self._optimizers, *self._trainer.strategy._lightning_optimizers):
             clear = optimizer.zero_grad
             self._replace(
                 optimizer, "zero_grad", lambda *a, _clear=clear, **k: _clear(*a, **k) if loop.window is None else None
@@ -75,8 +75,9 @@ class StepHooks:
 
     def _before_clip(self, grads: Grads) -> None:
         with torch.enable_grad(), shown(grads, self._pipe.adapter.parameters) as self._dropped:
-            _call_callback_hooks(self._trainer, LATE, self._optimizer)
-            _call_lightning_module_hook(self._trainer, LATE, self._optimizer)
+            for optimizer in self._optimizers:
+                _call_callback_hooks(self._trainer, LATE, optimizer)
+                _call_lightning_module_hook(self._trainer, LATE, optimizer)
 
     def _before_step(self, optimizer: optim.Optimizer, args: Any, kwargs: Any) -> None:
         for parameter in self._dropped:

@@ -92,15 +92,6 @@ class OwnBackward(Regression):
         loss.backward(retain_graph=True)
 
 
-class TwoOptimizers(Regression):
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
-
-    def configure_optimizers(self):
-        return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.first, self.last)]
-
-
 class Closing(Regression):
     def configure_optimizers(self):
         return torch.optim.LBFGS(self.parameters())
@@ -125,7 +116,6 @@ class OwnStep(SingleDeviceStrategy):
     ("module", "settings", "text"),
     [
         (OwnBackward(), {}, r"OwnBackward overrides backward\(\)"),
-        (TwoOptimizers(), {}, "takes one optimizer, but configure_optimizers gives 2"),
         (Closing(), {}, r"LBFGS evaluates the loss again inside its step \(a closure\)"),
         (Regression(), {"plugins": [Scaled()]}, r"plugin Scaled has a optimizer_step\(\) of its own"),
         (Regression(), {"plugins": [ClipsByRow()]}, r"plugin ClipsByRow has a clip_grad_by_norm\(\) of its own"),
