@@ -190,7 +190,7 @@ def page(folder: Path) -> str:
     """The page of the docs."""
     rows = load_board(folder)
     count = {verdict: sum(row["ok"] is verdict for row in rows) for verdict in ORDER}
-    took = sorted(row["seconds"] for row in rows if row["ok"] is not None)
+    took = sorted(row.get("seconds", 0) for row in rows if row["ok"] is not None)
     commands = [f"# {row['project']}, {row['commit'][:8]}\n{row['command']}" for row in rows if row["ok"] is False]
     return PAGE.format(
         ran=count[True] + count[False],
