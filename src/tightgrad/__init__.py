@@ -38,7 +38,7 @@ from tightgrad.plan.guard import Guard
 from tightgrad.plan.local_updates import DiLoCo, LocalSGD
 from tightgrad.plan.plan import Compress, Plan
 from tightgrad.records.step_record import StepRecord
-from tightgrad.scaling import Warmup, scale_lr
+from tightgrad.scaling import Warmup, scale_adam, scale_lr
 from tightgrad.scaling.loss_scale import LossScale
 from tightgrad.sync.comm_hook import CommHook, ddp_comm_hook
 from tightgrad.version import __version__
@@ -91,6 +91,7 @@ __all__ = [
     "records",
     "reducers",
     "save",
+    "scale_adam",
     "scale_lr",
     "scaling",
 ]

@@ -42,6 +42,15 @@ NUMBERS: dict[str, int] = {
 }
 """The number that a figure and its table have on the page. Everywhere else they go by name."""
 
+STUDIES: dict[str, str] = {
+    "small_batches": "large_batches",
+    "critical_batch": "large_batches",
+    "muon": "loss_spikes",
+    "paper_claims": "codec_gallery",
+}
+"""Experiments without a figure of their own, which run when they are asked for by name; each with the pair in whose place
+its numbers stand."""
+
 PAYS = 0.95
 """The largest share of an uncompressed step's time at which a compression method is said to pay."""
 
@@ -51,7 +60,12 @@ PUBLISHED = Path(__file__).parent / "published"
 
 def published_files(folder: Path = PUBLISHED) -> list[Path]:
     """Return the results of experiments that come with the package, in the order of the page."""
-    return [path for path in (folder / f"{name}.json" for name in NUMBERS) if path.is_file()]
+    return [path for path in (folder / f"{name}.json" for name in (*NUMBERS, *STUDIES)) if path.is_file()]
+
+
+def number(name: str) -> int:
+    """Return the number of a pair, or of the pair in whose place the numbers of a study stand."""
+    return NUMBERS[STUDIES.get(name, name)]
 
 
 def result_path(runs: Path, name: str) -> Path:
@@ -61,7 +75,7 @@ def result_path(runs: Path, name: str) -> Path:
 
 def command(name: str, *, full: bool = False) -> str:
     """Return the command that makes a result again."""
-    return f"tightgrad lab --only {NUMBERS[name]}" + (" --full" if full else "")
+    return f"tightgrad lab --only {NUMBERS.get(name, name)}" + (" --full" if full else "")
 
 
 def label(name: str, part: str = "") -> str:

@@ -3,11 +3,18 @@
     Goyal et al. 2017, Accurate, Large Minibatch SGD, arXiv:1706.02677 (linear rule, gradual warm-up, section 2);
     Krizhevsky 2014, One weird trick for parallelizing convolutional neural networks, arXiv:1404.5997 (sqrt rule).
 
+Adam at another batch (`scale_adam`): beta2 ** (batch / base_batch), so that the half-life of the second moment is the
+same number of items.
+
+    Marek et al. 2025, Small Batch Size Training for Language Models, arXiv:2507.07101 (beta2; beta1 stays 0.9).
+
 Warm-up, over applied steps t = 0, 1, ...: lr_t = base + (scaled - base) * min(t, n) / n ("gradual"), or base for
 t < n and scaled from then on ("constant", which Goyal et al. compare with and find worse).
 """
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -44,6 +51,55 @@ def scale_lr(base_lr: float, base_batch: float, batch: float, rule: str = "linea
     check_choice("rule", rule, RULES)
     exponent = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}[rule]
     return float(base_lr * (batch / base_batch) ** exponent)
+
+
+def scale_adam(
+    lr: float, betas: tuple[float, float], base_batch: float, batch: float, rule: str = "sqrt"
+) -> dict[str, Any]:
+    """Return the settings of Adam for `batch`, from those that work for `base_batch`, on equally many items.
+
+    `beta2` becomes `beta2 ** (batch / base_batch)`: the half-life of the second moment is then the same number of
+    tokens or samples. `beta1` stays, as in the paper. The rate follows the square-root rule, which holds where noise
+    dominates the gradient. With beta2 scaled, the best rate may move less than that: from 512 sequences to 1, the
+    authors of the paper use half the rate, where the rule gives a 23rd.
+
+    Args:
+        lr: learning rate at `base_batch`, above 0.
+        betas: decay of the two moments at `base_batch`; beta1 in [0, 1), beta2 in (0, 1).
+        base_batch: weight of a whole step (over micro-batches and ranks), in samples or tokens, above 0.
+        batch: the new weight of a whole step, in the same unit, above 0.
+        rule: of `scale_lr`: "sqrt", or "none" to keep the rate, or "linear".
+
+    Returns:
+        "lr" and "betas", as Adam and AdamW take them.
+
+    Raises:
+        ConfigError: a value is out of its bounds, or beta2 comes so close to 0 or 1 that it is one of them in float64.
+
+    Examples:
+        >>> import torch
+        >>> settings = scale_adam(6e-4, (0.9, 0.95), base_batch=512, batch=2048)
+        >>> settings["lr"], round(settings["betas"][1], 4)
+        (0.0012, 0.8145)
+        >>> settings = scale_adam(6e-4, (0.9, 0.95), base_batch=512, batch=1, rule="none")
+        >>> settings["lr"], round(settings["betas"][1], 4)
+        (0.0006, 0.9999)
+        >>> optimizer = torch.optim.AdamW(torch.nn.Linear(4, 2).parameters(), **settings)
+    """
+    beta1, beta2 = betas
+    check_number("beta1", beta1, low=0.0)
+    check_number("beta2", beta2, above=0.0)
+    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        if beta >= 1:
+            raise ConfigError(f"{name}={beta:g} must be below 1.")
+    scaled_lr = scale_lr(lr, base_batch, batch, rule)
+    scaled = float(beta2 ** (batch / base_batch))
+    if not 0.0 < scaled < 1.0:
+        raise ConfigError(
+            f"beta2={beta2:g} at a batch of {base_batch:g} becomes {scaled:g} at {batch:g}, which Adam cannot use: its "
+            f"half-life is {base_batch * math.log(0.5) / math.log(beta2):.3g} items. Take a batch nearer to base_batch."
+        )
+    return {"lr": scaled_lr, "betas": (float(beta1), scaled)}
 
 
 class Warmup(LRScheduler):

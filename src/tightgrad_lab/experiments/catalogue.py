@@ -4,7 +4,7 @@ from importlib import import_module
 
 from tightgrad_lab.errors import ArgumentError
 from tightgrad_lab.experiments.experiment import Experiment
-from tightgrad_lab.schema import NUMBERS
+from tightgrad_lab.schema import NUMBERS, STUDIES
 
 CASES_OF_PAIR = {
     "combinations": ("image",),
@@ -26,12 +26,16 @@ MODULES: dict[str, str] = {
     "accuracy_vs_bytes": "accuracy_vs_bytes.experiment",
     "encode_timeline": "encode_timeline.experiment",
     "common_failures": "common_failures.experiment",
+    "small_batches": "batch_size.small_batches",
+    "critical_batch": "batch_size.critical_batch",
+    "muon": "muon",
+    "paper_claims": "paper_claims.experiment",
 }
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all experiments, in the order of the page."""
-    return tuple(sorted(MODULES, key=NUMBERS.__getitem__))
+    """Return the names of the experiments that have a figure, in the order of the page."""
+    return tuple(sorted(MODULES.keys() - STUDIES.keys(), key=NUMBERS.__getitem__))
 
 
 def name_of(asked: str) -> str:
@@ -42,8 +46,8 @@ def name_of(asked: str) -> str:
     """
     by_number = {str(number): name for name, number in NUMBERS.items()}
     found = by_number.get(asked, asked)
-    if found not in NUMBERS:
-        known = ", ".join(f"{number} {name}" for name, number in NUMBERS.items())
+    if found not in NUMBERS and found not in STUDIES:
+        known = ", ".join([*(f"{number} {name}" for name, number in NUMBERS.items()), *STUDIES])
         raise ArgumentError(f"there is no experiment {asked!r}; choose a number or a name from: {known}.")
     return found
 
@@ -55,7 +59,7 @@ def experiment(name: str) -> Experiment[object]:
         ArgumentError: it has none.
     """
     if name not in MODULES:
-        raise ArgumentError(f"there is no experiment {name!r}; choose from {', '.join(names())}.")
+        raise ArgumentError(f"there is no experiment {name!r}; choose from {', '.join(MODULES)}.")
     module = import_module(f"tightgrad_lab.experiments.{MODULES[name]}")
     found: Experiment[object] = module.EXPERIMENT
     return found

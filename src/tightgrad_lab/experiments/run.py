@@ -18,7 +18,7 @@ from tightgrad_lab.environment import environment
 from tightgrad_lab.errors import LabError, RunError
 from tightgrad_lab.experiments.experiment import Experiment, Report
 from tightgrad_lab.experiments.inputs import digest
-from tightgrad_lab.schema import NUMBERS, PUBLISHED, SCHEMA, command
+from tightgrad_lab.schema import PUBLISHED, SCHEMA, command, number
 from tightgrad_lab.training.files import write_json
 
 
@@ -81,7 +81,7 @@ def run_experiment(
     seconds = time.monotonic() - started
     result = {
         "schema": SCHEMA,
-        "pair": NUMBERS[name],
+        "pair": number(name),
         "command": command(name, full=full),
         "settings": to_config(settings),
         "environment": environment(found.device, found.backend),

@@ -60,6 +60,7 @@ class Run:
         width: of the model.
         layers: of the model.
         learning_rate: of AdamW.
+        muon_rate: of Muon, which then steps the matrices of the layers; None leaves all to AdamW.
     """
 
     method: str
@@ -70,6 +71,7 @@ class Run:
     width: int
     layers: int
     learning_rate: float
+    muon_rate: float | None = None
 
 
 def outlier_steps(run: Run) -> list[int]:
@@ -90,10 +92,10 @@ def train(run: Run) -> dict[str, Any]:
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
     model = byte_model.ByteTransformer(run.width, run.layers)
-    optimizer = torch.optim.AdamW(model.parameters(), run.learning_rate, BETAS)
-    warm = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP_STEPS))
+    optimizers = _optimizers(run, model)
+    warm = [torch.optim.lr_scheduler.LambdaLR(one, lambda step: min(1.0, (step + 1) / WARMUP_STEPS)) for one in optimizers]
     clip = METHODS[run.method]
-    pipe = tg.attach(model, optimizer, tg.Plan(clip=clip, guard=tg.Guard("propagate")), scheduler=warm)
+    pipe = tg.attach(model, optimizers, tg.Plan(clip=clip, guard=tg.Guard("propagate")), scheduler=warm)
     bad = set(outlier_steps(run))
     losses: list[float] = []
     norms: list[float] = []
@@ -117,6 +119,18 @@ def train(run: Run) -> dict[str, Any]:
         "usual_norm": _rounded(statistics.median(norm for step, norm in enumerate(norms) if step not in bad)),
         "outlier_norm": _rounded(statistics.median(norms[step] for step in bad)) if bad else None,
     }
+
+
+def _optimizers(run: Run, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+    """AdamW for all, or Muon for the matrices of the layers and AdamW for what is left."""
+    parameters = dict(model.named_parameters())
+    matrices = [one for name, one in parameters.items() if one.ndim == 2 and name.startswith("encoder.")]
+    if run.muon_rate is None:
+        return [torch.optim.AdamW(parameters.values(), run.learning_rate, BETAS)]
+    taken = {id(one) for one in matrices}
+    rest = [one for one in parameters.values() if id(one) not in taken]
+    muon = torch.optim.Muon(matrices, lr=run.muon_rate, weight_decay=0.0)
+    return [muon, torch.optim.AdamW(rest, run.learning_rate, BETAS)]
 
 
 def spikes(losses: Sequence[float | None], clean: Sequence[float | None], outliers: Sequence[int]) -> dict[str, Any]:
