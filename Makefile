@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 VERSION ?=
 OTHER := .venv-torch-$(VERSION)
 
-.PHONY: help setup lab pdf test test-full test-torch check format bench docs clean
+.PHONY: help setup lab pdf test test-full test-torch check format docs release-check release clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -40,20 +40,31 @@ test-torch:      ## smoke, parity and unit tests on another torch, as in make te
 	OMP_NUM_THREADS=1 $(OTHER)/bin/python -m pytest -p no:cacheprovider -m 'not slow' -n 2 --dist loadfile \
 		tests/smoke tests/parity tests/tightgrad --ignore=tests/tightgrad/integrations
 
-check: $(READY)  ## ruff, mypy (strict on src), import contracts
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+check: $(READY)  ## ruff, mypy (strict on src), import contracts, links, spelling, prose
+	$(BIN)/ruff check src tests packages tools
+	$(BIN)/ruff format --check src tests packages tools
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell *.md docs src tests packages tools examples benchmarks
+	$(BIN)/python tools/check_prose.py
+	OMP_NUM_THREADS=1 $(BIN)/python tools/check_links.py
 
 format: $(READY) ## format the code
-	$(BIN)/ruff check --fix src tests
-	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests packages tools
+	$(BIN)/ruff format src tests packages tools
 
 docs: $(READY)   ## build the documentation site in site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m mkdocs build --strict --quiet
 	@echo site/index.html
 
+release-check: $(READY)  ## build the wheels, install them anew; print sizes, import time and what came of it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
+	$(BIN)/python packages/release.py check
+
+release: $(READY)  ## build and check what is uploaded, in dist/; CONTRIBUTING.md has the steps
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
+	$(BIN)/python packages/release.py build
+
 clean:           ## remove what the targets made
-	rm -rf $(VENV) .venv-torch-* runs report site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-torch-* dist runs report site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,7 +3,6 @@
 """
 
 import sys
-from importlib.metadata import version
 
 from tightgrad_lab.cli.extras import how_to_install
 
@@ -12,9 +11,6 @@ WRONG_ARGUMENTS = 2
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; with 2 if a package is missing."""
-    if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
-        print(f"tightgrad {version('tightgrad')}")
-        sys.exit(0)
     try:
         from tightgrad_lab.cli.app import main as run
 

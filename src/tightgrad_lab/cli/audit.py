@@ -33,33 +33,36 @@ class Template(StrEnum):
 def audit(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE.py] [-- ARGS]", help="The loop, see --template; or the script's arguments."),
+        typer.Argument(
+            metavar="[FILE.py] [-- ARGS]",
+            help="Audit the loop in this file (see --template), or pass these arguments to the script.",
+        ),
     ] = None,
     run: Annotated[str | None, typer.Option(metavar="SCRIPT.py", help="Run this script itself, unmodified.")] = None,
     module: Annotated[
-        str | None, typer.Option("-m", metavar="MODULE", help="Run a module, as `python -m` does.")
+        str | None, typer.Option("-m", metavar="MODULE", help="Run this module, as `python -m` does.")
     ] = None,
     ranks: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Local ranks to try, such as 1,2. If not given: 1,2 for a script; RANKS or 1,2,4 for a FILE."
-        ),
+        typer.Option(help="Try these numbers of local ranks. Default: 1,2 for a script; RANKS or 1,2,4 for a FILE."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps after which a script is stopped.")] = 6,
+    steps: Annotated[int, typer.Option(min=1, help="Stop a script after this many optimizer steps.")] = 6,
     batches: Annotated[
-        int | None, typer.Option(min=1, help="The most batches of one epoch, so that its end is seen.")
+        int | None, typer.Option(min=1, help="Cut epochs to this many batches, so that their end is seen.")
     ] = None,
     shrink: Annotated[
         list[str] | None,
-        typer.Option(metavar="module.Class:name=value,...", help="Arguments a class gets instead; may be repeated."),
+        typer.Option(
+            metavar="module.Class:name=value,...", help="Build a class with these arguments instead; may be repeated."
+        ),
     ] = None,
     stub: Annotated[
-        list[str] | None, typer.Option(help="Packages to replace by empty ones, if they are missing.")
+        list[str] | None, typer.Option(help="Replace these packages by empty ones if they are missing.")
     ] = None,
     repos: Annotated[
-        Path | None, typer.Option(help="With `audit board`: a folder of clones, to run its rows again.")
+        Path | None, typer.Option(help="Run the rows of `audit board` again, on clones in this folder.")
     ] = None,
-    template: Annotated[Template | None, typer.Option(help="Print a file to start from, and stop.")] = None,
+    template: Annotated[Template | None, typer.Option(help="Print a file to start from, and exit.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run [bold]your own training script[/] on local CPU ranks, and say what it makes each target count.

@@ -15,11 +15,13 @@ from tightgrad_lab.cli.options import Json
 from tightgrad_lab.cli.output import print_json
 
 THREADS_HELP = (
-    "Threads of this process; may be repeated. If not given: one, as a rank that shares its cores, and torch's own."
+    "Use this many threads; may be repeated. Default: one, as a rank that shares its cores has, and torch's number."
 )
-PAIRS_HELP = "Pairs of runs. If not given: 61 of clip_grad_norm, which tells 1 %, and 9 of the others."
+PAIRS_HELP = "Measure this many pairs of runs. Default: 61 of clip_grad_norm, which resolves 1 %, and 9 of the others."
 
-bench = typer.Typer(name="bench", help="Measure on this machine, peers side by side.", no_args_is_help=True)
+bench = typer.Typer(
+    name="bench", help="Measure TightGrad and its peers side by side on this machine.", no_args_is_help=True
+)
 
 
 bench.command()(accumulate)
@@ -32,8 +34,10 @@ bench.command()(scale)
 
 @bench.command()
 def clip(
-    size: Annotated[list[int] | None, typer.Option(help="Parameters; give it again for several sizes.")] = None,
-    tensors: Annotated[list[int] | None, typer.Option(help="Tensors they are spread over; may be repeated.")] = None,
+    size: Annotated[list[int] | None, typer.Option(help="Clip this many parameters; may be repeated.")] = None,
+    tensors: Annotated[
+        list[int] | None, typer.Option(help="Spread them over this many tensors; may be repeated.")
+    ] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help=PAIRS_HELP)] = None,
     threads: Annotated[list[int] | None, typer.Option(min=1, help=THREADS_HELP)] = None,
     row: Annotated[list[str] | None, typer.Option(help="Measure these rows only; may be repeated.")] = None,

@@ -10,15 +10,15 @@ from tightgrad_lab.cli.output import print_json
 from tightgrad_lab.cli.units import nbytes_text, seconds_text
 from tightgrad_lab.errors import ArgumentError
 
-ROUNDS_HELP = "How often each loop takes its turn: three steps, of which two count."
-FETCH_HELP = "When TightGrad fetches batches: 'window' (with the peers) or 'batch'; may be repeated. Both if none."
-WRAPPER_HELP = "plain, ddp, 'fsdp2 last' or 'fsdp2 every'; may be repeated. All if none."
+ROUNDS_HELP = "Give each loop this many turns of three steps, of which two count."
+FETCH_HELP = "Measure only this way to fetch batches: 'window' (with the peers) or 'batch'; may be repeated."
+WRAPPER_HELP = "Measure only this wrapper: plain, ddp, 'fsdp2 last' or 'fsdp2 every'; may be repeated."
 
 
 def accumulate(
     rounds: Annotated[int, typer.Option(min=2, help=ROUNDS_HELP)] = 31,
-    ranks: Annotated[int, typer.Option(min=2, help="Local ranks over gloo, for DDP and FSDP2.")] = 2,
-    repeats: Annotated[int, typer.Option(min=1, help="Fresh processes in which all is measured again.")] = 3,
+    ranks: Annotated[int, typer.Option(min=2, help="Start this many local ranks over gloo, for DDP and FSDP2.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Measure everything again in this many fresh processes.")] = 3,
     wrapper: Annotated[list[str] | None, typer.Option(help=WRAPPER_HELP)] = None,
     fetch: Annotated[list[str] | None, typer.Option(help=FETCH_HELP)] = None,
     as_json: Json = False,

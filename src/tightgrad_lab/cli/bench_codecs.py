@@ -12,9 +12,9 @@ from tightgrad_lab.cli.units import nbytes_text
 
 
 def codecs(
-    size: Annotated[int, typer.Option(min=1, help="Float32 numbers to encode.")] = 25_000_000,
-    repeats: Annotated[int, typer.Option(min=1, help="Counted runs of each codec.")] = 7,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of one process.")] = 1,
+    size: Annotated[int, typer.Option(min=1, help="Encode this many float32 numbers.")] = 25_000_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Count this many runs of each codec.")] = 7,
+    threads: Annotated[int, typer.Option(min=1, help="Let one process use this many threads.")] = 1,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:

@@ -10,10 +10,12 @@ from tightgrad_lab.cli.output import print_json
 
 
 def frameworks(
-    trees: Annotated[int, typer.Option(min=1, help="Random trees of gradients for each operation.")] = 20,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs.")] = 15,
-    seed: Annotated[int, typer.Option(min=0, help="Of the trees.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch; others take what the process may use.")] = 1,
+    trees: Annotated[int, typer.Option(min=1, help="Draw this many random sets of gradients for each operation.")] = 20,
+    repeats: Annotated[int, typer.Option(min=1, help="Time this many runs.")] = 15,
+    seed: Annotated[int, typer.Option(min=0, help="Draw the gradients with this seed.")] = 0,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Give torch this many threads; others take what the process may use.")
+    ] = 1,
     as_json: Json = False,
 ) -> None:
     """[bold]Clipping[/] in PyTorch, TensorFlow and JAX/optax, those installed, next to TightGrad's: results, time."""
@@ -38,7 +40,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("operation", "difference", "its error", "TightGrad's", "right at scales", "ms", "TightGrad's ms"):
+    for column in ("operation", "difference", "its error", "TightGrad's", "correct over", "ms", "TightGrad's ms"):
         table.add_column(column, justify="left" if column == "operation" else "right")
     for row in rows:
         table.add_row(

@@ -33,12 +33,16 @@ def parse_rate(text: str) -> int | None:
 
 def link(
     rate: Annotated[
-        list[str] | None, typer.Option(help="Of each link: 10mbit, 1gbit, unlimited; may be repeated.")
+        list[str] | None, typer.Option(help="Limit each link to this rate: 10mbit, 1gbit, unlimited; may be repeated.")
     ] = None,
-    ranks: Annotated[int, typer.Option(min=2, max=64, help="Processes, each in a network namespace.")] = 2,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each row that count.")] = 9,
-    seconds: Annotated[float, typer.Option(min=1.0, help="After which a row begins no further step.")] = 60.0,
-    row: Annotated[list[str] | None, typer.Option(help="Only this row; may be repeated.")] = None,
+    ranks: Annotated[
+        int, typer.Option(min=2, max=64, help="Start this many processes, each in a network namespace.")
+    ] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Measure this many steps of each row.")] = 9,
+    seconds: Annotated[
+        float, typer.Option(min=1.0, help="Begin no further step of a row after this many seconds.")
+    ] = 60.0,
+    row: Annotated[list[str] | None, typer.Option(help="Measure only this row; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
     """[bold]Training over slow links[/]: every recommended plan next to DDP, torch's hooks and no communication.
@@ -71,9 +75,12 @@ def link(
 
 def headline(
     draw: Annotated[
-        Path | None, typer.Option(help="Measure nothing: draw what an earlier run printed with --json.", dir_okay=False)
+        Path | None,
+        typer.Option(help="Draw what an earlier run printed with --json, and measure nothing.", dir_okay=False),
     ] = None,
-    out: Annotated[Path, typer.Option(help="With --draw: the figure, SVG or PNG.", dir_okay=False)] = FIGURE,
+    out: Annotated[
+        Path, typer.Option(help="Write the figure of --draw into this file, SVG or PNG.", dir_okay=False)
+    ] = FIGURE,
     as_json: Json = False,
 ) -> None:
     """[bold]A small GPT over 10 Mbit/s[/], dense and compressed, to the same loss. Takes about half an hour.

@@ -13,13 +13,19 @@ from tightgrad_lab.errors import ArgumentError
 
 
 def scale(
-    parameters: Annotated[float, typer.Option(min=1.0, help="Of the model.")] = 25e6,
-    step_seconds: Annotated[float, typer.Option(min=0.0, help="Of one rank's computing in a step.")] = 0.5,
-    rate: Annotated[str, typer.Option(help="Of a node's link to the others.")] = "10gbit",
-    latency_ms: Annotated[float, typer.Option(min=0.0, help="Of one message between nodes.")] = 0.05,
-    inside: Annotated[str, typer.Option(help="Of the link between ranks of a node.")] = "200gbit",
-    inside_latency_ms: Annotated[float, typer.Option(min=0.0, help="Of one message inside a node.")] = 0.01,
-    ranks_per_node: Annotated[int, typer.Option(min=1, help="Ranks of a node.")] = 8,
+    parameters: Annotated[float, typer.Option(min=1.0, help="Assume a model with this many parameters.")] = 25e6,
+    step_seconds: Annotated[
+        float, typer.Option(min=0.0, help="Assume that a rank computes this many seconds a step.")
+    ] = 0.5,
+    rate: Annotated[str, typer.Option(help="Assume this rate of a node's link to the others.")] = "10gbit",
+    latency_ms: Annotated[
+        float, typer.Option(min=0.0, help="Assume this latency of a message between nodes, in milliseconds.")
+    ] = 0.05,
+    inside: Annotated[str, typer.Option(help="Assume this rate of the link between ranks of a node.")] = "200gbit",
+    inside_latency_ms: Annotated[
+        float, typer.Option(min=0.0, help="Assume this latency of a message inside a node, in milliseconds.")
+    ] = 0.01,
+    ranks_per_node: Annotated[int, typer.Option(min=1, help="Put this many ranks on a node.")] = 8,
     as_json: Json = False,
 ) -> None:
     """The [bold]cost model to 4096 ranks[/]: two-shot, gather, hierarchical, PowerSGD, and where each stops paying.

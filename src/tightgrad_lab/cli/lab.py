@@ -22,25 +22,29 @@ LOCAL_RANKS = 2
 
 def lab(
     cases: Annotated[
-        list[str] | None, typer.Argument(metavar="[CASE]...", help=f"Case studies: {', '.join(CASES)}. All if none.")
+        list[str] | None,
+        typer.Argument(metavar="[CASE]...", help=f"Train these case studies: {', '.join(CASES)}. Default: all."),
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="N", help="Only this figure and table: 1 to 17, or a name; may be repeated."),
+        typer.Option(metavar="N", help="Measure only this figure and table, 1 to 17 or a name; may be repeated."),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="The full data, longer training, three seeds.")] = False,
-    variant: Annotated[str | None, typer.Option(help="One model and data set of a case, in all combinations.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Train on the full data, longer, with three seeds.")] = False,
+    variant: Annotated[str | None, typer.Option(help="Train only this model and data set of the case.")] = None,
     combination: Annotated[
-        list[str] | None, typer.Option(help="Only this combination, such as none or clip+compress; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Run only this combination, such as none or clip+compress; may be repeated."),
     ] = None,
     ranks: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Local ranks over gloo, {LOCAL_RANKS} if not given. torchrun brings its own."),
+        typer.Option(
+            min=1, help=f"Start this many local ranks over gloo. Default: {LOCAL_RANKS}. torchrun brings its own."
+        ),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each combination.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training data.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from a stopped run's newest checkpoint.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Measure also what has not changed.")] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Run each combination this many times.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Train for this many passes over the data.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from a stopped run's newest checkpoint.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure again what has not changed.")] = False,
     show: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Train nothing: show N predictions of a trained model.")
     ] = None,

@@ -1,10 +1,8 @@
 """`tightgrad methods`: what exists, when to use which, from the methods' own cards."""
 
-import inspect
-from dataclasses import MISSING, Field, asdict, fields
-from difflib import get_close_matches
+from dataclasses import asdict
 from itertools import groupby
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,69 +10,50 @@ from tightgrad_lab.cli.options import Json
 from tightgrad_lab.cli.output import print_json
 from tightgrad_lab.errors import ArgumentError
 
+if TYPE_CHECKING:
+    from tightgrad.core.card import MethodCard
+
 KEYS = ("id", "kind", "summary", "unbiased", "linear", "scope", "reference", "use_when", "avoid_when")
 
 
-Name = Annotated[str | None, typer.Argument(help="Explain one method: its id, such as topk.", show_default=False)]
+Name = Annotated[str | None, typer.Argument(help="Explain the method with this id, such as topk.", show_default=False)]
 
 
 def methods(name: Name = None, as_json: Json = False) -> None:
     """List the [bold]methods[/]: what each does, when to use it, and when not; or explain one."""
     from tightgrad.plan.registry import cards
+    from tightgrad_command.methods import card_of, explained
 
-    rows = [{key: asdict(card)[key] for key in KEYS} for card in cards()]
-    if name is not None:
-        rows = [row for row in rows if row["id"] == name] or _unknown(name, [row["id"] for row in rows])
+    try:
+        chosen = cards() if name is None else [card_of(name, cards())]
+    except LookupError as error:
+        raise ArgumentError(error.args[0]) from None
     if as_json:
-        print_json(rows)
+        print_json([{key: asdict(card)[key] for key in KEYS} for card in chosen])
     elif name is not None:
-        _explain(rows[0])
+        print(explained(name))
     else:
-        _print_table(rows)
+        _print_table(chosen)
 
 
-def _unknown(name: str, ids: list[str]) -> list[dict[str, Any]]:
-    """Raise `ArgumentError` with the ids that are nearest."""
-    near = get_close_matches(name, ids) or ids
-    raise ArgumentError(f"no method has the id {name!r}; {', '.join(near)} {'is' if len(near) == 1 else 'are'} known.")
-
-
-def _explain(row: dict[str, Any]) -> None:
-    """Print a method's card, and the documentation of its class with settings and example."""
-    from tightgrad.plan.registry import method
-
-    cls = method(row["id"])
-    facts = (row["kind"], row["scope"], "unbiased" if row["unbiased"] else "", "linear" if row["linear"] else "")
-    package = ".".join(cls.__module__.split(".")[:2])
-    print(f"{row['id']} ({', '.join(filter(None, facts))}): {row['summary']}\n")
-    print(f"use when    {row['use_when']}\navoid when  {row['avoid_when']}\nfrom        {row['reference']}\n")
-    print(f"{package}.{cls.__name__}({', '.join(map(_setting, fields(cls)))})\n\n{inspect.getdoc(cls)}")
-
-
-def _setting(field: Field[Any]) -> str:
-    """Return a setting with its default as one writes it."""
-    if field.default_factory is not MISSING:
-        return f"{field.name}={field.default_factory()!r}"
-    return field.name if field.default is MISSING else f"{field.name}={field.default!r}"
-
-
-def _print_table(rows: list[dict[str, Any]]) -> None:
+def _print_table(cards: "list[MethodCard]") -> None:
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from tightgrad_command.methods import facts
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("method", style="bold", no_wrap=True)
     table.add_column("what it does, [green]+ use when[/], [yellow]- avoid when[/]")
-    for kind, group in groupby(rows, key=lambda row: row["kind"]):
-        for row in group:
-            facts = (row["scope"], "unbiased" if row["unbiased"] else "", "linear" if row["linear"] else "")
+    for kind, group in groupby(cards, key=lambda card: card.kind):
+        for card in group:
             about = (
-                f"{escape(row['summary'])} [dim]({', '.join(filter(None, facts))})[/]",
-                f"[green]+ {escape(row['use_when'])}[/]",
-                f"[yellow]- {escape(row['avoid_when'])}[/]",
+                f"{escape(card.summary)} [dim]({', '.join(facts(card))})[/]",
+                f"[green]+ {escape(card.use_when)}[/]",
+                f"[yellow]- {escape(card.avoid_when)}[/]",
             )
-            table.add_row(f"{row['id']}\n[dim]{kind}[/]", "\n".join(about))
+            table.add_row(f"{card.id}\n[dim]{kind}[/]", "\n".join(about))
         table.add_section()
     Console().print(table)

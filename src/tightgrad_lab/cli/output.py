@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def print_json(rows: Sequence[dict[str, Any]], about: dict[str, object] | None = None, **more: object) -> None:
-    """Print one object: the environment, the rows, and what else there is."""
+    """Print one object: the environment, the rows and `more`."""
     print(json.dumps({"environment": about or environment(), "rows": list(rows), **more}, indent=2, allow_nan=False))
 
 

@@ -18,20 +18,29 @@ if TYPE_CHECKING:
 
 def plan(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE.py]", help="Model, micro-batches and loss, as for `audit`.")
+        Path | None,
+        typer.Argument(metavar="[FILE.py]", help="Take model, micro-batches and loss from this file, as `audit` does."),
     ] = None,
-    parameters: Annotated[float, typer.Option(min=1.0, help="Without FILE: of the model.")] = 7e6,
+    parameters: Annotated[
+        float, typer.Option(min=1.0, help="Assume a model with this many parameters, where no FILE is given.")
+    ] = 7e6,
     step_seconds: Annotated[
-        float, typer.Option(min=0.0, help="Without FILE: of one rank's computing in a step.")
+        float,
+        typer.Option(min=0.0, help="Assume that a rank computes this many seconds a step, where no FILE is given."),
     ] = 0.5,
     ranks: Annotated[
-        int | None, typer.Option(min=2, max=64, help="Local ranks, or with --rate imagined ones; 2 if not given.")
+        int | None,
+        typer.Option(min=2, max=64, help="Start this many local ranks, or assume them with --rate. Default: 2."),
     ] = None,
-    rate: Annotated[str | None, typer.Option(help="Of a link that is not measured: 10mbit, 1gbit.")] = None,
-    latency_ms: Annotated[float, typer.Option(min=0.0, help="With --rate: of one message, in milliseconds.")] = 0.2,
+    rate: Annotated[
+        str | None, typer.Option(help="Assume a link of this rate, such as 10mbit or 1gbit, instead of measuring one.")
+    ] = None,
+    latency_ms: Annotated[
+        float, typer.Option(min=0.0, help="Assume this latency of a message in milliseconds, with --rate.")
+    ] = 0.2,
     memory_gb: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Memory per rank in GB. Default: this machine's memory / ranks."),
+        typer.Option(min=0.0, help="Assume this memory per rank in GB. Default: this machine's memory / ranks."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the recommended plan here, as JSON.", dir_okay=False)] = None,
     as_json: Json = False,

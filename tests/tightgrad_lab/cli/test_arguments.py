@@ -1,10 +1,12 @@
 """What a person sees who types something wrong: one line that says what and what instead, and exit code 2."""
 
+import re
 import subprocess
 import sys
 from importlib.metadata import version
 
 import pytest
+import typer.main
 
 from tightgrad_lab.cli import app as cli
 from tightgrad_lab.errors import RunError
@@ -84,3 +86,28 @@ def test_a_group_without_a_command_prints_its_help(group, capsys):
     shown = capsys.readouterr()
     assert f"Usage: tightgrad {group}" in shown.out
     assert shown.err.startswith(f"tightgrad: tightgrad {group} needs one of its commands: ")
+
+
+VERB = re.compile(
+    r"(Assume|Audit|Begin|Build|Clip|Continue|Count|Cut|Draw|Encode|Explain|Fetch|Give|Grade|Keep|Let|Limit|Measure|Print|"
+    r"Put|Read|Replace|Run|Spread|Start|Stop|Take|Time|Train|Try|Use|Write|Show|Also) "
+)
+
+
+def options(command, path="tightgrad"):
+    """Every option and argument of a command and of those below it, with its help."""
+    for parameter in command.params:
+        if getattr(parameter, "help", None) and not parameter.name.endswith(("_completion", "help")):
+            yield f"{path} {parameter.name}", parameter.help
+    for name, child in getattr(command, "commands", {}).items():
+        yield from options(child, f"{path} {name}")
+
+
+def test_options_and_commands_are_explained_by_sentences():
+    """Each says what to do or what it does: a verb first, a capital letter, a full stop."""
+    said = dict(options(typer.main.get_command(cli.app)))
+    assert len(said) > 60
+    for name, text in said.items():
+        assert VERB.match(text), f"{name}: {text}"
+        assert len(text.split()) > 3, f"{name}: {text}"
+        assert text.endswith("."), f"{name}: {text}"

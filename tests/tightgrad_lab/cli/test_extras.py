@@ -24,7 +24,7 @@ PROGRAM = """
 import sys
 for name in {missing!r}:
     sys.modules[name] = None  # importing it raises ModuleNotFoundError
-from tightgrad_lab.cli import main
+from tightgrad_command import main
 main({arguments!r})
 """
 

@@ -1,0 +1,65 @@
+"""The command as `pip install tightgrad` brings it, without the lab."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from tightgrad.plan.registry import cards
+
+PROGRAM = """
+import sys
+if {without!r}:
+    class Missing:
+        def find_spec(self, name, path=None, target=None):
+            if name in {without!r}:
+                raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+    sys.meta_path.insert(0, Missing())
+from tightgrad_command import main
+main([*{arguments!r}])
+"""
+ALONE = ("tightgrad_lab", "typer", "rich", "click")
+
+
+def run(*arguments, without=ALONE):
+    code = PROGRAM.format(arguments=arguments, without=without)
+    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+
+
+def test_the_version_needs_neither_lab_nor_torch():
+    done = run("--version", without=(*ALONE, "torch"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"tightgrad {version('tightgrad')}\n", "")
+
+
+def test_methods_are_listed_and_explained():
+    listed = run("methods")
+    assert listed.returncode == 0, listed.stderr
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == [card.id for card in cards()]
+    explained = run("methods", "topk")
+    assert explained.returncode == 0, explained.stderr
+    for part in ("topk (codec, tensor)", "use when", "avoid when", "codecs.TopK(density", "Examples:", ">>>"):
+        assert part in explained.stdout
+
+
+def test_an_unknown_method_is_answered_with_the_nearest():
+    done = run("methods", "topkk")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("tightgrad: no method has the id 'topkk'; topk")
+
+
+@pytest.mark.parametrize("arguments", ["", "--help", "lab", "doctor x", "methods --json", "methods a b"])
+def test_everything_else_says_what_installs_it(arguments):
+    done = run(*arguments.split(), without=(*ALONE, "torch"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'tightgrad[lab]'" in done.stderr
+
+
+def test_with_the_lab_it_does_the_rest_and_a_fault_of_the_lab_is_not_taken_for_its_absence():
+    done = run("report", "--help", without=())
+    assert done.returncode == 0, done.stderr
+    assert "Usage: tightgrad report" in done.stdout
+    broken = run("report", "--help", without=("tightgrad_lab.cli.extras",))
+    assert broken.returncode == 1
+    assert "No module named 'tightgrad_lab.cli.extras'" in broken.stderr
