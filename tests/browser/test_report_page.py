@@ -132,6 +132,36 @@ def test_a_link_to_what_stands_elsewhere_leads_to_the_whole_book(chromium: Any, 
         page.close()
 
 
+def test_a_question_works_by_keyboard_and_unfolds_in_print(chromium: Any, built: Path) -> None:
+    page = Opened(chromium, built / PAGES["zh"], 1400, "light").page
+    shown = "() => [...document.querySelectorAll('#ask-combinations-figure details p')].filter((p) => "
+    shown += "p.checkVisibility({ contentVisibilityAuto: true })).length"
+    try:
+        order = ["ask-combinations-figure", "figure13", "ask-combinations-table", "words13"]
+        ids = page.evaluate("[...document.querySelectorAll('[id]')].map((one) => one.id)")
+        assert [one for one in ids if one in order] == order
+        assert page.evaluate(shown) == 0
+        choices = page.locator("#ask-combinations-figure .choices summary")
+        choices.first.focus()
+        page.keyboard.press("Enter")
+        assert page.evaluate(shown) == 1
+        assert page.locator("#ask-combinations-figure .choices p").first.inner_text().startswith("不对。")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Space")
+        assert page.locator("#ask-combinations-figure .choices p").nth(1).inner_text().startswith("对，")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        assert page.locator("#ask-combinations-figure .reveal p").is_visible()
+        page.reload()
+        page.emulate_media(media="print")
+        heights = "() => [...document.querySelectorAll('.ask details p')].map((p) => p.getBoundingClientRect().height)"
+        assert min(page.evaluate(heights)) > 10
+        assert page.locator(".ask .hint").first.is_hidden()
+    finally:
+        page.close()
+
+
 def test_prints_on_white_paper(chromium: Any, built: Path) -> None:
     page = Opened(chromium, built / PAGES["zh"], 1400, "dark").page
     try:

@@ -12,6 +12,7 @@ from tightgrad_lab import instruments
 from tightgrad_lab.report import environment, faq, figures, papers, summary
 from tightgrad_lab.report.book.chapters import numbers_label
 from tightgrad_lab.report.book.library import Library
+from tightgrad_lab.report.book.prediction_facts import PREDICTED
 from tightgrad_lab.report.claims import judged
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.model import FigureSpec, Pair, Table
@@ -162,6 +163,7 @@ def _content(folder: Runs, texts: Texts, shown: list[Shown]) -> dict[str, Any]:
         "terms": library.terms(),
         "symbols": library.symbols(),
         "shown": {one.pair.name: one for one in shown},
+        "asked": {where: found for where in PREDICTED if (found := library.asked(*where))},
         "numbers": NUMBERS,
         "numbers_label": numbers_label,
         "headline": summary.headline(folder, texts),

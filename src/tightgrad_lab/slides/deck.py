@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -10,6 +10,7 @@ from markupsafe import Markup
 from tightgrad_lab.instruments import NAMES, instrument, title
 from tightgrad_lab.report import papers
 from tightgrad_lab.report.book.library import Library, ShownChapter, ShownSection
+from tightgrad_lab.report.book.predictions import Asked
 from tightgrad_lab.report.claims import judged
 from tightgrad_lab.report.environment import environments
 from tightgrad_lab.report.files import Runs
@@ -18,7 +19,7 @@ from tightgrad_lab.report.results import PUBLISHED
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.slides.outline import PAPERS
 from tightgrad_lab.slides.plates import plates, sentences
-from tightgrad_lab.slides.script import Spoken, lessons
+from tightgrad_lab.slides.script import Lesson, Spoken, lessons
 
 PAIR = {pair.name: pair for pair in PAIRS}
 
@@ -55,6 +56,7 @@ class Deck:
         self.library = Library(runs, texts)
         self.chapters = self.library.chapters()
         self.lessons = lessons(texts.language)
+        self._questions_asked: dict[str, Asked | None] = {}
 
     def slides(self) -> list[Slide]:
         """Every slide, in the order in which it is shown."""
@@ -84,6 +86,9 @@ class Deck:
                     if self.texts.language == "zh"
                     else (f"{chapter.number}. {chapter.title}")
                 )
+                if part == "points" and (asked := self._asked(place)):
+                    before, spoken = _split(spoken, self.words("predict.notes"))
+                    yield Slide(before, "predict", f"{place} {section.title}", above, {"asked": asked})
                 seen, measured = sentences(section)
                 in_words = shown[place].table is not None and shown[place].table.kind == "words"
                 content = {
@@ -98,6 +103,13 @@ class Deck:
         number, _, section = place.partition(".")
         chapter = self.chapters[int(number) - 1]
         return chapter, chapter.sections[int(section) - 1]
+
+    def _asked(self, place: str) -> Asked | None:
+        """The question that is put before the figure of a heading."""
+        if place not in self._questions_asked:
+            pair = self._section(place)[1].section.pairs[0]
+            self._questions_asked[place] = self.library.asked(pair, "figure")
+        return self._questions_asked[place]
 
     def _paper(self, place: str) -> papers.Paper:
         return next(paper for paper in papers.course_papers() if paper.role == PAPERS[place])
@@ -132,7 +144,8 @@ class Deck:
     def _plan(self) -> tuple[str, dict[str, Any]]:
         rows, first = [], 1
         for lesson in self.lessons:
-            last = first + len(lesson.slides) - 1
+            questions = sum(bool(self._asked(place)) for place in _places(lesson))
+            last = first + len(lesson.slides) + questions - 1
             parts = dict.fromkeys(self._named(spoken) for spoken in lesson.slides)
             rows.append((lesson, [one for one in parts if one], first, last))
             first = last + 1
@@ -161,6 +174,17 @@ class Deck:
     def _questions(self) -> tuple[str, dict[str, Any]]:
         title, _, questions = self.library.questions()
         return title, {"questions": questions}
+
+
+def _places(lesson: Lesson) -> list[str]:
+    """The headings whose figure a lesson shows."""
+    return [one.name.partition(" ")[0] for one in lesson.slides if one.name.endswith(" points")]
+
+
+def _split(spoken: Spoken, notes: str) -> tuple[Spoken, Spoken]:
+    """Take a minute of a slide for the question before it."""
+    question = replace(spoken, name=spoken.name.replace("points", "predict"), minutes=1, points=(), notes=(notes,))
+    return question, replace(spoken, starts=spoken.starts + 1, minutes=spoken.minutes - 1)
 
 
 def _first(tag: str, html: Markup) -> Markup:

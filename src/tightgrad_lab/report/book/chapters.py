@@ -14,6 +14,7 @@ the course's order; `###` headings name the parts of a section. Beyond Markdown 
 - `@missing name`: the paragraph that follows is shown if it does not exist;
 - `::: kind` ... `:::`: a box: goals, example, course, we, literature; `::: predict Question` folds its answer.
 
+Questions to answer before a figure or table stand in `predictions.md`; the module `predictions` says how.
 The tables in words stand in `tables.md`: `# name` of the pair, then a Markdown table; a cell `@name sentence` is filled
 in.
 """

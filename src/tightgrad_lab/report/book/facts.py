@@ -29,11 +29,15 @@ def _judged(claim: str, key: str) -> Measure:
     return lambda runs: next((one for one in JUDGES[claim](runs).findings if one.key == key), None)
 
 
-def _result(name: str, facts: Callable[[Result], dict[str, Fact]]) -> Measure:
-    """Facts of the best result of an experiment."""
+def of_result(
+    name: str,
+    facts: Callable[[Result], dict[str, Fact] | None],
+    read: Callable[[Path, str], Result | None] = read_best,
+) -> Measure:
+    """Facts of a result of an experiment: of the one that says most, if not told which; None if they say nothing."""
 
     def measure(runs: Runs) -> Finding | None:
-        result = read_best(runs.root, name)
+        result = read(runs.root, name)
         if result is None:
             return None
         try:
@@ -44,7 +48,7 @@ def _result(name: str, facts: Callable[[Result], dict[str, Fact]]) -> Measure:
             )
             again = schema.command(name, full=result.is_full)
             raise ReportError(f"{result.path}: {missing} is not in it. Delete it and run `{again}` again.") from error
-        return Finding("", "open", found, name, result.source)
+        return None if found is None else Finding("", "open", found, name, result.source)
 
     return measure
 
@@ -237,28 +241,28 @@ def _number(path: Path, key: str, one: Mapping[str, Any]) -> Number:
 
 
 MEASURED: dict[str, Measure] = {
-    "turn": _result("clip_geometry", _turn),
+    "turn": of_result("clip_geometry", _turn),
     "diverged": _judged("explode", "found.diverge"),
     "order": _judged("explode", "found.order"),
-    "largest_norms": _result("temporal_order", _largest_norms),
+    "largest_norms": of_result("temporal_order", _largest_norms),
     "exact": _judged("large_batch", "found.exact"),
     "window_memory": _judged("memory", "found.window_memory"),
-    "memory": _result("accumulation_memory", _memory),
-    "families": _result("codec_gallery", _families),
+    "memory": of_result("accumulation_memory", _memory),
+    "families": of_result("codec_gallery", _families),
     "links": _judged("efficiency", "found.links"),
     "slowest_link": _judged("compressed_convergence", "found.seconds"),
     "spikes": _judged("stable", "found.spikes"),
     "adaptive": _judged("stable", "found.adaptive"),
-    "room": _result("loss_spikes", _room),
-    "clip_cost": _result("clip_stages", _clip_cost),
-    "batches": _result("large_batches", _batches),
+    "room": of_result("loss_spikes", _room),
+    "clip_cost": of_result("clip_stages", _clip_cost),
+    "batches": of_result("large_batches", _batches),
     "steps": _judged("convergence", "found.steps"),
     "samples": _judged("convergence", "found.samples"),
-    "windows": _result("window_states", _windows),
-    "feedback": _result("accuracy_vs_bytes", _feedback),
-    "stages": _result("encode_timeline", _stages),
+    "windows": of_result("window_states", _windows),
+    "feedback": of_result("accuracy_vs_bytes", _feedback),
+    "stages": of_result("encode_timeline", _stages),
     "combined_time": _judged("combined", "found.combined.time"),
-    "cured": _result("common_failures", _cured),
+    "cured": of_result("common_failures", _cured),
     "image": _case("image", "image_case"),
     "text": _case("text", "language_cases"),
     "translation": _case("translation", "language_cases"),
@@ -267,5 +271,5 @@ MEASURED: dict[str, Measure] = {
     "critical_batch": _stated("critical_batch", "large_batches"),
     "muon": _stated("muon", "loss_spikes"),
     "combinations": table_facts.combinations,
-    **{name: _result(pair, facts) for name, (pair, facts) in table_facts.ROWS.items()},
+    **{name: of_result(pair, facts) for name, (pair, facts) in table_facts.ROWS.items()},
 }

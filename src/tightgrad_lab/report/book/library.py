@@ -12,6 +12,8 @@ from tightgrad_lab.report.book.facts import MEASURED
 from tightgrad_lab.report.book.glossary import known_symbols, terms
 from tightgrad_lab.report.book.markdown import Renderer
 from tightgrad_lab.report.book.mathematics import mathml
+from tightgrad_lab.report.book.prediction_facts import PREDICTED
+from tightgrad_lab.report.book.predictions import PICK, Asked, read_predictions
 from tightgrad_lab.report.claims.judgement import Finding
 from tightgrad_lab.report.claims.words import shown
 from tightgrad_lab.report.course import COURSE, Section
@@ -148,19 +150,41 @@ class Library:
         finding = self.finding(name)
         if finding is None:
             return None
-        if unknown := set(re.findall(r"\{(\w+)\}", template)) - finding.facts.keys():
-            raise ReportError(
-                f"@measured {name} has no {', '.join(sorted(unknown))}; its facts are {', '.join(finding.facts)}."
-            )
-        facts = {key: self.renderer.hold(shown(fact, self.texts)) for key, fact in finding.facts.items()}
-        filled = re.sub(r"\{(\w+)\}", lambda match: facts[match[1]], template)
-        return filled + self.renderer.hold(self._origin(finding))
+        return self._filled(f"@measured {name}", finding, template) + self.renderer.hold(self._origin(finding))
 
-    def _origin(self, finding: Finding) -> Markup:
+    def asked(self, pair: str, place: str) -> Asked | None:
+        """The question in front of a pair's figure or table; None if there is none, or nothing measured its answer."""
+        question = read_predictions(self.texts.language).get((pair, place))
+        finding = PREDICTED[pair, place](self.runs) if question else None
+        right = question.right(finding.facts[PICK]) if question and finding else None
+        if question is None or finding is None or right is None:
+            return None
+
+        def said(text: str) -> Markup:
+            return self.renderer.inline(self._filled(f"predictions.md: {pair} {place}", finding, text))
+
+        choices = []
+        for letter, one in zip("ABCD", question.choices, strict=False):
+            found = self.texts("predict.right") if one is right else one.why or self.texts("predict.expected")
+            choices.append((letter, said(one.text), one is right, said(found)))
+        because = "" if right.why else ("" if self.texts.language == "zh" else " ") + question.because
+        answer = said(question.measured + because) + self._origin(finding, place)
+        return Asked(said(question.question), tuple(choices), answer)
+
+    def _filled(self, what: str, finding: Finding, template: str) -> str:
+        """The template with the facts that it names."""
+        if unknown := set(re.findall(r"\{(\w+)\}", template)) - finding.facts.keys():
+            raise ReportError(f"{what} has no {', '.join(sorted(unknown))}; its facts are {', '.join(finding.facts)}.")
+        facts = {key: self.renderer.hold(shown(fact, self.texts)) for key, fact in finding.facts.items()}
+        return re.sub(r"\{(\w+)\}", lambda match: facts[match[1]], template)
+
+    def _origin(self, finding: Finding, place: str = "table") -> Markup:
         """Where the numbers of a sentence stand, and whose machine measured them if it was another one."""
         number = NUMBERS[finding.pair]
-        label = chapters.numbers_label(finding.pair, self.texts).replace(" ", units.NBSP)
-        link = Markup('<a href="#pair{}">{}</a>').format(number, label)
+        label = chapters.numbers_label(finding.pair, self.texts)
+        if place == "figure":
+            label = self.texts("figure.label", label=number)
+        link = Markup('<a href="#pair{}">{}</a>').format(number, label.replace(" ", units.NBSP))
         results = [read(self.runs.root, finding.pair) for read in (read_best, read_result)]
         result = next((one for one in results if one and one.source == finding.source), None)
         text = self.texts.html("evidence.origin", table=link)
