@@ -1,7 +1,7 @@
 """What verbs share in talking: JSON on stdout, the report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,9 @@ def build_report(runs: Path, report: Path) -> Path:
     Raises:
         LabError: it cannot be built from what is under `runs`.
     """
-    from tightgrad_lab.report import ReportError, build
+    from tightgrad_lab.report import build
 
-    try:
-        return build(runs, report)[0]
-    except ReportError as error:
-        raise LabError(str(error)) from error
+    return _built(build, runs, report)[0]
 
 
 def build_slides(runs: Path, report: Path) -> list[Path]:
@@ -44,8 +41,24 @@ def build_slides(runs: Path, report: Path) -> list[Path]:
     Raises:
         LabError: they cannot be built from what is under `runs`.
     """
-    from tightgrad_lab.report import ReportError
     from tightgrad_lab.slides import build
+
+    return _built(build, runs, report)
+
+
+def build_powerpoint(runs: Path, report: Path) -> list[Path]:
+    """Build the lecture's PowerPoint files beside the report; return them.
+
+    Raises:
+        LabError: they cannot be built from what is under `runs`, or python-pptx is not installed.
+    """
+    from tightgrad_lab.slides.powerpoint import build_powerpoint as build
+
+    return _built(build, runs, report)
+
+
+def _built(build: Callable[[Path, Path], list[Path]], runs: Path, report: Path) -> list[Path]:
+    from tightgrad_lab.report import ReportError
 
     try:
         return build(runs, report)

@@ -80,6 +80,10 @@ def style() -> Iterator[None]:
         yield
 
 
+PART = "part"
+"""The gid of the heading of a tall figure's second part; a slide, which is wide, cuts the figure above it."""
+
+
 def canvas(width: float, height: float) -> Figure:
     """An empty figure of a size in inches."""
     figure = Figure(figsize=(width, height))

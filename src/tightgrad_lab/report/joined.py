@@ -77,6 +77,5 @@ def draw(figure: Figure, rows: Sequence[Row], names: Mapping[str, str], texts: T
         figures.inch_line(figure, [x], [top - 0.44], **mark, markersize=5.5, linestyle="none")
         figures.inch_text(figure, x + 0.1, top - 0.44, name, figures.SIZE_SMALL, va="center")
         x += 0.1 + figures.text_size(figure, name, figures.SIZE_SMALL)[0] + 0.22
-    figures.inch_text(
-        figure, 0.1, top - room + 0.12, texts("accuracy_vs_bytes.figure.b"), figures.SIZE_SMALL, va="center"
-    )
+    said = texts("accuracy_vs_bytes.figure.b")
+    figures.inch_text(figure, 0.1, top - room + 0.12, said, figures.SIZE_SMALL, va="center", gid=figures.PART)

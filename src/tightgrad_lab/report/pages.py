@@ -108,6 +108,7 @@ def render(folder: Runs, texts: Texts, shown: list[Shown]) -> dict[str, str]:
             following=neighbour(place + 1),
             contents_page=file_name(CONTENTS, texts.language),
             whole_page=file_name(WHOLE, texts.language),
+            slides_page=f"slides.{texts.language}.html",
             other=other,
             other_page=file_name(name, other.language),
         )

@@ -104,7 +104,8 @@ def task(figure: Figure, case: str, texts: Texts, layout: Layout) -> None:
     for begin, end in pairwise(nodes):
         chart.arrow(figure, chart.between(begin, end))
     for key, y in (("task", top - 0.18), ("step", top - room + 0.12)):
-        figures.inch_text(figure, 0.1, y, texts(f"case.part.{key}"), figures.SIZE_SMALL, va="center")
+        said, part = texts(f"case.part.{key}"), figures.PART if key == "step" else None
+        figures.inch_text(figure, 0.1, y, said, figures.SIZE_SMALL, va="center", gid=part)
 
 
 def flow_figure(study: Study, case: Case, texts: Texts) -> FigureSpec | None:

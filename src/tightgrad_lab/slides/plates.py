@@ -1,11 +1,15 @@
 """A heading's figure and table as a slide shows them, and the sentences that the book has about them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from markupsafe import Markup
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from tightgrad_lab.report import figures
 from tightgrad_lab.report.book.library import Library, ShownSection
@@ -17,22 +21,23 @@ from tightgrad_lab.report.texts import Texts
 Row = TypeVar("Row")
 MOST_ROWS, FEW_ROWS = 8, 6
 """A table of at most so many rows is shown whole; of a longer one so few. The browser leaves out what does not fit."""
-FLAT = 1.75
-"""Width over height from which on a figure fills the slide's width; a taller one stands beside its points."""
+FLAT, TALL = 1.75, 1.3
+"""Width over height from which on a figure fills the slide's width; a taller one stands beside its points, and one that
+is taller still is cut into two parts, which stand side by side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure, drawn."""
+    """A figure, drawn: in one part, or in an upper and a lower one."""
 
     item: FigureSpec
-    svg: Markup
+    parts: tuple[Markup, ...]
     ratio: float
 
     @property
     def beside(self) -> bool:
         """Whether the points stand beside it."""
-        return self.ratio < FLAT
+        return len(self.parts) == 1 and self.ratio < FLAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +75,50 @@ def few(rows: Sequence[Row]) -> list[Row]:
 def _drawing(item: FigureSpec, texts: Texts) -> Drawing:
     with figures.style():
         drawn = item.draw(texts, WIDE)
-        svg = figures.inline_svg(figures.to_svg(drawn), f"slide-{item.slug}", item.alt)
+        parts = [part(drawn, f"slide-{item.slug}-{number}", item.alt, band) for number, band in enumerate(bands(drawn))]
     width, height = drawn.get_size_inches()
-    return Drawing(item, svg, float(width / height))
+    return Drawing(item, tuple(parts), float(width / height))
+
+
+def bands(figure: Figure) -> list[tuple[float, float]]:
+    """Return from which height to which the parts of a figure reach, in inches, the upper one first."""
+    width, height = (float(one) for one in figure.get_size_inches())
+    place = cut(figure) if width / height < TALL else None
+    return [(0.0, height)] if place is None else [(place, height), (0.0, place)]
+
+
+def _boxes(figure: Figure) -> list[tuple[Artist, float, float]]:
+    """What is drawn in a figure, and from which height to which it reaches, in inches."""
+    agg: Any = figure.canvas
+    renderer = agg.get_renderer()
+    boxes = [(one, one.get_tightbbox(renderer)) for one in figure.get_children() if one is not figure.patch]
+    return [(one, float(box.y0) / figure.dpi, float(box.y1) / figure.dpi) for one, box in boxes if box is not None]
+
+
+def cut(figure: Figure) -> float | None:
+    """Return the height in inches at which a figure is cut in two: just above what is marked as its second part."""
+    return next((high + 0.05 for one, _, high in _boxes(figure) if one.get_gid() == figures.PART), None)
+
+
+@contextmanager
+def within(figure: Figure, band: tuple[float, float]) -> Iterator[Bbox]:
+    """Hide what lies outside a band of heights, in inches; yields the band as a box."""
+    low, high = band
+    hidden = [one for one, y0, y1 in _boxes(figure) if one.get_visible() and not low <= (y0 + y1) / 2 <= high]
+    for one in hidden:
+        one.set_visible(False)
+    yield Bbox([[0.0, low], [figure.get_figwidth(), high]])
+    for one in hidden:
+        one.set_visible(True)
+
+
+def part(figure: Figure, prefix: str, alt: str, band: tuple[float, float]) -> Markup:
+    """Draw what lies in a band of heights, in inches, and nothing else."""
+    with within(figure, band) as box:
+        svg = figures.inline_svg(figures.to_svg(figure), prefix, alt)
+    view = (0.0, figure.get_figheight() - box.y1, box.width, box.height)
+    shown = " ".join(f"{72 * one:.2f}" for one in view)
+    return Markup(re.sub(r'viewBox="[^"]+"', f'viewBox="{shown}"', svg, count=1))
 
 
 def sentences(section: ShownSection) -> tuple[Markup, list[Markup]]:

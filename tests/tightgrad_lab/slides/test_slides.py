@@ -15,7 +15,7 @@ from tightgrad_lab.report.papers import course_papers
 from tightgrad_lab.report.texts import load
 from tightgrad_lab.slides import reveal, script
 from tightgrad_lab.slides.outline import PAPERS
-from tightgrad_lab.slides.plates import few
+from tightgrad_lab.slides.plates import cut, few, part
 from tightgrad_lab.slides.words import load_words
 
 LANGUAGES = ("en", "zh")
@@ -82,6 +82,39 @@ def test_what_is_not_measured_says_the_command(built: dict[str, str], language: 
     assert "{" not in re.sub(r"<(style|script)>.*?</\1>|<svg.*?</svg>", "", html, flags=re.DOTALL).replace(
         "{count}", ""
     ).replace("{shown}", "")
+
+
+def test_a_tall_figure_is_cut_above_its_second_part_and_nothing_is_lost() -> None:
+    figure = figures.canvas(7.6, 7.6)
+    for number, y in enumerate((7.0, 5.0, 3.0)):
+        figures.inch_text(figure, 0.1, y, f"line {number}", gid=figures.PART if number == 1 else None)
+    place = cut(figure)
+    assert place is not None
+    assert 5.0 < place < 7.0
+    parts = [part(figure, "p", "alt", band) for band in ((place, 7.6), (0.0, place))]
+    assert [[f"line {number}" in one for number in range(3)] for one in parts] == [
+        [True, False, False],
+        [False, True, True],
+    ]
+    heights = [float(re.search(r'viewBox="0 \S+ \S+ (\S+)"', one)[1]) for one in parts]  # type: ignore[index]
+    assert sum(heights) == pytest.approx(7.6 * 72, abs=0.1)
+    assert cut(figures.canvas(7.6, 7.6)) is None
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_question_stands_on_the_slide_before_the_figure(built: dict[str, str], language: str) -> None:
+    html = built[f"slides.{language}.html"]
+    names = re.findall(r'<section id="(\S+)" data-timing="(\d+)"', html)
+    order = [name for name, _ in names]
+    assert order.index("s7-1-predict") + 1 == order.index("s7-1-points")
+    assert sum(int(seconds) for _, seconds in names) == 4 * 45 * 60
+    slide = html[html.index('id="s7-1-predict"') :].partition("</section>")[0]
+    shown, _, notes = slide.partition("<aside")
+    assert 'class="letter">C' in shown
+    assert load(language)("predict.right") not in shown
+    assert load(language)("predict.right") in notes
+    last = re.findall(r'class="range">\D*\d+\D+(\d+)', html)[-1]
+    assert int(last) == len(names)
 
 
 def test_few_rows_come_from_all_over_a_table() -> None:

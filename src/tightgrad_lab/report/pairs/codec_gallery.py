@@ -62,6 +62,8 @@ def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
         y -= head + panel
         axes = _bars(figure, (left, y, width, panel), family["strip"], figures.COLORS["compress"], most)
         axes.step(range(len(before)), before, where="mid", color=figures.MUTED, linewidth=0.5)
+        if name == names[len(names) // 2]:
+            axes.set_gid(figures.PART)
         _name(figure, family, texts, narrow, (left, y, panel))
         rest = [value - kept for value, kept in zip(before, family["strip"], strict=True)]
         _bars(figure, (left, y - gap - panel, width, panel), rest, figures.LINK, most)

@@ -57,9 +57,8 @@ def strategy(figure: Figure, texts: Texts, layout: Layout) -> None:
     chart.node(figure, order, figures.SIZE_SMALL if not narrow else 7.5)
     for one in ends[-1:] if narrow else ends:
         chart.arrow(figure, [one.side("bottom"), (one.x, order.side("top")[1])])
-    figures.inch_text(
-        figure, 0.1, top - room + 0.1, texts("combinations.figure.results"), figures.SIZE_SMALL, va="center"
-    )
+    said = texts("combinations.figure.results")
+    figures.inch_text(figure, 0.1, top - room + 0.1, said, figures.SIZE_SMALL, va="center", gid=figures.PART)
 
 
 def _lines(texts: Texts, key: str) -> tuple[str, ...]:

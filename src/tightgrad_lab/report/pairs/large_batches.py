@@ -186,7 +186,15 @@ def _equal(figure: Figure, data: Mapping[str, Any], texts: Texts, layout: Layout
     style = {"color": figures.MUTED, "ha": "center", "va": "center"}
     below = top - 0.62 - panel - 0.33
     figures.inch_text(figure, layout.width / 2, below, texts("large_batches.figure.step"), figures.SIZE_SMALL, **style)
-    figures.inch_text(figure, 0.1, below - 0.27, texts("large_batches.figure.rules"), figures.SIZE_SMALL, va="center")
+    figures.inch_text(
+        figure,
+        0.1,
+        below - 0.27,
+        texts("large_batches.figure.rules"),
+        figures.SIZE_SMALL,
+        va="center",
+        gid=figures.PART,
+    )
 
 
 def _apart(result: Result, texts: Texts) -> list[str]:

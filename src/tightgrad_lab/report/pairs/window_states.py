@@ -133,7 +133,8 @@ def loop(figure: Figure, texts: Texts, layout: Layout) -> None:
         chart.arrow(figure, [(x, y), (x, y + 0.17), (first.x, y + 0.17), first.side("top")], no, (x - 0.14, y + 0.08))
         chart.arrow(figure, [last.side("left"), (first.x, last.y), first.side("bottom")])
     for key, y in (("loop", top - 0.2), ("machine", top - room + 0.12)):
-        figures.inch_text(figure, 0.1, y, texts(f"window_states.figure.part.{key}"), figures.SIZE_SMALL, va="center")
+        said, part = texts(f"window_states.figure.part.{key}"), figures.PART if key == "machine" else None
+        figures.inch_text(figure, 0.1, y, said, figures.SIZE_SMALL, va="center", gid=part)
 
 
 def _window_in_words(window: Mapping[str, Any], texts: Texts) -> str:

@@ -1,0 +1,305 @@
+"""The deck as PowerPoint files: text and tables that can be edited, figures as pictures, notes for the speaker.
+
+Needs python-pptx: `pip install 'tightgrad[pptx]'`.
+"""
+
+import io
+import math
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tightgrad_lab.instruments import words as instrument_words
+from tightgrad_lab.report import figures
+from tightgrad_lab.report.errors import ReportError
+from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.model import WIDE, Table
+from tightgrad_lab.report.texts import LANGUAGES, load
+from tightgrad_lab.slides.deck import Deck, Slide
+from tightgrad_lab.slides.plates import Drawing, bands, few, within
+from tightgrad_lab.slides.words import load_words
+
+WIDTH, HEIGHT, MARGIN = 13.333, 7.5, 0.6
+"""Of a slide, in inches."""
+INK, MUTED = "24272C", "5E646E"
+FONT = {"en": "Calibri", "zh": "Microsoft YaHei"}
+SIZES = (15, 14, 13, 12, 11, 10)
+"""Of the type of a table, in points: it takes the largest with which it fits."""
+
+
+def build_powerpoint(runs: Path, out: Path) -> list[Path]:
+    """Write slides.en.pptx and slides.zh.pptx into the folder of the report; return their paths, English first.
+
+    Raises:
+        ReportError: the folder is missing, a file is malformed, or python-pptx is not installed.
+    """
+    try:
+        import pptx
+    except ImportError as error:
+        raise ReportError("PowerPoint files need python-pptx: pip install 'tightgrad[pptx]'.") from error
+    folder = Runs(Path(runs))
+    Path(out).mkdir(parents=True, exist_ok=True)
+    written = []
+    for language in LANGUAGES:
+        deck = Deck(folder, load(language), load_words(language))
+        presentation = pptx.Presentation()
+        presentation.slide_width, presentation.slide_height = _inches(WIDTH), _inches(HEIGHT)
+        for one in deck.slides():
+            Sheet(presentation, deck, one).fill()
+        path = Path(out) / f"slides.{language}.pptx"
+        presentation.save(path)
+        written.append(path)
+    return written
+
+
+def _inches(value: float) -> int:
+    return round(914400 * value)
+
+
+def text_width(text: str, size: float) -> float:
+    """About how wide a line of text is, in inches; Chinese characters are twice as wide as others."""
+    letters = sum(1.0 if unicodedata.east_asian_width(one) in "WF" else 0.53 for one in text)
+    return letters * size / 72
+
+
+class Sheet:
+    """Fills one slide.
+
+    Args:
+        presentation: of python-pptx, to which the slide is added.
+        deck: it belongs to.
+        one: what stands on it.
+    """
+
+    def __init__(self, presentation: Any, deck: Deck, one: Slide) -> None:
+        self.deck = deck
+        self.one = one
+        self.slide = presentation.slides.add_slide(presentation.slide_layouts[5])
+        self.top = 1.35
+
+    def fill(self) -> None:
+        """Write the heading, the content and the notes."""
+        title = self.slide.shapes.title
+        title.left, title.top, title.width, title.height = (_inches(one) for one in (MARGIN, 0.45, 12.1, 0.75))
+        self._write(title.text_frame, [self.one.title], 28, bold=True)
+        self.text([self.one.above], 12, at=(MARGIN, 0.2, 12.1, 0.3), color=MUTED)
+        getattr(self, f"_{self.one.kind}")(self.one.content)
+        self.slide.notes_slide.notes_text_frame.text = "\n".join(self._notes())
+
+    def _notes(self) -> list[str]:
+        spoken, words = self.one.spoken, self.deck.words
+        lesson = words("lesson", number=spoken.lesson)
+        said = [words("minutes", minutes=spoken.minutes, lesson=lesson, starts=spoken.starts), *spoken.notes]
+        if asked := self.one.content.get("asked"):
+            said += [f"{letter}. {found.striptags()}" for letter, _, _, found in asked.choices]
+            said.append(asked.answer.striptags())
+        return said
+
+    def _write(
+        self, frame: Any, lines: Sequence[str], size: float, *, bold: bool = False, color: str = INK, mark: str = ""
+    ) -> None:
+        from pptx.dml.color import RGBColor
+        from pptx.enum.text import PP_ALIGN
+        from pptx.util import Pt
+
+        frame.word_wrap = True
+        for place, line in enumerate(lines):
+            paragraph = frame.paragraphs[0] if place == 0 else frame.add_paragraph()
+            paragraph.alignment = PP_ALIGN.LEFT
+            run = paragraph.add_run()
+            run.text = mark + line
+            run.font.size, run.font.bold = Pt(size), bold
+            run.font.color.rgb = RGBColor.from_string(color)
+            run.font.name = FONT[self.deck.texts.language]
+            properties = run._r.get_or_add_rPr()
+            far_east = properties.makeelement(
+                "{http://schemas.openxmlformats.org/drawingml/2006/main}ea", {"typeface": FONT["zh"]}
+            )
+            properties.append(far_east)
+
+    def text(
+        self,
+        lines: Sequence[str],
+        size: float,
+        *,
+        at: tuple[float, float, float, float] | None = None,
+        color: str = INK,
+        mark: str = "",
+    ) -> None:
+        """Write lines into a box: at a place, or below what stands there already."""
+        width = at[2] if at else WIDTH - 2 * MARGIN
+        rows = sum(math.ceil(text_width(mark + line, size) / (width - 0.25)) for line in lines)
+        high = rows * size * 1.3 / 72 + 0.15
+        left, top = (at[0], at[1]) if at else (MARGIN, self.top)
+        box = self.slide.shapes.add_textbox(*(_inches(one) for one in (left, top, width, at[3] if at else high)))
+        self._write(box.text_frame, lines, size, color=color, mark=mark)
+        if at is None:
+            self.top += high + 0.08
+
+    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], *, bottom: float) -> int:
+        """Write a table that ends above a height; return how many of its rows it shows."""
+        from pptx.util import Pt
+
+        rows = list(rows)
+        width = WIDTH - 2 * MARGIN
+        while True:
+            columns = [[line[place] for line in [heads, *rows]] for place in range(len(heads))]
+            needs = [min(max(max(text_width(cell, 12) for cell in column), 0.7), 5.0) ** 0.7 for column in columns]
+            widths = [width * need / sum(needs) for need in needs]
+            lines, room = [heads, *rows], bottom - self.top
+            found = next((size for size in SIZES if sum(self._heights(lines, widths, size)) < room), 0)
+            if found or len(rows) < 3:
+                break
+            rows.pop(len(rows) // 2)
+        size = found or SIZES[-1]
+        heights = self._heights([heads, *rows], widths, size)
+        shape = self.slide.shapes.add_table(
+            len(rows) + 1, len(heads), *(_inches(one) for one in (MARGIN, self.top, width, sum(heights)))
+        )
+        for column, one in zip(shape.table.columns, widths, strict=True):
+            column.width = _inches(one)
+        for place, line in enumerate([heads, *rows]):
+            shape.table.rows[place].height = _inches(heights[place])
+            for column, cell in enumerate(line):
+                target = shape.table.cell(place, column)
+                target.margin_top = target.margin_bottom = Pt(2)
+                self._write(target.text_frame, [cell], size, bold=place == 0, color="FFFFFF" if place == 0 else INK)
+        self.top += sum(heights) + 0.1
+        return len(rows)
+
+    def _heights(self, lines: Sequence[Sequence[str]], widths: Sequence[float], size: float) -> list[float]:
+        def rows(line: Sequence[str]) -> int:
+            needed = (text_width(cell, size) / (width - 0.22) for cell, width in zip(line, widths, strict=True))
+            return max(1, *(math.ceil(one) for one in needed))
+
+        return [rows(line) * size * 1.25 / 72 + 0.09 for line in lines]
+
+    def picture(self, drawing: Drawing, *, bottom: float) -> None:
+        """Place the parts of a figure side by side, as large as they fit."""
+        with figures.style():
+            figure = drawing.item.draw(self.deck.texts, WIDE)
+            found = bands(figure)
+            room = (WIDTH - 2 * MARGIN - 0.3 * (len(found) - 1)) / len(found)
+            for place, (low, high) in enumerate(found):
+                out = io.BytesIO()
+                with within(figure, (low, high)) as box:
+                    figure.savefig(out, format="png", dpi=220, bbox_inches=box, metadata={"Software": None})
+                ratio = figure.get_figwidth() / (high - low)
+                width = min(room, (bottom - self.top) * ratio)
+                left = MARGIN + place * (room + 0.3) + (room - width) / 2
+                shape = self.slide.shapes.add_picture(out, _inches(left), _inches(self.top), width=_inches(width))
+                shape._element.nvPicPr.cNvPr.set("descr", drawing.item.alt)
+
+    def _source(self, item: Any) -> None:
+        patterns = " ".join(item.source.patterns)
+        said = f"{self.deck.words('source')} {patterns} · {self.deck.words('again')} {item.source.command}"
+        self.text([said], 10, at=(MARGIN, 6.72, 12.1, 0.3), color=MUTED)
+
+    def _missing(self, content: dict[str, Any], kind: str) -> None:
+        pair = content["plates"].pair
+        self.text([self.deck.texts(f"pair.{pair.name}.{kind}.shows")], 18)
+        self.text([f"{self.deck.words('missing')} {pair.command}"], 14, color=MUTED)
+
+    def _title(self, content: dict[str, Any]) -> None:
+        texts = self.deck.texts
+        self.top = 2.4
+        self.text([texts("site.subtitle")], 24, color=MUTED)
+        self.text([texts("site.course"), f"{self.deck.words('date')} {content['date']}"], 16, color=MUTED)
+
+    def _contents(self, content: dict[str, Any]) -> None:
+        for half in range(2):
+            lines = []
+            for chapter in content["chapters"][4 * half : 4 * half + 4]:
+                lines.append(f"{chapter.number}  {chapter.title}")
+                lines += [f"     {section.title}" for section in chapter.sections]
+            self.text(lines, 15, at=(MARGIN + 6.1 * half, 1.5, 6.0, 5.5))
+
+    def _plan(self, content: dict[str, Any]) -> None:
+        words = self.deck.words
+        rows = [
+            [lesson.title, f"{'; '.join(parts)} ({words('plan.range', first=first, last=last)})", str(lesson.minutes)]
+            for lesson, parts, first, last in content["rows"]
+        ]
+        self.table([words("plan.lesson"), words("plan.parts"), words("plan.minutes")], rows, bottom=6.8)
+
+    def _predict(self, content: dict[str, Any]) -> None:
+        asked = content["asked"]
+        self.text([self.deck.words("predict")], 14, color=MUTED)
+        self.text([asked.question.striptags()], 22)
+        self.text([f"{letter}   {text.striptags()}" for letter, text, _, _ in asked.choices], 20)
+        self.text([self.deck.words("predict.next")], 14, color=MUTED)
+
+    def _points(self, content: dict[str, Any]) -> None:
+        self.text(self.one.spoken.points, 15, mark="• ")
+        drawing, paper = content["plates"].figure, content["paper"]
+        if drawing is None:
+            self._missing(content, "figure")
+        else:
+            label = self.deck.texts("figure.label", label=drawing.item.label)
+            self.text([f"{label}  {drawing.item.title}"], 14)
+            self.picture(drawing, bottom=6.7)
+            self._source(drawing.item)
+        said = f"{self.deck.words('paper')} {paper.authors} ({paper.year}). {paper.title}. {paper.venue}"
+        self.text([said], 10, at=(MARGIN, 6.98, 12.1, 0.3), color=MUTED)
+
+    def _table(self, content: dict[str, Any]) -> None:
+        table: Table | None = content["plates"].table
+        if table is None:
+            self._missing(content, "table")
+            return
+        self.text([f"{self.deck.texts('table.label', label=table.label)}  {table.title}"], 14)
+        said = [one.striptags() for one in content["measured"]]
+        lines = sum(math.ceil(text_width(one, 14) / 11.8) for one in said)
+        shown = [place for place, column in enumerate(table.columns) if column.shown]
+        rows = [
+            [
+                f"{_plain(row[place].text)} ± {row[place].margin}" if row[place].margin else _plain(row[place].text)
+                for place in shown
+            ]
+            for row in few(table.rows)
+        ]
+        heads = [table.columns[place].heading for place in shown]
+        count = self.table(heads, rows, bottom=6.1 - lines * 0.3)
+        if count < len(table.rows):
+            label = self.deck.texts("table.label", label=table.label)
+            self.text([f"{self.deck.words('rows', shown=count, count=len(table.rows))} {label}"], 11, color=MUTED)
+        if said:
+            self.text(said, 14)
+        self._source(table)
+
+    def _instrument(self, content: dict[str, Any]) -> None:
+        self.text([instrument_words(self.deck.texts.language)[f"{self.one.spoken.name}.try"]], 20)
+        page = f"slides.{self.deck.texts.language}.html"
+        self.text([self.deck.words("pptx.live", page=f"{page}#/{self.one.anchor}")], 14, color=MUTED)
+
+    def _summary(self, content: dict[str, Any]) -> None:
+        self.text(self.one.spoken.points, 17, mark="• ")
+        self.text(_items(content["sentences"]), 20, mark="• ")
+
+    def _verdicts(self, content: dict[str, Any]) -> None:
+        texts = self.deck.texts
+        rows = [[_plain(claim.text), texts(f"verdict.{claim.verdict}")] for claim in content["claims"]]
+        self.table([self.deck.words("verdicts"), texts("col.verdict")], rows, bottom=7.2)
+
+    def _references(self, content: dict[str, Any]) -> None:
+        papers = content["papers"]
+        self.text([f"{one.authors} ({one.year}). {one.title}. {one.venue}. {one.url}" for one in papers], 13)
+
+    def _discussion(self, content: dict[str, Any]) -> None:
+        self.text([f"{place}. {one}" for place, one in enumerate(_items(content["questions"]), 1)], 20)
+
+    def _questions(self, content: dict[str, Any]) -> None:
+        self.text(self.one.spoken.points, 17, mark="• ")
+        self.text([one.title.striptags() for one in content["questions"]], 17, mark="• ")
+
+
+def _plain(text: Any) -> str:
+    return " ".join(str(getattr(text, "striptags", lambda: text)()).split())
+
+
+def _items(html: Any) -> list[str]:
+    """The entries of a list in HTML."""
+    from markupsafe import Markup
+
+    return [Markup(one).striptags() for one in str(html).split("<li>")[1:]]

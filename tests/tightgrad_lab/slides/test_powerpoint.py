@@ -1,0 +1,96 @@
+"""The deck as PowerPoint: text and tables that can be edited, notes on every slide, nothing beyond a slide's edge."""
+
+import builtins
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from browser.fixture_runs import write_runs
+from tightgrad_lab.report import ReportError
+from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.texts import load
+from tightgrad_lab.slides.deck import Deck
+from tightgrad_lab.slides.powerpoint import build_powerpoint, text_width
+from tightgrad_lab.slides.words import load_words
+
+LANGUAGES = ("en", "zh")
+pptx: Any = pytest.importorskip("pptx")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_runs(tmp_path_factory.mktemp("powerpoint") / "runs")
+
+
+@pytest.fixture(scope="module")
+def built(runs: Path) -> dict[str, Any]:
+    written = build_powerpoint(runs, runs.parent / "report")
+    assert [path.name for path in written] == ["slides.en.pptx", "slides.zh.pptx"]
+    return {language: pptx.Presentation(path) for language, path in zip(LANGUAGES, written, strict=True)}
+
+
+def texts_of(slide: Any) -> str:
+    return "\n".join(shape.text_frame.text for shape in slide.shapes if shape.has_text_frame)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_it_has_the_slides_of_the_deck_with_their_notes(built: dict[str, Any], runs: Path, language: str) -> None:
+    deck = Deck(Runs(runs), load(language), load_words(language)).slides()
+    slides = list(built[language].slides)
+    assert [slide.shapes.title.text_frame.text for slide in slides] == [one.title for one in deck]
+    for slide, one in zip(slides, deck, strict=True):
+        said = slide.notes_slide.notes_text_frame.text
+        assert len(said) > 40
+        assert all(note in said for note in one.spoken.notes)
+        for point in one.spoken.points:
+            assert point in texts_of(slide)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_tables_and_text_are_native_and_figures_name_their_source(built: dict[str, Any], language: str) -> None:
+    slides = list(built[language].slides)
+    tables = [shape.table for slide in slides for shape in slide.shapes if shape.has_table]
+    assert len(tables) >= 4
+    assert all(cell.text_frame.text.strip() for table in tables for cell in table.rows[0].cells)
+    drawn = [slide for slide in slides if any(shape.shape_type == 13 for shape in slide.shapes)]
+    assert len(drawn) >= 2
+    for slide in drawn:
+        assert "tightgrad lab" in texts_of(slide)
+        pictures = [shape for shape in slide.shapes if shape.shape_type == 13]
+        assert all(len(shape._element.nvPicPr.cNvPr.get("descr")) > 20 for shape in pictures)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_nothing_leaves_a_slide_or_lies_on_something_else(built: dict[str, Any], language: str) -> None:
+    presentation = built[language]
+    for number, slide in enumerate(presentation.slides, 1):
+        boxes = [(s.left, s.top, s.left + s.width, s.top + s.height) for s in slide.shapes]
+        for left, top, right, bottom in boxes:
+            assert left >= 0, number
+            assert top >= 0, number
+            assert right <= presentation.slide_width, number
+            assert bottom <= presentation.slide_height, number
+        for one, other in combinations(boxes, 2):
+            across = min(one[2], other[2]) - max(one[0], other[0])
+            up = min(one[3], other[3]) - max(one[1], other[1])
+            assert across <= 0 or up < 914400 * 0.12, f"slide {number} of {language}"
+
+
+def test_chinese_characters_are_counted_as_wide() -> None:
+    assert text_width("梯度", 36) == pytest.approx(1.0)
+    assert text_width("grad", 36) == pytest.approx(1.06)
+
+
+def test_without_python_pptx_it_says_what_to_install(runs: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    real = builtins.__import__
+
+    def missing(name: str, *more: Any) -> Any:
+        if name == "pptx":
+            raise ImportError(name)
+        return real(name, *more)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ReportError, match=r"pip install 'tightgrad\[pptx\]'"):
+        build_powerpoint(runs, tmp_path)
