@@ -6,7 +6,7 @@ from statistics import fmean
 
 from tightgrad_lab.report import cells
 from tightgrad_lab.report.book.facts import ALL, Measure, of_result
-from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Words
+from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Unit, Words
 from tightgrad_lab.report.files import Case, Runs
 from tightgrad_lab.report.results import PUBLISHED, Result, read_result
 
@@ -303,7 +303,7 @@ def _simplest(case: Case) -> Facts | None:
     best = (max if case.higher_is_better else min)(known, key=lambda name: known[name])
     own = cells.mean(case, ALL, "value")
     wins = own > known[best] if case.higher_is_better else own < known[best]
-    unit = "percent" if cells.is_share(case) else "number"
+    unit: Unit = "percent" if cells.is_share(case) else "number"
     return {
         "pick": "better" if wins else "worse",
         "own": Number(own, unit),
