@@ -96,7 +96,7 @@ def test_a_tall_figure_is_cut_above_its_second_part_and_nothing_is_lost() -> Non
         [True, False, False],
         [False, True, True],
     ]
-    heights = [float(re.search(r'viewBox="0 \S+ \S+ (\S+)"', one)[1]) for one in parts]  # type: ignore[index]
+    heights = [float(re.search(r'viewBox="0.00 \S+ \S+ (\S+)"', one)[1]) for one in parts]  # type: ignore[index]
     assert sum(heights) == pytest.approx(7.6 * 72, abs=0.1)
     assert cut(figures.canvas(7.6, 7.6)) is None
 
