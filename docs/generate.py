@@ -16,7 +16,7 @@ from tightgrad_lab.report.book.chapters import read
 from tightgrad_lab.report.book.glossary import terms
 from tightgrad_lab.report.course import COURSE
 from tightgrad_lab.report.papers import ARXIV
-from tightgrad_lab.site import field, messages, reference
+from tightgrad_lab.site import examples, field, messages, reference
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
@@ -33,7 +33,7 @@ def pages() -> dict[str, str]:
     """Every generated page: where it lies below docs/, and its Markdown."""
     found = {"methods/index.md": _methods_index(), "course.md": _course(), "decisions.md": _decisions()}
     found |= {"glossary.md": _glossary(), "troubleshooting.md": messages.page(), "comparison.md": field.page(RESULTS)}
-    found |= {"board.md": board.page(RESULTS / "board")}
+    found |= {"board.md": board.page(RESULTS / "board"), "examples.md": examples.page(DOCS.parent / "examples")}
     return found | reference.pages() | {f"methods/{card.id}.md": _method(card) for card in cards()}
 
 

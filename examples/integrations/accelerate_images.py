@@ -1,4 +1,13 @@
-"""Accelerate: `TightAccelerator` in the place of `Accelerator`, and the loop as it was. Try also: accelerate launch."""
+"""Accelerate: `TightAccelerator` in the place of `Accelerator`, and the loop as it was.
+
+$ python examples/integrations/accelerate_images.py
+accuracy 0.651 after 24 steps
+loss 0.898; 0 bytes a step, for a gradient of 1232360 bytes
+
+$ torchrun --nproc-per-node 2 examples/integrations/accelerate_images.py
+accuracy 0.619 after 12 steps
+loss 1.062; 160059 bytes a step, for a gradient of 1232360 bytes
+"""
 
 import torch
 from torch import nn
@@ -35,3 +44,6 @@ images, labels = case.batch(test, torch.arange(len(test)))
 with torch.no_grad():
     right = (model(images).argmax(dim=1) == labels).double().mean()
 accelerator.print(f"accuracy {right:.3f} after {accelerator.pipe.state.step} steps")
+record, size = accelerator.loop.record, 4 * sum(parameter.numel() for parameter in model.parameters())
+accelerator.print(f"loss {record.loss:.3f}; {record.wire_bytes} bytes a step, for a gradient of {size} bytes")
+accelerator.end_training()

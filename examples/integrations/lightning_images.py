@@ -1,4 +1,15 @@
-"""Lightning: `TightGrad` among the callbacks."""
+"""Lightning: `TightGrad` among the callbacks.
+
+$ python examples/integrations/lightning_images.py
+accuracy 0.651 after 24 steps
+loss 0.898; 0 bytes a step, for a gradient of 1232360 bytes
+
+$ torchrun --nproc-per-node 2 examples/integrations/lightning_images.py
+accuracy 0.649 after 12 steps
+loss 0.883; 160059 bytes a step, for a gradient of 1232360 bytes
+"""
+
+import os
 
 import lightning
 import torch
@@ -37,6 +48,7 @@ trainer = lightning.Trainer(
     gradient_clip_val=2.0,
     max_epochs=1,
     accelerator="cpu",
+    devices=int(os.environ.get("WORLD_SIZE", 1)),
     logger=False,
     enable_checkpointing=False,
     enable_progress_bar=False,
@@ -48,4 +60,7 @@ trainer.fit(module, DataLoader(TensorDataset(*case.batch(train, torch.arange(300
 images, labels = case.batch(test, torch.arange(len(test)))
 with torch.no_grad():
     right = (module.model.eval()(images).argmax(dim=1) == labels).double().mean()
-print(f"accuracy {right:.3f} after {tight.pipe.state.step} steps")
+if trainer.is_global_zero:
+    record, size = tight.loop.record, 4 * sum(parameter.numel() for parameter in module.parameters())
+    print(f"accuracy {right:.3f} after {tight.pipe.state.step} steps")
+    print(f"loss {record.loss:.3f}; {record.wire_bytes} bytes a step, for a gradient of {size} bytes")

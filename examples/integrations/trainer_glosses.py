@@ -1,4 +1,13 @@
-"""Hugging Face Trainer: `TightTrainer` in the place of `Trainer`; accumulation and clipping stay in the arguments."""
+"""Hugging Face Trainer: `TightTrainer` in the place of `Trainer`; accumulation and clipping stay in the arguments.
+
+$ python examples/integrations/trainer_glosses.py
+accuracy 0.400 after 126 steps
+loss 0.706; 0 bytes a step, for a gradient of 2365232 bytes
+
+$ torchrun --nproc-per-node 2 examples/integrations/trainer_glosses.py
+accuracy 0.400 after 64 steps
+loss 0.709; 602322 bytes a step, for a gradient of 2365232 bytes
+"""
 
 import tempfile
 
@@ -51,4 +60,7 @@ trainer.train()
 
 predicted = trainer.predict(held_out)
 right = (predicted.predictions.argmax(axis=1) == predicted.label_ids).mean()
-print(f"accuracy {right:.3f} after {trainer.pipe.state.step} steps")
+if trainer.is_world_process_zero():
+    record, size = trainer.loop.record, 4 * sum(parameter.numel() for parameter in trainer.model.parameters())
+    print(f"accuracy {right:.3f} after {trainer.pipe.state.step} steps")
+    print(f"loss {record.loss:.3f}; {record.wire_bytes} bytes a step, for a gradient of {size} bytes")
