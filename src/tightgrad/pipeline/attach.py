@@ -38,7 +38,7 @@ from tightgrad.pipeline.premises.loss_premise import LossOf
 from tightgrad.pipeline.premises.ownership import Ownership
 from tightgrad.pipeline.premises.premises import Premises, described, held_by_any, held_names
 from tightgrad.pipeline.premises.scaler_guard import guard_scaler
-from tightgrad.plan.guard import Guard
+from tightgrad.plan.guard import Guard, agreed_on_any
 from tightgrad.plan.loss_scaling import loss_scaling
 from tightgrad.plan.plan import Plan
 from tightgrad.records import RecordWriter, Terminal
@@ -63,6 +63,7 @@ def attach(
     scaler: GradScaler | None = None,
     before_clip: Callable[[Grads], None] | None = None,
     check: LossOf | None = None,
+    measure: bool = False,
 ) -> GradientPipeline:
     """Put a plan between `loss.backward()` and `optimizer.step()`. Collective: every rank must call it.
 
@@ -100,6 +101,8 @@ def attach(
         check: gives a batch's loss, as `backward` takes it: in the first window, before anything is stepped, one batch
             is compared with its halves, as `tg.check_loss` does, and what is no weighted mean of per-sample terms is an
             error. None checks only what `pipe.run` cuts.
+        measure: whether records have loss and gradient norm under an empty plan too, which reads the gradients once
+            more and waits for the device in each step; on every rank if any says so. Other plans measure them anyway.
 
     Raises:
         ConfigError: an argument is not what is asked for; the message says what to write.
@@ -186,6 +189,7 @@ def attach(
         premises=premises,
         clock=clock,
         scaling=scaling,
+        measures=plan.is_empty and agreed_on_any(measure, ranks),  # the norm of sharded gradients needs all ranks
         before_clip=before_clip,
     )
     return GradientPipeline(parts, plan, weight, [*records, Terminal()] if progress else records)

@@ -31,7 +31,7 @@ class Outcome:
     """Holds what came of a step.
 
     Args:
-        clipped: norm and factor of the gradient that was applied; None under an empty plan, which measures nothing.
+        clipped: norm and factor of the gradient that was applied; None under an empty plan that does not measure.
         skipped: why there was no step; None if there was.
         relative_error: what compression left out, over all ranks; None where no fallback asks for it.
         fell_back: whether something was sent again, densely.

@@ -35,6 +35,7 @@ class Parts:
         clock: takes the seconds of the stages.
         scaling: of the loss; None without a loss scale.
         check: compares weights with what losses were averaged over.
+        measures: whether an empty plan's loss and gradient norm are measured, the same on every rank.
         before_clip: called with the gradients summed over ranks, which it may change, before their norm is taken.
     """
 
@@ -50,6 +51,7 @@ class Parts:
     clock: StageClock
     scaling: LossScaling | None
     check: DenominatorCheck = field(default_factory=DenominatorCheck)
+    measures: bool = False
     before_clip: Callable[[Grads], None] | None = None
 
     def restart(self) -> None:

@@ -13,11 +13,15 @@ class StepRecord:
         skipped: the step was not applied, and nothing has changed.
         skip_reason: "nonfinite", "spike" for a norm above the guard's bound, "zero_weight" for a window without
             anything to learn from, or "no_residual" for a `flush` without anything to deliver; None if applied.
-        grad_norm: 2-norm of the delivered gradient before clipping; None for an empty plan.
+        grad_norm: 2-norm of the delivered gradient before clipping; None for an empty plan, without
+            `attach(..., measure=True)`.
         clip_coef: norm after clipping over norm before; None without clipping.
         wire_bytes: bytes that left this rank during the step; None for an empty plan, whose wrapper sends on its own.
         residual_norm: 2-norm of this rank's residuals; None without feedback.
-        weight: N, the weight of the window over all ranks; 0 for a `flush`.
+        weight: N, with and without accumulation the sum of what the window's micro-batches count on all ranks, without
+            those that were left out: the gradient is the sum of count times gradient of each mean loss, over N. A
+            micro-batch counts what `attach(weight=...)` returns; without `weight` its samples if the plan accumulates,
+            else 1, as in plain DDP, and always 1 under an empty plan. 0 for a `flush`.
         micro_batches: micro-batches on this rank; 0 for a `flush`.
         loss_scale: loss scale of this window; None without loss scaling.
         retries: how often the window was run again with smaller micro-batches.
@@ -26,7 +30,8 @@ class StepRecord:
         relative_error: what compression left out, over what was to be sent, 2-norms over all ranks, before any
             fallback; None without one.
         fell_back: gradients were sent again, uncompressed, because the relative error was above its bound.
-        loss: this rank's mean loss over the weight of its micro-batches; None for an empty plan, or without weight.
+        loss: this rank's mean loss over the weight of its micro-batches; None without weight, and for an empty
+            plan without `attach(..., measure=True)`.
         memory_bytes: bytes of the tensors on this rank's GPU, or of the process on the CPU, after the step; None if not
             known.
         compression_cosine: cosine of the angle between what this rank was to send and what it sent; measured every

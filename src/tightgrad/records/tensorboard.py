@@ -9,10 +9,28 @@ from tightgrad.records.writer import Record, RecordWriter, scalars
 
 MODULES = ("torch.utils.tensorboard", "tensorboardX")
 """Where a SummaryWriter may come from: the first that is installed."""
+LAYOUT = {
+    "tightgrad": {
+        "loss": ["Multiline", ["tightgrad/loss"]],
+        "norms": ["Multiline", ["tightgrad/(grad|residual|parameter)_norm", "tightgrad/group_norms/.*"]],
+        "clipping": ["Multiline", ["tightgrad/clip_(coef|rate)", "tightgrad/group_clip_coefs/.*"]],
+        "bytes sent": ["Multiline", ["tightgrad/wire_bytes"]],
+        "what compression keeps": [
+            "Multiline",
+            ["tightgrad/(compression_cosine|relative_error|warm_start_overlap)"],
+        ],
+        "left out and repeated": ["Multiline", ["tightgrad/(skipped|retries|fell_back)"]],
+        "seconds of stages": ["Multiline", ["tightgrad/stage_seconds/.*"]],
+        "memory": ["Multiline", ["tightgrad/memory_bytes"]],
+        "batch": ["Multiline", ["tightgrad/(weight|noise_scale)"]],
+    }
+}
+"""Charts of the tab "Custom Scalars", each of the scalars whose names match."""
 
 
 class TensorBoard(RecordWriter):
-    """Writes scalars named `tightgrad/<field>`, from rank 0. Needs the package tensorboard or tensorboardX.
+    """Writes scalars named `tightgrad/<field>`, from rank 0, and charts of them for the tab "Custom Scalars". Needs the
+    package tensorboard or tensorboardX.
 
     Args:
         folder: where event files are written.
@@ -30,6 +48,7 @@ class TensorBoard(RecordWriter):
         """Open the event file on rank 0."""
         if rank == 0:
             self._writer = self._make(self._folder)
+            self._writer.add_custom_scalars(LAYOUT)
 
     def write(self, record: Record) -> None:
         """Add the record's finite numbers as scalars."""

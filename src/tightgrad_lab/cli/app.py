@@ -16,6 +16,7 @@ from tightgrad_lab.cli.methods import methods
 from tightgrad_lab.cli.plan import plan
 from tightgrad_lab.cli.report import report
 from tightgrad_lab.cli.slides import slides
+from tightgrad_lab.cli.watch import watch
 from tightgrad_lab.errors import ArgumentError, LabError
 
 FAILED = 1
@@ -36,6 +37,7 @@ app.command()(methods)
 app.command()(slides)
 app.command()(audit)
 app.command()(doctor)
+app.command()(watch)
 app.command()(plan)
 app.add_typer(bench)
 app.add_typer(data)

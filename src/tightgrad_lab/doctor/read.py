@@ -33,7 +33,7 @@ def read_history(path: Path) -> History:
     if path.is_file():
         return _of_jsonl([path]) if path.suffix == ".jsonl" else _of_events([path])
     if (path / STEPS).is_file():
-        return _of_jsonl([path / STEPS, *_other_ranks(path)])
+        return _of_jsonl(list(rank_files(path).values()))
     events = sorted(path.rglob(EVENTS))
     if events:
         return _of_events(events)
@@ -43,9 +43,12 @@ def read_history(path: Path) -> History:
     )
 
 
-def _other_ranks(folder: Path) -> list[Path]:
+def rank_files(folder: Path) -> dict[int, Path]:
+    """Return the files of steps in a folder, by rank."""
     found = {int(match[1]): path for path in folder.glob("*.jsonl") if (match := _RANK_FILE.search(path.name))}
-    return [found[rank] for rank in sorted(found)]
+    if (folder / STEPS).is_file():
+        found[0] = folder / STEPS
+    return {rank: found[rank] for rank in sorted(found)}
 
 
 def _of_jsonl(paths: list[Path]) -> History:

@@ -8,8 +8,8 @@ from pathlib import Path
 HEAD = """# Examples
 
 Each file of `examples/` runs as it is on two CPU cores, from the repository's folder. The tests run every command below
-and compare what it prints; times and last digits differ between machines. The data come with `pip install '.[lab]'`; the
-integrations need their framework.
+and compare what it prints; times and last digits differ between machines. The data come with `pip install '.[lab]'`;
+the integrations need their framework.
 """
 
 

@@ -247,9 +247,9 @@ def test_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_missing_package_is_named() -> None:
     code = (
         "import sys\n"
-        "sys.modules.update(dict.fromkeys(['tensorboardX', 'torch.utils.tensorboard', 'wandb']))\n"
+        "sys.modules.update(dict.fromkeys(['tensorboardX', 'torch.utils.tensorboard', 'wandb', 'mlflow']))\n"
         "import tightgrad as tg\n"
-        "for make in (lambda: tg.records.TensorBoard('x'), tg.records.WandB):\n"
+        "for make in (lambda: tg.records.TensorBoard('x'), tg.records.WandB, tg.records.MLflow):\n"
         "    try: make()\n"
         "    except tg.UnsupportedError as error: print(error)\n"
     )
@@ -257,4 +257,5 @@ def test_a_missing_package_is_named() -> None:
     assert done.stdout.splitlines() == [
         "TensorBoard needs a package that writes its files: pip install tensorboardX.",
         "WandB needs the package wandb: pip install wandb.",
+        "MLflow needs the package mlflow: pip install mlflow.",
     ]
