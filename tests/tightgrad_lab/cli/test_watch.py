@@ -1,7 +1,6 @@
 """`tightgrad watch` shows the newest whole record of each rank, whatever state the files are in."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -36,18 +35,22 @@ def trained(folder: Path, ranks: int) -> None:
     run_threaded(ranks, body)
 
 
-def test_every_rank_has_its_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_rank_has_its_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained(tmp_path, 3)
     shown = cells(tmp_path, now=(tmp_path / "steps.jsonl").stat().st_mtime + 7)
     assert shown["rank"] == ["0", "1", "2"]
     assert shown["step"] == ["2"] * 3
-    assert shown["silent for"][0] == "7 s"
+    assert shown["silent"][0] == "7 s"
     assert len(set(shown["norm"])) == 1, "the delivered gradient is the same"
     assert all(cell.endswith(" B") for cell in shown["sent"])
     assert "-" not in shown["residual"]
-    os.environ["COLUMNS"] = "200"
+    monkeypatch.setenv("COLUMNS", "80")
     assert run(["watch", str(tmp_path)]) == 0
-    assert "silent for" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "silent" in printed
+    assert "…" not in printed.split("stages")[1], "nothing is cut off in 80 columns"
 
 
 def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
@@ -61,18 +64,16 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
 
 
 def test_skipped_steps_errors_and_what_was_not_measured(tmp_path: Path) -> None:
-    (tmp_path / "steps.jsonl").write_text(
-        '{"step": 3, "skipped": true, "skip_reason": "nonfinite", "grad_norm": null}\n'
-    )
-    (tmp_path / "steps.rank10.jsonl").write_text('{"step": 3}\n{"error": "CommunicationError", "message": "x"}\n')
-    (tmp_path / "steps.rank2.jsonl").write_text(
-        '{"step": 3, "loss": 2.0, "stage_seconds": {"clip": 0.5, "guard": 1.0}}\n'
-    )
+    skipped = {"step": 3, "skipped": True, "skip_reason": "nonfinite", "grad_norm": None}
+    other = {"step": 3, "loss": 2.0, "stage_seconds": {"clip": 0.5, "guard": 1.0}}
+    failed = {"error": "CommunicationError", "message": "x"}
+    for name, record in (("steps", skipped), ("steps.rank2", other), ("steps.rank10", failed)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(record) + "\n")
     shown = cells(tmp_path)
     assert shown["rank"] == ["0", "2", "10"]
     assert shown["step"] == ["3 (nonfinite)", "3", "CommunicationError"]
     assert shown["norm"] == ["-", "-", "-"]
-    assert shown["in stages"] == ["-", "1.5 s", "-"]
+    assert shown["stages"] == ["-", "1.5 s", "-"]
 
 
 @pytest.mark.parametrize("text", [None, "no json\n"])
