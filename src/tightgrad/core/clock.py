@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 # torch 2.9 to 2.14: whether this thread is profiled. Entering record_function costs a hundred times more than asking.
-from torch.autograd import _profiler_enabled
+from torch._C._autograd import _profiler_enabled
 from torch.profiler import record_function
 
 STAGES = {

@@ -16,7 +16,7 @@ backward; a partial last window is exact. `backward`, `step` and `zero_grad` go 
 two, and clipping, do nothing. Outside a training loader's loop everything is Accelerate's own.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from tightgrad.integrations.external_loop import ExternalLoop, check_clips_alike
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.plan.plan import Plan
+from tightgrad.records import RecordWriter
 
 COMPATS = ("exact", "accelerate")
 FOLDER = "tightgrad"
@@ -57,6 +58,7 @@ class TightAccelerator(Accelerator):
         plan: what to run. Its `accumulate` may be None: `gradient_accumulation_steps` makes one.
         weight: what a batch counts, as for `tightgrad.attach`; None counts samples.
         seed: of all random numbers that methods draw.
+        records: writers of the steps' records, as for `tightgrad.attach`.
         compat: "exact", or "accelerate" to give Accelerate's own answer: every micro-batch counts the same, a partial
             window is divided by the full number of steps, and gradients stay in `.grad` until `zero_grad`.
         kwargs: of `Accelerator`.
@@ -83,7 +85,14 @@ class TightAccelerator(Accelerator):
     """
 
     def __init__(
-        self, *args: Any, plan: Plan, weight: Weight | None = None, seed: int = 0, compat: str = "exact", **kwargs: Any
+        self,
+        *args: Any,
+        plan: Plan,
+        weight: Weight | None = None,
+        seed: int = 0,
+        compat: str = "exact",
+        records: Sequence[RecordWriter] = (),
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         check_choice("compat", compat, COMPATS)
@@ -98,7 +107,7 @@ class TightAccelerator(Accelerator):
         self.loop: ExternalLoop | None = None
         self._is_exact = compat == "exact"
         self._weight = weight if self._is_exact else one
-        self._seed = seed
+        self._seed, self._records = seed, records
         self._restored: Path | None = None
         self._has_told_of_break = False
         self._trained: list[nn.Module] = []
@@ -138,7 +147,7 @@ class TightAccelerator(Accelerator):
             state = self.pipe.state_dict()  # another optimizer was prepared after the first
             self.loop.close()
         (model,) = self._trained
-        settings: dict[str, Any] = {"weight": self._weight, "seed": self._seed}
+        settings: dict[str, Any] = {"weight": self._weight, "seed": self._seed, "records": self._records}
         self.loop = ExternalLoop(
             lambda: attach(model, optimizers, self.plan, **settings),
             "Call step() on the optimizer that accelerator.prepare() has given.",

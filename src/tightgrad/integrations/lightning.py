@@ -11,7 +11,7 @@ DDPStrategy and ModelParallelStrategy (FSDP2), with automatic optimization, and 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from tightgrad.integrations.lightning_hooks import StepHooks
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.plan.plan import Plan
+from tightgrad.records import RecordWriter
 
 
 class TightGrad(Callback):
@@ -44,6 +45,7 @@ class TightGrad(Callback):
         plan: what to run. Without `accumulate` and `clip` of its own it takes those of the trainer.
         weight: what a batch counts, as for `tightgrad.attach`; None counts samples.
         seed: of all random numbers that methods draw.
+        records: writers of the steps' records, as for `tightgrad.attach`.
 
     Raises:
         ConfigError: when fitting begins, if the plan's micro-batches are not `accumulate_grad_batches`.
@@ -57,10 +59,17 @@ class TightGrad(Callback):
         1.0
     """
 
-    def __init__(self, plan: Plan | None = None, *, weight: Weight | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        plan: Plan | None = None,
+        *,
+        weight: Weight | None = None,
+        seed: int = 0,
+        records: Sequence[RecordWriter] = (),
+    ) -> None:
         self.plan = self._given = plan or Plan()
         self.loop: ExternalLoop | None = None
-        self._settings: dict[str, Any] = {"weight": weight, "seed": seed}
+        self._settings: dict[str, Any] = {"weight": weight, "seed": seed, "records": records}
         self._held = ExitStack()
         self._saved: dict[str, Any] | None = None
         self._hooks: StepHooks | None = None

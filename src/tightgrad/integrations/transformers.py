@@ -11,7 +11,7 @@ loss. For a subclass of Trainer:
 `class MyTrainer(TightTrainerMixin, OtherTrainer): ...`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from tightgrad.integrations.transformers_loss import weight_of_loss
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.plan.plan import Plan
+from tightgrad.records import RecordWriter
 
 FOLDER = "tightgrad"
 _OVERRIDE = (
@@ -50,6 +51,7 @@ class TightTrainerMixin:
             sequences, images and audio, question answering, CTC with the reduction "mean"), and checks it on the first
             window: the loss of a batch must be the weighted mean of its halves' losses.
         seed: of all random numbers that methods draw.
+        records: writers of the steps' records, as for `tightgrad.attach`.
         kwargs: of the trainer.
 
     Raises:
@@ -60,7 +62,13 @@ class TightTrainerMixin:
     """
 
     def __init__(
-        self, *args: Any, plan: Plan | None = None, weight: Weight | None = None, seed: int = 0, **kwargs: Any
+        self,
+        *args: Any,
+        plan: Plan | None = None,
+        weight: Weight | None = None,
+        seed: int = 0,
+        records: Sequence[RecordWriter] = (),
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._check_supported()
@@ -70,7 +78,7 @@ class TightTrainerMixin:
         self.loop: ExternalLoop | None = None
         self._weight = weight or weight_of_loss(self)
         self._checks_loss = weight is None
-        self._seed = seed
+        self._seed, self._records = seed, records
         self.loss_is_scaled_for_ga = True  # backward scales
 
     def _check_supported(self) -> None:
@@ -106,7 +114,7 @@ class TightTrainerMixin:
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         found = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)  # type: ignore[misc]
         optimizer, model, accelerator = self.optimizer, self.model_wrapped, self.accelerator  # type: ignore[attr-defined]
-        settings: dict[str, Any] = {"weight": self._weight, "seed": self._seed}
+        settings: dict[str, Any] = {"weight": self._weight, "seed": self._seed, "records": self._records}
         self.loop = loop = ExternalLoop(
             lambda: attach(model, optimizer.optimizer, self.plan, **settings), "Leave the steps to the trainer."
         )
