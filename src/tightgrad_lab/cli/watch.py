@@ -18,9 +18,11 @@ COLUMNS = ("rank", "step", "loss", "norm", "clip", "sent", "residual", "stages",
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder in which `tg.records.Jsonl` writes.")],
-    every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks at the files.")] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Print the table once; so does a pipe.")] = False,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Read the files that `tg.records.Jsonl` writes in this folder.")
+    ],
+    every: Annotated[float, typer.Option(min=0.05, help="Read the files again after this many seconds.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print the table once and end, as it does in a pipe.")] = False,
 ) -> None:
     """Show the newest record of each rank of a [bold]run[/] in a live table; end it with Ctrl-C.
 
