@@ -1,8 +1,5 @@
 """Ray Train: two workers; one is killed in the middle, Ray starts both again, and the run goes on where it was.
 
-`tg.save` and `tg.load` keep the model, the optimizer, the pipeline with its residuals and the random generators, so
-the weights at the end are those of a run in which nobody was killed, to the bit.
-
 `tg.save` and `tg.load` keep the model, the optimizer, the pipeline with its residuals and the random generators, so the
 weights at the end are those of a run in which nobody was killed (`--calm`), to the last digit. Needs
 `pip install 'ray[train]'`; the numbers are from Ray 2.60.

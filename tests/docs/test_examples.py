@@ -15,7 +15,7 @@ import pytest
 
 from support.waiting import patience
 from tightgrad_lab.network import why_not
-from tightgrad_lab.site.examples import Session, page, scripts, sessions
+from tightgrad_lab.site.examples import Session, marked_loop, page, scripts, sessions
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -76,6 +76,8 @@ def test_three_lines_of_the_loop_are_tightgrads(name: str) -> None:
     ours = [line for line in loop if re.search(r"\b(tg|pipe)\.(?!state)", line)]
     assert [line.split("# ")[1][0] for line in ours] == ["1", "2", "3"]
     assert sum(bool(re.search(r"# \d", line)) for line in loop) == 3
+    assert marked_loop(EXAMPLES / name) in page(EXAMPLES)
+    assert set(ours) <= set(marked_loop(EXAMPLES / name).splitlines()), "the page shows them"
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

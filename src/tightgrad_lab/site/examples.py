@@ -55,4 +55,12 @@ def page(folder: Path) -> str:
 def _section(script: Path, root: Path) -> str:
     name = script.relative_to(root).as_posix()
     prose, _, shown = text_of(script).partition("\n$ ")
-    return f"\n## `{name}`\n\n{prose.strip()}\n\n```console\n$ {shown.strip()}\n```\n"
+    loop = marked_loop(script)
+    code = f"```python\n{loop}\n```\n\n" if loop else ""
+    return f"\n## `{name}`\n\n{prose.strip()}\n\n{code}```console\n$ {shown.strip()}\n```\n"
+
+
+def marked_loop(script: Path) -> str:
+    """Return an example's loop, from `tg.attach` to the next empty line, if its lines are marked; else nothing."""
+    found = re.search(r"^.*\btg\.attach\(.*?(?=^\n)", script.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return found[0].rstrip() if found and "# 3" in found[0] else ""
