@@ -62,5 +62,5 @@ def _section(script: Path, root: Path) -> str:
 
 def marked_loop(script: Path) -> str:
     """Return an example's loop, from `tg.attach` to the next empty line, if its lines are marked; else nothing."""
-    found = re.search(r"^.*\btg\.attach\(.*?(?=^\n)", script.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    found = re.search(r"^[^\n]*\btg\.attach\(.*?(?=^\n)", script.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return found[0].rstrip() if found and "# 3" in found[0] else ""
