@@ -26,7 +26,7 @@ class MLflow(RecordWriter):
             raise UnsupportedError("MLflow needs the package mlflow: pip install mlflow.") from None
         self._options = options
         self._run_id: str | None = None
-        self._owned = False
+        self._owned = self._failed = False
 
     def start(self, rank: int, ranks: int, plan: Record) -> None:
         """Start the run on rank 0, or take the one that is active."""
@@ -41,11 +41,16 @@ class MLflow(RecordWriter):
 
     def write(self, record: Record) -> None:
         """Log the record's finite numbers at its step."""
+        self._failed = False  # a loop that goes on has mended what failed
         if self._run_id is not None:
             self._mlflow.log_metrics(dict(scalars(record)), step=record["step"], run_id=self._run_id)
 
+    def failed(self, error: BaseException) -> None:
+        """Let the run end as failed, unless another step is written."""
+        self._failed = True
+
     def close(self) -> None:
-        """End the run if it was started here."""
+        """End the run if it was started here, as failed where an error came last."""
         if self._run_id is not None and self._owned:
-            self._mlflow.end_run()
+            self._mlflow.end_run("FAILED" if self._failed else "FINISHED")
         self._run_id = None

@@ -25,7 +25,7 @@ class WandB(RecordWriter):
             raise UnsupportedError("WandB needs the package wandb: pip install wandb.") from None
         self._options = options
         self._run: Any = None
-        self._owned = False
+        self._owned = self._failed = False
 
     def start(self, rank: int, ranks: int, plan: Record) -> None:
         """Open the run on rank 0, or take the one that is open."""
@@ -37,11 +37,16 @@ class WandB(RecordWriter):
 
     def write(self, record: Record) -> None:
         """Log the record's finite numbers."""
+        self._failed = False  # a loop that goes on has mended what failed
         if self._run is not None:
             self._run.log({**dict(scalars(record)), "tightgrad/step": record["step"]})
 
+    def failed(self, error: BaseException) -> None:
+        """Let the run finish as failed, unless another step is written."""
+        self._failed = True
+
     def close(self) -> None:
-        """Finish the run if it was opened here."""
+        """Finish the run if it was opened here, as failed where an error came last."""
         if self._run is not None and self._owned:
-            self._run.finish()
+            self._run.finish(exit_code=int(self._failed))
         self._run = None

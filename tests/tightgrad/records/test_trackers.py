@@ -75,11 +75,32 @@ def test_mlflow_is_called_as_documented(
     pipe.close()
     pipe.close()
     assert fake.of("start_run") == ([((), options)] if is_owned else [])
-    assert len(fake.of("end_run")) == is_owned
+    assert fake.of("end_run") == ([(("FINISHED",), {})] if is_owned else [])
     assert fake.of("log_dict") == [((PLAN.to_config(), "tightgrad/plan.json"), {})]
     assert fake.of("log_metrics") == [
         ((dict(scalars(record.to_dict())),), {"step": record.step, "run_id": run_id}) for record in records
     ]
+
+
+@pytest.mark.parametrize(("goes_on", "status"), [(False, "FAILED"), (True, "FINISHED")])
+def test_a_run_that_an_error_ends_is_failed(goes_on: bool, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeMLflow(None)
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    finished: list[int] = []
+    run = types.SimpleNamespace(config={}, log=lambda record: None, finish=lambda exit_code: finished.append(exit_code))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(run=None, init=lambda **options: run))
+    for writer in (tg.records.MLflow(), tg.records.WandB()):
+        writer.start(0, 1, {})
+        writer.write({"step": 0, "loss": 1.0})
+        writer.failed(RuntimeError("a step"))
+        if goes_on:
+            writer.write({"step": 1, "loss": 1.0})
+        else:
+            with pytest.raises(ValueError, match="planted"), writer:
+                raise ValueError("planted")
+        writer.close()
+    assert fake.of("end_run") == [((status,), {})]
+    assert finished == [status == "FAILED"]
 
 
 def test_other_ranks_say_nothing_to_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
