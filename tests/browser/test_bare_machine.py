@@ -18,6 +18,37 @@ LATIN = Path("/usr/share/fonts/truetype/liberation")
 CONFIGURATION = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig><dir>{fonts}</dir><cachedir>{cache}</cachedir></fontconfig>
 """
+REAL = os.environ.get("TIGHTGRAD_REPORT")
+PAGES = ("index.zh.html", "chapter1.zh.html", "glossary.html")
+REAL_PAGES = ("index.zh.html", *(f"chapter{n}.zh.html" for n in range(1, 9)), "book.html", "slides.zh.html")
+
+# Draws every character of the headings, in the heading's own font, and gives those whose pixels are the box that
+# stands for a character that no font has.
+BOXES = """
+() => {
+  const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  paint.canvas.width = paint.canvas.height = 48;
+  const pixels = (font, char) => {
+    paint.clearRect(0, 0, 48, 48);
+    paint.font = font;
+    paint.fillText(char, 8, 36);
+    return paint.getImageData(0, 0, 48, 48).data.join();
+  };
+  const found = new Set();
+  let seen = 0;
+  for (const heading of document.querySelectorAll("h1, h2, h3, h4, summary, figcaption")) {
+    const { fontFamily, fontWeight } = getComputedStyle(heading);
+    const font = `${fontWeight} 24px ${fontFamily}`;
+    const box = pixels(font, "\ue123");
+    for (const char of new Set(heading.textContent)) {
+      if (!char.trim()) continue;
+      seen += 1;
+      if (pixels(font, char) === box) found.add(char);
+    }
+  }
+  return [seen, [...found]];
+}
+"""
 SELECTORS = ("h1", "h2", "h3", "h4", ".prose p", "pre.code code", "math mtext", "nav a", "summary", "td")
 
 
@@ -79,5 +110,34 @@ def test_no_chinese_character_comes_from_a_font_of_the_system(bare: Any, built: 
                 seen += 1
                 assert counts.get("TightGrad Sans SC*", 0) >= chinese, f"{selector}: {text[:40]} {counts}"
         assert seen > 8
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize("file", [*PAGES, *(f"real {name}" for name in REAL_PAGES)])
+def test_no_heading_shows_a_box(bare: Any, built: Path, file: str) -> None:
+    """Looks at the pixels, not at the names of fonts."""
+    kind, _, name = file.rpartition(" ")
+    if kind and REAL is None:
+        pytest.skip("give the folder of a report of real runs as TIGHTGRAD_REPORT")
+    page = bare.new_page(viewport={"width": 1400, "height": 900})
+    try:
+        page.goto(((Path(str(REAL)).resolve() if kind else built) / name).as_uri())
+        page.evaluate("document.fonts.ready")
+        page.evaluate("Promise.all([...document.fonts].map((font) => font.load()))")
+        seen, boxes = page.evaluate(BOXES)
+        assert boxes == []
+        assert seen > 30
+    finally:
+        page.close()
+
+
+def test_a_box_would_be_seen(bare: Any, built: Path) -> None:
+    page = bare.new_page()
+    try:
+        page.goto((built / "index.zh.html").as_uri())
+        page.add_style_tag(content="h1, h2, h3, h4 { font-family: 'Liberation Sans' !important }")
+        _, boxes = page.evaluate(BOXES)
+        assert "梯" in boxes
     finally:
         page.close()

@@ -1,5 +1,6 @@
 """The book as PDF: a title page, numbered pages, folded answers open."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -9,8 +10,11 @@ import pytest
 
 from browser.conftest import CHROMIUM
 from browser.fixture_runs import write_runs
+from browser.opened import Opened
 from tightgrad_lab import report
 from tightgrad_lab.report import ReportError, pdf
+from tightgrad_lab.report.pages import WHOLE, file_name
+from tightgrad_lab.report.texts import load
 
 pytestmark = pytest.mark.browser
 
@@ -25,6 +29,47 @@ def test_the_book_prints_in_both_languages(tmp_path: Path) -> None:
         data = path.read_bytes()
         assert data.startswith(b"%PDF")
         assert len(re.findall(rb"/Type\s*/Page[^s]", data)) > 40
+
+
+SMALL = """
+() => {
+  const found = new Set();
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const parent = walker.currentNode.parentElement;
+    if (!walker.currentNode.textContent.trim() || !parent.getClientRects().length) continue;
+    if (!parent.closest("table") || parent.closest("math, svg, sub, sup")) continue;
+    const points = 0.75 * parseFloat(getComputedStyle(parent).fontSize);
+    const where = `${parent.tagName}.${parent.className} ${parent.textContent.slice(0, 20)}`;
+    if (points < 7.99) found.add(`${points.toFixed(1)} ${where}`);
+  }
+  return [...found].slice(0, 20);
+}
+"""
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_tables_print_at_eight_points_or_more_and_a_title_page_comes_first(
+    chromium: Any, tmp_path: Path, language: str
+) -> None:
+    folder = Path(os.environ.get("TIGHTGRAD_REPORT", tmp_path)).resolve()
+    if folder == tmp_path.resolve():
+        report.build(write_runs(tmp_path / "runs"), tmp_path)
+    page = Opened(chromium, folder / file_name(WHOLE, language), 720, "light").page
+    try:
+        page.emulate_media(media="print")
+        page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        assert page.evaluate(SMALL) == []
+        head = page.locator(".masthead")
+        texts = load(language)
+        for said in (texts("site.course"), texts("site.title"), texts("site.subtitle")):
+            assert said in head.inner_text()
+        assert re.search(r"20\d\d-\d\d-\d\d", head.locator(".date").inner_text())
+        assert page.evaluate("getComputedStyle(document.querySelector('.masthead')).breakAfter") == "page"
+        rules = page.evaluate("[...document.styleSheets].flatMap((s) => [...s.cssRules]).map((r) => r.cssText).join()")
+        assert "counter(page)" in rules
+    finally:
+        page.close()
 
 
 def test_without_a_book_or_a_browser_it_says_what_to_do(tmp_path: Path, monkeypatch: Any) -> None:

@@ -79,3 +79,29 @@ def draw(figure: Figure, rows: Sequence[Row], names: Mapping[str, str], texts: T
         x += 0.1 + figures.text_size(figure, name, figures.SIZE_SMALL)[0] + 0.22
     said = texts("accuracy_vs_bytes.figure.b")
     figures.inch_text(figure, 0.1, top - room + 0.12, said, figures.SIZE_SMALL, va="center", gid=figures.PART)
+
+
+HARM = -0.01
+"""A change of the accuracy, as a fraction, from which on feedback is said to harm a method."""
+
+
+def shows(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], texts: Texts) -> str:
+    """What a student should take away from this machine's figure; empty for the general sentence."""
+    found = {(row["method"], row["momentum"], row["feedback"]): row for row in rows if row["accuracy"]}
+    gains = {
+        (method, momentum): fmean(row["accuracy"]) - fmean(found[method, momentum, "none"]["accuracy"])
+        for (method, momentum, feedback), row in found.items()
+        if feedback == "error_feedback" and (method, momentum, "none") in found
+    }
+    if not gains or max(gains.values()) <= -HARM:
+        return ""
+    best, worst = max(gains, key=lambda key: gains[key]), min(gains, key=lambda key: gains[key])
+    return texts(
+        f"accuracy_vs_bytes.figure.shows.{'harms' if gains[worst] <= HARM else 'helps'}",
+        most=units.points_text(gains[best]),
+        method=texts(names[best[0]]),
+        momentum=f"{best[1]:g}",
+        least=units.points_text(gains[worst]),
+        other=texts(names[worst[0]]),
+        other_momentum=f"{worst[1]:g}",
+    )

@@ -300,6 +300,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         ],
         source=result.source,
         draw=lambda drawn_texts, layout: draw(result, drawn_texts, layout),
+        shows=joined.shows(result.figure.get("feedback") or (), METHODS, texts),
     )
 
 

@@ -54,19 +54,30 @@ def _name(problem: str, texts: Texts) -> str:
     return texts(PROBLEMS[problem][0])
 
 
-def _together(curves: Sequence[Curve], *, from_first: bool) -> tuple[list[int], list[tuple[float, ...]]]:
-    """The values of all seeds at each step that every seed has; memory as what was added since the first step."""
+def _together(curves: Sequence[Curve], *, added: bool) -> tuple[list[int], list[tuple[float, ...]]]:
+    """The values of all seeds at each step that every seed has; memory as what was added after a fifth of them.
+
+    The table counts from there too: the first steps make the buffers that stay.
+    """
     by_seed = [dict(zip(curve["steps"], curve["values"], strict=True)) for curve in curves]
     steps = sorted(set.intersection(*(set(values) for values in by_seed)))
-    first = [values[steps[0]] if from_first and steps else 0.0 for values in by_seed]
-    scale = _MIB if from_first else 1.0
+    if added:
+        steps = steps[len(steps) // 5 :]
+    first = [values[steps[0]] if added and steps else 0.0 for values in by_seed]
+    scale = _MIB if added else 1.0
     return steps, [
         tuple((values[step] - base) / scale for values, base in zip(by_seed, first, strict=True)) for step in steps
     ]
 
 
-def _line(axes: Axes, curves: Sequence[Curve], style: Mapping[str, Any], *, from_first: bool) -> None:
-    steps, values = _together(curves, from_first=from_first)
+def _fifth(panel: Mapping[str, Any]) -> int:
+    """The step from which on added memory is counted, from 1."""
+    steps = panel["runs"][0]["before"]["steps"]
+    return int(steps[len(steps) // 5]) + 1
+
+
+def _line(axes: Axes, curves: Sequence[Curve], style: Mapping[str, Any], *, added: bool) -> None:
+    steps, values = _together(curves, added=added)
     if not steps:
         return
     means = [fmean(own) for own in values]
@@ -93,16 +104,20 @@ def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
         x, y = left + column * (width + gap), height - top - row * (head + tall + between) - head - tall
         axes = figures.inch_axes(figure, x, y, width, tall)
         color = figures.COLORS[COLORS[panel["problem"]]]
-        from_first = panel["field"] == "memory_bytes"
-        _line(axes, [run["before"] for run in panel["runs"]], _BEFORE, from_first=from_first)
-        _line(axes, [run["after"] for run in panel["runs"]], {"color": color, "linewidth": 1.5}, from_first=from_first)
+        added = panel["field"] == "memory_bytes"
+        _line(axes, [run["before"] for run in panel["runs"]], _BEFORE, added=added)
+        _line(axes, [run["after"] for run in panel["runs"]], {"color": color, "linewidth": 1.5}, added=added)
         axes.set_xticks(_ticks(axes.get_xlim()))
         axes.set_yticks(_ticks(axes.get_ylim()))
         axes.grid(True, axis="y")
         axes.spines["left"].set_visible(False)
         axes.tick_params(length=0, pad=4)
         figures.inch_text(figure, x - 0.4, y + tall + 0.3, _name(panel["problem"], texts), figures.SIZE_LABEL)
-        unit = texts("common_failures.figure.memory" if from_first else "common_failures.figure.loss")
+        unit = (
+            texts("common_failures.figure.memory", step=_fifth(panel))
+            if added
+            else texts("common_failures.figure.loss")
+        )
         figures.inch_text(figure, x - 0.4, y + tall + 0.12, unit, figures.SIZE_SMALL, color=figures.MUTED)
     _legend(figure, texts, height - 0.14)
     middle = layout.width / 2
