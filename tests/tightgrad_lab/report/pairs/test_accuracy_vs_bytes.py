@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from support.drawing import LAYOUTS, content, drawn_texts, write_result
+from tightgrad_lab.report import joined
 from tightgrad_lab.report.pairs import accuracy_vs_bytes
 from tightgrad_lab.report.texts import load
 
@@ -99,3 +100,22 @@ def test_numbers(tmp_path: Path, language: str) -> None:
     assert rows["qsgd", "error_feedback"][6].value is None
     assert rows["int4", "none"][4].value == pytest.approx(7.7)
     assert any("123.0×" in str(part) and "82.0×" in str(part) for part in figure.caption)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"), [(0.80, "wins back accuracy"), (0.50, "harms others, by up to −30.0"), (None, "")]
+)
+def test_the_sentence_under_the_figure_follows_the_value(other: float | None, said: str) -> None:
+    rows = [
+        {"method": "topk_1", "momentum": 0.9, "feedback": feedback, "accuracy": [value]}
+        for feedback, value in (("none", 0.7), ("error_feedback", 0.78))
+    ]
+    if other is None:
+        rows[1]["accuracy"] = [0.6]
+    else:
+        rows += [
+            {"method": "qsgd", "momentum": 0.0, "feedback": feedback, "accuracy": [value]}
+            for feedback, value in (("none", 0.8), ("error_feedback", other))
+        ]
+    shown = joined.shows(rows, accuracy_vs_bytes.METHODS, load("en"))
+    assert (said in shown) if said else shown == ""

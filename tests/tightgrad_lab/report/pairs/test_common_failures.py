@@ -89,3 +89,14 @@ def test_numbers(tmp_path: Path, language: str) -> None:
     assert found["exploding_norms"][5].value is None
     assert found["wrong_denominator"][6].text == "0.50×"
     assert len(table.notes) >= 1
+
+
+def test_memory_is_counted_from_where_the_table_counts() -> None:
+    """The table leaves out the first fifth of the steps; the figure must, or the two disagree."""
+    curve = {"steps": list(range(10)), "values": [float(2**20 * step**2) for step in range(10)], "ended": False}
+    steps, values = common_failures._together([curve], added=True)
+    assert steps == list(range(2, 10))
+    assert values[0] == (0.0,)
+    assert values[-1] == (81.0 - 4.0,)
+    steps, values = common_failures._together([curve], added=False)
+    assert (steps[0], values[-1]) == (0, (81.0 * 2**20,))
