@@ -43,12 +43,12 @@ def build_powerpoint(runs: Path, out: Path) -> list[Path]:
     written = []
     for language in LANGUAGES:
         deck = Deck(folder, load(language), load_words(language))
-        presentation = pptx.Presentation()
+        presentation: Any = pptx.Presentation()
         presentation.slide_width, presentation.slide_height = _inches(WIDTH), _inches(HEIGHT)
         for one in deck.slides():
             Sheet(presentation, deck, one).fill()
         path = Path(out) / f"slides.{language}.pptx"
-        presentation.save(path)
+        presentation.save(str(path))
         written.append(path)
     return written
 
@@ -103,6 +103,7 @@ class Sheet:
         from pptx.enum.text import PP_ALIGN
         from pptx.util import Pt
 
+        rgb: Any = RGBColor  # its constructor has no types
         frame.word_wrap = True
         for place, line in enumerate(lines):
             paragraph = frame.paragraphs[0] if place == 0 else frame.add_paragraph()
@@ -110,7 +111,7 @@ class Sheet:
             run = paragraph.add_run()
             run.text = mark + line
             run.font.size, run.font.bold = Pt(size), bold
-            run.font.color.rgb = RGBColor.from_string(color)
+            run.font.color.rgb = rgb(*bytes.fromhex(color))
             run.font.name = FONT[self.deck.texts.language]
             properties = run._r.get_or_add_rPr()
             far_east = properties.makeelement(
