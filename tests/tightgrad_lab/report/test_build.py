@@ -282,6 +282,8 @@ def test_links_between_pages_lead_to_what_is_there(out: Path, language: str) -> 
             file, _, anchor = url.partition("#")
             if url.startswith(("http", "data:")):
                 continue
+            if file == f"slides.{language}.html":  # `tightgrad report` and `tightgrad lab` build it beside
+                continue
             assert (out / (file or name)).is_file(), url
             if anchor:
                 assert anchor in ids[file or name], f"{name}: {url}"
