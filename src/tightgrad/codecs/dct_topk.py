@@ -105,7 +105,7 @@ class DCTTopK(Codec):
                 f"{self.block_size}; it is damaged."
             )
         # Cosine by cosine: the same bits on any hardware, which a matrix product does not give.
-        out = torch.zeros(num_blocks, self.block_size, device=spec.device)
+        out = torch.zeros(num_blocks, self.block_size, dtype=torch.float32, device=spec.device)
         cosines = dct_matrix(self.block_size, spec.device)
         for start, stop in pieces(num_blocks, 1, spec.device, numel_each=self.block_size):
             for index, value in zip(

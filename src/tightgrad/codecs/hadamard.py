@@ -93,7 +93,7 @@ class Hadamard(Codec):
 
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
         """Flip signs at random, rotate each block, and encode."""
-        rotated = torch.zeros(self.rotated_numel(spec.numel), device=flat.device)
+        rotated = torch.zeros(self.rotated_numel(spec.numel), dtype=torch.float32, device=flat.device)
         rotated[: spec.numel] = flat
         signs = self._signs(spec).to(flat.device)
         for blocks in self._blocks(rotated):

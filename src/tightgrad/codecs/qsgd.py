@@ -116,7 +116,7 @@ class QSGD(BlockCodec):
         """Draw the levels, then pack them."""
         if self.fixed_size:
             return super().encode(flat, spec, generator)
-        scales = torch.empty(self.num_blocks(spec.numel), device=flat.device)
+        scales = torch.empty(self.num_blocks(spec.numel), dtype=torch.float32, device=flat.device)
         scratch = self._scratch(spec.numel, flat.device)
         parts = [
             self.encode_piece(flat[start:stop], scales[start // self.block_size :], scratch, generator)
@@ -179,7 +179,7 @@ class QSGD(BlockCodec):
                 f"a payload of qsgd for {payload.spec.name!r} has positions up to {int(where.max())} and levels up to "
                 f"{int(sizes.max())}, expected below {numel} and at most {self.levels}; it is damaged."
             )
-        out = torch.zeros(numel, device=message.device)
+        out = torch.zeros(numel, dtype=torch.float32, device=message.device)
         values = torch.where(negative, -sizes, sizes).to(torch.float32)
         out[where] = values * scales.div(self.levels)[where // self.block_size]
         return out.to(payload.spec.dtype)

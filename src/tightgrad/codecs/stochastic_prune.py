@@ -99,7 +99,7 @@ class StochasticPrune(Codec):
         level = sizes.new_tensor(0.0)
         for _ in range(NUM_ROUNDS):
             left = torch.where(always, 0.0, sizes).sum()
-            room = wanted - always.sum()
+            room = wanted - always.sum().float()
             level = torch.where(room > 0, left / room, 0.0)
             always = sizes >= level
         return (level * largest.double()).float()
@@ -115,7 +115,7 @@ class StochasticPrune(Codec):
         level = self.level(flat)
         sizes = flat.abs()
         always = sizes >= level
-        draw = torch.rand(flat.shape, generator=generator, device=flat.device)
+        draw = torch.rand(flat.shape, generator=generator, dtype=torch.float32, device=flat.device)
         drawn = (~always & (draw * level < sizes)).nonzero().view(-1)
         indices = (always & (sizes > 0)).nonzero().view(-1)
         message = torch.cat(

@@ -58,4 +58,4 @@ class Threshold(VariableSparse):
 
     def select(self, flat: Tensor, generator: torch.Generator) -> Tensor:
         """Select the entries whose size is at least the threshold."""
-        return above(flat, torch.tensor(self.threshold, device=flat.device))
+        return above(flat, torch.tensor(self.threshold, dtype=torch.float32, device=flat.device))

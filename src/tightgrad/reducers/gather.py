@@ -83,7 +83,7 @@ def _gather_fixed(grads: Grads, codec: Codec, specs: list[GradSpec], context: Re
     with context.clock("collective"):
         messages = context.collective.all_gather(message)
     with context.clock("decode"):
-        total = {name: torch.zeros(grad.shape, device=device) for name, grad in grads.items()}
+        total = {name: torch.zeros(grad.shape, dtype=torch.float32, device=device) for name, grad in grads.items()}
         sums = [total[spec.name].view(-1) for spec in specs]
         for row in messages:
             with context.receiving():
@@ -110,7 +110,8 @@ class _SentMessage(Sent):
         if not self._dense:
             decoded = self._codec.decode_all(self._message, self._specs)
             self._dense = {spec.name: tensor for spec, tensor in zip(self._specs, decoded, strict=True)}
-        dense = self._dense[name] if name in self._dense else torch.zeros(0, device=self._specs[0].device)
+        empty = torch.empty(0, dtype=torch.float32, device=self._specs[0].device)
+        dense = self._dense.get(name, empty)
         return dense.view(self._shapes[name])
 
     def __iter__(self) -> Iterator[str]:
@@ -129,7 +130,7 @@ def _gather_variable(grads: Grads, codec: Codec, specs: list[GradSpec], context:
         message = to_bytes(mine, device)
     with context.clock("collective"):
         messages, nbytes = exchange(message, mine, codec, specs, context)
-    total = {name: torch.zeros(grad.numel(), device=device) for name, grad in grads.items()}
+    total = {name: torch.zeros(grad.numel(), dtype=torch.float32, device=device) for name, grad in grads.items()}
     with context.clock("decode"):
         for row, sizes in zip(messages, nbytes, strict=True):
             with context.receiving():

@@ -63,8 +63,8 @@ class MajorityVote(Reducer):
             message = codec.encode_all(flats, specs, lambda name: context.rng.local(name, device))
         with context.clock("collective"):
             messages = context.collective.all_gather(message)
-        votes = {spec.name: torch.zeros(spec.numel, device=device) for spec in specs}
-        scales = {spec.name: torch.zeros(spec.numel, device=device) for spec in specs}
+        votes = {spec.name: torch.zeros(spec.numel, dtype=torch.float32, device=device) for spec in specs}
+        scales = {spec.name: torch.zeros(spec.numel, dtype=torch.float32, device=device) for spec in specs}
         total: Grads = {}
         transmitted: Grads = {}
         with context.clock("decode"):

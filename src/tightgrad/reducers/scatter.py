@@ -66,7 +66,7 @@ def reduce_scatter_encoded(grads: Grads, sizes: Sizes, codec: Codec, context: Re
     with context.clock("collective"):
         received = context.collective.all_to_all(messages, [messages[rank].numel()] * len(messages))
     with context.clock("decode"):
-        sums = {name: torch.zeros(sizes[name][rank], device=device) for name in grads}
+        sums = {name: torch.zeros(sizes[name][rank], dtype=torch.float32, device=device) for name in grads}
         for message in received:
             with context.receiving():
                 codec.add_all_to_(list(sums.values()), message, rows[rank])

@@ -109,7 +109,7 @@ def reduce_in_two_shots(grads: Grads, first: Codec, second: Codec, context: Redu
         received = context.collective.all_to_all(messages, [messages[rank].numel()] * len(messages))
     own = plan.specs[rank]
     with context.clock("decode"):
-        sums = [torch.zeros(spec.numel, device=device) for spec in own]
+        sums = [torch.zeros(spec.numel, dtype=torch.float32, device=device) for spec in own]
         for message in received:
             with context.receiving():
                 first.add_all_to_(sums, message, own)
@@ -121,7 +121,7 @@ def reduce_in_two_shots(grads: Grads, first: Codec, second: Codec, context: Redu
     with context.clock("decode"):
         rows = []
         for message, row in zip(delivered, plan.specs, strict=True):
-            totals = [torch.zeros(spec.numel, device=device) for spec in row]
+            totals = [torch.zeros(spec.numel, dtype=torch.float32, device=device) for spec in row]
             with context.receiving():
                 totals = second.decode_all(message, row)
             rows.append(totals)

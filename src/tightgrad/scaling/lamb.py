@@ -87,7 +87,8 @@ class LAMB(LayerwiseOptimizer):
         """This rank's part of the two moments, and the number of the step that begins."""
         state = self.state[param]
         if not state:
-            state["step"] = torch.zeros(())  # on the CPU, as in torch.optim.Adam: read without a device sync
+            # On the CPU, as in torch.optim.Adam: read without a device sync.
+            state["step"] = torch.zeros((), dtype=torch.float32)
             state["exp_avg"] = torch.zeros_like(param)
             state["exp_avg_sq"] = torch.zeros_like(param)
         state["step"] += 1

@@ -121,7 +121,7 @@ class BucketReduction:
             UsageError: on every rank, when gradients are missing, or grew late, on any.
             RankMismatchError: on every rank, when another one goes on.
         """
-        whole = total_norm(self._norms) if self._norms else torch.zeros(())
+        whole = total_norm(self._norms) if self._norms else torch.zeros((), dtype=torch.float32)
         notice = Notice.NOTHING if bool(torch.isfinite(whole)) else Notice.NONFINITE
         notice |= Notice.MISSING if missing else Notice.NOTHING
         notice |= Notice.LATE if late else Notice.NOTHING

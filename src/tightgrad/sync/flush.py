@@ -52,7 +52,9 @@ def on_every_rank(residuals: Grads, adapter: Adapter) -> Grads:
     device = next(iter(adapter.parameters.values())).device
     voted = vote(residuals, list(adapter.parameters), finite=True, collective=adapter.collective).used
     return {
-        name: residuals[name].contiguous() if name in residuals else torch.zeros(_shape(name, adapter), device=device)
+        name: residuals[name].contiguous()
+        if name in residuals
+        else torch.zeros(_shape(name, adapter), dtype=torch.float32, device=device)
         for name in adapter.parameters
         if name in voted
     }

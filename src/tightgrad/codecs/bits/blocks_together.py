@@ -86,7 +86,7 @@ def _encode_group(codec: BlockCodec, flats: Sequence[Tensor]) -> list[Tensor]:
         payload = codec.encode(flats[0], GradSpec("", (numels[0],), numels[0], device=device), torch.Generator(device))
         return [tensor.view(torch.uint8) for tensor in payload.tensors]
     gaps = _with_gaps(numels, codec.block_size)
-    values = torch.zeros(sum(gaps), device=device)
+    values = torch.zeros(sum(gaps), dtype=torch.float32, device=device)
     torch._foreach_copy_(values.split(gaps)[::2], list(flats))
     blocks = values.view(-1, codec.block_size)
     codes, scales = codec.encode_blocks(blocks, torch.empty_like(blocks), torch.Generator(device))
@@ -107,7 +107,7 @@ def _decode_group(
     whole = torch.zeros(sum(gaps), dtype=torch.uint8, device=scales.device)
     torch._foreach_copy_(whole.split(gaps)[::2], list(packed))
     shape = (scales.numel(), codec.block_size)
-    values = torch.empty(shape, device=scales.device)
+    values = torch.empty(shape, dtype=torch.float32, device=scales.device)
     codec.decode_blocks_(values, codec.unpack(whole, values.numel()).view(shape), scales)
     pieces = values.view(-1).split(_with_gaps([spec.numel for spec in specs], codec.block_size))[::2]
     return [piece.to(spec.dtype) for piece, spec in zip(pieces, specs, strict=True)]

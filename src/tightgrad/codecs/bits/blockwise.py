@@ -68,7 +68,7 @@ class BlockCodec(Codec):
     def encode(self, flat: Tensor, spec: GradSpec, generator: torch.Generator) -> Payload:
         """Scale each block and round its elements to integers."""
         packed = torch.empty(self.code_nbytes(spec.numel), dtype=torch.uint8, device=flat.device)
-        scales = torch.empty(self.num_blocks(spec.numel), device=flat.device)
+        scales = torch.empty(self.num_blocks(spec.numel), dtype=torch.float32, device=flat.device)
         scratch = self._scratch(spec.numel, flat.device)
         for start, stop in self._pieces(spec.numel, flat.device):
             codes = self.encode_piece(flat[start:stop], scales[start // self.block_size :], scratch, generator)
@@ -128,7 +128,8 @@ class BlockCodec(Codec):
 
     def _scratch(self, numel: int, device: torch.device) -> Tensor:
         """Memory of the longest piece."""
-        return torch.empty(max((stop - start for start, stop in self._pieces(numel, device)), default=0), device=device)
+        numel_of_piece = max((stop - start for start, stop in self._pieces(numel, device)), default=0)
+        return torch.empty(numel_of_piece, dtype=torch.float32, device=device)
 
     def _pieces(self, numel: int, device: torch.device) -> Iterator[tuple[int, int]]:
         return pieces(numel, common_multiple(self.block_size, self.packed_together), device)

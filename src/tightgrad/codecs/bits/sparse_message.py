@@ -134,7 +134,7 @@ def pack_message(indices: Tensor, entries: Tensor, values: Codec, layout: Messag
     if not isinstance(values, IntBlock):
         message[layout.values] = entries.to(_dtype(values))[:, None].view(torch.uint8)
         return message
-    blocks = torch.zeros(layout.scales.shape[0], values.block_size)
+    blocks = torch.zeros(layout.scales.shape[0], values.block_size, dtype=torch.float32)
     blocks.view(-1)[layout.blocks] = entries
     codes, scales = values.encode_blocks(blocks, torch.empty_like(blocks), torch.Generator())
     slots = torch.zeros(layout.nbytes * 8 // values.bits, dtype=torch.uint8)
@@ -162,7 +162,7 @@ def unpack_message(message: Tensor, values: Codec, layout: MessageLayout) -> tup
     if isinstance(values, IntBlock):
         slots = unpack_bits(message, layout.nbytes * 8 // values.bits, values.bits)
         scales = message[layout.scales].view(torch.float32).view(-1)
-        entries = torch.empty(len(layout.values), 1)
+        entries = torch.empty(len(layout.values), 1, dtype=torch.float32)
         codes = slots[layout.values].view(-1, 1)
         values.decode_blocks_(entries, codes, scales[layout.blocks // values.block_size])
         return list(indices.split(counts)), list(entries.view(-1).split(counts))
