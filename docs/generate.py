@@ -107,7 +107,8 @@ def _course() -> str:
         "",
         "The book that `tightgrad lab` makes follows a course of eight chapters. This page says what answers",
         "each of its headings: the figure and table with that number, the command that measures them, and the page",
-        "of this site.",
+        "of this site. `examples/notebooks` has seven notebooks in English and Chinese, one for each technique, each case",
+        "and the combination, from scratch first; `pip install '.[course]'`, then `jupyter lab examples/notebooks`.",
         "",
     ]
     for n, chapter in enumerate(COURSE, start=1):
