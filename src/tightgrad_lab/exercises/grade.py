@@ -1,6 +1,7 @@
 """Grades a function: asks it the cases, compares, and looks for the slip that explains what is wrong."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -69,6 +70,7 @@ def same_data(after: Any, before: Any) -> bool:
 
 
 def _remarks(exam: Exam, cases: list[Case], founds: list[Any]) -> Iterator[Words]:
+    """Say what is wrong, entry by entry; a slip that explains all answers comes before one that explains an entry."""
     rights = [exam.right(*copied(case)) for case in cases]
     problems = [difference(found, right, exam.tolerance) for found, right in zip(founds, rights, strict=True)]
     if not any(problems):
@@ -76,6 +78,9 @@ def _remarks(exam: Exam, cases: list[Case], founds: list[Any]) -> Iterator[Words
     if not all(isinstance(right, Mapping) for right in rights) or not all(isinstance(one, Mapping) for one in founds):
         yield from _field(exam, cases, founds, rights, "", set())
         return
+    places = range(len(cases))
+    likely = [one for one in exam.slips if all(_explains(exam, cases[at], founds[at], "", one.flags) for at in places)]
+    exam = replace(exam, slips=(*likely, *(one for one in exam.slips if one not in likely)))
     told: set[Words] = set()
     for key in rights[0]:
         lacking = [key not in one for one in founds]

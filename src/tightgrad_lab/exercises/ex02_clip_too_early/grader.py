@@ -44,11 +44,13 @@ def right(
             norms.append(float(grad.norm()))
         if clip == "after":
             grad = grad * _factor(grad, max_norm)
+        if clip == "always":
+            grad = grad * (max_norm / float(grad.norm()))
         if clip == "value":
             grad = grad.clamp(-max_norm, max_norm)
         if record == "after":
             norms.append(float(grad.norm()))
-        factors.append(min(1.0, max_norm / norms[-1]))
+        factors.append(max_norm / norms[-1] if clip == "always" else min(1.0, max_norm / norms[-1]))
         if clear_late:
             grad = torch.zeros_like(grad)
         weights = weights - rate * grad
@@ -85,6 +87,11 @@ EXAM = Exam(
             "you clip by value; one factor for the whole gradient was asked for",
             "你按值裁剪了；题目要求整个梯度乘同一个系数",
             clip="value",
+        ),
+        slip(
+            "short gradients are stretched to the bound: the factor is never above 1",
+            "短的梯度被拉长到了上限：系数不能大于 1",
+            clip="always",
         ),
         slip(
             "the gradients are cleared between backward and step: the weights never move",

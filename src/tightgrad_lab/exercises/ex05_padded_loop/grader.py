@@ -53,6 +53,8 @@ def right(
                 "padding": len(labels) / everything,
                 "sum": float(own),
                 "none": 1.0,
+                "epoch": own / sum(int((y != -100).sum()) for _, y in batches),
+                "twice": own / items / len(window),
                 "tokens": own / everything,
             }
             if clear == "micro":
@@ -104,6 +106,16 @@ EXAM = Exam(
             "the means of the micro-batches are added and not divided",
             "各微批次的平均损失只是相加，没有加权",
             weight="none",
+        ),
+        slip(
+            "you divide by the labels of the whole epoch: each window is a mean of its own",
+            "你除以了整个轮次的有效标签数：每个窗口各自取平均",
+            weight="epoch",
+        ),
+        slip(
+            "you divide twice: the shares of a window add up to 1 already, do not divide by the micro-batches as well",
+            "除了两次：一个窗口里各份额之和已经是 1，不要再除以微批次数",
+            weight="twice",
         ),
         slip("the last window makes no step because it is not full", "最后一个窗口不满，没有更新", last="dropped"),
         slip(

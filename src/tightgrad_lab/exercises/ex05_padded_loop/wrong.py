@@ -17,5 +17,7 @@ WRONG = (
         "        if len(window) == micro_batches:\n            optimizer.step()\n",
         "it is not full",
     ),
+    Wrong(SHARE, "loss * int((labels != -100).sum()) / sum(int((y != -100).sum()) for _, y in batches)", "whole epoch"),
+    Wrong(SHARE, SHARE + " / len(window)", "you divide twice"),
     Wrong(SHARE, "loss", "added and not divided"),
 )

@@ -1,5 +1,6 @@
 """Whether compression pays on a link, and from which speed on."""
 
+import math
 from typing import Any
 
 from tightgrad_lab.exercises.model import Case, Draw, Exam, slip
@@ -9,7 +10,7 @@ def cases(draw: Draw) -> list[Case]:
     """Links near the break-even of reduced and of gathered messages; some gatherings never pay."""
     found: list[Case] = []
     for index in range(12):
-        parameters, processes = draw.integer(5, 300) * 10**6, draw.pick((2, 4, 8, 16))
+        parameters, processes = draw.integer(5, 300) * 10**6, 16 if index == 1 else draw.pick((2, 4, 8, 16))
         gathered = index % 2 == 1
         factor = draw.real(1.5, 7.5, 2) if index % 4 == 1 else draw.real(4.0, 60.0, 1)
         coding = draw.real(0.01, 0.2)
@@ -32,6 +33,7 @@ def right(
     gather: str = "others",
     width: int = 4,
     counted: bool = True,
+    floor: float = 0.0,
 ) -> dict[str, Any]:
     """Return the answer."""
     nbytes, unit = width * parameters, 8 if bits else 1
@@ -47,7 +49,7 @@ def right(
     share = (gathers[gather] if gathered else dense_share) / factor
     packed = share * nbytes / bandwidth + (coding if counted else 0.0)
     dense = dense_share * nbytes / bandwidth
-    break_even = max(0.0, (dense_share - share) * nbytes / coding) * unit / 1e9
+    break_even = max(floor, (dense_share - share) * nbytes / coding) * unit / 1e9
     return {"dense": dense, "packed": packed, "pays": packed < dense, "break_even": break_even}
 
 
@@ -92,6 +94,11 @@ EXAM = Exam(
             ring="limit",
         ),
         slip("a float32 takes 4 bytes", "一个 float32 占 4 字节", width=1),
+        slip(
+            "a link has no negative speed: where the packed messages are more than the dense ones it never pays, say 0",
+            "链路速度不会是负数：压缩后的消息反而更多时，永远不划算，应当返回 0",
+            floor=-math.inf,
+        ),
         slip("encoding and decoding take time as well", "编码和解码也要时间", counted=False),
     ),
 )

@@ -8,5 +8,6 @@ WRONG = (
     Wrong("(processes - 1) / factor if gathered else ring / factor", "ring / factor", "not added on the way"),
     Wrong("(processes - 1) / factor", "processes / factor", "its own message"),
     Wrong("bandwidth + coding", "bandwidth", "encoding and decoding take time"),
+    Wrong("max(0.0, (ring - share) * nbytes / coding)", "(ring - share) * nbytes / coding", "no negative speed"),
     Wrong("* 8 / 1e9", "/ 1e9", "break_even: a link of 1 Gbit/s"),
 )

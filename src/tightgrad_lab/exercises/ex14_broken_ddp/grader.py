@@ -63,28 +63,33 @@ def _window(
     """Return the gradients of rank 0, and how often both exchanged."""
     everything = sum(len(labels) for window in windows for _, labels in window)
     model = model_of(weights)
-    totals = []
+    totals, firsts = [], []
     for window in windows:
         total = [torch.ones_like(one) if clear == "never" else torch.zeros_like(one) for one in model.parameters()]
         own = sum(len(labels) for _, labels in window)
-        for inputs, labels in window:
+        for place, (inputs, labels) in enumerate(window):
             model.zero_grad()
             loss = functional.cross_entropy(model(inputs), labels)
-            share = {"all": len(labels) / everything, "own": len(labels) / own}[count] * (
-                WORLD if world and count == "all" else 1
-            )
+            counts = {"all": everything, "own": own, "own times W": own / WORLD}
+            share = len(labels) / counts[count] * (WORLD if world and count == "all" else 1)
             share = {"items": share, "K": 1 / len(window), "none": 1.0}[weight]
             (loss * share).backward()
             before = [torch.zeros_like(one) if clear == "micro" else one for one in total]
             total = [
                 old + one.grad for old, one in zip(before, model.parameters(), strict=True) if one.grad is not None
             ]
+            if place == 0:
+                firsts.append(total)
         totals.append(total)
     gradients = [(torch.stack(parts).mean(0)).tolist() for parts in zip(*totals, strict=True)]
     if sync == "never":
         gradients = [one.tolist() for one in totals[0]]
-    counts = {"once": [1, 1], "each": [len(window) for window in windows], "never": [0, 0]}
-    return {"gradients": gradients, "exchanges": counts[sync]}
+    if sync == "first":  # what came after it stays as this process has it
+        shared = [torch.stack(parts).mean(0) for parts in zip(*firsts, strict=True)]
+        rest = [total - first for total, first in zip(totals[0], firsts[0], strict=True)]
+        gradients = [(one + other).tolist() for one, other in zip(shared, rest, strict=True)]
+    exchanges = {"once": [1, 1], "first": [1, 1], "each": [len(window) for window in windows], "never": [0, 0]}
+    return {"gradients": gradients, "exchanges": exchanges[sync]}
 
 
 EXAM = Exam(
@@ -106,9 +111,19 @@ EXAM = Exam(
             sync="never",
         ),
         slip(
+            "the exchange comes with the first micro-batch: what later ones add stays on its own process; let the last one exchange",
+            "第一个微批次就交换了：后面的微批次只加在本进程上；应当由最后一个微批次来交换",
+            sync="first",
+        ),
+        slip(
             "your count covers this process only: with DDP's average every process then weighs the same, however few items it holds",
             "你只数了本进程的样本：DDP 平均之后，各进程的权重就都一样了，不管它有多少样本",
             count="own",
+        ),
+        slip(
+            "you count this process only, and multiply by W: sum the count over the processes first",
+            "你只数了本进程的样本，又乘了 W：应当先把样本数对各进程求和",
+            count="own times W",
         ),
         slip(
             "the factor W is missing: DDP's average divides by the number of processes once more",

@@ -16,6 +16,8 @@ WRONG = (
     Wrong(" * dist.get_world_size() / items", " / items", "the factor W is missing"),
     Wrong("    model.zero_grad()\n", "", "still in the sum"),
     Wrong("nullcontext() if last else model.no_sync()", "model.no_sync()", "gradients are never exchanged"),
+    Wrong("    dist.all_reduce(items)\n", "", "and multiply by W"),
+    Wrong("last = k == len(window) - 1", "last = k == 0", "with the first micro-batch"),
     Wrong(
         "    dist.all_reduce(items)\n",
         "    if dist.get_rank() == 0:\n        dist.all_reduce(items)\n",

@@ -38,12 +38,13 @@ def right(
     again: bool = False,
     by: str = "size",
     feedback: bool = True,
+    damp: bool = False,
 ) -> dict[str, Any]:
     """Return the answer."""
     weights = weights.clone()
     velocity, residual, late, sent = (torch.zeros_like(weights) for _ in range(4))
     for _ in range(steps):
-        gradient = curvatures * weights
+        gradient = curvatures * weights * (1 - momentum if damp else 1)
         velocity = momentum * velocity + gradient if correct else gradient
         wanted = velocity + residual if feedback else velocity
         chosen = (wanted.abs() if by == "size" else wanted).topk(k).indices
@@ -80,6 +81,11 @@ EXAM = Exam(
             mask="residual",
         ),
         slip("what was sent stays in the residual", "发送过的还留在残差里", mask="momentum"),
+        slip(
+            "the new gradient enters the momentum whole, not times 1 - momentum",
+            "新梯度要整个加进动量，不要乘 1 - momentum",
+            damp=True,
+        ),
         slip("choose by magnitude", "应当按绝对值选", by="value"),
         slip("there is no feedback: the residual is never added", "没有误差反馈：残差从来没有加进来", feedback=False),
     ),

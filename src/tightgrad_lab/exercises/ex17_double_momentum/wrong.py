@@ -10,6 +10,7 @@ WRONG = (
         "momentum acts a second time",
     ),
     Wrong("velocity = momentum * velocity + gradient", "velocity = gradient", "collects the momentum"),
+    Wrong("velocity + gradient", "velocity + (1 - momentum) * gradient", "enters the momentum whole"),
     Wrong("residual = wanted - message", "residual = wanted", "stays in the residual"),
     Wrong("wanted = velocity + residual", "wanted = velocity.clone()", "there is no feedback"),
     Wrong("wanted.abs().topk(k)", "wanted.topk(k)", "choose by magnitude"),

@@ -41,6 +41,7 @@ def right(
     vote: bool = True,
     clip: str = "delivered",
     feedback: bool = True,
+    record: str = "before",
 ) -> dict[str, Any]:
     """Return the answer."""
     residuals = [torch.zeros_like(weights) for _ in steps[0]]
@@ -54,6 +55,7 @@ def right(
                 "items": [items / total for _, items in window],
                 "K": [1 / len(window) / len(row) for _ in window],
                 "own": [items / own / len(row) for _, items in window],
+                "W": [items * len(row) / total for _, items in window],
                 "sum": [float(items) for _, items in window],
             }[weight]
             gradients.append(torch.stack([g * share for (g, _), share in zip(window, shares, strict=True)]).sum(0))
@@ -82,6 +84,8 @@ def right(
             residuals[rank][chosen] = 0
         norms.append(float(delivered.norm()))
         factor = min(1.0, max_norm / norms[-1]) if clip in ("delivered", "both") else 1.0
+        if record == "after":
+            norms[-1] *= factor
         weights = weights - rate * factor * delivered
     return {"weights": weights, "norms": norms, "skipped": skipped}
 
@@ -101,6 +105,16 @@ EXAM = Exam(
             "the count covers one process only: weight by items over all items of all processes",
             "只数了一个进程的样本：应当按样本数占所有进程样本总数的比例加权",
             weight="own",
+        ),
+        slip(
+            "the factor W belongs to an average such as DDP's; here the messages are added",
+            "系数 W 用来抵消 DDP 那样的平均；这里的消息是相加的",
+            weight="W",
+        ),
+        slip(
+            "the norm is recorded after the clip: record the one before it",
+            "记录的是裁剪之后的范数：应当记录裁剪之前的",
+            record="after",
         ),
         slip("this is the sum over items, not the mean", "这是对样本的和，不是平均", weight="sum"),
         slip(

@@ -11,6 +11,13 @@ WRONG = (
         "the count covers one process only",
     ),
     Wrong(SHARE, "gradient * items for gradient", "not the mean"),
+    Wrong(SHARE, "gradient * items * len(processes) / total for gradient", "the factor W belongs to an average"),
+    Wrong(
+        "        weights = weights - rate * min(1.0, max_norm / norms[-1]) * delivered\n",
+        "        weights = weights - rate * min(1.0, max_norm / norms[-1]) * delivered\n"
+        "        norms[-1] = min(norms[-1], max_norm)\n",
+        "recorded after the clip",
+    ),
     Wrong("rate * min(1.0, max_norm / norms[-1]) * delivered", "rate * delivered", "nothing is clipped"),
     Wrong("wanted = residuals[rank] + gradient", "wanted = gradient", "the residual is never added"),
     Wrong(

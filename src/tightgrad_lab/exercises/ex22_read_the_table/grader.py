@@ -23,6 +23,8 @@ def cases(draw: Draw) -> list[Case]:
         sd, least = draw.real(0.31, 1.5, 3), draw.real(0.41, 1.2, 3)
         if abs(8 * (sd / least) ** 2 % 1 - 0.5) > 0.49:
             sd += 0.013  # nearly an integer: rounding would decide
+        if index == 0:  # exactly an integer, and equal is not larger
+            sd, least = draw.pick((0.5, 1.0)), draw.pick((0.5, 1.0))
         sizes = (draw.integer(1, 50) * 10**5, draw.integer(1, 30) * 100, draw.pick((2, 4, 8)))
         found.append((plain, combined, t, sd, least, *sizes, vocabulary, draw.pick((64, 128, 256)), tokens))
     return found
@@ -66,7 +68,7 @@ def right(
     )
     larger = abs(difference) > halfwidth if seen == "size" else difference > halfwidth
     exact = {"both": 8.0, "one": 4.0, "t": 2.0}[seeds if seeds in ("one", "t") else "both"] * (sd / gap) ** 2
-    counts = {"floor": math.floor(exact), "exact": exact}
+    counts = {"floor": math.floor(exact), "exact": exact, "ceil": math.ceil(exact)}
     share = {
         "two": 2 * (processes - 1) / processes,
         "one": (processes - 1) / processes,
@@ -116,6 +118,11 @@ EXAM = Exam(
         ),
         slip("a loss is a difference as well: compare its size", "变差也是差别：应当比较绝对值", seen="sign"),
         slip("rounded down, the difference is not yet larger", "向下取整时，差别还不够大", seeds="floor"),
+        slip(
+            "where the root gives an integer, the difference is equal and not yet larger: one seed more",
+            "恰好解出整数时，差别只是相等，还不是大于：要再多一个种子",
+            seeds="ceil",
+        ),
         slip("seeds are counted by an integer", "种子数是整数", seeds="exact"),
         slip("both settings have noise: the 2 under the root is missing", "两组都有噪声：漏了根号下的 2", seeds="one"),
         slip("the factor 2 before sd is squared as well", "sd 前面的 2 也要平方", seeds="t"),

@@ -20,5 +20,6 @@ WRONG = (
     Wrong(
         "math.floor(8 * (sd / gap) ** 2) + 1", "math.floor(4 * (sd / gap) ** 2) + 1", "the 2 under the root is missing"
     ),
+    Wrong("math.floor(8 * (sd / gap) ** 2) + 1", "math.ceil(8 * (sd / gap) ** 2)", "one seed more"),
     Wrong("min(tokens, vocabulary)", "tokens", "no more rows than words"),
 )
