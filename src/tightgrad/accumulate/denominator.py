@@ -5,23 +5,16 @@ ignores, and with class weights, which no batch shows. Weights have to be in pro
 looked for at the end of the graph, below sums of several terms and below products with numbers.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from tightgrad.accumulate.loss_graph import MEAN, SUM, cross_entropies
 from tightgrad.core.notices import warn
 
 LOOKS = 16  # micro-batches that are looked at: each look waits for the device
 TOLERANCE = 1e-3
-_MEAN, _SUM = 1, 2  # torch's numbers for reduction="mean" and "sum"
-_MOST_NODES = 32
 _STACK = 6  # the user's line, above backward() and what it calls
-# Names of autograd's nodes, the same in torch 2.9 to 2.14; under other names nothing is found.
-_SUMS = ("AddBackward0", "SubBackward0", "NegBackward0", "ToCopyBackward0")
-_PRODUCTS = ("MulBackward0", "MulBackward1", "DivBackward0", "DivBackward1")
 
 
 @dataclass(frozen=True)
@@ -64,11 +57,11 @@ class DenominatorCheck:
         if not self._looks or weight >= total:
             return first
         self._looks -= 1
-        terms = list(_terms(loss))
+        terms = [term for term in cross_entropies(loss) if term.divisors]
         if not terms:
             return first
         is_plain = terms[0].function is loss.grad_fn
-        if is_plain and terms[0].reduction == _SUM and weight != 1:
+        if is_plain and terms[0].reduction == SUM and weight != 1:
             self._warn(
                 f'the loss is a sum (cross entropy with reduction="sum") of a micro-batch that weighs {weight:.6g}, '
                 'and loss_reduction="mean" takes it for a mean: write Accumulate(loss_reduction="sum"), or let the '
@@ -76,7 +69,7 @@ class DenominatorCheck:
             )
             return first
         divisors = tuple(divisor for term in terms for divisor in term.divisors)
-        seen = Seen(divisors, weight, max(term.rounding for term in terms), is_plain and terms[0].reduction == _MEAN)
+        seen = Seen(divisors, weight, max(term.rounding for term in terms), is_plain and terms[0].reduction == MEAN)
         other, self._lone = first or self._lone, None if first else seen
         if other is not None and _differ(other, seen) and (first is not None or _can_tell(other, seen)):
             self._warn(
@@ -94,8 +87,8 @@ class DenominatorCheck:
         if not self._looks:
             return
         self._looks -= 1
-        term = next(_terms(loss), None)
-        if term is None or term.function is not loss.grad_fn or term.reduction != _MEAN:
+        term = next((term for term in cross_entropies(loss) if term.divisors), None)
+        if term is None or term.function is not loss.grad_fn or term.reduction != MEAN:
             return
         if weight != 1 and term.divisors[0] != 1:
             self._warn(
@@ -128,72 +121,3 @@ def _can_tell(one: Seen, other: Seen) -> bool:
     """
     are_whole = all((seen.divisors[0] / seen.weight).is_integer() for seen in (one, other))
     return one.is_plain and other.is_plain and not are_whole
-
-
-@dataclass(frozen=True)
-class _Term:
-    function: Any
-    reduction: int
-    divisors: tuple[float, ...]
-    rounding: float
-
-
-def _terms(loss: Tensor) -> Iterator[_Term]:
-    """Torch's cross entropies that the loss consists of; none of those whose saved values would have to be recomputed.
-
-    NllLossBackward0 and NllLoss2DBackward0 have had their saved values under these names since torch 1.9.
-    """
-    if loss.grad_fn is None:
-        return
-    nodes: list[tuple[Any, float, float, float]] = [(loss.grad_fn, 1.0, 1.0, torch.finfo(loss.dtype).eps)]
-    for _ in range(_MOST_NODES):
-        if not nodes:
-            return
-        function, divided, multiplied, rounding = nodes.pop()
-        name = type(function).__name__
-        below = [child for child, _ in getattr(function, "next_functions", ())]
-        if hasattr(function, "_raw_saved_total_weight") and function._saved_reduction in (_MEAN, _SUM):
-            total = _saved(function, "total_weight")
-            if isinstance(total, Tensor):
-                is_mean = function._saved_reduction == _MEAN
-                base = float(total) if is_mean else 1.0
-                choices = dict.fromkeys((base, base * divided, base * divided / multiplied))
-                divisors = tuple(choices) if is_mean or divided == 1 else tuple(choices)[1:]
-                rounding = max(rounding, torch.finfo(total.dtype).eps)
-                yield _Term(function, function._saved_reduction, divisors, rounding)
-        elif name in _SUMS:
-            nodes += [(child, divided, multiplied, rounding) for child in reversed(below) if child is not None]
-        elif name in _PRODUCTS and sum(child is not None for child in below) == 1:
-            child = next(child for child in below if child is not None)
-            is_product, is_first = name.startswith("Mul"), child is below[0]
-            factor = _saved(function, "other" if is_first else "self") if is_product or is_first else None
-            number = abs(float(factor)) if isinstance(factor, Tensor | float | int) else 0.0
-            if not 0.0 < number < float("inf"):
-                continue
-            if isinstance(factor, Tensor) and factor.is_floating_point():
-                rounding = max(rounding, torch.finfo(factor.dtype).eps)
-            of_product, of_quotient = (number, 1.0) if is_product else (1.0, number)
-            nodes.append((child, divided * of_quotient, multiplied * of_product, rounding))
-
-
-def _saved(function: Any, name: str) -> Any:
-    """A number that a node has saved; None where there is none to be had."""
-    value = saved(function, name)
-    return None if isinstance(value, Tensor) and value.numel() != 1 else value
-
-
-def saved(function: Any, name: str) -> Any:
-    """Return a value that a node has saved; None where there is none to be had without running a forward again."""
-    raw = getattr(function, f"_raw_saved_{name}", None)
-    try:
-        if raw is not None:
-            # Refused where hooks are set already: a look would run a checkpointed forward again.
-            raw.register_hooks(_as_it_is, _as_it_is)
-        value = getattr(function, f"_saved_{name}")
-    except (AttributeError, RuntimeError):
-        return None
-    return value.detach() if isinstance(value, Tensor) else value
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.additive import Forward, check_additive
 from tightgrad.accumulate.in_batch import compares_samples
+from tightgrad.accumulate.loss_graph import divided_mean
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.trial_forward import is_compiled, own_statistics
 from tightgrad.core.errors import UnsupportedError
@@ -22,6 +23,7 @@ from tightgrad.pipeline.premises.check_loss import LossCheck, look_at_loss
 from tightgrad.pipeline.premises.scaler_guard import check_unscaled
 
 LOOKS = 4  # micro-batches whose losses are looked at
+FEWEST_DIVIDED = 3  # micro-batches in a window; half a mean is common, whatever the window
 LossOf = Callable[[Any], Tensor | Mapping[str, Tensor]]
 Weigh = Callable[[Any], Mapping[str, float]]
 
@@ -48,7 +50,8 @@ class LossPremise:
         self._checks_run = check is None and is_cut and accumulate.several_backwards and not is_compiled(model)
         has_parts = accumulate.several_backwards or adapter.collective.world_size > 1
         self._looks_left = LOOKS if has_parts else 0
-        self._num_in_batch = 0
+        self._num_in_batch = self._num_divided = 0
+        self._looks_for_division = True
         self._looks_for_scaler = True
         self._checks_encode = has_parts and not is_compiled(model)
 
@@ -63,13 +66,15 @@ class LossPremise:
             self._looks_for_scaler = False
 
     def look(self, losses: Mapping[str, Tensor], stacklevel: int) -> None:
-        """Warn, once, if the first losses of a loop are cross entropies of each sample's scores with every other.
+        """Warn, once each, if the first losses of a loop are cross entropies of each sample's scores with every other,
+        or are divided by the number of micro-batches.
 
         Those of `pipe.run_cached` are not a loop's: they see all samples.
         """
         if not self._looks_left:
             return
         self._looks_left -= 1
+        self._look_for_division(losses, stacklevel + 1)
         self._num_in_batch += any(map(compares_samples, losses.values()))
         if self._num_in_batch < 2:  # labels may be 0, 1, 2, ... once by chance
             return
@@ -80,6 +85,23 @@ class LossPremise:
                 "representations, with targets 0, 1, 2, ...), so accumulated over micro-batches or ranks it has fewer "
                 "negatives than one big batch, and another gradient. pipe.run_cached(window, encode, loss) gives that "
                 "of the big batch. If every micro-batch is meant to stand alone, as an episode does, ignore this.",
+                stacklevel + 1,
+            )
+
+    def _look_for_division(self, losses: Mapping[str, Tensor], stacklevel: int) -> None:
+        most = self._accumulate.micro_batches
+        if not self._looks_for_division or not isinstance(most, int) or most < FEWEST_DIVIDED:
+            return
+        self._num_divided += any(divided_mean(loss) == most for loss in losses.values())
+        if self._num_divided < 2:
+            return
+        self._looks_for_division = False
+        if self._adapter.collective.rank == 0:
+            warn(
+                f"the loss is a mean divided by {most}, the number of micro-batches in a window, as loops by hand do "
+                f"it. The pipeline divides by the weight of the whole window itself, so the gradient would be {most} "
+                "times too small: write pipe.backward(loss) with the micro-batch's own mean. If the loss is meant to "
+                f"be divided by {most}, write loss * {1 / most:g}, which is not warned of.",
                 stacklevel + 1,
             )
 
@@ -110,6 +132,7 @@ class LossPremise:
         Raises:
             UnsupportedError: on every rank, if the loss is no weighted mean on any.
         """
+        self._looks_for_division = False  # what is a loop's, a function of a batch has no reason for
         checks, self._checks_run = self._checks_run, False
         if not checks or own_statistics(self.model) or not window.begun_everywhere():
             return
