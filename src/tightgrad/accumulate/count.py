@@ -48,6 +48,7 @@ class Count:
         collective: the ranks; None for this one alone.
         most: micro-batches of a full window, the same on every rank; 0 if it has no such number.
         is_short: whether this rank's loader has ended.
+        alike: what all ranks have to have alike: the first learning rate, and a number for all optimizer settings.
         failure: what went wrong on this rank; raised when the other ranks know. `WindowLeftError` if it leaves.
     """
 
@@ -62,13 +63,14 @@ class Count:
         most: int = 0,
         is_short: bool = False,
         failure: Exception | None = None,
+        alike: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self.losses = tuple(losses)
         self._failure = failure
         self._rank = 0 if collective is None else collective.rank
         sums = [sum(row[name] for row in weights) for name in self.losses]
         state = _WELL if failure is None else _LEFT if isinstance(failure, WindowLeftError) else _FAILED
-        row = [*sums, len(weights), float(most), float(is_short), state]
+        row = [*sums, len(weights), float(most), float(is_short), *alike, state]
         self._receive: Callable[[], Table] | None = _gathered(row, collective)
 
     def wait(self) -> Counted:
@@ -96,7 +98,7 @@ class Count:
             self.wait()
 
     def _read(self, table: Table) -> Counted:
-        *weights, num_batches, most, are_short, states = zip(*table, strict=True)
+        *weights, num_batches, most, are_short, rates, settings, states = zip(*table, strict=True)
         failed, left = ([rank for rank, found in enumerate(states) if found == state] for state in (_FAILED, _LEFT))
         if self._failure is not None and (self._rank in failed or not failed):
             raise self._failure
@@ -116,8 +118,22 @@ class Count:
                 f"the ranks have different numbers of micro-batches in a window ({numbers}); set the same number on "
                 "every rank, in the same window."
             )
+        if len(set(settings)) > 1:
+            raise UsageError(_parted(rates, settings))
         totals = {name: sum(column, 0.0) for name, column in zip(self.losses, weights, strict=True)}
         return Counted(totals, [int(number) for number in num_batches], all(are_short))
+
+
+def _parted(rates: Sequence[float], settings: Sequence[float]) -> str:
+    """Say that the ranks' optimizers have other settings."""
+    others = ", ".join(str(rank) for rank, number in enumerate(settings) if number != settings[0])
+    shown = ", ".join(f"{rate:g} on rank {rank}" for rank, rate in enumerate(rates))
+    what = f"learning rate {shown}" if len(set(rates)) > 1 else "weight decay, betas, momentum or a later rate"
+    return (
+        f"the optimizer of rank {others} has other settings than that of rank 0 ({what}), so the next step would part "
+        "the ranks' weights. No weight was changed since. Step schedulers on every rank equally often, or give them to "
+        "attach(..., scheduler=scheduler), and change settings on every rank between the same two windows."
+    )
 
 
 def _gathered(row: list[float], collective: Collective | None) -> Callable[[], Table]:

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 from tightgrad.accumulate.count import Count, WindowLeftError
 from tightgrad.accumulate.fetched import Fetched
+from tightgrad.accumulate.repeated import repeated
 from tightgrad.core.errors import UsageError
 
 Batch = TypeVar("Batch")
@@ -97,7 +98,7 @@ class Streamed(Generic[Batch]):
             if self._spare is not None:
                 self._spare[:] = fetched.batches
         elif self._spare is not None:
-            self._current[:] = self._spare
+            self._current[:] = [repeated(batch) for batch in self._spare]
             self.weights.append(dict.fromkeys(self._start.losses, 0.0))
         else:
             self._num = len(self.weights)

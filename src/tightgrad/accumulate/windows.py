@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, TypeVar
 from tightgrad.accumulate.count import Count
 from tightgrad.accumulate.draw_order import DrawOrder
 from tightgrad.accumulate.fetched import Fetched, uncounted
+from tightgrad.accumulate.repeated import is_repeated, repeated
 from tightgrad.accumulate.settings import Accumulate
 from tightgrad.accumulate.split import batch_size, split_batch
 from tightgrad.accumulate.streamed import Rows, Streamed
@@ -54,6 +55,8 @@ class WindowCutter(Generic[Batch]):
         one_by_one: whether each batch is fetched when its turn comes, and not a window's batches first.
         when_short: what a rank with fewer micro-batches than another does: go without ("fewer"), or repeat its last
             batch with weight 0, so that a wrapper's collectives match ("repeat").
+        settings_of_rank: gives what every rank has to have alike beside the window: the first learning rate, and a
+            number for all settings of the optimizers.
         waits_in_forward: says whether ranks wait for each other before a window's first backward anyway. Then the
             count is waited for first, since a rank that failed while fetching would not come.
     """
@@ -67,6 +70,7 @@ class WindowCutter(Generic[Batch]):
         one_by_one: bool,
         when_short: Short,
         waits_in_forward: Callable[[], bool],
+        settings_of_rank: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
     ) -> None:
         self.settings = self._planned = settings
         self.carried: list[Batch] = []
@@ -78,6 +82,7 @@ class WindowCutter(Generic[Batch]):
         self._one_by_one = one_by_one
         self._repeats = when_short == "repeat"
         self._waits_in_forward = waits_in_forward
+        self._settings_of_rank = settings_of_rank
         self._last: list[Batch] = []
         self._loader_failure: Exception | None = None
         self._num_windows = 0
@@ -161,7 +166,9 @@ class WindowCutter(Generic[Batch]):
         self._num_windows -= 1
 
     def weigh(self, batch: Any) -> dict[str, float]:
-        """Return what a batch counts for each loss."""
+        """Return what a batch counts for each loss: nothing, if a rank has repeated it for the sake of others."""
+        if self._collective.world_size > 1 and is_repeated(batch):
+            return dict.fromkeys(self.settings.losses, 0.0)
         return batch_weights(batch, self._weight, self.settings.losses)
 
     def _next(self, batches: Iterator[Batch], step: int) -> Window[Batch] | None:
@@ -183,7 +190,8 @@ class WindowCutter(Generic[Batch]):
             if self._repeats:
                 self._check_all_have_one(found.num_batches)
                 missing = max(found.num_batches) - len(fetched)
-                fetched.batches = fetched.batches + (fetched.batches[-1:] or self._last) * missing
+                spare = fetched.batches[-1:] or self._last
+                fetched.batches = fetched.batches + [repeated(batch) for batch in spare * missing]
                 fetched.weights = fetched.weights + [dict.fromkeys(self.settings.losses, 0.0)] * missing
         self._last = fetched.batches[-1:] or self._last
         return self._opened(fetched.num_fetched, fetched)
@@ -225,7 +233,8 @@ class WindowCutter(Generic[Batch]):
 
     def _count(self, weights: Rows, failure: Exception | None, *, is_short: bool = False) -> Count:
         losses, most = self.settings.losses, self._most or 0
-        return Count(weights, losses, self._collective, most=most, is_short=is_short, failure=failure)
+        alike = self._settings_of_rank() if self._collective.world_size > 1 else (0.0, 0.0)
+        return Count(weights, losses, self._collective, most=most, is_short=is_short, failure=failure, alike=alike)
 
     def _knows_its_part(self, fetched: Fetched[Batch], full: int | None) -> bool:
         """Whether this rank does the same with its window whatever the other ranks have."""

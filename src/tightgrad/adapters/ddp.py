@@ -13,6 +13,7 @@ from tightgrad.adapters.ddp_hook import BucketHandOver
 from tightgrad.adapters.parts.ready_once import ready_once
 from tightgrad.adapters.parts.synced_forward import asks_for_sum
 from tightgrad.adapters.parts.torch_private import check_can_set, check_has
+from tightgrad.adapters.parts.unused_here import UnusedHere
 from tightgrad.adapters.plain import PlainAdapter, broadcast_tensors
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.traffic import all_reduce_nbytes
@@ -61,6 +62,8 @@ class DDPAdapter(PlainAdapter):
         self._synced = 0
         self._looks_left = _LOOKS if self.collective.world_size > 1 else 0
         self._watches_forwards = self.collective.world_size > 1 and not is_compiled
+        self._unused = UnusedHere(model, self.collective)
+        self._is_averaging = False
 
     @property
     def waits_in_forward(self) -> bool:
@@ -109,8 +112,17 @@ class DDPAdapter(PlainAdapter):
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         once = ready_once(self.parameters) if self._looks_left >= 0 else nullcontext()
-        with asks_for_sum(self.model) if self._watches_forwards else nullcontext(), once:
-            yield
+        self._is_averaging = self.collective.world_size > 1
+        try:
+            with asks_for_sum(self.model) if self._watches_forwards else nullcontext(), once:
+                yield
+        finally:
+            self._is_averaging = False
+
+    def after_backward(self) -> None:
+        """Add 0 to parameters for whose gradients DDP still waits, on this rank and the others."""
+        if self._is_averaging:
+            self._unused.add_zeros(stacklevel=6)
 
     @contextmanager
     def _handed_over(self) -> Iterator[None]:
@@ -158,4 +170,8 @@ def check_ddp_internals(model: DistributedDataParallel) -> None:
     # Private in torch 2.9 to 2.14. DDP itself sets these at every forward, so they are plain attributes.
     check_can_set(model, ("require_forward_param_sync", "_has_rebuilt_buckets"), _WHAT)
     check_has(model, ("reducer", "broadcast_buffers", "find_unused_parameters", "static_graph"), _WHAT)
-    check_has(model.reducer, ("_reset_state",), f"{_WHAT}, whose buckets have to be forgotten after an error,")
+    check_has(
+        model.reducer,
+        ("_reset_state", "_check_reducer_finalized"),
+        f"{_WHAT}, whose buckets have to be forgotten after an error, and which has to tell whether it waits,",
+    )

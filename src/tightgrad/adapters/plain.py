@@ -66,6 +66,9 @@ class PlainAdapter:
         """Hold nothing back, since nothing is synchronised."""
         return nullcontext()
 
+    def after_backward(self) -> None:
+        """Leave everything as it is: nobody waits."""
+
     def leaves(self) -> Iterable[Tensor]:
         """Return the parameters of the module."""
         return self.parameters.values()

@@ -65,6 +65,9 @@ class Adapter(Protocol):
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
         """Return the context for forward and backward of micro-batch `index` of a window of `count`."""
 
+    def after_backward(self) -> None:
+        """Finish the backward of a micro-batch: other ranks may wait for gradients that it has not given."""
+
     def leaves(self) -> Iterable[Tensor]:
         """Return the trainable parameters as autograd sees them, after a forward: a hook on one is given the gradient
         of this rank's micro-batch, before it is added to others or reduced.

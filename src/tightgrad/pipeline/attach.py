@@ -35,8 +35,9 @@ from tightgrad.pipeline.premises.collaborators import (
     needs_metric,
 )
 from tightgrad.pipeline.premises.loss_premise import LossOf
+from tightgrad.pipeline.premises.optimizer_settings import described
 from tightgrad.pipeline.premises.ownership import Ownership
-from tightgrad.pipeline.premises.premises import Premises, described, held_by_any, held_names
+from tightgrad.pipeline.premises.premises import Premises, held_by_any, held_names
 from tightgrad.pipeline.premises.scaler_guard import guard_scaler
 from tightgrad.plan.guard import Guard, agreed_on_any
 from tightgrad.plan.loss_scaling import loss_scaling

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 
 from tightgrad.accumulate.windows import WindowCutter
 from tightgrad.checkpoint.folder import save_state
@@ -10,7 +10,7 @@ from tightgrad.checkpoint.loading import load_matching
 from tightgrad.checkpoint.open_window import OpenWindow
 from tightgrad.checkpoint.save_folder import Newest
 from tightgrad.checkpoint.state import PipelineState
-from tightgrad.core.errors import ConfigError, StateMismatchError
+from tightgrad.core.errors import ConfigError, StateMismatchError, UsageError
 from tightgrad.core.global_rng import GlobalRng
 from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.left_out import LeftOut
@@ -35,6 +35,18 @@ class Checkpoints:
     _step: Step | None
     _recorder: Recorder
     _resumed: Resumed | None = None
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return the pipeline itself: a copied module that holds it has no gradients of its own in it."""
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Raise `UsageError`: hooks, process groups and the model are not the pipeline's to write."""
+        raise UsageError(
+            "a pipeline cannot be pickled; save it with pipe.save(folder) or tg.save(folder, model, optimizer, pipe), "
+            "and attach() again where it is loaded. If it is an attribute of something that is pickled, keep it "
+            "outside of that."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything this rank remembers, also in mid-window: plain tensors and numbers. Differs by rank."""

@@ -35,12 +35,14 @@ class Outcome:
         skipped: why there was no step; None if there was.
         relative_error: what compression left out, over all ranks; None where no fallback asks for it.
         fell_back: whether something was sent again, densely.
+        raised: what a scheduler has raised after the step, which was applied.
     """
 
     clipped: Clipped | None = None
     skipped: SkipReason | None = None
     relative_error: float | None = None
     fell_back: bool = False
+    raised: Exception | None = None
 
     @classmethod
     def of(cls, summed: Summed, clipped: Clipped | None = None, skipped: SkipReason | None = None) -> "Outcome":
@@ -128,10 +130,17 @@ class Delivery:
             norm: measures them.
 
         Raises:
+            UsageError: on every rank, if no parameter has a gradient on any.
             NonFiniteGradientError: inf or NaN, where the plan's guard says so.
             GradientSpikeError: one spike after the other, up to the guard's limit.
         """
         slots = summed.slots
+        if summed.finite and not summed.grads:
+            raise UsageError(
+                "no parameter of this pipeline has a gradient after the backwards of this window, so there is nothing "
+                "to step with. The losses came from something else: a copy of the model, another model, or "
+                "torch.tensor(loss). Nothing was changed. Compute the loss with the model that attach() was given."
+            )
         if summed.finite:
             with self.clock("clip"):
                 if self.plan.guard.on_nonfinite == "zero" and not math.isfinite(norm(list(summed.grads.values()))):

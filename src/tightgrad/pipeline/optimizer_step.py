@@ -17,6 +17,7 @@ from tightgrad.pipeline.premises.collaborators import (
     takes_closure,
     without_closure,
 )
+from tightgrad.pipeline.premises.optimizer_settings import in_window
 from tightgrad.pipeline.premises.ownership import Ownership
 
 
@@ -45,6 +46,10 @@ class OptimizerStep:
             with folded(optimizer, fold), self._ownership.stepping(), without_closure(optimizer):
                 optimizer.step()
 
+    def settings_in_window(self) -> tuple[float, float]:
+        """Return what ranks compare in each window: the first learning rate, and a number that all settings make."""
+        return in_window(self.optimizers)
+
     def takes_closure(self, *, only_declared: bool) -> bool:
         """Tell whether there is one optimizer, to whose step a closure may make a difference.
 
@@ -68,14 +73,15 @@ class OptimizerStep:
             else:
                 optimizer.step(closure)
 
-    def step_schedulers(self, loss: Callable[[], Tensor] | None = None) -> None:
+    def step_schedulers(self, loss: Callable[[], Tensor] | None = None) -> Exception | None:
         """Step the schedulers, after a step that was applied. Collective if one needs a metric.
 
         Args:
             loss: gives the window's over all ranks, for those that need a metric; None leaves these alone.
 
-        Raises:
-            ConfigError: a scheduler's own step has raised, as OneCycleLR's does after its last one.
+        Returns:
+            The error to raise once the step is recorded, if a scheduler's own step has raised, as OneCycleLR's does
+            after its last one; the schedulers after it have not been stepped.
         """
         for scheduler in self.schedulers:
             by_metric: Any = scheduler
@@ -85,7 +91,10 @@ class OptimizerStep:
             try:
                 by_metric.step(*metric)
             except Exception as error:
-                raise _schedule_error(scheduler, error) from error
+                told = _schedule_error(scheduler, error)
+                told.__cause__ = error
+                return told
+        return None
 
 
 def _schedule_error(scheduler: object, error: Exception) -> ConfigError:
@@ -93,7 +102,7 @@ def _schedule_error(scheduler: object, error: Exception) -> ConfigError:
     steps = "" if total is None else f" (it has total_steps={total})"
     return ConfigError(
         f"{type(scheduler).__name__}.step() raised {type(error).__name__}: {error}. This came after the step of the "
-        "optimizer, which has been applied: the weights have moved, pipe.state.step counts it, and only its record is "
-        f"missing. If the schedule{steps} has come to its end, give it as many steps as there are windows, over all "
-        "epochs, or end training with its last one."
+        "optimizer, which has been applied: the weights have moved, pipe.state.step counts it, and the writers of "
+        f"attach(..., records=) have its record. If the schedule{steps} has come to its end, give it as many steps as "
+        "there are windows, over all epochs, or end training with its last one."
     )

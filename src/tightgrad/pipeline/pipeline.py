@@ -54,6 +54,7 @@ class GradientPipeline(Checkpoints):
             plan.fetches_one_by_one(is_alone=is_alone and not any(map(needs_closure, self.optimizers))),
             "repeat" if adapter.every_rank_runs and not is_alone else "fewer",
             lambda: adapter.waits_in_forward,  # not self: the pipeline ends with its last reference
+            parts.optimizer.settings_in_window,
         )
         self._whole = WholeWindows(parts, SmallerMicroBatches(adapter.collective, self._cutter.weigh))
         self._recorder = Recorder(parts, plan, records)
@@ -103,8 +104,7 @@ class GradientPipeline(Checkpoints):
             yield window
 
     def _new_step(self, window: Window[Any]) -> Step:
-        kind = PlainStep if self.plan.is_empty else Step
-        return kind(self.parts, window, lambda: self._wait_for_total(window))
+        return (PlainStep if self.plan.is_empty else Step)(self.parts, window, lambda: self._wait_for_total(window))
 
     def _open_step(self, method: str) -> Step:
         self.ownership.check()

@@ -46,8 +46,7 @@ class PlainStep(Step):
         with self._parts.clock("optimizer"):
             self._parts.optimizer.step()
         self._parts.state.applied()
-        self._parts.optimizer.step_schedulers()
-        return Outcome(clipped)
+        return Outcome(clipped, raised=self._parts.optimizer.step_schedulers())
 
     @torch.no_grad()
     def _measured(self) -> Clipped | None:

@@ -49,7 +49,9 @@ class Recorder:
                 writer.begin(windows)
 
     def record(self, step: Step, outcome: Outcome) -> StepRecord:
-        """Make and write the record of a step. Collective when parameters are sharded: every rank must call it."""
+        """Make and write the record of a step, and raise what came after it. Collective when parameters are sharded:
+        every rank must call it.
+        """
         parts, plan, clipped, slots = self._parts, self._plan, outcome.clipped, self._parts.state.slots
         groups = clipped.groups if clipped else {}
         parts.adapter.collective.traffic.add("wrapper", parts.adapter.sent_nbytes())
@@ -85,6 +87,8 @@ class Recorder:
         )
         for writer in self._writers:
             writer.write(record.to_dict())
+        if outcome.raised is not None:
+            raise outcome.raised
         return record
 
     def failed(self, error: Exception) -> None:

@@ -50,8 +50,7 @@ class Step:
         self.loss = WindowLoss(parts, find_totals)
         self.noise = None if noise is None else NoiseMeter(noise, parts.adapter.collective)
         self.quality = CompressionQuality(parts.state.step, parts.plan.compress.reducer)
-        self.retries = 0
-        self._parts, self.left_out = parts, LeftOut()
+        self._parts, self.left_out, self.retries = parts, LeftOut(), 0
         self.total_weight: float | None = None
 
     def begin(self) -> None:
@@ -86,6 +85,7 @@ class Step:
                 check_has_gradient(loss)
                 with self._around(weights):
                     loss.backward()
+                self._parts.adapter.after_backward()
                 if not self._parts.adapter.holds_back:
                     self._parts.premises.model.after_backward(stacklevel=5)
         if self._parts.buffer.absorbs and not self._parts.adapter.holds_back:
@@ -172,8 +172,8 @@ class Step:
         if parts.scaling is not None:
             slots = merge(slots, parts.scaling.after_applied(parts.state.slots))
         parts.state.applied(slots)
-        parts.optimizer.step_schedulers(None if self.total_weight is None else self.loss.over_ranks)
-        return Outcome.of(summed, limited.clipped)
+        raised = parts.optimizer.step_schedulers(None if self.total_weight is None else self.loss.over_ranks)
+        return replace(Outcome.of(summed, limited.clipped), raised=raised)
 
     def _limit(self, summed: Summed, norm: CachedNorm) -> Limited:
         """Let the guard decide, clip, and put the gradients where the optimizer looks for them; one that is fused may

@@ -3,6 +3,7 @@
 import hashlib
 import platform
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -27,7 +28,7 @@ def check_ranks_agree(
     version: str,
     *,
     loss_scale: str = "none",
-    optimizers: str = "one",
+    optimizers: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Compare a digest of plan, parameters, seed, loss scale, optimizers and versions. Collective: every rank must call
     it.
@@ -41,7 +42,7 @@ def check_ranks_agree(
         "parameters": repr(layout),
         "seed": repr(seed),
         "loss scale": loss_scale,
-        "optimizers": optimizers,
+        **optimizers,
         "versions": f"tightgrad {version}, torch {torch.__version__}, python {platform.python_version()}",
     }
     digests = b"".join(hashlib.sha256(text.encode()).digest() for text in parts.values())

@@ -57,6 +57,8 @@ class Premises:
             check_holds_some(optimizer, trainable)
         check_each_once(optimizers, trainable)
         self._named = dict(unwrap(model).named_parameters())
+        held = held_by_any(optimizers)
+        self._held = {name: p for name, p in adapter.parameters.items() if id(p) in held}
         check_no_unknown(optimizers, trainable, self._named)
         speaks = adapter.collective.rank == 0
         if speaks:
@@ -70,6 +72,7 @@ class Premises:
         """Look at what may have changed since attach."""
         self.model.look()
         check_no_unknown(self._optimizers, self._adapter.parameters, self._named)
+        check_still_held(self._optimizers, self._held)
         self._batch_norm.look(stacklevel=4)
 
     def before_backward(self, losses: Mapping[str, Tensor]) -> None:
@@ -116,14 +119,6 @@ def held_by_any(optimizers: Sequence[optim.Optimizer]) -> frozenset[int]:
     return frozenset[int]().union(*map(held_by, optimizers))
 
 
-def described(optimizers: Sequence[optim.Optimizer], parameters: Mapping[str, nn.Parameter]) -> str:
-    """Return what ranks compare: which of several optimizers holds which parameters."""
-    if len(optimizers) == 1:
-        return "one"
-    kinds = [type(optimizer).__name__ for optimizer in optimizers]
-    return repr(list(zip(kinds, held_names(optimizers, parameters), strict=True)))
-
-
 def held_names(optimizers: Sequence[optim.Optimizer], parameters: Mapping[str, nn.Parameter]) -> list[list[str]]:
     """Return the names of the parameters that each optimizer holds now."""
     return [[name for name, p in parameters.items() if id(p) in one] for one in map(held_by, optimizers)]
@@ -164,6 +159,23 @@ def check_no_unknown(
         "in float32 and train it under torch.autocast. If they belong to another module, attach a module that has them "
         "all. If they were added to the model later, call attach() again."
     )
+
+
+def check_still_held(optimizers: Sequence[optim.Optimizer], held: Mapping[str, nn.Parameter]) -> None:
+    """Raise `UsageError` if a trainable parameter is in no optimizer any longer.
+
+    Args:
+        optimizers: of the pipeline.
+        held: what they held at attach, by name.
+    """
+    now = held_by_any(optimizers)
+    lost = [name for name, parameter in held.items() if id(parameter) not in now and parameter.requires_grad]
+    if lost:
+        raise UsageError(
+            f"{_named(lost)} was taken out of the optimizer since attach(), and would still count in the norm and the "
+            "clip without being stepped. Freeze it with requires_grad_(False), set its group's lr to 0, or call "
+            "attach() again."
+        )
 
 
 def check_each_once(optimizers: Sequence[optim.Optimizer], trainable: Mapping[str, nn.Parameter]) -> None:

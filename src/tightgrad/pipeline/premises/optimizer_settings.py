@@ -1,0 +1,61 @@
+"""What ranks have to set alike in their optimizers, or their weights part: compared at attach, and in each window.
+
+In a window it travels with the weights of its micro-batches, so that a scheduler that one rank alone has stepped is
+told before the next step. Only learning rates, weight decay, betas and momentum are looked at then: some optimizers
+keep what they have learned beside these. Nothing on another device is read.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn, optim
+
+_EVERY_WINDOW = ("lr", "weight_decay", "betas", "momentum")
+_EXACT_BITS = 52  # of a float64, in which the number travels
+
+
+def described(optimizers: Sequence[optim.Optimizer], parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
+    """Return what ranks compare at attach, by what it is called in an error.
+
+    Args:
+        optimizers: of the pipeline.
+        parameters: of the model, by name.
+    """
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    held = [
+        (type(one).__name__, [[names.get(id(p), "?") for p in group["params"]] for group in one.param_groups])
+        for one in optimizers
+    ]
+    groups = [group for one in optimizers for group in one.param_groups]
+    settings = [{key: _plain(value) for key, value in group.items() if key not in ("params", "lr")} for group in groups]
+    return {
+        "learning rates": repr([_plain(group.get("lr")) for group in groups]),
+        "optimizer settings": repr([sorted(one.items()) for one in settings]),
+        "optimizers": repr(held),
+    }
+
+
+def in_window(optimizers: Sequence[optim.Optimizer]) -> tuple[float, float]:
+    """Return the first learning rate, and a number that all settings make: the same on every rank, or they differ."""
+    numbers = [number for one in optimizers for group in one.param_groups for number in _numbers(group)]
+    first = next(iter(numbers), 0.0)
+    return first, float(hash(tuple(numbers)) & ((1 << _EXACT_BITS) - 1))
+
+
+def _numbers(group: Mapping[str, Any]) -> Iterator[float]:
+    for key in _EVERY_WINDOW:
+        value = group.get(key)
+        if isinstance(value, Tensor) and value.device.type == "cpu" and value.numel() == 1:
+            value = value.item()
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(number, int | float) and number == number:  # the hash of NaN differs from object to object
+                yield float(number)
+
+
+def _plain(value: Any) -> Any:
+    """The value if it is the same on two ranks wherever it is equal; its type's name if it is an object."""
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else tuple(value.shape)
+    if isinstance(value, tuple | list):
+        return tuple(map(_plain, value))
+    return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
