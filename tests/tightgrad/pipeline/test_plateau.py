@@ -179,6 +179,25 @@ def test_one_of_several_schedulers_and_the_loss_of_a_closure():
     assert scheduler.seen == pytest.approx([record.loss for record in records])
 
 
+class Written:
+    """Keeps the records."""
+
+    def __init__(self):
+        self.records = []
+
+    def start(self, rank, world_size, plan):
+        pass
+
+    def write(self, record):
+        self.records.append(record)
+
+    def failed(self, error):
+        pass
+
+    def close(self):
+        pass
+
+
 class Broken(StepLR):
     def step(self, epoch=None):
         if self.last_epoch >= 1:
@@ -200,10 +219,12 @@ class Broken(StepLR):
 def test_a_scheduler_that_raises_is_named_and_the_step_is_said_to_be_applied(make, told, plan):
     net = model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    pipe = tg.attach(net, optimizer, plan, scheduler=make(optimizer))
+    written = Written()
+    pipe = tg.attach(net, optimizer, plan, scheduler=make(optimizer), records=[written])
     train(net, pipe, data()[:1])
     before = net.weight.detach().clone()
     with pytest.raises(tg.ConfigError, match=told):
         train(net, pipe, data()[1:2])
     assert pipe.state.step == 2
     assert not torch.equal(net.weight, before)
+    assert [record["step"] for record in written.records] == [0, 1]
