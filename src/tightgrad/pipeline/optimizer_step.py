@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tightgrad.clip.fold import folded
 from tightgrad.core.errors import ConfigError
+from tightgrad.core.notices import warn
 from tightgrad.pipeline.premises.collaborators import (
     has_two_steps,
     needs_closure,
@@ -34,6 +35,7 @@ class OptimizerStep:
         self, optimizers: Sequence[Optimizer], schedulers: Sequence[LRScheduler], ownership: Ownership
     ) -> None:
         self.optimizers, self.schedulers, self._ownership = optimizers, schedulers, ownership
+        self._epochs: list[int] | None = None
 
     def step(self, folds: Sequence[Tensor | None] = ()) -> None:
         """Step with the gradients that are there.
@@ -83,6 +85,7 @@ class OptimizerStep:
             The error to raise once the step is recorded, if a scheduler's own step has raised, as OneCycleLR's does
             after its last one; the schedulers after it have not been stepped.
         """
+        self._look_for_steps_of_others()
         for scheduler in self.schedulers:
             by_metric: Any = scheduler
             metric = [float(loss())] if loss is not None and needs_metric(scheduler) else []
@@ -94,7 +97,26 @@ class OptimizerStep:
                 told = _schedule_error(scheduler, error)
                 told.__cause__ = error
                 return told
+        if self._epochs is None or self._epochs:
+            self._epochs = self._now()
         return None
+
+    def _now(self) -> list[int]:
+        return [getattr(scheduler, "last_epoch", 0) for scheduler in self.schedulers]
+
+    def _look_for_steps_of_others(self) -> None:
+        """Warn, once, if each scheduler has gone one step on since the pipeline stepped it; a loaded one jumps."""
+        now = self._now()
+        if not self._epochs or now != [epoch + 1 for epoch in self._epochs]:
+            return
+        self._epochs = []  # once
+        names = " and ".join(type(scheduler).__name__ for scheduler in self.schedulers)
+        warn(
+            f"the loop has called step() on {names}, which attach(..., scheduler=) lets the pipeline step after each "
+            "applied step: the schedule runs twice as fast. Drop the loop's scheduler.step(), or leave scheduler out "
+            "of attach().",
+            stacklevel=7,
+        )
 
 
 def _schedule_error(scheduler: object, error: Exception) -> ConfigError:

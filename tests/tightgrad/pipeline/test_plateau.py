@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -228,3 +229,22 @@ def test_a_scheduler_that_raises_is_named_and_the_step_is_said_to_be_applied(mak
     assert pipe.state.step == 2
     assert not torch.equal(net.weight, before)
     assert [record["step"] for record in written.records] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("steps_too", "told"),
+    [(lambda scheduler: scheduler.step(), 1), (lambda scheduler: scheduler.load_state_dict(scheduler.state_dict()), 0)],
+)
+def test_a_scheduler_that_the_loop_steps_as_well_is_told_once(steps_too, told):
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    scheduler = StepLR(optimizer, 1)
+    pipe = tg.attach(net, optimizer, tg.Plan(tg.Accumulate(1)), scheduler=scheduler)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for number in range(4):
+            train(net, pipe, data()[number : number + 1])
+            steps_too(scheduler)
+    words = [str(one.message) for one in caught if "the schedule runs twice as fast" in str(one.message)]
+    assert len(words) == told
+    assert all("called step() on StepLR" in text for text in words)

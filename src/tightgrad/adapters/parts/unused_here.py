@@ -34,25 +34,30 @@ class UnusedHere:
         """Add 0 to what this rank has not used, if DDP still waits for it, so that all ranks go on.
 
         Raises:
-            UsageError: torch does not say which parameters are missing.
+            UsageError: torch does not say which parameters are missing, or they cannot have a gradient.
         """
         try:
             self._model.reducer._check_reducer_finalized()  # private in torch 2.9 to 2.14; also looked for at attach
             return
         except RuntimeError as error:
-            missing = self._missing(error)
-        torch.autograd.backward([p.view_as(p) for p in missing], [torch.zeros_like(p) for p in missing])
+            waits = error
+        try:
+            missing = self._missing(str(waits))
+            torch.autograd.backward([p.view_as(p) for p in missing], [torch.zeros_like(p) for p in missing])
+        except (RuntimeError, LookupError) as error:  # also where parameters were frozen since, and others are meant
+            raise UsageError(
+                "DistributedDataParallel did not sum this backward's gradients, since parameters went unused on rank "
+                f"{self._collective.rank}, or were frozen after it was built; wrap the model with "
+                f"find_unused_parameters=True, after freezing. torch says: {waits}"
+            ) from error
         if not self._has_warned:
             self._has_warned = True
             warn(self._words(missing), stacklevel + 1)
 
-    def _missing(self, error: RuntimeError) -> list[nn.Parameter]:
-        found = _MISSING.search(str(error))
+    def _missing(self, waits: str) -> list[nn.Parameter]:
+        found = _MISSING.search(waits)
         if found is None:
-            raise UsageError(
-                "DistributedDataParallel did not sum this backward's gradients, since parameters went unused on rank "
-                f"{self._collective.rank}; wrap the model with find_unused_parameters=True. torch says: {error}"
-            ) from error
+            raise LookupError(waits)
         parameters, _ = self._model._build_params_for_reducer()  # in the order of these indices
         return [parameters[int(index)] for index in found[1].split()]
 

@@ -53,9 +53,9 @@ def _numbers(group: Mapping[str, Any]) -> Iterator[float]:
 
 
 def _plain(value: Any) -> Any:
-    """The value if it is the same on two ranks wherever it is equal; its type's name if it is an object."""
+    """The value if it is a number or several; else its type's name: a text may be the name of this rank's device."""
     if isinstance(value, Tensor):
         return value.item() if value.numel() == 1 else tuple(value.shape)
     if isinstance(value, tuple | list):
         return tuple(map(_plain, value))
-    return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
+    return value if value is None or isinstance(value, bool | int | float) else type(value).__name__
