@@ -26,6 +26,7 @@ from tightgrad.accumulate.batch_tree import (
 )
 from tightgrad.core.errors import ConfigError
 
+_MARK = "_tightgrad_repeated"  # on tensors of a batch that is run again
 _WAY_OUT = 'cut it into micro-batches in the loader, and take source="loader" and on_oom="raise".'
 
 
@@ -80,6 +81,30 @@ def fresh(value: Any) -> Any:
         return value.clone() if isinstance(value, Tensor) else value.copy()
     rebuilt = _rebuilder(value)
     return value if rebuilt is None else rebuilt({key: fresh(item) for _, key, item in entries(value, "")})
+
+
+def repeated(batch: Any) -> Any:
+    """Return a copy of a batch, to be run again without weight where a wrapper needs as many as other ranks have.
+
+    Its tensors are known as repeated ones as long as they live: a loop that hands what it was given to the windows of a
+    second model, as a GAN's does with the batches of its discriminator, would else count them there.
+    """
+    copied = fresh(batch)
+    for tensor in _tensors(copied):
+        setattr(tensor, _MARK, True)
+    return copied
+
+
+def is_repeated(batch: Any) -> bool:
+    """Tell whether any tensor of a batch comes from `repeated`; a copy of it on another device does not tell."""
+    return any(hasattr(tensor, _MARK) for tensor in _tensors(batch))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    for _, _, item in entries(value, ""):
+        yield from _tensors(item)
 
 
 def _read(batch: Any) -> tuple[int, _Reading]:

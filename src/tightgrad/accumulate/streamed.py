@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from tightgrad.accumulate.count import Count, WindowLeftError
 from tightgrad.accumulate.fetched import Fetched
-from tightgrad.accumulate.repeated import repeated
+from tightgrad.accumulate.split import repeated
 from tightgrad.core.errors import UsageError
 
 Batch = TypeVar("Batch")

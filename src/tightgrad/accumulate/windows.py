@@ -8,9 +8,8 @@ from typing import Any, Generic, Literal, TypeVar
 from tightgrad.accumulate.count import Count
 from tightgrad.accumulate.draw_order import DrawOrder
 from tightgrad.accumulate.fetched import Fetched, uncounted
-from tightgrad.accumulate.repeated import is_repeated, repeated
 from tightgrad.accumulate.settings import Accumulate
-from tightgrad.accumulate.split import batch_size, split_batch
+from tightgrad.accumulate.split import batch_size, is_repeated, repeated, split_batch
 from tightgrad.accumulate.streamed import Rows, Streamed
 from tightgrad.accumulate.weights import Weight, batch_weights
 from tightgrad.accumulate.window import MicroBatchContext, MicroBatches, Window

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.additive import Forward, check_additive
-from tightgrad.accumulate.in_batch import compares_samples
-from tightgrad.accumulate.loss_graph import divided_mean
+from tightgrad.accumulate.loss_graph import compares_samples, divided_mean
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.trial_forward import is_compiled, own_statistics
 from tightgrad.core.errors import UnsupportedError
