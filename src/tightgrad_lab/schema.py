@@ -47,9 +47,10 @@ STUDIES: dict[str, str] = {
     "critical_batch": "large_batches",
     "muon": "loss_spikes",
     "paper_claims": "codec_gallery",
+    "depth": "image_case",
 }
-"""Experiments without a figure of their own, which run when they are asked for by name; each with the pair in whose place
-its numbers stand."""
+"""Experiments without a figure of their own, which run when they are asked for by name; each with the pair in whose
+place its numbers stand."""
 
 PAYS = 0.95
 """The largest share of an uncompressed step's time at which a compression method is said to pay."""

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from tightgrad_lab.report import figures
 from tightgrad_lab.report.model import NARROW, WIDE, Content, FigureSpec, Layout, Table
 from tightgrad_lab.report.texts import load
-from tightgrad_lab.schema import NUMBERS, command
+from tightgrad_lab.schema import command, number
 
 ENVIRONMENT = {"torch": "2.13.0+cpu", "time": "2026-11-24T00:00:00+00:00", "device": "cpu", "backend": "gloo"}
 
@@ -23,7 +23,7 @@ def write_result(root: Path, name: str, settings: dict[str, Any], figure: dict[s
     folder.mkdir(parents=True)
     result = {
         "schema": 1,
-        "pair": NUMBERS[name],
+        "pair": number(name),
         "command": command(name),
         "settings": settings,
         "environment": ENVIRONMENT,

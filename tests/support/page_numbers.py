@@ -101,9 +101,10 @@ class PageNumbers(HTMLParser):
         if (tag == "section" and self._plate) or (tag == "p" and self._in_sentence):
             files = tuple(name for name in self._files if "/" in name)
             if self._plate:
-                behind = self._behind.setdefault(self._pair, (set(), set()))
-                behind[0].update(name for name in files if name.startswith("runs/"))
-                behind[1].update(self._commands)
+                for place in (self._pair, self._plate):
+                    behind = self._behind.setdefault(place, (set(), set()))
+                    behind[0].update(name for name in files if name.startswith("runs/"))
+                    behind[1].update(self._commands)
             for key, value in self._waiting:
                 self.found[key] = Shown(value, files, tuple(self._commands))
             self._waiting, self._files, self._commands = [], [], []

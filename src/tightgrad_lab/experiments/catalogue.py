@@ -30,6 +30,7 @@ MODULES: dict[str, str] = {
     "critical_batch": "batch_size.critical_batch",
     "muon": "muon",
     "paper_claims": "paper_claims.experiment",
+    "depth": "paper_claims.depth",
 }
 
 

@@ -2,8 +2,8 @@
 
     Jordan et al. 2024 and Liu et al. 2025, arXiv:2502.16982 (Muon, here torch's).
 
-The outliers, the model and what counts as a spike are those of `loss_spikes`. Muon steps the matrices of the layers, AdamW
-the rest; one norm over all gradients bounds both.
+The outliers, the model and what counts as a spike are those of `loss_spikes`. Muon steps the matrices of the layers,
+AdamW the rest; one norm over all gradients bounds both.
 """
 
 from dataclasses import dataclass, replace
@@ -37,11 +37,11 @@ class MuonSpikes(Experiment[Settings]):
     """Muon and AdamW beside it, and AdamW alone, without a bound and with one."""
 
     def settings(self, *, full: bool) -> Settings:
-        """The short settings of `loss_spikes`, or these with three seeds and several rates."""
+        """The short settings of `loss_spikes`, or these with three seeds."""
         short = LossSpikes().settings(full=False)
         if full:
-            return Settings(replace(short, seeds=3), (0.002, 0.005, 0.01, 0.02))
-        return Settings(replace(short, seeds=1, outliers=1, steps=120), (0.01,))
+            return Settings(replace(short, seeds=3), (0.01,))
+        return Settings(replace(short, seeds=1, outliers=1, steps=80), (0.01,))
 
     def run(self, settings: Settings, report: Report) -> Measured:
         """Choose Muon's rate, then train all."""
@@ -62,7 +62,9 @@ class MuonSpikes(Experiment[Settings]):
                 continue
             clean = found[replace(run, method="none", outliers=0)]["losses"]
             name = "adamw" if run.muon_rate is None else "muon"
-            row = rows.setdefault((run.muon_rate is None, run.method), {"optimizer": name, "method": run.method, "runs": []})
+            row = rows.setdefault(
+                (run.muon_rate is None, run.method), {"optimizer": name, "method": run.method, "runs": []}
+            )
             kept = {key: one[key] for key in ("final_loss", "clip_rate", "usual_norm", "outlier_norm")}
             row["runs"].append({**spikes(one["losses"], clean, one["outliers"]), **kept})
         tried_rates = [

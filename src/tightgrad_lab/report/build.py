@@ -6,11 +6,13 @@ from pathlib import Path
 from tightgrad_lab import instruments
 from tightgrad_lab.report import figures, pages
 from tightgrad_lab.report.book.library import Library
+from tightgrad_lab.report.book.paper_table import paper_table
 from tightgrad_lab.report.book.tables import arranged, dressed
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.model import NARROW, WIDE, FigureSpec, Pair, Table
 from tightgrad_lab.report.pages import Block, Full, Shown
 from tightgrad_lab.report.pairs import PAIRS
+from tightgrad_lab.report.places import shown_tables
 from tightgrad_lab.report.published import Published, published
 from tightgrad_lab.report.texts import LANGUAGES, Texts, load
 
@@ -33,8 +35,10 @@ def build(runs: Path, out: Path) -> list[Path]:
     for language in LANGUAGES:
         texts = load(language)
         instruments.write_script(out / "assets", language)
-        shown = [_show(pair, items, full, texts, out) for pair, items, full in contents[language]]
-        for name, html in pages.render(folder, texts, shown).items():
+        library, found = contents[language]
+        shown = [_show(pair, items, full, texts, out) for pair, items, full in found]
+        papers = _write(paper_table(library), texts, out)
+        for name, html in pages.render(library, shown, papers).items():
             (out / pages.file_name(name, language)).write_text(html, encoding="utf-8")
     return [out / pages.file_name(pages.CONTENTS, language) for language in LANGUAGES]
 
@@ -42,14 +46,16 @@ def build(runs: Path, out: Path) -> list[Path]:
 Items = list[FigureSpec | Table]
 
 
-def _contents(folder: Runs, texts: Texts) -> list[tuple[Pair, Items, Published | None]]:
+def _contents(folder: Runs, texts: Texts) -> tuple[Library, list[tuple[Pair, Items, Published | None]]]:
+    """Everything that pairs show; the library knows where each table stands before it writes a sentence."""
     found = []
-    library = Library(folder, texts)
     for pair in PAIRS:
         content = pair.content(folder, texts) if pair.content else None
-        items = arranged(library, pair.name, content.blocks) if content else []
-        found.append((pair, items, published(folder, pair, texts)))
-    return found
+        found.append((pair, content.blocks if content else [], published(folder, pair, texts)))
+    plain = Library(folder, texts)
+    labelled = [(pair, arranged(plain, pair.name, items), full.items if full else []) for pair, items, full in found]
+    library = Library(folder, texts, shown_tables(labelled))
+    return library, [(pair, arranged(library, pair.name, items), full) for pair, items, full in found]
 
 
 def _show(pair: Pair, items: Items, full: Published | None, texts: Texts, out: Path) -> Shown:

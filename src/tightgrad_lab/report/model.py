@@ -80,7 +80,8 @@ class Cell:
 class Table:
     """A table; rows are lists of cells in the order of the columns.
 
-    `kind` is "words" for cells of sentences, "folded" for the numbers behind such a table.
+    `kind` is "words" for cells of sentences, "folded" for the numbers behind such a table, "study" for numbers
+    that stand open beside it.
     """
 
     slug: str
@@ -91,7 +92,7 @@ class Table:
     rows: list[list[Cell]]
     source: Source
     notes: list[str | Markup] = field(default_factory=list)
-    kind: Literal["numbers", "words", "folded"] = "numbers"
+    kind: Literal["numbers", "words", "folded", "study"] = "numbers"
 
     def to_csv(self) -> str:
         """The raw values; a column with spreads gets a second one with the standard deviations."""

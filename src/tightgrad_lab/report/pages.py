@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from tightgrad_lab import instruments
 from tightgrad_lab.report import environment, faq, figures, papers, summary
-from tightgrad_lab.report.book.chapters import numbers_label
 from tightgrad_lab.report.book.library import Library
 from tightgrad_lab.report.book.prediction_facts import PREDICTED
 from tightgrad_lab.report.claims import judged
@@ -74,8 +73,15 @@ def file_name(page: str, language: str) -> str:
     return f"{page}.html" if language == LANGUAGES[0] else f"{page}.{language}.html"
 
 
-def render(folder: Runs, texts: Texts, shown: list[Shown]) -> dict[str, str]:
-    """Return the HTML of every page by its name, in reading order; the whole book comes last."""
+def render(library: Library, shown: list[Shown], papers: Block) -> dict[str, str]:
+    """Return the HTML of every page by its name, in reading order; the whole book comes last.
+
+    Args:
+        library: the texts, and where tables stand.
+        shown: every pair.
+        papers: the table of what papers say and what was measured here.
+    """
+    texts = library.texts
     other = load(next(language for language in LANGUAGES if language != texts.language))
     templates = Environment(
         loader=FileSystemLoader(_HERE / "templates"),
@@ -87,7 +93,7 @@ def render(folder: Runs, texts: Texts, shown: list[Shown]) -> dict[str, str]:
     templates.filters["prose"] = prose
     templates.filters["breakable"] = breakable
     template = templates.get_template("page.html.j2")
-    content = _content(folder, texts, shown)
+    content = _content(library, shown) | {"paper_table": papers}
     titles = _titles(content, texts)
     order = [CONTENTS, *titles]
 
@@ -144,11 +150,11 @@ def _linked(pages: dict[str, str], language: str) -> dict[str, str]:
     return {name: linked(name, html) for name, html in pages.items()}
 
 
-def _content(folder: Runs, texts: Texts, shown: list[Shown]) -> dict[str, Any]:
+def _content(library: Library, shown: list[Shown]) -> dict[str, Any]:
     """What any page can show."""
+    folder, texts = library.runs, library.texts
     claims = judged(folder, texts)
     cards = papers.read_cards(folder.root)
-    library = Library(folder, texts)
     return {
         "t": texts,
         "zip": zip,
@@ -166,7 +172,7 @@ def _content(folder: Runs, texts: Texts, shown: list[Shown]) -> dict[str, Any]:
         "shown": {one.pair.name: one for one in shown},
         "asked": {where: found for where in PREDICTED if (found := library.asked(*where))},
         "numbers": NUMBERS,
-        "numbers_label": numbers_label,
+        "origin": library.origin,
         "headline": summary.headline(folder, texts),
         "counted": summary.counted(claims, texts),
         "claims": claims,

@@ -42,9 +42,13 @@ def published(runs: Runs, pair: Pair, texts: Texts) -> Published | None:
         cores=str(machine.get("cores", "")),
         torch=str(machine["torch"]),
     )
-    return Published([_renamed(item, texts) for item in content.blocks], texts.html("full.heading"), about)
+    kind = "full" if result.is_full else "published"
+    heading = texts.html(f"{kind}.heading")
+    return Published(
+        [_renamed(item, texts(f"{kind}.label", label=item.label)) for item in content.blocks], heading, about
+    )
 
 
-def _renamed(item: FigureSpec | Table, texts: Texts) -> FigureSpec | Table:
+def _renamed(item: FigureSpec | Table, label: str) -> FigureSpec | Table:
     """Its files, its anchor and its name must not be those of the own result."""
-    return replace(item, slug=f"{item.slug}{SUFFIX}", label=texts("full.label", label=item.label))
+    return replace(item, slug=f"{item.slug}{SUFFIX}", label=label)

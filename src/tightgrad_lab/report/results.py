@@ -70,7 +70,7 @@ def read_result(root: Path, name: str) -> Result | None:
         return None
     except (OSError, ValueError) as error:
         raise _fail(path, f"cannot be read ({error})", name) from error
-    if not isinstance(data, dict) or data.get("schema") != schema.SCHEMA or data.get("pair") != schema.NUMBERS[name]:
+    if not isinstance(data, dict) or data.get("schema") != schema.SCHEMA or data.get("pair") != schema.number(name):
         raise _fail(path, f"not a result of {name} of schema {schema.SCHEMA}", name)
     for key, kind in _KEYS.items():
         if not isinstance(data.get(key), kind):

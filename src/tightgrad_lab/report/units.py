@@ -60,7 +60,7 @@ def factor_text(value: float) -> str:
     if not math.isfinite(value):
         return MISSING
     if abs(value) < 0.1:
-        return f"{value:.2g}×"
+        return f"{short_text(value)}×"
     digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 2
     return f"{value:,.{digits}f}×"
 
@@ -78,6 +78,12 @@ def number_text(value: float) -> str:
         return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0}f}".replace("-", "−")
     digits, exponent = f"{value:.2e}".split("e")
     return f"{digits}e{int(exponent)}".replace("-", "−")
+
+
+def short_text(value: float) -> str:
+    """A number with two significant digits, and powers of ten as in `number_text`: 0.0026, 1.2e−7."""
+    mantissa, _, exponent = f"{value:.2g}".partition("e")
+    return (f"{mantissa}e{int(exponent)}" if exponent else mantissa).replace("-", "−")
 
 
 def signed(value: float, digits: int) -> str:

@@ -14,7 +14,7 @@ from tightgrad_lab.report.pairs import PAIRS
 from tightgrad_lab.report.published import published
 from tightgrad_lab.report.results import read_best
 from tightgrad_lab.report.texts import load
-from tightgrad_lab.schema import NUMBERS, PUBLISHED, published_files
+from tightgrad_lab.schema import PUBLISHED, STUDIES, number, published_files
 
 SOURCES = published_files()
 NINE = PAIRS[8]
@@ -36,8 +36,10 @@ def root(tmp_path: Path) -> Path:
 def test_all_of_them_are_handed_to_the_report(root: Path) -> None:
     assert SOURCES
     for source in SOURCES:
-        pair = PAIRS[NUMBERS[source.stem] - 1]
-        assert read_best(root, pair.name) is not None
+        assert read_best(root, source.stem) is not None
+        if source.stem in STUDIES:
+            continue
+        pair = PAIRS[number(source.stem) - 1]
         assert pair.content is None or published(Runs(root), pair, load("en")) is not None
 
 

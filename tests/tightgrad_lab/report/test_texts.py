@@ -44,6 +44,7 @@ def test_every_text_is_used() -> None:
         "metric.",
     )
     families += ("references.", "faq.", "combination.", "section.", "role.", "case.", "baseline.", "variant.", "box.")
+    families += ("studies.", "full.", "published.")
     made = tuple(re.findall(r"([a-z_]+\.[a-z_]+\.[a-z_]+\.)\{", code))  # f"combinations.figure.remedy.{name}"
     unused = [key for key in EN if key not in code and not key.startswith((*families, *made))]
     assert unused == []
@@ -106,6 +107,9 @@ def test_colors_are_distinct_so_that_the_page_can_tell_them_apart() -> None:
         (units.factor_text(98.24), "98.2×"),
         (units.factor_text(0.00263), "0.0026×"),
         (units.factor_text(float("inf")), "–"),
+        (units.short_text(1.23e-7), "1.2e−7"),
+        (units.short_text(0.0263), "0.026"),
+        (units.factor_text(2.6e-5), "2.6e−5×"),
         (units.number_text(0.5849), "0.585"),
         (units.number_text(0), "0"),
         (units.number_text(-1.5), "−1.50"),

@@ -18,7 +18,7 @@ from tightgrad_lab.training.files import finite
 
 HELD_OUT = 0.1
 """Share of the text, at its end, on which the loss is measured."""
-TEST_SEED, TEST_PIECES = 999_999, 256
+TEST_SEED, TEST_PIECES = 999_999, 128
 MICRO_BATCH = 64
 WIDTH, LAYERS = 64, 2
 BETA1 = 0.9

@@ -93,9 +93,15 @@ def train(run: Run) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(run.seed)
     model = byte_model.ByteTransformer(run.width, run.layers)
     optimizers = _optimizers(run, model)
-    warm = [torch.optim.lr_scheduler.LambdaLR(one, lambda step: min(1.0, (step + 1) / WARMUP_STEPS)) for one in optimizers]
+    warm = [
+        torch.optim.lr_scheduler.LambdaLR(one, lambda step: min(1.0, (step + 1) / WARMUP_STEPS)) for one in optimizers
+    ]
     clip = METHODS[run.method]
-    pipe = tg.attach(model, optimizers, tg.Plan(clip=clip, guard=tg.Guard("propagate")), scheduler=warm)
+    plan = tg.Plan(clip=clip, guard=tg.Guard("propagate"))
+    if len(optimizers) == 1:
+        pipe = tg.attach(model, optimizers[0], plan, scheduler=warm[0])
+    else:
+        pipe = tg.attach(model, optimizers, plan, scheduler=warm)
     bad = set(outlier_steps(run))
     losses: list[float] = []
     norms: list[float] = []

@@ -1,16 +1,22 @@
-"""Networks of many convolutions with and without shortcuts, trained for some hundred steps on small images."""
+"""Networks of many convolutions with and without shortcuts, trained for some hundred steps on small images.
+
+He et al. 2016, Deep Residual Learning, doi 10.1109/CVPR.2016.90.
+"""
 
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tightgrad_lab.cases.image import ImageCase
+from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
+from tightgrad_lab.experiments.workers import run_all
 from tightgrad_lab.training.files import finite
 
-CHANNELS, BATCH, RATE, MOMENTUM, LAST = 8, 64, 0.1, 0.9, 50
+CHANNELS, BATCH, RATE, MOMENTUM, LAST = 8, 32, 0.1, 0.9, 30
 
 
 @dataclass(frozen=True)
@@ -76,3 +82,44 @@ def train(run: Run) -> float | None:
         optimizer.step()
         losses.append(float(loss.detach()))
     return finite(fmean(losses[-LAST:]))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is run.
+
+    Args:
+        layers: of the networks, with and without shortcuts.
+        steps: of training.
+        seeds: how many trainings differ in nothing but their random numbers.
+    """
+
+    layers: tuple[int, ...]
+    steps: int
+    seeds: int
+
+
+class Depth(Experiment[Settings]):
+    """Shallow and deep, plain and with shortcuts."""
+
+    def settings(self, *, full: bool) -> Settings:
+        """Some seconds, or a minute."""
+        return Settings((8, 32), steps=120, seeds=3) if full else Settings((4, 8), steps=4, seeds=1)
+
+    def run(self, settings: Settings, report: Report) -> Measured:
+        """Train all; the deepest, which take the longest, first."""
+        jobs = [
+            Run(layers, shortcuts, seed, settings.steps)
+            for layers in sorted(settings.layers, reverse=True)
+            for shortcuts in (False, True)
+            for seed in range(settings.seeds)
+        ]
+        found = dict(zip(jobs, run_all(train, jobs, report), strict=True))
+        rows: dict[tuple[int, bool], dict[str, Any]] = {}
+        for run, loss in found.items():
+            row = {"layers": run.layers, "shortcuts": run.shortcuts, "loss": []}
+            rows.setdefault((run.layers, run.shortcuts), row)["loss"].append(loss)
+        return Measured({"batch": BATCH, "channels": CHANNELS, "last": LAST}, list(rows.values()))
+
+
+EXPERIMENT = Depth()

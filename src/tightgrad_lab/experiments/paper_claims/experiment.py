@@ -1,8 +1,8 @@
-"""Claims of five papers of the course on small models: rounding, underflow, layer-wise rates, idle ranks, depth.
+"""Claims of four papers of the course on small models: rounding, underflow, layer-wise rates, idle ranks.
 
-    Alistarh et al. 2017, QSGD, arXiv:1610.02132; Micikevicius et al. 2018, Mixed Precision Training, arXiv:1710.03740;
-    You et al. 2017, LARS, arXiv:1708.03888; Ott et al. 2018, Scaling Neural Machine Translation, arXiv:1806.00187 (in
-    fairseq); He et al. 2016, Deep Residual Learning, doi 10.1109/CVPR.2016.90.
+Alistarh et al. 2017, QSGD, arXiv:1610.02132; Micikevicius et al. 2018, Mixed Precision Training, arXiv:1710.03740;
+You et al. 2017, LARS, arXiv:1708.03888; Ott et al. 2018, Scaling Neural Machine Translation, arXiv:1806.00187 (in
+fairseq); He et al. 2016, Deep Residual Learning, doi 10.1109/CVPR.2016.90.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,7 @@ from tightgrad_lab.cases.image import ImageCase
 from tightgrad_lab.experiments.codec_gallery import Settings as GradientSettings
 from tightgrad_lab.experiments.codec_gallery import gradient
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
-from tightgrad_lab.experiments.paper_claims import depth, idle, rounding
-from tightgrad_lab.experiments.workers import run_all
+from tightgrad_lab.experiments.paper_claims import idle, rounding
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,6 @@ class Settings:
         ranks: that wait for each other.
         rounds: micro-batches of each rank whose time is taken.
         micro_batches: of the windows whose idle time is told.
-        depths: layers of the networks with and without shortcuts.
-        depth_steps: of their training.
-        depth_seeds: how many trainings differ in nothing but their random numbers.
     """
 
     sizes: tuple[int, ...]
@@ -42,26 +38,23 @@ class Settings:
     ranks: int
     rounds: int
     micro_batches: tuple[int, ...]
-    depths: tuple[int, ...]
-    depth_steps: int
-    depth_seeds: int
 
 
 class PaperClaims(Experiment[Settings]):
     """Rows of several kinds, told apart by their paper."""
 
     def settings(self, *, full: bool) -> Settings:
-        """Some seconds, or ten minutes."""
+        """Some seconds each."""
         scales, windows = (1, 8, 1024), (1, 4, 16)
         if full:
             sizes = tuple(10**power for power in range(2, 8))
-            return Settings(sizes, 4, 200, scales, 8, 64, windows, (20, 56), depth_steps=400, depth_seeds=3)
-        return Settings((100, 10_000), 2, 5, scales, 4, 16, windows, (8, 20), depth_steps=10, depth_seeds=1)
+            return Settings(sizes, 2, 20, scales, 8, 64, windows)
+        return Settings((100, 10_000), 2, 3, scales, 4, 16, windows)
 
     def run(self, settings: Settings, report: Report) -> Measured:
-        """Measure one claim after the other; the trainings of the last take the longest."""
+        """Measure one claim after the other."""
         torch.set_num_threads(1)
-        _, grads = gradient(GradientSettings(settings.gradient_steps), lambda share, what: report(0.2 * share, what))
+        _, grads = gradient(GradientSettings(settings.gradient_steps), lambda share, what: report(0.7 * share, what))
         flat = torch.cat([grad.flatten() for grad in grads.values()])
         rows: list[dict[str, Any]] = []
         generator = torch.Generator().manual_seed(0)
@@ -74,7 +67,7 @@ class PaperClaims(Experiment[Settings]):
             for scale in settings.loss_scales
         ]
         rows += [{"paper": "lars", **row} for row in layer_ratios()]
-        report(0.25, "idle ranks")
+        report(0.8, "idle ranks")
         seconds = idle.seconds(settings.ranks, settings.rounds)
         rows += [
             {
@@ -85,18 +78,7 @@ class PaperClaims(Experiment[Settings]):
             }
             for count in settings.micro_batches
         ]
-        jobs = [
-            depth.Run(layers, shortcuts, seed, settings.depth_steps)
-            for layers in sorted(settings.depths, reverse=True)
-            for shortcuts in (False, True)
-            for seed in range(settings.depth_seeds)
-        ]
-        found = dict(zip(jobs, run_all(depth.train, jobs, report, share=(0.3, 1.0)), strict=True))
-        for layers in settings.depths:
-            for shortcuts in (False, True):
-                losses = [loss for run, loss in found.items() if (run.layers, run.shortcuts) == (layers, shortcuts)]
-                rows.append({"paper": "resnet", "layers": layers, "shortcuts": shortcuts, "loss": losses})
-        return Measured({"num_parameters": flat.numel(), "batch": depth.BATCH, "lines": idle.LINES}, rows)
+        return Measured({"num_parameters": flat.numel(), "lines": idle.LINES}, rows)
 
 
 def layer_ratios(batch: int = 128) -> list[dict[str, Any]]:

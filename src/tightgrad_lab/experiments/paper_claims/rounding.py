@@ -30,7 +30,7 @@ def round_at_random(vector: Tensor, levels: float, generator: torch.Generator) -
 
 
 def code_bits(levels: Tensor) -> int:
-    """Return the bits of the paper's dense code: the norm, and for each element Elias omega of l + 1 and a sign unless 0.
+    """Return the bits of the paper's dense code: the norm, and for each element Elias omega of l + 1, a sign if not 0.
 
     Examples:
         >>> code_bits(torch.tensor([0.0, 1.0, 3.0]))

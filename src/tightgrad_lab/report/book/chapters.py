@@ -7,8 +7,8 @@ the course's order; `###` headings name the parts of a section. Beyond Markdown 
 - `[@key]`: a citation; keys stand in `references.json`;
 - `{fig:name}`, `{tab:name}`: links to a figure or table by the name of its experiment;
 - `[word](#term-name)`: a link to the glossary;
-- `@figure name`, `@verdicts`, `@instrument name`: a line of its own, where a figure and its table, the verdicts on
-  claims, or something to try out stand;
+- `@figure name`, `@verdicts`, `@instrument name`, `@papers`: a line of its own, where a figure and its table, the
+  verdicts on claims, something to try out, or the table of papers stand;
 - `@table name`: a line of its own, where the table in `name.md` stands, and the text that belongs to it;
 - `@measured name`: the paragraph that follows is shown if that measurement exists; `{fact}` in it is filled in;
 - `@missing name`: the paragraph that follows is shown if it does not exist;
@@ -16,7 +16,7 @@ the course's order; `###` headings name the parts of a section. Beyond Markdown 
 
 Questions to answer before a figure or table stand in `predictions.md`; the module `predictions` says how.
 The tables in words stand in `tables.md`: `# name` of the pair, then a Markdown table; a cell `@name sentence` is filled
-in.
+in. The table of papers stands in `papers.md` in the same form.
 """
 
 import re
@@ -35,7 +35,7 @@ from tightgrad_lab.schema import NUMBERS
 HERE = Path(__file__).parent
 BOXES = ("goals", "example", "course", "we", "literature", "predict", "answer")
 _TABLE = re.compile(r"^@table (\w+)$", re.MULTILINE)
-_DIRECTIVE = re.compile(r"^@(figure|verdicts|instrument)(?: (\w+))?$", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^@(figure|verdicts|instrument|papers)(?: (\w+))?$", re.MULTILINE)
 Sentence = Callable[[str, str], str | None]
 """Fills in the facts of a measurement; None if it does not exist."""
 
@@ -82,15 +82,15 @@ def read(language: str, name: str) -> Chapter:
 
 
 @cache
-def read_tables(language: str) -> dict[str, list[list[str]]]:
+def read_tables(language: str, file: str = "tables") -> dict[str, list[list[str]]]:
     """Return the tables of `tables.md` by the names of their pairs: headings first, then rows."""
-    text = (HERE / language / "tables.md").read_text(encoding="utf-8")
+    text = _file(language, file)
     found = {}
     for part in re.split(r"^# ", text, flags=re.MULTILINE)[1:]:
         name, *lines = part.splitlines()
         rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines if line.strip()]
         if len({len(row) for row in rows}) != 1:
-            raise ReportError(f"book/{language}/tables.md: the rows of {name} differ in their number of cells.")
+            raise ReportError(f"book/{language}/{file}.md: the rows of {name} differ in their number of cells.")
         found[name.strip()] = [rows[0], *rows[2:]]
     return found
 

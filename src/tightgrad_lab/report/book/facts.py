@@ -3,21 +3,18 @@
 A sentence with `@measured name` stands in the book only if the function of that name finds its result.
 """
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from statistics import fmean
-from typing import Any, get_args
+from typing import Any
 
 from tightgrad_lab import schema
 from tightgrad_lab.report import cells
-from tightgrad_lab.report.book import table_facts
+from tightgrad_lab.report.book import study_facts, table_facts
 from tightgrad_lab.report.claims import JUDGES
-from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Unit, Words
+from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Words
 from tightgrad_lab.report.errors import ReportError
 from tightgrad_lab.report.files import Runs
-from tightgrad_lab.report.model import Source
-from tightgrad_lab.report.results import PUBLISHED, Result, read_best
+from tightgrad_lab.report.results import Result, read_best
 
 ALL = "clip+accumulate+compress"
 Measure = Callable[[Runs], Finding | None]
@@ -214,32 +211,6 @@ def _case(name: str, pair: str) -> Measure:
     return measure
 
 
-def _stated(name: str, pair: str) -> Measure:
-    """Facts that a result states itself: `"facts": {name: {"value": 1.5, "unit": "number", "noise": null}}`.
-
-    For experiments without a figure of their own; `pair` is where the sentence stands. The unit is one of
-    `judgement.Unit`.
-    """
-
-    def measure(runs: Runs) -> Finding | None:
-        paths = [root / name / "result.json" for root in (runs.root, runs.root / PUBLISHED)]
-        path = next((path for path in paths if path.is_file()), None)
-        if path is None:
-            return None
-        data = json.loads(path.read_text(encoding="utf-8"))
-        facts: dict[str, Fact] = {key: _number(path, key, one) for key, one in data["facts"].items()}
-        below = path.relative_to(runs.root.parent).as_posix()
-        return Finding("", "open", facts, pair, Source((below,), 1, str(data["command"])))
-
-    return measure
-
-
-def _number(path: Path, key: str, one: Mapping[str, Any]) -> Number:
-    if one["unit"] not in get_args(Unit):
-        raise ReportError(f"{path}: the unit of {key} is {one['unit']!r}; known are {', '.join(get_args(Unit))}.")
-    return Number(float(one["value"]), one["unit"], one.get("noise"))
-
-
 MEASURED: dict[str, Measure] = {
     "turn": of_result("clip_geometry", _turn),
     "diverged": _judged("explode", "found.diverge"),
@@ -267,9 +238,7 @@ MEASURED: dict[str, Measure] = {
     "text": _case("text", "language_cases"),
     "translation": _case("translation", "language_cases"),
     "series": _case("series", "series_case"),
-    "small_batches": _stated("small_batches", "large_batches"),
-    "critical_batch": _stated("critical_batch", "large_batches"),
-    "muon": _stated("muon", "loss_spikes"),
+    **{name: study_facts.measure(name) for name in study_facts.STUDY},
     "combinations": table_facts.combinations,
     **{name: of_result(pair, facts) for name, (pair, facts) in table_facts.ROWS.items()},
 }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tightgrad_lab.report import papers, units
+from tightgrad_lab.report import papers
 from tightgrad_lab.report.book import chapters
 from tightgrad_lab.report.book.chapters import Part
 from tightgrad_lab.report.book.facts import MEASURED
@@ -20,9 +20,8 @@ from tightgrad_lab.report.course import COURSE, Section
 from tightgrad_lab.report.errors import ReportError
 from tightgrad_lab.report.faq import QUESTIONS
 from tightgrad_lab.report.files import Runs
-from tightgrad_lab.report.results import PUBLISHED, read_best, read_result
+from tightgrad_lab.report.places import Places, elsewhere
 from tightgrad_lab.report.texts import Texts
-from tightgrad_lab.schema import NUMBERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +69,13 @@ class Library:
     Args:
         runs: what was measured.
         texts: the words around the text.
+        places: where numbers stand on the page; without it, sentences link to the figure of their pair.
     """
 
-    def __init__(self, runs: Runs, texts: Texts) -> None:
+    def __init__(self, runs: Runs, texts: Texts, places: Places | None = None) -> None:
         self.runs = runs
         self.texts = texts
+        self.places = places or Places()
         self.renderer = Renderer(texts, papers.citations(texts.language))
 
     def chapters(self) -> list[ShownChapter]:
@@ -150,7 +151,7 @@ class Library:
         finding = self.finding(name)
         if finding is None:
             return None
-        return self._filled(f"@measured {name}", finding, template) + self.renderer.hold(self._origin(finding))
+        return self.filled(f"@measured {name}", finding, template) + self.renderer.hold(self.origin(finding))
 
     def asked(self, pair: str, place: str) -> Asked | None:
         """The question in front of a pair's figure or table; None if there is none, or nothing measured its answer."""
@@ -161,38 +162,34 @@ class Library:
             return None
 
         def said(text: str) -> Markup:
-            return self.renderer.inline(self._filled(f"predictions.md: {pair} {place}", finding, text))
+            return self.renderer.inline(self.filled(f"predictions.md: {pair} {place}", finding, text))
 
         choices = []
         for letter, one in zip("ABCD", question.choices, strict=False):
             found = self.texts("predict.right") if one is right else one.why or self.texts("predict.expected")
             choices.append((letter, said(one.text), one is right, said(found)))
         because = "" if right.why else ("" if self.texts.language == "zh" else " ") + question.because
-        answer = said(question.measured + because) + self._origin(finding, place)
+        answer = said(question.measured + because) + self.origin(finding, place)
         return Asked(said(question.question), tuple(choices), answer)
 
-    def _filled(self, what: str, finding: Finding, template: str) -> str:
-        """The template with the facts that it names."""
+    def filled(self, what: str, finding: Finding, template: str) -> str:
+        """The template with the facts that it names; `what` says in an error whose template it is."""
         if unknown := set(re.findall(r"\{(\w+)\}", template)) - finding.facts.keys():
             raise ReportError(f"{what} has no {', '.join(sorted(unknown))}; its facts are {', '.join(finding.facts)}.")
         facts = {key: self.renderer.hold(shown(fact, self.texts)) for key, fact in finding.facts.items()}
         return re.sub(r"\{(\w+)\}", lambda match: facts[match[1]], template)
 
-    def _origin(self, finding: Finding, place: str = "table") -> Markup:
+    def machine(self, finding: Finding) -> dict[str, str]:
+        """The processor and the date of a finding that another machine measured; nothing for this one's."""
+        result = elsewhere(finding, self.runs)
+        if result is None:
+            return {}
+        about = result.environment
+        return {"processor": str(about.get("processor", about.get("device", ""))), "date": str(about["time"])[:10]}
+
+    def origin(self, finding: Finding, place: str = "table") -> Markup:
         """Where the numbers of a sentence stand, and whose machine measured them if it was another one."""
-        number = NUMBERS[finding.pair]
-        label = chapters.numbers_label(finding.pair, self.texts)
-        if place == "figure":
-            label = self.texts("figure.label", label=number)
-        link = Markup('<a href="#pair{}">{}</a>').format(number, label.replace(" ", units.NBSP))
-        results = [read(self.runs.root, finding.pair) for read in (read_best, read_result)]
-        result = next((one for one in results if one and one.source == finding.source), None)
-        text = self.texts.html("evidence.origin", table=link)
-        if result is not None and (result.published is not None or result.path.parents[1].name == PUBLISHED):
-            text = self.texts.html(
-                "evidence.elsewhere",
-                table=link,
-                processor=str(result.environment.get("processor", result.environment.get("device", ""))),
-                date=str(result.environment["time"])[:10],
-            )
+        link = self.places.link(finding, self.texts, place)
+        machine = self.machine(finding)
+        text = self.texts.html("evidence.elsewhere" if machine else "evidence.origin", table=link, **machine)
         return Markup('<span class="origin">{}</span>').format(text)

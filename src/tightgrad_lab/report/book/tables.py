@@ -7,6 +7,7 @@ from tightgrad_lab.report.book.chapters import read_tables
 from tightgrad_lab.report.book.library import Library
 from tightgrad_lab.report.claims.judgement import Finding
 from tightgrad_lab.report.model import Cell, Column, FigureSpec, Source, Table
+from tightgrad_lab.report.results import read_result
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import label, slug
 
@@ -55,11 +56,11 @@ def arranged(library: Library, name: str, items: list[FigureSpec | Table]) -> li
     """What a pair shows, with its sentence under the figure, and with its table in words before the numbers."""
     texts = library.texts
     words = table(library, name) if items else None
-    found = [dressed(item, name, texts) for item in items]
+    found = [_of_machine(dressed(item, name, texts), library, name) for item in items]
     if words is None:
         return found
     place = next((i for i, item in enumerate(found) if isinstance(item, Table)), len(found))
-    folded = [_folded(item, texts) if isinstance(item, Table) else item for item in found]
+    folded = [_folded(item, texts) if isinstance(item, Table) and item.kind == "numbers" else item for item in found]
     return [*folded[:place], words, *folded[place:]]
 
 
@@ -68,6 +69,16 @@ def dressed(item: FigureSpec | Table, name: str, texts: Texts) -> FigureSpec | T
     if isinstance(item, Table) or item.shows:
         return item
     return replace(item, shows=texts(f"pair.{name}.figure.shows"))
+
+
+def _of_machine(item: FigureSpec | Table, library: Library, name: str) -> FigureSpec | Table:
+    """A figure says so where another machine measured it; tables say it in their notes."""
+    result = read_result(library.runs.root, name)
+    if isinstance(item, Table) or result is None or result.published is None:
+        return item
+    processor = str(result.environment.get("processor", result.environment.get("device", "")))
+    about = library.texts("result.elsewhere", processor=processor, date=str(result.environment["time"])[:10])
+    return replace(item, shows=f"{item.shows} {about}")
 
 
 def _folded(item: Table, texts: Texts) -> Table:

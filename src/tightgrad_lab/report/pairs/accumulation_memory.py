@@ -185,7 +185,7 @@ def table(result: Result, texts: Texts) -> Table:
                 cells.spread_cell(peaks, units.bytes_text),
                 Cell(row["wire_bytes"], units.bytes_text(row["wire_bytes"])),
                 _seconds(row),
-                Cell(row["weights_difference"], f"{row['weights_difference']:.2g}"),
+                Cell(row["weights_difference"], units.short_text(row["weights_difference"])),
             ]
         )
     facts = {name: result.settings[name] for name in ("effective_batch", "compared", "seeds", "rounds")}

@@ -86,7 +86,7 @@ def _name(
 ) -> None:
     left, y, panel = place
     name, method = texts(FAMILIES[family["family"]]), str(family["method"])
-    error = f"{texts('codec_gallery.figure.error')} {family['relative_error']:.2g}"
+    error = f"{texts('codec_gallery.figure.error')} {units.short_text(family['relative_error'])}"
     facts = f"{units.factor_text(family['compression_factor'])} · {error}"
     if narrow:
         figures.inch_text(figure, left, y + panel + 0.2, name, figures.SIZE_SMALL, va="center")
@@ -106,7 +106,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
             family=texts(FAMILIES[family["family"]]),
             method=family["method"],
             factor=units.factor_text(family["compression_factor"]),
-            error=f"{family['relative_error']:.2g}",
+            error=units.short_text(family["relative_error"]),
             values=units.count_text(family["num_values"]),
         )
         for family in result.figure["families"]
@@ -169,11 +169,11 @@ def table(result: Result, texts: Texts) -> Table:
                 Cell(row["codec"], texts("codec_gallery.table.copy") if is_copy else row["codec"]),
                 Cell(row["nbytes"], units.bytes_text(row["nbytes"])),
                 Cell(row["compression_factor"], units.factor_text(row["compression_factor"])),
-                Cell(row["relative_error"], f"{row['relative_error']:.2g}"),
+                Cell(row["relative_error"], units.short_text(row["relative_error"])),
                 cells.optional_cell(row["cosine"], lambda value: f"{value:.3f}"),
                 Cell(str(row["unbiased"]).lower(), _answer(None if is_copy else row["unbiased"], texts)),
                 Cell(str(measured).lower(), _answer(measured, texts)),
-                cells.optional_cell(row["averaged_error"], lambda value: f"{value:.2g}"),
+                cells.optional_cell(row["averaged_error"], units.short_text),
                 _speed(row["encode_bytes_per_second"]),
                 _speed(row["decode_bytes_per_second"]),
             ]

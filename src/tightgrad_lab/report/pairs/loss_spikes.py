@@ -12,6 +12,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 from tightgrad_lab.report import cells, figures, units
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
+from tightgrad_lab.report.pairs import studies
 from tightgrad_lab.report.results import Result, notes, read_result
 from tightgrad_lab.report.stats import Comparison, compare
 from tightgrad_lab.report.texts import Texts
@@ -277,7 +278,11 @@ def table(result: Result, texts: Texts) -> Table:
 def content(runs: Runs, texts: Texts) -> Content | None:
     """Both, if the experiment has been run."""
     result = read_result(runs.root, NAME)
-    return None if result is None else Content([figure(result, texts), table(result, texts)])
+    return (
+        None
+        if result is None
+        else Content([figure(result, texts), table(result, texts), *studies.tables(NAME, runs, texts)])
+    )
 
 
 PAIR = measured_pair(NAME, chapter=4, content=content)

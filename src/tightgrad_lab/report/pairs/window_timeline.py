@@ -107,7 +107,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
 
 def _error(errors: list[float]) -> Cell:
     """Mean and range, all with the same digits: a coarser range may not contain its own mean."""
-    mean, low, high = (f"{value:.2g}" for value in (statistics.mean(errors), min(errors), max(errors)))
+    mean, low, high = (units.short_text(value) for value in (statistics.mean(errors), min(errors), max(errors)))
     return Cell(statistics.mean(errors), f"{mean} ({low}–{high})")
 
 

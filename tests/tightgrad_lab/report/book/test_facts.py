@@ -17,7 +17,6 @@ from tightgrad_lab.report.files import Runs
 from tightgrad_lab.schema import published_files
 
 FAMILIES = ("quantise", "sparsify", "sign")
-STATED = ("small_batches", "critical_batch", "muon")
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +27,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         (root / path.stem).mkdir()
         (root / path.stem / "result.json").write_bytes(path.read_bytes())
     for name, (figure, table) in SMALL.items():
-        write_result(root, name, {"steps": 1}, figure, table)
+        if not (root / name).is_dir():
+            write_result(root, name, {"steps": 1, "spikes": {"outliers": 4}}, figure, table)
     return Runs(root)
 
 
 def _spiky(method: str, spikes: int) -> dict[str, Any]:
     run = {"spikes": spikes, "final_loss": 2.0, "clip_rate": 0.1, "usual_norm": 0.5, "outlier_norm": 6.0}
     return {"method": method, "runs": [run | {"spikes": spikes + seed % 2} for seed in range(3)]}
+
+
+def _loss(loss: float, **more: Any) -> dict[str, Any]:
+    return {**more, "loss": [loss, loss + 0.01, loss - 0.01]}
 
 
 SMALL: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
@@ -87,6 +91,39 @@ SMALL: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         },
         [],
     ),
+    "small_batches": (
+        {},
+        [
+            _loss(2.5, batch=1, choice="fixed", learning_rate=0.001),
+            _loss(2.3, batch=1, choice="held", learning_rate=0.002),
+            _loss(2.4, batch=1, choice="rule", learning_rate=0.001),
+            _loss(2.6, batch=16, choice="fixed", learning_rate=0.004),
+        ],
+    ),
+    "critical_batch": (
+        {"places": [{"place": 10, "critical_batch": 4}, {"place": 20, "critical_batch": 16}]},
+        [
+            _loss(2.5, plan="small", batches=[4], steps=100),
+            _loss(2.6, plan="large", batches=[16], steps=25),
+            _loss(2.5, plan="growing", batches=[4, 16], steps=60),
+        ],
+    ),
+    "muon": (
+        {},
+        [
+            {"optimizer": optimizer, "method": method, "runs": [{"spikes": 2, "final_loss": 2.0}]}
+            for optimizer in ("muon", "adamw")
+            for method in ("none", "global_norm")
+        ],
+    ),
+    "depth": (
+        {},
+        [
+            _loss(1.0 + layers * (0.1 if not shortcuts else 0.0), layers=layers, shortcuts=shortcuts)
+            for layers in (8, 32)
+            for shortcuts in (False, True)
+        ],
+    ),
     "common_failures": ({}, [{"named": 2, "cured": 1, "before": [1.0, 2.0]}]),
 }  # fmt: skip
 
@@ -98,7 +135,7 @@ def used() -> dict[str, set[str]]:
         text = path.read_text(encoding="utf-8")
         for name, sentence in re.findall(r"^@measured (\w+)\n(.+?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL):
             found.setdefault(name, set()).update(re.findall(r"\{(\w+)\}", sentence))
-    for rows in chapters.read_tables("en").values():
+    for rows in (*chapters.read_tables("en").values(), *chapters.read_tables("en", "papers").values()):
         for name, sentence in re.findall(r"@(\w+) (.+)", "\n".join(row[-1] for row in rows)):
             found.setdefault(name, set()).update(re.findall(r"\{(\w+)\}", sentence))
     return found
@@ -108,7 +145,7 @@ def test_every_measurement_is_used() -> None:
     assert used().keys() == MEASURED.keys()
 
 
-@pytest.mark.parametrize("name", [name for name in MEASURED if name not in STATED])
+@pytest.mark.parametrize("name", MEASURED)
 def test_the_facts_of_a_sentence_exist(runs: Runs, name: str) -> None:
     case = name if name in ("text", "translation", "series") else None
     finding = MEASURED[name](runs)
@@ -142,6 +179,8 @@ def test_without_a_result_there_is_no_sentence(tmp_path: Path, name: str) -> Non
         ("wrappers", "fsdp2_last_bytes", 5.0),
         ("codecs", "topk_factor", 8.0),
         ("spike_rows", "none_spikes", 28 / 3),
+        ("paper_qsgd", "smallest", 100.0),
+        ("paper_layers", "layers", 13.0),
     ],
 )
 def test_facts_are_those_of_the_rows(runs: Runs, name: str, fact: str, value: float) -> None:
@@ -150,6 +189,21 @@ def test_facts_are_those_of_the_rows(runs: Runs, name: str, fact: str, value: fl
     found = finding.facts[fact]
     assert isinstance(found, Number)
     assert found.value == pytest.approx(value)
+
+
+def test_signs_follow_from_the_rows(tmp_path: Path) -> None:
+    for name in ("small_batches", "critical_batch", "depth"):
+        figure, table = SMALL[name]
+        write_result(tmp_path, name, {}, figure, table)
+    signs = {name: MEASURED[name](Runs(tmp_path)) for name in ("small_batches", "critical_batch", "paper_depth")}
+    assert {name: found.verdict for name, found in signs.items() if found} == dict.fromkeys(signs, "supported")
+    held = next(row for row in SMALL["small_batches"][1] if row["choice"] == "held")
+    worse = {**held, "loss": [2.7, 2.71, 2.72]}
+    rows = [worse if row is held else row for row in SMALL["small_batches"][1]]
+    write_result(tmp_path / "other", "small_batches", {}, {}, rows)
+    found = MEASURED["small_batches"](Runs(tmp_path / "other"))
+    assert found is not None
+    assert found.verdict == "refuted"
 
 
 @pytest.mark.parametrize("name", ["turn", "clip_methods", "families", "clip_cost", "wrappers", "stages"])

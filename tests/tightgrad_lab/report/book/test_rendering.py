@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from browser.fixture_runs import write_runs
+from support.drawing import write_result
 from tightgrad_lab.report.book import chapters
 from tightgrad_lab.report.book.chapters import parts
 from tightgrad_lab.report.book.facts import MEASURED
@@ -101,27 +102,18 @@ def test_a_measured_sentence_in_a_box_leaves_the_box_closed() -> None:
     assert found.index("</div>") < found.index("After.")
 
 
-def _result(root: Path, name: str, **content: object) -> Path:
-    path = root / name / "result.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"command": "tightgrad lab", **content}), encoding="utf-8")
-    return root
+def _muon(root: Path) -> Path:
+    runs = [{"spikes": 1, "final_loss": 2.0}, {"spikes": 8, "final_loss": 3.0}]
+    table = [{"optimizer": "muon", "method": "none", "runs": runs}]
+    return write_result(root, "muon", {"spikes": {"outliers": 4}}, {}, table)
 
 
-def test_results_that_state_their_facts_fill_a_sentence(tmp_path: Path) -> None:
-    facts = {"unclipped": {"value": 4.5, "unit": "number"}, "clipped": {"value": 1, "unit": "count", "noise": None}}
-    root = _result(tmp_path / "runs", "muon", facts=facts)
-    own = library(root)
-    shown = own.renderer._released(str(own.sentence("muon", "{unclipped} and {clipped}.")))
-    assert '<data value="4.5">4.50</data> and <data value="1.0">1</data>.' in shown
+def test_results_of_a_study_fill_a_sentence(tmp_path: Path) -> None:
+    own = library(_muon(tmp_path / "runs"))
+    shown = own.renderer._released(str(own.sentence("muon", "{muon_unclipped} of {outliers}.")))
+    assert '<data value="4.5">4.50</data> of <data value="4">4</data>.' in shown
     assert 'href="#pair7"' in shown
     assert MEASURED["muon"](Runs(library(tmp_path / "empty").runs.root)) is None
-
-
-def test_a_unit_that_is_not_known_is_named(tmp_path: Path) -> None:
-    root = _result(tmp_path / "runs", "muon", facts={"clipped": {"value": 1, "unit": "furlongs"}})
-    with pytest.raises(ReportError, match="the unit of clipped is 'furlongs'; known are percent"):
-        MEASURED["muon"](Runs(root))
 
 
 def test_the_machine_of_a_published_number_is_named_where_it_stands(tmp_path: Path) -> None:
@@ -192,10 +184,9 @@ def test_what_a_teacher_mistypes_is_named_with_its_file(
 
 
 def test_a_fact_that_is_not_measured_is_named(tmp_path: Path) -> None:
-    facts = {"clipped": {"value": 1, "unit": "count"}}
-    root = _result(tmp_path / "runs", "muon", facts=facts)
-    with pytest.raises(ReportError, match="@measured muon has no unclipped; its facts are clipped"):
-        library(root).sentence("muon", "{unclipped} and {clipped}.")
+    own = library(_muon(tmp_path / "runs"))
+    with pytest.raises(ReportError, match="@measured muon has no nothing; its facts are muon_unclipped"):
+        own.sentence("muon", "{nothing} and {muon_unclipped}.")
 
 
 def test_a_chapter_with_another_number_of_sections_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,8 @@ def test_nothing_without_a_result(tmp_path: Path) -> None:
 def test_a_range_contains_its_mean(errors: list[float]) -> None:
     """With one digit fewer than the mean, 0.0951 to 0.0958 was shown as (0.1 to 0.1)."""
     shown = window_timeline._error(errors).text
-    mean, low, high = (float(value) for value in re.fullmatch(r"(\S+) \((\S+)–(\S+)\)", str(shown)).groups())
+    found = re.fullmatch(r"(\S+) \((\S+)–(\S+)\)", str(shown).replace("−", "-"))
+    mean, low, high = (float(value) for value in found.groups())
     assert low <= mean <= high
     assert low == pytest.approx(min(errors), rel=0.05)
     assert high == pytest.approx(max(errors), rel=0.05)
