@@ -124,7 +124,10 @@ def _of_pair(known: dict[str, Plate], anchor: str) -> Plate | None:
     found = [one for name, one in known.items() if number.isdigit() and name.startswith(f"table{int(number):02}")]
     if not found:
         return None
-    return Plate(*(sum((getattr(one, key) for one in found), []) for key in ("values", "files", "commands")))
+    values, files, commands = (
+        [x for one in found for x in getattr(one, key)] for key in ("values", "files", "commands")
+    )
+    return Plate(values, files, commands)
 
 
 def draw(report: Path, runs: Path, language: str, count: int, seed: int) -> list[Drawn]:
@@ -177,7 +180,8 @@ def main() -> int:
     asked = parser.parse_args()
     wrong = 0
     for language in ELSEWHERE:
-        for one in draw(asked.report, asked.runs.resolve(), language, asked.count // 2, asked.seed + (language == "zh")):
+        seed = asked.seed + (language == "zh")
+        for one in draw(asked.report, asked.runs.resolve(), language, asked.count // 2, seed):
             wrong += bool(one.problems)
             print(f"{language} {one.shown:>12} -> #{one.anchor} {one.how} {'; '.join(one.problems) or 'ok'}")
             print(f"     {one.text[:160]}")

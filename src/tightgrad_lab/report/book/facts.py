@@ -4,6 +4,7 @@ A sentence with `@measured name` stands in the book only if the function of that
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 

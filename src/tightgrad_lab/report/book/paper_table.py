@@ -25,7 +25,8 @@ def paper_table(library: Library) -> Table:
         finding = library.finding(match[1]) if match else None
         sentence = here if match is None else None
         if match is not None and finding is not None:
-            sentence = library.filled(f"@measured {match[1]}", finding, match[2]) + library.renderer.hold(_place(library, finding))
+            filled = library.filled(f"@measured {match[1]}", finding, match[2])
+            sentence = filled + library.renderer.hold(_place(library, finding))
             sources.append(finding.source)
         cells = [paper, says, texts("words.open") if sentence is None else sentence]
         rows.append([*(_text(library, cell) for cell in cells), _sign(library, finding), _source(finding)])
