@@ -119,9 +119,9 @@ def _read(path: Path) -> tuple[list[float], bool]:
 
 
 def _of_pair(known: dict[str, Plate], anchor: str) -> Plate | None:
-    """What a link to a pair's figure leads to: all that the pair shows."""
+    """What a link to a pair's figure leads to: its first table, which is of the same file."""
     number = anchor.removeprefix("pair")
-    found = [one for name, one in known.items() if number.isdigit() and name.startswith(f"table{int(number):02}")]
+    found = [one for name, one in known.items() if number.isdigit() and re.fullmatch(rf"table{int(number):02}a?", name)]
     if not found:
         return None
     values, files, commands = (

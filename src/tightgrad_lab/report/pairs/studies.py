@@ -38,7 +38,7 @@ def _table(name: str, result: Result, texts: Texts, columns: list[Column], rows:
         slug=slug("table", *where),
         label=label(*where),
         title=texts(f"studies.{name}.title"),
-        caption=[texts(f"studies.{name}.caption", **_facts(result))],
+        caption=[texts(f"studies.{name}.caption", **_facts(result, texts))],
         columns=columns,
         rows=rows,
         source=result.source,
@@ -47,10 +47,12 @@ def _table(name: str, result: Result, texts: Texts, columns: list[Column], rows:
     )
 
 
-def _facts(result: Result) -> dict[str, str]:
+def _facts(result: Result, texts: Texts) -> dict[str, str]:
     """What captions say about the scale."""
     found = {key: units.count_text(value) for key, value in result.figure.items() if isinstance(value, int)}
     found |= {key: units.count_text(value) for key, value in result.settings.items() if isinstance(value, int)}
+    if "rates" in result.settings:
+        found["rates"] = texts.join([f"{rate:g}" for rate in result.settings["rates"]])
     if "bytes_of_piece" in result.figure:
         found["text_bytes"] = units.count_text(result.settings["pieces"] * result.figure["bytes_of_piece"])
     if "tolerance" in result.settings:
