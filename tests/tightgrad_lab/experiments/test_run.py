@@ -12,7 +12,7 @@ from tightgrad_lab.experiments import catalogue, run
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.report.errors import ReportError
 from tightgrad_lab.report.results import read_result
-from tightgrad_lab.schema import NUMBERS, command, published_files
+from tightgrad_lab.schema import command, number, published_files
 
 NAME = "window_timeline"
 
@@ -128,7 +128,7 @@ def test_published_results_are_whole() -> None:
     for path in published_files():
         data = json.loads(path.read_text(encoding="utf-8"))
         assert {"schema", "pair", "command", "settings", "environment", "figure", "table"} <= data.keys(), path.name
-        assert NUMBERS[path.stem] == data["pair"]
+        assert number(path.stem) == data["pair"]
         assert path.stat().st_size < 400_000
 
 
