@@ -231,7 +231,10 @@ class TestFailure:
     def test_a_rank_without_batches_has_none_to_give(self):
         collective = HasTwin()
         _, pipe = make(collective=collective)
-        collective.all_gather = lambda tensor: torch.stack([tensor, torch.tensor([4.0, 1.0, 3.0, 0.0, 0.0]).double()])
+        twin = [4.0, 1.0, 3.0, 0.0]  # its weight, number of batches, K, and that it has not ended; the rest is alike
+        collective.all_gather = lambda tensor: torch.stack(
+            [tensor, torch.cat([torch.tensor(twin).double(), tensor[4:]])]
+        )
         window = next(pipe.windows([]))
         with pytest.raises(tg.UsageError, match="holds none: this rank has none"):
             window.batches[0]
