@@ -69,11 +69,19 @@ def outputs_of(name):
     opened = nbformat.from_dict(notebook(name, "en", {}))
     nbclient.NotebookClient(opened, timeout=1800, kernel_name="python3").execute()
     code = [cell for cell in opened.cells if cell.cell_type == "code"]
-    return {key: [_plain(output) for output in cell.outputs] for key, cell in zip(code_of(name), code, strict=True)}
+    return {key: _whole(cell.outputs) for key, cell in zip(code_of(name), code, strict=True)}
 
 
-def _plain(output):
-    return {key: value for key, value in output.items() if key != "transient"}
+def _whole(outputs):
+    """Return outputs with printed text in one piece: a slow kernel sends it in several."""
+    found = []
+    for output in outputs:
+        output = {key: value for key, value in output.items() if key != "transient"}
+        if found and output["output_type"] == "stream" and found[-1].get("name") == output["name"]:
+            found[-1]["text"] += output["text"]
+        else:
+            found.append(output)
+    return found
 
 
 def kept_outputs_of(name):
@@ -86,7 +94,7 @@ def kept_outputs_of(name):
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     if [cell.source for cell in cells] != list(code.values()):
         return None
-    return {key: cell.outputs for key, cell in zip(code, cells, strict=True)}
+    return {key: _whole(cell.outputs) for key, cell in zip(code, cells, strict=True)}
 
 
 def main(names):
