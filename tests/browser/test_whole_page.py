@@ -90,10 +90,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SHOWN = [
     ("own", "en", 1400, "light"),
     ("own", "zh", 380, "dark"),
-    ("own", "en", 380, "light"),
-    ("own", "zh", 1400, "dark"),
 ]
 MORE = [
+    ("own", "en", 380, "light"),
+    ("own", "zh", 1400, "dark"),
     ("own", "en", 1400, "dark"),
     ("own", "zh", 380, "light"),
     ("own", "en", 380, "dark"),
@@ -199,14 +199,14 @@ FAMILY = """
 """
 
 
-@pytest.mark.parametrize("selector", ["body", "h1", "h3", "table", "nav", "figcaption", ".lead"])
-def test_chinese_is_set_in_the_font_that_comes_along(chromium: Any, whole: Path, selector: str) -> None:
+def test_chinese_is_set_in_the_font_that_comes_along(chromium: Any, whole: Path) -> None:
     """On a machine without Chinese fonts, a system font that comes first shows boxes."""
     page = Opened(chromium, whole / "own" / PAGES["zh"], 1400, "light").page
     try:
-        families = page.evaluate(FAMILY, selector)
-        assert families[0] == "TightGrad Sans SC"
-        assert families.index("system-ui") == len(families) - 2
+        for selector in ("body", "h1", "h3", "table", "nav", "figcaption", ".lead"):
+            families = page.evaluate(FAMILY, selector)
+            assert families[0] == "TightGrad Sans SC", selector
+            assert families.index("system-ui") == len(families) - 2, selector
         assert "TightGrad Sans SC" in page.evaluate(FAMILY, "math mtext")
         assert "TightGrad Sans SC" in page.evaluate(FAMILY, "pre.code code")
     finally:
@@ -224,7 +224,7 @@ def test_the_link_to_the_chinese_page_is_set_in_it_too(chromium: Any, whole: Pat
 
 
 def test_these_checks_can_fail(chromium: Any, whole: Path) -> None:
-    page = Opened(chromium, whole / "own" / PAGES["en"], 380, "light").page
+    page = Opened(chromium, whole / "own" / "index.html", 380, "light").page
     broken = """
     () => {
       document.querySelector("main").insertAdjacentHTML("afterbegin",

@@ -1,5 +1,6 @@
 """The docs: their code runs, their commands exist, their generated pages are whole, their links lead somewhere."""
 
+import ast
 import functools
 import importlib
 import importlib.util
@@ -58,9 +59,31 @@ def run(code: str, where: Path, *launcher: str) -> str:
     return done.stdout
 
 
+def slow_in_chinese(page: Path, *more: str) -> Any:
+    """The quick start's programs run in English in every run of the tests."""
+    return pytest.param(page, *more, marks=pytest.mark.slow if page == DOCS / "zh" / "index.md" else ())
+
+
+def without_words(code: str) -> str:
+    """What a program does: its syntax without comments and texts."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+    return ast.dump(tree)
+
+
+def test_the_quick_start_in_chinese_has_the_same_programs() -> None:
+    english, chinese = (
+        [without_words(code) for _, code in blocks(DOCS / name, "python")] for name in ("index.md", "zh/index.md")
+    )
+    assert chinese
+    assert all(program in english for program in chinese)
+
+
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if any(not title for title, _ in blocks(page, "python"))],
+    [slow_in_chinese(page) for page in PAGES if any(not title for title, _ in blocks(page, "python"))],
     ids=lambda page: page.stem,
 )
 def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
@@ -81,7 +104,9 @@ def under_two_ranks(page: Path, title: str) -> str:
         return run(dict(blocks(page, "python"))[title], Path(folder), *ranks)
 
 
-@pytest.mark.parametrize(("page", "title"), SCRIPTS, ids=[title for _, title in SCRIPTS])
+@pytest.mark.parametrize(
+    ("page", "title"), [slow_in_chinese(*script) for script in SCRIPTS], ids=[title for _, title in SCRIPTS]
+)
 def test_scripts_run_under_two_ranks(page: Path, title: str) -> None:
     started = [line for _, text in blocks(page, "bash") for line in text.splitlines() if title in line]
     assert started == [f"torchrun --nproc-per-node 2 {title}"]

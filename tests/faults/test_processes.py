@@ -69,6 +69,7 @@ def undisturbed(tmp_path_factory):
     return digest
 
 
+@pytest.mark.slow  # distributed/test_killed.py kills and resumes without torchrun
 def test_a_killed_rank_and_a_restart(tmp_path, undisturbed):
     """SIGKILL between the two micro-batches of step 5; torchrun starts all again, from the checkpoint of step 4."""
     with started(tmp_path, "--kill-in", "5", restarts=1) as process:

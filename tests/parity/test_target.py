@@ -30,18 +30,22 @@ def check(case: Case, everyone: Loaders, by_rank: list[Delivered]) -> None:
 
 @pytest.mark.parametrize("fetch", FETCHES)
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("case", grid(), ids=str)
-def test_plain_module_delivers_the_target(case: Case, world_size: int, fetch: str) -> None:
-    everyone = loaders(case, world_size)
-    check(case, everyone, run_plain(case, everyone, fetch))
+@pytest.mark.parametrize(
+    "cases", [pytest.param(pairs(), id="pairs"), pytest.param(grid(), id="grid", marks=pytest.mark.slow)]
+)
+def test_plain_module_delivers_the_target(cases: list[Case], world_size: int, fetch: str) -> None:
+    for case in cases:
+        everyone = loaders(case, world_size)
+        check(case, everyone, run_plain(case, everyone, fetch))
 
 
 @pytest.mark.parametrize(
     ("world_size", "cases"),
     [
         pytest.param(1, pairs(), id="1-pairs"),
-        pytest.param(2, grid(), id="2-grid"),
+        pytest.param(2, pairs(), id="2-pairs"),
         pytest.param(4, pairs()[::3], id="4-some"),
+        pytest.param(2, grid(), id="2-grid", marks=pytest.mark.slow),
         pytest.param(4, grid(), id="4-grid", marks=pytest.mark.slow),
     ],
 )

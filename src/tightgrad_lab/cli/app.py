@@ -1,5 +1,6 @@
 """Verbs, and how errors reach a person: one line on stderr, 2 for arguments, 1 for a failed run."""
 
+import re
 import sys
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -89,7 +90,28 @@ def _usage_message(error: Any, command: Any) -> str:
     path = error.ctx.command_path if getattr(error, "ctx", None) else "tightgrad"
     if not message:  # a group without one of its commands, whose help has been printed
         return f"{path} needs one of its commands: {', '.join(error.ctx.command.commands)}."
-    return f"{message}; see `{path} --help`."
+    return f"{_refused_value(error, message) or message}; see `{path} --help`."
+
+
+_REFUSED = {
+    "int_parsing": "is no whole number",
+    "int_from_float": "is no whole number",
+    "float_parsing": "is no number",
+    "finite_number": "is no finite number",
+    "greater_than_equal": "is too small: use {ge:g} or more",
+    "less_than_equal": "is too large: use {le:g} or less",
+}
+
+
+def _refused_value(error: Any, message: str) -> str | None:
+    """Return what is wrong with a value in our words, not in those of the library that checks it for typer."""
+    found = getattr(error.__cause__, "errors", list)()  # pydantic's, since typer 0.26
+    words = _REFUSED.get(found[0]["type"]) if found else None
+    name = re.search(r"for '([^']+)'", message)
+    if words is None or name is None:
+        return None
+    place = name[1] if name[1].startswith("-") else f"argument {name[1]}"
+    return f"{place} {found[0]['input']} {words.format(**found[0].get('ctx', {}))}"
 
 
 def _complain(message: str, code: int) -> int:

@@ -114,6 +114,8 @@ def _draw(source: Path, out: Path) -> None:
     try:
         found = json.loads(source.read_text(encoding="utf-8"))
         figure = draw(found)
+    except FileNotFoundError:
+        raise ArgumentError(f"there is no file {source}; write one with `tightgrad bench headline --json`.") from None
     except (OSError, ValueError, KeyError) as error:
         raise ArgumentError(f"{source} is not what `tightgrad bench headline --json` prints: {error}.") from error
     if out.suffix == ".png":

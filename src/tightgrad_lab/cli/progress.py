@@ -30,7 +30,9 @@ def job_progress(jobs: "list[Job]") -> "Iterator[Callable[[Message], None]]":
         TextColumn("[dim]left[/]"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
+    console = Console(stderr=True)
+    tell = _lines_now_and_then(console)
+    with Progress(*columns, console=console, expand=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("starting ranks", total=len(jobs))
         done = 0
 
@@ -43,6 +45,8 @@ def job_progress(jobs: "list[Job]") -> "Iterator[Callable[[Message], None]]":
                 progress.update(task, completed=done)
             elif now is not None:
                 progress.update(task, completed=done + now.step / now.steps, description=_running(job))
+                run = f"{job.case} {job.combination} seed {job.seed}"
+                tell(f"{done} of {len(jobs)} runs; {run}, step {now.step} of {now.steps}")
 
         yield receive
 
@@ -60,14 +64,18 @@ def experiment_progress(
         TextColumn("[dim]left[/]"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
+    console = Console(stderr=True)
+    tell = _lines_now_and_then(console)
+    with Progress(*columns, console=console, expand=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("starting", total=len(names))
 
         def start(name: str) -> Callable[[float, str], None]:
             place = names.index(name)
             progress.update(task, completed=place, description=titled(name))
+            tell(f"{place} of {len(names)} experiments; {titled(name)}")
 
             def report(done: float, text: str) -> None:
+                tell(f"{place} of {len(names)} experiments; {titled(name)}: {done:.0%}, {text}")
                 progress.update(task, completed=place + min(1.0, done), description=f"{titled(name)}: {text}")
 
             return report
@@ -88,15 +96,8 @@ def share_progress(title: str) -> Iterator[Callable[[float, str], None]]:
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        last = -math.inf
-
-        def tell(done: float, text: str) -> None:
-            nonlocal last
-            if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-                last = time.monotonic()
-                print(f"{title}: {done:.0%}, {text}", file=sys.stderr, flush=True)
-
-        yield tell
+        tell = _lines_now_and_then(console)
+        yield lambda done, text: tell(f"{title}: {done:.0%}, {text}")
         return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TimeElapsedColumn())
     with Progress(*columns, console=console, expand=True, transient=True) as progress:
@@ -106,6 +107,19 @@ def share_progress(title: str) -> Iterator[Callable[[float, str], None]]:
             progress.update(task, completed=done, description=f"{title}: {text}")
 
         yield report
+
+
+def _lines_now_and_then(console: Console) -> Callable[[str], None]:
+    """Return what prints a line at most every five seconds where `console` is no terminal, and nothing on one."""
+    last = -math.inf
+
+    def tell(line: str) -> None:
+        nonlocal last
+        if not console.is_terminal and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _running(job: "Job") -> str:

@@ -75,7 +75,8 @@ def _records(path: Path) -> tuple[list[Record], Failure | None]:
                 continue
             step = int(line["step"])
         except (ValueError, TypeError, KeyError) as error:
-            raise ArgumentError(f"{path}, line {number}: not a step record ({error}).") from None
+            why = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise ArgumentError(f"{path}, line {number}: not a step record ({why}).") from None
         # A run that was resumed from an earlier step: what came after that is no part of it.
         while records and (records[-1]["step"] > step or (records[-1]["step"] == step and not _skipped(records[-1]))):
             records.pop()
@@ -107,7 +108,10 @@ def _of_events(paths: Iterable[Path]) -> History:
         for step, tag, value in read_events(path):
             steps.setdefault(step, {"step": step})[_field(tag)] = value
     if not steps:
-        raise ArgumentError(f"{', '.join(map(str, paths))}: no scalars in these event files.")
+        raise ArgumentError(
+            f"{', '.join(map(str, paths))}: not a TensorBoard event file with scalars, and not the {STEPS} of a run; "
+            "write records with tg.attach(..., records=[tg.records.Jsonl(folder)])."
+        )
     records = [steps[step] for step in sorted(steps)]
     for record in records:
         record["skipped"] = bool(record.get("skipped"))

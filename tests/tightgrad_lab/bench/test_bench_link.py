@@ -51,6 +51,7 @@ def test_rows_over_a_slow_link() -> None:
 
 
 @needs_network
+@pytest.mark.slow
 def test_local_updates_are_a_row_of_their_mean_step() -> None:
     (name, local), *_ = LOCAL.items()
     found = link.run(RATE, 2, timing=link.Timing(steps=1, predicted_from=0), work=WORK, plans={}, peers=(name,))

@@ -56,7 +56,7 @@ def counted_and_sent(rank: NetRank, send: Any) -> None:
 
 
 @pytest.mark.skipif(REASON is not None, reason=str(REASON))
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_interface_sends_what_is_counted(ranks: int) -> None:
     found: list[dict[str, Any]] = []
     with network(ranks, None) as net:

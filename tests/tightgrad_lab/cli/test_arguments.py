@@ -22,6 +22,13 @@ WRONG = [
     (["report", "extra"], "tightgrad report --help"),
     (["report", "--runs", "nowhere"], "run `tightgrad lab` first"),
     (["methods", "--jsn"], "--json"),
+    (["lab", "--ranks", "0"], "--ranks 0 is too small: use 1 or more; see"),
+    (["lab", "--epochs", "many"], "--epochs many is no whole number; see"),
+    (["plan", "--ranks", "99"], "--ranks 99 is too large: use 64 or less; see"),
+    (["plan", "--memory-gb", "x"], "--memory-gb x is no number; see"),
+    (["exercises", "check", "abc"], "argument N abc is no whole number; see"),
+    (["doctor", __file__], "not a TensorBoard event file with scalars, and not the steps.jsonl of a run"),
+    (["bench", "headline", "--draw", "no.json"], "there is no file no.json; write one with"),
 ]
 
 

@@ -1,5 +1,6 @@
 """Scripts are run as they are: planted bugs are named, unusual loops that are right are not accused."""
 
+import functools
 import json
 import os
 import signal
@@ -60,6 +61,7 @@ UNUSUAL = [
 QUICK_UNUSUAL = ("cached_representations", "gradient_penalty", "skips_bad_steps")
 
 
+@functools.cache
 def of_corpus(name: str) -> ScriptAudit:
     settings = Settings(str(HERE / "corpus.py"), arguments=(str(CORPUS / f"{name}.py"), "ragged", "11"), steps=9)
     return audit_script(settings, (2,))
@@ -190,7 +192,9 @@ def found(*chosen: str) -> list[str]:
     return subprocess.run(["pgrep", "-r", "R,S,D,T", *chosen], capture_output=True, text=True).stdout.split()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_ranks_and_their_children_end_with_the_command(tmp_path: Path, number: signal.Signals, code: int) -> None:
     script = tmp_path / "stubborn.py"
     script.write_text(STUBBORN)
