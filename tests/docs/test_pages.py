@@ -70,6 +70,8 @@ def without_words(code: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             node.value = ""
+        elif isinstance(node, ast.JoinedStr):
+            node.values = [one for one in node.values if isinstance(one, ast.FormattedValue)]
     return ast.dump(tree)
 
 
