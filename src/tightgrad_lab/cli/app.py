@@ -105,7 +105,7 @@ _REFUSED = {
 
 def _refused_value(error: Any, message: str) -> str | None:
     """Return what is wrong with a value in our words, not in those of the library that checks it for typer."""
-    found = getattr(error.__cause__, "errors", list)()  # pydantic's, since typer 0.26
+    found: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's, since typer 0.26
     words = _REFUSED.get(found[0]["type"]) if found else None
     name = re.search(r"for '([^']+)'", message)
     if words is None or name is None:
