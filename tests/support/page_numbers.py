@@ -94,7 +94,8 @@ class PageNumbers(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "p" and self._origin:
-            self._said.append((self._paragraph, self._origin))
+            if not self._in_sentence:  # sentences of evidence have keys of their own
+                self._said.append((self._paragraph, self._origin))
             self._origin = ""
         if tag == "code":
             self._code = ""
