@@ -75,7 +75,7 @@ def lab(
     build_slides(runs, report)
     if as_json:
         about = [
-            {"pair": NUMBERS[name], "name": name, "status": found.status, "seconds": found.seconds}
+            {"pair": NUMBERS.get(name), "name": name, "status": found.status, "seconds": found.seconds}
             for name, found in outcomes
         ]
         environment = _environment(runs) if rows else None

@@ -84,8 +84,8 @@ def experiment_progress(
 
 
 def titled(name: str) -> str:
-    """Return number and name of a pair of the page, such as " 6 link_speeds"."""
-    return f"{NUMBERS[name]:>2} {name}"
+    """Return number and name of a pair of the page, such as " 6 link_speeds"; a study has no number."""
+    return f"{NUMBERS.get(name, ''):>2} {name}"
 
 
 @contextmanager

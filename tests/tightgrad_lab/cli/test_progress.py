@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from tightgrad_lab.cli import progress
-from tightgrad_lab.schema import NUMBERS
+from tightgrad_lab.schema import NUMBERS, STUDIES
 
 JOB = SimpleNamespace(case="image", combination="clip", seed=0, settings=SimpleNamespace(variant="mlp"))
 
@@ -33,8 +33,8 @@ def test_of_runs(clock, capsys):
     assert err.splitlines() == lines
 
 
-def test_of_experiments(clock, capsys):
-    name = next(iter(NUMBERS))
+@pytest.mark.parametrize("name", [next(iter(NUMBERS)), *STUDIES])
+def test_of_experiments(clock, capsys, name):
     with progress.experiment_progress([name]) as (_, start):
         report = start(name)
         report(0.1, "left out, too soon")
