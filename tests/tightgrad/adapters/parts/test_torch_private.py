@@ -167,6 +167,9 @@ class Reducer:
     def _reset_state(self):
         """Torch's own."""
 
+    def _check_reducer_finalized(self):
+        """Torch's own."""
+
 
 class OldDDP:
     broadcast_buffers = find_unused_parameters = static_graph = False
@@ -191,5 +194,5 @@ def test_ddp_that_lacks_what_is_set_or_called_is_refused():
     check_ddp_internals(OldDDP(Reducer()))
     with pytest.raises(tg.UnsupportedError, match=r"NewDDP keeps no _has_rebuilt_buckets"):
         check_ddp_internals(NewDDP(Reducer()))
-    with pytest.raises(tg.UnsupportedError, match=r"forgotten after an error, cannot run .*has no _reset_state"):
+    with pytest.raises(tg.UnsupportedError, match=r"whether it waits, cannot run .*has no _reset_state"):
         check_ddp_internals(OldDDP(object()))
