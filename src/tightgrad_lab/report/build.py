@@ -11,7 +11,7 @@ from tightgrad_lab.report.book.tables import arranged, dressed
 from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.model import NARROW, WIDE, FigureSpec, Pair, Table
 from tightgrad_lab.report.pages import Block, Full, Shown
-from tightgrad_lab.report.pairs import PAIRS
+from tightgrad_lab.report.pairs import PAIRS, studies
 from tightgrad_lab.report.places import shown_tables
 from tightgrad_lab.report.published import Published, published
 from tightgrad_lab.report.texts import LANGUAGES, Texts, load
@@ -51,7 +51,9 @@ def _contents(folder: Runs, texts: Texts) -> tuple[Library, list[tuple[Pair, Ite
     found = []
     for pair in PAIRS:
         content = pair.content(folder, texts) if pair.content else None
-        found.append((pair, content.blocks if content else [], published(folder, pair, texts)))
+        full = published(folder, pair, texts)
+        alone = [] if full else studies.tables(pair.name, folder, texts)  # a sentence of a study leads to its table
+        found.append((pair, content.blocks if content else alone, full))
     plain = Library(folder, texts)
     labelled = [(pair, arranged(plain, pair.name, items), full.items if full else []) for pair, items, full in found]
     library = Library(folder, texts, shown_tables(labelled))
