@@ -52,8 +52,10 @@ def _contents(folder: Runs, texts: Texts) -> tuple[Library, list[tuple[Pair, Ite
     for pair in PAIRS:
         content = pair.content(folder, texts) if pair.content else None
         full = published(folder, pair, texts)
-        alone = [] if full else studies.tables(pair.name, folder, texts)  # a sentence of a study leads to its table
-        found.append((pair, content.blocks if content else alone, full))
+        items: Items = list(content.blocks) if content else []
+        if content is None and full is None:
+            items += studies.tables(pair.name, folder, texts)  # a sentence of a study leads to its table
+        found.append((pair, items, full))
     plain = Library(folder, texts)
     labelled = [(pair, arranged(plain, pair.name, items), full.items if full else []) for pair, items, full in found]
     library = Library(folder, texts, shown_tables(labelled))
