@@ -18,7 +18,7 @@ from typing import Any
 
 ELSEWHERE = {"en": "measured on another machine", "zh": "在另一台机器上测得"}
 PLATE = re.compile(r'<section id="([\w-]+)" class="plate tabular".*?</section>', re.DOTALL)
-SENTENCE = re.compile(r'<(p|td)\b[^>]*>(?:(?!</?\1\b).)*?<span class="origin">.*?</\1>', re.DOTALL)
+SENTENCE = re.compile(r'<(p|td)\b[^>]*>(?:(?!</?\1\b).)*?<span class="origin"[^>]*>.*?</\1>', re.DOTALL)
 NUMBER = r"[\d.,]+(?:e−?\d+)?"
 RANGE = re.compile(rf"({NUMBER}) \(({NUMBER})–({NUMBER})\)")
 VALUE = re.compile(r'<data value="([^"]+)">([^<]*)</data>')
@@ -75,7 +75,7 @@ def sentences(html: str) -> list[Drawn]:
     found = []
     for match in SENTENCE.finditer(html):
         body = match[0]
-        link = re.search(r'<span class="origin">.*?href="[^"#]*#([\w-]+)"', body, re.DOTALL)
+        link = re.search(r'<span class="origin"[^>]*>.*?href="[^"#]*#([\w-]+)"', body, re.DOTALL)
         text = " ".join(unescape(re.sub(r"<[^>]+>", "", body)).split())
         files = re.findall(r"<code>(runs/[^<]*)</code>", body)
         for value, shown in VALUE.findall(body):

@@ -38,16 +38,16 @@ class PageNumbers(HTMLParser):
         self._commands: list[str] = []
         self._sentences: dict[str, int] = {}
         self._in_sentence = False
-        self._pair = self._origin = ""
+        self._pair = self._origin = self._name = ""
         self._paragraph: list[str] = []
-        self._said: list[tuple[list[str], str]] = []
+        self._said: list[tuple[str, list[str], str]] = []
         self._behind: dict[str, tuple[set[str], set[str]]] = {}
         self.feed(html)
-        for place, (values, pair) in enumerate(self._said):
+        for name, values, pair in self._said:
             files, commands = self._behind.get(pair, (set(), set()))
             for i, value in enumerate(values):
                 shown = Shown(value, tuple(sorted(files)), tuple(sorted(commands)))
-                self.found["measured", str(place), str(i)] = shown
+                self.found["measured", name, str(i)] = shown
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {name: value or "" for name, value in attrs}
@@ -63,7 +63,7 @@ class PageNumbers(HTMLParser):
             if self._plate:
                 self._add((self._plate, "data", str(len(self._waiting))), found["value"])
         if tag == "span" and "origin" in classes:
-            self._origin = "?"
+            self._origin, self._name = "?", found["data-name"]
         if tag == "a" and self._origin == "?":
             self._origin = found["href"].removeprefix("#")
         if tag == "tr":
@@ -95,7 +95,7 @@ class PageNumbers(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == "p" and self._origin:
             if not self._in_sentence:  # sentences of evidence have keys of their own
-                self._said.append((self._paragraph, self._origin))
+                self._said.append((self._name, self._paragraph, self._origin))
             self._origin = ""
         if tag == "code":
             self._code = ""

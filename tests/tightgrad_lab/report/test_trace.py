@@ -111,8 +111,7 @@ def untraced(
         own, rest = built[shown.files]
         if all(one.get(key, Shown("", (), ())).value == shown.value for one in own):
             wrong.append(f"{key} = {shown.value}: does not depend on {', '.join(shown.files)}")
-        # Sentences are counted, and one that another file no longer calls for moves the count of those after it.
-        if not any(one.value == shown.value and one.files == shown.files for one in rest.values()):
+        if key not in rest or rest[key].value != shown.value:
             wrong.append(f"{key} = {shown.value}: depends on more than {', '.join(shown.files)}")
         wrong += [f"{key}: no such command: {command}" for command in shown.commands if not _runs(command)]
     return wrong

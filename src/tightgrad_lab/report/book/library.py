@@ -151,7 +151,7 @@ class Library:
         finding = self.finding(name)
         if finding is None:
             return None
-        return self.filled(f"@measured {name}", finding, template) + self.renderer.hold(self.origin(finding))
+        return self.filled(f"@measured {name}", finding, template) + self.renderer.hold(self.origin(finding, name))
 
     def asked(self, pair: str, place: str) -> Asked | None:
         """The question in front of a pair's figure or table; None if there is none, or nothing measured its answer."""
@@ -169,7 +169,7 @@ class Library:
             found = self.texts("predict.right") if one is right else one.why or self.texts("predict.expected")
             choices.append((letter, said(one.text), one is right, said(found)))
         because = "" if right.why else ("" if self.texts.language == "zh" else " ") + question.because
-        answer = said(question.measured + because) + self.origin(finding, place)
+        answer = said(question.measured + because) + self.origin(finding, f"{pair}-{place}", place)
         return Asked(said(question.question), tuple(choices), answer)
 
     def filled(self, what: str, finding: Finding, template: str) -> str:
@@ -187,9 +187,15 @@ class Library:
         about = result.environment
         return {"processor": str(about.get("processor", about.get("device", ""))), "date": str(about["time"])[:10]}
 
-    def origin(self, finding: Finding, place: str = "table") -> Markup:
-        """Where the numbers of a sentence stand, and whose machine measured them if it was another one."""
+    def origin(self, finding: Finding, name: str, place: str = "table") -> Markup:
+        """Where the numbers of a sentence stand, and whose machine measured them if it was another one.
+
+        Args:
+            finding: what the numbers are.
+            name: of the sentence, which the page keeps beside it.
+            place: of the pair to lead to: "table" or "figure".
+        """
         link = self.places.link(finding, self.texts, place)
         machine = self.machine(finding)
         text = self.texts.html("evidence.elsewhere" if machine else "evidence.origin", table=link, **machine)
-        return Markup('<span class="origin">{}</span>').format(text)
+        return Markup('<span class="origin" data-name="{}">{}</span>').format(name, text)

@@ -53,7 +53,7 @@ def _text(library: Library, text: str) -> Cell:
 def _place(library: Library, finding: Finding) -> Markup:
     """The table that holds the numbers; for those that only this table has, the machine if it was another one."""
     if library.places.table(finding) is not None:
-        return library.origin(finding)
+        return library.origin(finding, "papers")
     machine = library.machine(finding)
     return library.texts.html("papers.elsewhere", **machine) if machine else Markup()
 
