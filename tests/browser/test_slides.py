@@ -12,6 +12,7 @@ from browser.opened import Opened
 from tightgrad_lab import slides
 from tightgrad_lab.experiments.handout import write_handout
 from tightgrad_lab.report import pdf
+from tightgrad_lab.report.book.prediction_facts import PREDICTED
 from tightgrad_lab.schema import NUMBERS, published_files
 
 pytestmark = pytest.mark.browser
@@ -83,7 +84,9 @@ def test_every_slide_is_whole_and_has_its_notes_and_sources(chromium: Any, built
     page = found.page
     try:
         names = page.evaluate("[...document.querySelectorAll('.slides > section')].map((one) => one.id)")
-        assert 50 <= len(names) <= 65
+        questions = [name for name in names if name.endswith("-predict")]
+        assert 40 <= len(names) - len(questions) <= 50
+        assert 1 <= len(questions) <= len(PREDICTED)
         seen, faults = [], {}
         for _ in names:
             name = page.evaluate(HERE)

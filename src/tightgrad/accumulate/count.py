@@ -14,7 +14,8 @@ from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Collective
 
 Table = list[list[float]]
-_WELL, _FAILED, _LEFT = 0.0, 1.0, 2.0
+_WELL, _FAILED, _LEFT = 0, 1, 2
+_ENDED = 4  # added where the loader has ended: one number for both, since each costs every rank bytes in each window
 
 
 class WindowLeftError(UsageError):
@@ -70,7 +71,7 @@ class Count:
         self._rank = 0 if collective is None else collective.rank
         sums = [sum(row[name] for row in weights) for name in self.losses]
         state = _WELL if failure is None else _LEFT if isinstance(failure, WindowLeftError) else _FAILED
-        row = [*sums, len(weights), float(most), float(is_short), *alike, state]
+        row = [*sums, len(weights), float(most), float(state + _ENDED * is_short), *alike]
         self._receive: Callable[[], Table] | None = _gathered(row, collective)
 
     def wait(self) -> Counted:
@@ -98,7 +99,8 @@ class Count:
             self.wait()
 
     def _read(self, table: Table) -> Counted:
-        *weights, num_batches, most, are_short, rates, settings, states = zip(*table, strict=True)
+        *weights, num_batches, most, flags, rates, settings = zip(*table, strict=True)
+        are_short, states = zip(*(divmod(int(flag), _ENDED) for flag in flags), strict=True)
         failed, left = ([rank for rank, found in enumerate(states) if found == state] for state in (_FAILED, _LEFT))
         if self._failure is not None and (self._rank in failed or not failed):
             raise self._failure
