@@ -33,10 +33,11 @@ class PageNumbers(HTMLParser):
         self.found: dict[Key, Shown] = {}
         self._plate = self._owner = self._row = self._code = ""
         self._column = self._sentence = 0
+        self._evidence: Key = ()
         self._waiting: list[tuple[Key, str]] = []
         self._files: list[str] = []
         self._commands: list[str] = []
-        self._sentences: dict[str, int] = {}
+        self._sentences: dict[Key, int] = {}
         self._in_sentence = False
         self._pair = self._origin = self._name = ""
         self._paragraph: list[str] = []
@@ -78,10 +79,12 @@ class PageNumbers(HTMLParser):
             self._owner = found["id"]
         if tag == "p" and "evidence" in classes:
             self._in_sentence = True
-            self._sentences[self._owner] = self._sentences.get(self._owner, 0) + 1
+            self._evidence = (self._owner, found.get("data-name", ""))
+            self._sentences[self._evidence] = self._sentences.get(self._evidence, 0) + 1
             self._sentence = 0
         if tag == "data" and self._in_sentence:
-            self._add((self._owner, str(self._sentences[self._owner]), str(self._sentence)), found["value"])
+            name = f"{self._evidence[1]} {self._sentences[self._evidence]}"
+            self._add((self._owner, name, str(self._sentence)), found["value"])
             self._sentence += 1
         if tag == "code" and (self._plate or self._in_sentence):
             self._code = "command" if "command" in classes else "file"

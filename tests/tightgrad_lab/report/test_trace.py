@@ -21,7 +21,7 @@ from tightgrad_lab.schema import published_files
 
 COUNT = 10
 SENTENCES = ("claim-", "faq-", "measured")
-COUNTS = {"diverged": 2, "diverged_with": 1}  # of runs: small, and yet measured
+COUNTS = ({"diverged": 2, "diverged_with": 1}, {"spikes": 1})  # small, and yet measured: what each of a group gains
 build_module = importlib.import_module("tightgrad_lab.report.build")
 
 
@@ -59,10 +59,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _changed(value: Any, chance: random.Random) -> Any:
     """Every number a little different, but not what rows are told apart by."""
     if isinstance(value, dict):
+        more = {name: add for group in COUNTS if value.keys() >= group.keys() for name, add in group.items()}
         return {
             name: one if _is_kept(name) else chance.random() < 0.5 if name == "learned" else _changed(one, chance)
             for name, one in value.items()
-        } | {name: value[name] + more for name, more in COUNTS.items() if value.keys() >= COUNTS.keys()}
+        } | {name: value[name] + add for name, add in more.items() if isinstance(value[name], int)}
     if isinstance(value, list):
         return [_changed(one, chance) for one in value]
     if isinstance(value, bool) or not isinstance(value, int | float):

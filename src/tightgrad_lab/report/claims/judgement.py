@@ -66,6 +66,16 @@ class Finding:
     pair: str
     source: Source
 
+    @property
+    def name(self) -> str:
+        """Return what tells it from its neighbours on a page: its key and the names in it, without its numbers."""
+        names = [
+            fact if isinstance(fact, str) else "+".join((*fact.keys, *fact.qualifiers))
+            for fact in self.facts.values()
+            if not isinstance(fact, Number)
+        ]
+        return " ".join([self.key, *names])
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
