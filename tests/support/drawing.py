@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.text import Text
 
-from tightgrad_lab.report import figures
+from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.model import NARROW, WIDE, Content, FigureSpec, Layout, Table
 from tightgrad_lab.report.texts import load
 from tightgrad_lab.schema import command, number

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from support.drawing import write_result
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
 
 
 def runs_with(root: Path, **pairs: tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]) -> Runs:

@@ -108,8 +108,8 @@ def headline(
 def _draw(source: Path, out: Path) -> None:
     import json
 
-    from tightgrad_lab.report import figures
-    from tightgrad_lab.report.headline import draw
+    from tightgrad_lab.report.drawing import figures
+    from tightgrad_lab.report.drawing.headline import draw
 
     try:
         found = json.loads(source.read_text(encoding="utf-8"))

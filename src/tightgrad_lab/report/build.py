@@ -4,16 +4,17 @@ import shutil
 from pathlib import Path
 
 from tightgrad_lab import instruments
-from tightgrad_lab.report import figures, pages
+from tightgrad_lab.report import pages
 from tightgrad_lab.report.book.library import Library
 from tightgrad_lab.report.book.paper_table import paper_table
 from tightgrad_lab.report.book.tables import arranged, dressed
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.drawing import figures
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.published import Published, published
 from tightgrad_lab.report.model import NARROW, WIDE, FigureSpec, Pair, Table
 from tightgrad_lab.report.pages import Block, Full, Shown
 from tightgrad_lab.report.pairs import PAIRS, studies
 from tightgrad_lab.report.places import shown_tables
-from tightgrad_lab.report.published import Published, published
 from tightgrad_lab.report.texts import LANGUAGES, Texts, load
 
 

@@ -8,9 +8,9 @@ from statistics import fmean
 from markupsafe import Markup
 
 from tightgrad_lab.report import units
-from tightgrad_lab.report.files import Case, Run
+from tightgrad_lab.report.measured.files import Case, Run
+from tightgrad_lab.report.measured.stats import Comparison, compare, spread
 from tightgrad_lab.report.model import Cell, Source
-from tightgrad_lab.report.stats import Comparison, compare, spread
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import TECHNIQUES
 

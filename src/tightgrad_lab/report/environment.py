@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tightgrad_lab.report import units
-from tightgrad_lab.report.files import Runs
-from tightgrad_lab.report.results import read_result
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import read_result
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import NUMBERS
 

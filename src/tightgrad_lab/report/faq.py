@@ -12,10 +12,10 @@ from tightgrad_lab.report.claims.judged import Evidence
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Words
 from tightgrad_lab.report.claims.link_advice import by_link
 from tightgrad_lab.report.claims.words import in_words
-from tightgrad_lab.report.files import Case, Runs, find
 from tightgrad_lab.report.links import commands, pairs_in_words
-from tightgrad_lab.report.results import read_best
-from tightgrad_lab.report.stats import compare
+from tightgrad_lab.report.measured.files import Case, Runs, find
+from tightgrad_lab.report.measured.results import read_best
+from tightgrad_lab.report.measured.stats import compare
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import COMBINATIONS
 

@@ -9,13 +9,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tightgrad_lab import instruments
-from tightgrad_lab.report import environment, faq, figures, papers, summary
+from tightgrad_lab.report import environment, faq, papers, summary
 from tightgrad_lab.report.book.library import Library
 from tightgrad_lab.report.book.prediction_facts import PREDICTED
 from tightgrad_lab.report.claims import judged
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.drawing import figures
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.published import Published
 from tightgrad_lab.report.model import FigureSpec, Pair, Table
-from tightgrad_lab.report.published import Published
 from tightgrad_lab.report.texts import LANGUAGES, Texts, breakable, load, prose
 from tightgrad_lab.schema import NUMBERS
 

@@ -7,9 +7,9 @@ from markupsafe import Markup
 from tightgrad_lab.report import units
 from tightgrad_lab.report.book.chapters import numbers_label
 from tightgrad_lab.report.claims.judgement import Finding
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import PUBLISHED, Result, read_result
 from tightgrad_lab.report.model import FigureSpec, Pair, Table
-from tightgrad_lab.report.results import PUBLISHED, Result, read_result
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import NUMBERS
 

@@ -7,9 +7,10 @@ from itertools import pairwise
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from tightgrad_lab.report import cells, chart, curves, figures, flow, units
-from tightgrad_lab.report.files import Case, Runs
-from tightgrad_lab.report.full import full_table
+from tightgrad_lab.report import cells, units
+from tightgrad_lab.report.drawing import chart, curves, figures, flow
+from tightgrad_lab.report.measured.files import Case, Runs
+from tightgrad_lab.report.measured.full import full_table
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Pair, Table
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import COMBINATIONS, label, slug

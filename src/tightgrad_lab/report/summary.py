@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from tightgrad_lab.report import cells, units
 from tightgrad_lab.report.claims import Judged
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.model import number
 from tightgrad_lab.report.texts import Texts
 

@@ -8,8 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tightgrad_lab import instruments
-from tightgrad_lab.report import figures
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.drawing import figures
+from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.pages import WHOLE, file_name
 from tightgrad_lab.report.texts import LANGUAGES, breakable, load, prose
 from tightgrad_lab.slides.deck import Deck

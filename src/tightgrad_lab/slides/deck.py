@@ -13,9 +13,9 @@ from tightgrad_lab.report.book.library import Library, ShownChapter, ShownSectio
 from tightgrad_lab.report.book.predictions import Asked
 from tightgrad_lab.report.claims import judged
 from tightgrad_lab.report.environment import environments
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import PUBLISHED
 from tightgrad_lab.report.pairs import PAIRS
-from tightgrad_lab.report.results import PUBLISHED
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.slides.outline import PAPERS
 from tightgrad_lab.slides.plates import plates, sentences

@@ -11,11 +11,11 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from tightgrad_lab.report import figures
 from tightgrad_lab.report.book.library import Library, ShownSection
 from tightgrad_lab.report.book.tables import arranged
+from tightgrad_lab.report.drawing import figures
+from tightgrad_lab.report.measured.published import published
 from tightgrad_lab.report.model import WIDE, FigureSpec, Pair, Table
-from tightgrad_lab.report.published import published
 from tightgrad_lab.report.texts import Texts
 
 Row = TypeVar("Row")

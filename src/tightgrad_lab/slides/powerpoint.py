@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tightgrad_lab.instruments import words as instrument_words
-from tightgrad_lab.report import figures
+from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.errors import ReportError
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.model import WIDE, Table
 from tightgrad_lab.report.texts import LANGUAGES, load
 from tightgrad_lab.slides.deck import Deck, Slide

@@ -8,7 +8,7 @@ import pytest
 
 from tightgrad_lab.errors import RunError
 from tightgrad_lab.experiments.factorial import COMBINATIONS, case_settings, make_jobs, run_jobs, without_compression
-from tightgrad_lab.report import stats
+from tightgrad_lab.report.measured import stats
 from tightgrad_lab.training.ranks import run_ranks
 
 

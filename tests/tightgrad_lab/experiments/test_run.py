@@ -11,7 +11,7 @@ from tightgrad_lab.errors import ArgumentError, RunError
 from tightgrad_lab.experiments import catalogue, run
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.report.errors import ReportError
-from tightgrad_lab.report.results import read_result
+from tightgrad_lab.report.measured.results import read_result
 from tightgrad_lab.schema import command, number, published_files
 
 NAME = "window_timeline"

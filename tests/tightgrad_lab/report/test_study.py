@@ -8,8 +8,9 @@ import pytest
 
 from browser.fixture_runs import write_runs
 from support.drawing import LAYOUTS, drawn_texts
-from tightgrad_lab.report import ReportError, full
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report import ReportError
+from tightgrad_lab.report.measured import full
+from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.model import FigureSpec, Table
 from tightgrad_lab.report.pairs import language_cases, series_case
 from tightgrad_lab.report.texts import load

@@ -8,7 +8,8 @@ import pytest
 from fontTools.ttLib import TTFont
 from markupsafe import Markup
 
-from tightgrad_lab.report import figures, units
+from tightgrad_lab.report import units
+from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.texts import breakable, load
 from tightgrad_lab.schema import NUMBERS
 

@@ -9,7 +9,7 @@ import pytest
 
 from browser.fixture_runs import write_runs
 from tightgrad_lab.report import ReportError
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.texts import load
 from tightgrad_lab.slides.deck import Deck
 from tightgrad_lab.slides.powerpoint import build_powerpoint, text_width

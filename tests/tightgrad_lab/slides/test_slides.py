@@ -9,8 +9,9 @@ from fontTools.ttLib import TTFont
 from browser.fixture_runs import write_runs
 from tightgrad_lab import instruments, slides
 from tightgrad_lab.cli import app as cli
-from tightgrad_lab.report import ReportError, figures
+from tightgrad_lab.report import ReportError
 from tightgrad_lab.report.course import COURSE
+from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.papers import course_papers
 from tightgrad_lab.report.texts import load
 from tightgrad_lab.slides import reveal, script

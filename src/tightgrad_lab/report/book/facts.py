@@ -14,8 +14,8 @@ from tightgrad_lab.report.book import study_facts, table_facts
 from tightgrad_lab.report.claims import JUDGES
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Words
 from tightgrad_lab.report.errors import ReportError
-from tightgrad_lab.report.files import Runs
-from tightgrad_lab.report.results import Result, read_best
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import Result, read_best
 
 ALL = "clip+accumulate+compress"
 Measure = Callable[[Runs], Finding | None]

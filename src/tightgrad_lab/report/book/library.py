@@ -19,7 +19,7 @@ from tightgrad_lab.report.claims.words import shown
 from tightgrad_lab.report.course import COURSE, Section
 from tightgrad_lab.report.errors import ReportError
 from tightgrad_lab.report.faq import QUESTIONS
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.places import Places, elsewhere
 from tightgrad_lab.report.texts import Texts
 

@@ -7,8 +7,8 @@ from statistics import fmean
 from tightgrad_lab.report import cells
 from tightgrad_lab.report.book.facts import ALL, Measure, of_result
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Unit, Words
-from tightgrad_lab.report.files import Case, Runs
-from tightgrad_lab.report.results import PUBLISHED, Result, read_result
+from tightgrad_lab.report.measured.files import Case, Runs
+from tightgrad_lab.report.measured.results import PUBLISHED, Result, read_result
 
 Facts = dict[str, Fact]
 """None in place of them means that the question cannot be decided: a run that it asks about diverged, for example."""

@@ -6,9 +6,9 @@ from statistics import fmean
 from typing import Any
 
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Verdict, of_share
-from tightgrad_lab.report.files import Runs
-from tightgrad_lab.report.results import Result, read_best
-from tightgrad_lab.report.stats import Comparison, compare
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import Result, read_best
+from tightgrad_lab.report.measured.stats import Comparison, compare
 from tightgrad_lab.schema import STUDIES
 
 Row = Mapping[str, Any]

@@ -6,8 +6,8 @@ from typing import Any
 
 from tightgrad_lab.report import cells
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Number
-from tightgrad_lab.report.files import Runs
-from tightgrad_lab.report.results import Result
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import Result
 
 Row = Mapping[str, Any]
 CODECS = {

@@ -6,8 +6,8 @@ from dataclasses import replace
 from tightgrad_lab.report.book.chapters import read_tables
 from tightgrad_lab.report.book.library import Library
 from tightgrad_lab.report.claims.judgement import Finding
+from tightgrad_lab.report.measured.results import read_result
 from tightgrad_lab.report.model import Cell, Column, FigureSpec, Source, Table
-from tightgrad_lab.report.results import read_result
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import label, slug
 

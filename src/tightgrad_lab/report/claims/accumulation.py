@@ -9,9 +9,9 @@ from typing import Any
 
 from tightgrad_lab.report import cells
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Judgement, Number, Verdict, Words, judgement, of_share
-from tightgrad_lab.report.files import Runs
-from tightgrad_lab.report.results import Result, read_best
-from tightgrad_lab.report.stats import Comparison, compare, variance_ratio
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import Result, read_best
+from tightgrad_lab.report.measured.stats import Comparison, compare, variance_ratio
 
 CONVERGENCE = "large_batches"
 WINDOW = "window_timeline"

@@ -9,9 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Judgement, Number, Verdict, Words, judgement, of_share
-from tightgrad_lab.report.files import Runs
-from tightgrad_lab.report.results import Result, read_best
-from tightgrad_lab.report.stats import compare, fisher
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import Result, read_best
+from tightgrad_lab.report.measured.stats import compare, fisher
 
 EXPLOSION, SPIKES = "temporal_order", "loss_spikes"
 RECURRENT = ("rnn", "lstm")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from tightgrad_lab.report import cells
 from tightgrad_lab.report.claims.judgement import Finding, Judgement, Number, Verdict, judgement
 from tightgrad_lab.report.claims.times import step_time
-from tightgrad_lab.report.files import Case, Runs
+from tightgrad_lab.report.measured.files import Case, Runs
 
 ALL = "clip+accumulate+compress"
 SUMMARIES = "image/*/seed*/summary.json"

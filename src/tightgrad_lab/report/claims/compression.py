@@ -11,9 +11,9 @@ from tightgrad_lab.report import cells
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Judgement, Number, Verdict, Words, judgement, of_share
 from tightgrad_lab.report.claims.links import faster_links, slowest_link
 from tightgrad_lab.report.claims.times import step_time
-from tightgrad_lab.report.files import Runs
-from tightgrad_lab.report.results import Result, read_best, read_result
-from tightgrad_lab.report.stats import Comparison, compare
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import Result, read_best, read_result
+from tightgrad_lab.report.measured.stats import Comparison, compare
 
 PAIR = "accuracy_vs_bytes"
 SUMMARIES = "image/*/seed*/summary.json"

@@ -5,8 +5,8 @@ from statistics import fmean
 from typing import Any
 
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Judgement, Number, Unit, Words, judgement, of_share
-from tightgrad_lab.report.files import Runs
-from tightgrad_lab.report.results import Result, read_best
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import Result, read_best
 
 PAIR = "common_failures"
 FAILURES = {

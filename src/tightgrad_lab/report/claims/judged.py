@@ -8,8 +8,8 @@ from tightgrad_lab.report.claims import accumulation, clipping, combination, com
 from tightgrad_lab.report.claims.judgement import Finding, Judgement
 from tightgrad_lab.report.claims.words import in_words
 from tightgrad_lab.report.course import COURSE
-from tightgrad_lab.report.files import Runs
 from tightgrad_lab.report.links import commands, pairs_in_words
+from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.texts import Texts
 
 JUDGES = {

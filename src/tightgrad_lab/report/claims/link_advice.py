@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Words
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import PUBLISHED, Result, read_best, read_result
+from tightgrad_lab.report.measured.stats import Comparison, compare
 from tightgrad_lab.report.model import Source
-from tightgrad_lab.report.results import PUBLISHED, Result, read_best, read_result
-from tightgrad_lab.report.stats import Comparison, compare
 from tightgrad_lab.schema import PAYS
 
 LINKS, ACCURACY = "link_speeds", "accuracy_vs_bytes"

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, of_share
-from tightgrad_lab.report.files import Runs
-from tightgrad_lab.report.results import read_best
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import read_best
 
 PAIR = "link_speeds"
 Row = Mapping[str, Any]

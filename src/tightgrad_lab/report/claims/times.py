@@ -5,8 +5,8 @@ from statistics import fmean, median, variance
 
 from tightgrad_lab.report import cells
 from tightgrad_lab.report.claims.judgement import Fact, Number, Verdict
-from tightgrad_lab.report.files import Case, Run
-from tightgrad_lab.report.stats import t_quantile
+from tightgrad_lab.report.measured.files import Case, Run
+from tightgrad_lab.report.measured.stats import t_quantile
 
 BLOCKS = 8
 """A run is cut into this many stretches of steps; what slows the machine down for a while falls into few of them."""

@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from tightgrad_lab.report import cells, figures, units
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report import cells, units
+from tightgrad_lab.report.drawing import figures
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import Result, notes, read_result
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
-from tightgrad_lab.report.results import Result, notes, read_result
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import label, slug
 

@@ -9,12 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from tightgrad_lab.report import cells, figures, joined, units
-from tightgrad_lab.report.callouts import spread_out
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report import cells, units
+from tightgrad_lab.report.drawing import figures, joined
+from tightgrad_lab.report.drawing.callouts import spread_out
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import Result, notes, read_result
+from tightgrad_lab.report.measured.stats import Comparison, compare, spread
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
-from tightgrad_lab.report.results import Result, notes, read_result
-from tightgrad_lab.report.stats import Comparison, compare, spread
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import label, slug
 

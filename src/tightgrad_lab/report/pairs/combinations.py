@@ -3,10 +3,11 @@
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from tightgrad_lab.report import cells, chart, figures, plane, units
-from tightgrad_lab.report.files import Case, Runs
+from tightgrad_lab.report import cells, units
+from tightgrad_lab.report.drawing import chart, figures, plane
+from tightgrad_lab.report.measured.files import Case, Runs
+from tightgrad_lab.report.measured.stats import EFFECTS, factorial_effect, spread
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Pair, Table
-from tightgrad_lab.report.stats import EFFECTS, factorial_effect, spread
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import TECHNIQUES, label, slug
 

@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from tightgrad_lab.report import figures, units
-from tightgrad_lab.report.callouts import spread_out
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report import units
+from tightgrad_lab.report.drawing import figures
+from tightgrad_lab.report.drawing.callouts import spread_out
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import Result, notes, read_result
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
-from tightgrad_lab.report.results import Result, notes, read_result
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import label, slug
 

@@ -6,9 +6,9 @@ from statistics import fmean
 from typing import Any
 
 from tightgrad_lab.report import cells, units
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import PUBLISHED, Result, notes, read_best
 from tightgrad_lab.report.model import Cell, Column, Table
-from tightgrad_lab.report.results import PUBLISHED, Result, notes, read_best
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import STUDIES, label, slug
 

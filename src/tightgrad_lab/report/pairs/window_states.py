@@ -8,10 +8,11 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from tightgrad_lab.report import chart, figures, machine, units
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report import units
+from tightgrad_lab.report.drawing import chart, figures, machine
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import Result, notes, read_result
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
-from tightgrad_lab.report.results import Result, notes, read_result
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import label, slug
 

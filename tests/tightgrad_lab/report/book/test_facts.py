@@ -13,7 +13,7 @@ from tightgrad_lab.report.book.facts import MEASURED
 from tightgrad_lab.report.book.table_facts import CODECS
 from tightgrad_lab.report.claims.judgement import Number
 from tightgrad_lab.report.errors import ReportError
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.schema import published_files
 
 FAMILIES = ("quantise", "sparsify", "sign")

@@ -15,7 +15,7 @@ from tightgrad_lab.report.book.predictions import PICK, Choice, Prediction, read
 from tightgrad_lab.report.claims.judgement import Finding, Number
 from tightgrad_lab.report.course import COURSE
 from tightgrad_lab.report.errors import ReportError
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.model import Source
 from tightgrad_lab.report.texts import load
 

@@ -15,7 +15,7 @@ from tightgrad_lab.report.book.library import Library
 from tightgrad_lab.report.book.markdown import Renderer
 from tightgrad_lab.report.book.mathematics import mathml, symbols
 from tightgrad_lab.report.errors import ReportError
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.papers import citations
 from tightgrad_lab.report.texts import load
 from tightgrad_lab.schema import published_files

@@ -10,7 +10,7 @@ from tightgrad_lab.report.book.chapters import read_tables
 from tightgrad_lab.report.book.facts import MEASURED
 from tightgrad_lab.report.book.library import Library
 from tightgrad_lab.report.book.tables import arranged, table
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.model import Cell, Column, FigureSpec, Source, Table
 from tightgrad_lab.report.texts import load
 

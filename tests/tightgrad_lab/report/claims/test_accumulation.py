@@ -10,8 +10,8 @@ from browser.fixture_runs import write_runs
 from support.handbook import batch, runs_with
 from tightgrad_lab.report.claims import accumulation
 from tightgrad_lab.report.claims.judgement import Number
-from tightgrad_lab.report.files import Runs
-from tightgrad_lab.report.stats import f_quantile, variance_ratio
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.stats import f_quantile, variance_ratio
 
 FIGURE = {"base_batch": 32, "test_samples": 1000}
 BASE = batch(32, "none", [0.87, 0.88, 0.89])

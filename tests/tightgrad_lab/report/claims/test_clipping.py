@@ -7,7 +7,7 @@ import pytest
 
 from support.handbook import runs_with
 from tightgrad_lab.report.claims import clipping
-from tightgrad_lab.report.stats import fisher
+from tightgrad_lab.report.measured.stats import fisher
 
 KINDS = ("rnn", "lstm", "transformer", "cnn")
 

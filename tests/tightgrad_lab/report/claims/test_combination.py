@@ -8,7 +8,7 @@ import pytest
 
 from browser.fixture_runs import summary, write_run
 from tightgrad_lab.report.claims import combination
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
 
 ALL = combination.ALL
 

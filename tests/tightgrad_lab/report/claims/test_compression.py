@@ -9,7 +9,7 @@ from browser.fixture_runs import write_runs
 from support.drawing import write_result
 from support.handbook import compressed, runs_with
 from tightgrad_lab.report.claims import compression
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
 
 FIGURE = {"test_samples": 1000}
 DENSE = compressed("dense", "none", [0.87, 0.88, 0.89], 1.0, family="dense")

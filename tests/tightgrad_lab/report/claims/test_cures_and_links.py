@@ -8,7 +8,7 @@ import pytest
 from support.handbook import runs_with
 from tightgrad_lab.report import faq
 from tightgrad_lab.report.claims import accumulation, compression, cures
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
 
 
 def problem(name: str, cured: int, **more: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from support.handbook import compressed, runs_with
 from tightgrad_lab.report import faq
 from tightgrad_lab.report.claims.link_advice import METHODS, by_link
 from tightgrad_lab.report.claims.words import in_words
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.texts import load
 
 DENSE = (0.85, 0.85, 0.86)

@@ -7,7 +7,7 @@ import pytest
 
 from browser.fixture_runs import summary, write_run
 from tightgrad_lab.report.claims.times import step_time
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
 
 
 def runs(root: Path, own: list[float], base: list[float]) -> Runs:

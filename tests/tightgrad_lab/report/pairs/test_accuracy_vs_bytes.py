@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from support.drawing import LAYOUTS, content, drawn_texts, write_result
-from tightgrad_lab.report import joined
+from tightgrad_lab.report.drawing import joined
 from tightgrad_lab.report.pairs import accuracy_vs_bytes
 from tightgrad_lab.report.texts import load
 

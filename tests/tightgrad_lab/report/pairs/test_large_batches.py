@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from support.drawing import LAYOUTS, content, drawn_texts, write_result
+from tightgrad_lab.report.measured.results import read_result
 from tightgrad_lab.report.pairs import large_batches
-from tightgrad_lab.report.results import read_result
 
 SETTINGS = {"epochs": 3, "warmup_epochs": 1, "seeds": 2, "base_batch": 32, "batches": [512]}
 ACCURACY = {

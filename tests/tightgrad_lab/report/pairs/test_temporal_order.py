@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from support.drawing import LAYOUTS, content, drawn_texts, write_result
+from tightgrad_lab.report.measured.results import read_result
 from tightgrad_lab.report.pairs import temporal_order
-from tightgrad_lab.report.results import read_result
 
 SETTINGS = {
     "lengths": {"rnn": [10, 30], "lstm": [30]},

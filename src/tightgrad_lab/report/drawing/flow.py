@@ -8,7 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 
-from tightgrad_lab.report import figures, units
+from tightgrad_lab.report import units
+from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.model import Layout
 from tightgrad_lab.report.texts import Texts
 

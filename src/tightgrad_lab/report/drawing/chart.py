@@ -7,7 +7,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
 
-from tightgrad_lab.report import figures
+from tightgrad_lab.report.drawing import figures
 
 Side = Literal["left", "right", "top", "bottom"]
 Point = tuple[float, float]

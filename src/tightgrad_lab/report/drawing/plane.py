@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from tightgrad_lab.report import callouts, figures, units
-from tightgrad_lab.report.callouts import Box
+from tightgrad_lab.report import units
+from tightgrad_lab.report.drawing import callouts, figures
+from tightgrad_lab.report.drawing.callouts import Box
+from tightgrad_lab.report.measured.stats import Spread, share_noise
 from tightgrad_lab.report.model import Layout
-from tightgrad_lab.report.stats import Spread, share_noise
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import TECHNIQUES
 

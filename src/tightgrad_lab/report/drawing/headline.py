@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from tightgrad_lab.report import figures, units
+from tightgrad_lab.report import units
+from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.model import WIDE
 
 HEIGHT = 3.1

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from tightgrad_lab.report import units
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.results import PUBLISHED, read_result
 from tightgrad_lab.report.model import FigureSpec, Pair, Table
-from tightgrad_lab.report.results import PUBLISHED, read_result
 from tightgrad_lab.report.texts import Texts
 
 SUFFIX = "-full"

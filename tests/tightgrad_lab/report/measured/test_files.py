@@ -8,7 +8,7 @@ import pytest
 
 from browser.fixture_runs import summary, write_run
 from tightgrad_lab import report
-from tightgrad_lab.report.files import Runs, find
+from tightgrad_lab.report.measured.files import Runs, find
 
 
 def test_no_runs_folder(tmp_path: Path) -> None:

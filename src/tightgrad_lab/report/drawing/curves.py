@@ -7,7 +7,8 @@ from statistics import fmean
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tightgrad_lab.report import figures, units
+from tightgrad_lab.report import units
+from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.model import Layout
 from tightgrad_lab.report.texts import Texts
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tightgrad_lab.report.stats import COMBINATIONS, compare, factorial_effect, share_noise, spread
+from tightgrad_lab.report.measured.stats import COMBINATIONS, compare, factorial_effect, share_noise, spread
 
 
 def test_spread_of_one_seed_has_no_deviation() -> None:

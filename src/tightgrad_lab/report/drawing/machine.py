@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 
-from tightgrad_lab.report import figures
+from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.model import NARROW, Layout
 
 Point = tuple[float, float]

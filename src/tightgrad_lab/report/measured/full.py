@@ -9,13 +9,13 @@ from markupsafe import Markup
 
 from tightgrad_lab.report import cells, units
 from tightgrad_lab.report.errors import ReportError
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.model import Cell, Column, Source, Table
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import COMBINATIONS, SCHEMA, label, slug
 
 NAME = "full.json"
-PUBLISHED = Path(__file__).parent.parent / "published"
+PUBLISHED = Path(__file__).parents[2] / "published"
 
 
 def read_full(runs: Runs, case: str) -> tuple[Mapping[str, Any], bool] | None:

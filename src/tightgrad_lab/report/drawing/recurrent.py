@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
-from tightgrad_lab.report import figures
+from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.texts import Texts
 
 Data = Mapping[str, Any]

@@ -9,10 +9,10 @@ import pytest
 from browser.fixture_runs import write_runs
 from tightgrad_lab import report
 from tightgrad_lab.experiments.handout import write_handout
-from tightgrad_lab.report.files import Runs
+from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.published import published
+from tightgrad_lab.report.measured.results import read_best
 from tightgrad_lab.report.pairs import PAIRS
-from tightgrad_lab.report.published import published
-from tightgrad_lab.report.results import read_best
 from tightgrad_lab.report.texts import load
 from tightgrad_lab.schema import PUBLISHED, STUDIES, number, published_files
 

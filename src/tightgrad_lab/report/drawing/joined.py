@@ -7,7 +7,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from tightgrad_lab.report import figures, units
+from tightgrad_lab.report import units
+from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.model import NARROW, Layout
 from tightgrad_lab.report.texts import Texts
 

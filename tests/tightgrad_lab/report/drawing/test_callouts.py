@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tightgrad_lab.report.callouts import place, spread_out
+from tightgrad_lab.report.drawing.callouts import place, spread_out
 
 FRAME = (0.6, 0.6, 7.3, 4.2)
 SIZE = (1.8, 0.31)

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Wedge
 from matplotlib.text import Text
 
-FONT_FILE = Path(__file__).parent / "fonts" / "NotoSansSC-subset.otf"
+FONT_FILE = Path(__file__).parents[1] / "fonts" / "NotoSansSC-subset.otf"
 FONT = "TightGrad Sans SC"
 FONT_STACK = "'TightGrad Sans SC', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', sans-serif"
 

@@ -1,0 +1,1 @@
+"""The figures: their look, and what several pages or verbs draw."""
