@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tightgrad_lab.cli.audit import audit
-from tightgrad_lab.cli.bench import bench
+from tightgrad_lab.cli.bench.app import bench
 from tightgrad_lab.cli.data import data
 from tightgrad_lab.cli.doctor import doctor
 from tightgrad_lab.cli.exercises import exercises

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tightgrad_lab.cli.options import Json
-from tightgrad_lab.cli.output import indented, print_json
+from tightgrad_lab.cli.terminal.options import Json
+from tightgrad_lab.cli.terminal.output import indented, print_json
 from tightgrad_lab.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _file(arguments: list[str] | None, ranks: tuple[int, ...] | None, as_json: b
     file = Path(arguments[0])
     from tightgrad_lab.audit import audit as run_audit
     from tightgrad_lab.audit.run import rows
-    from tightgrad_lab.cli.progress import share_progress
+    from tightgrad_lab.cli.terminal.progress import share_progress
 
     with share_progress(f"audit {file.name}") as report:
         found = run_audit(file, ranks, report)
@@ -142,7 +142,7 @@ def _file(arguments: list[str] | None, ranks: tuple[int, ...] | None, as_json: b
 
 def _script(settings: "Settings", ranks: tuple[int, ...] | None, as_json: bool) -> None:
     from tightgrad_lab.audit.script import audit_script
-    from tightgrad_lab.cli.progress import share_progress
+    from tightgrad_lab.cli.terminal.progress import share_progress
 
     with share_progress(f"audit {settings.name}") as report:
         found = audit_script(settings, ranks, report)

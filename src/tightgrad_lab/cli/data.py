@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tightgrad_lab.cli.options import Json
+from tightgrad_lab.cli.terminal.options import Json
 from tightgrad_lab.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def show(as_json: Json = False) -> None:
         for dataset in DATASETS
     ]
     if as_json:
-        from tightgrad_lab.cli.output import print_json
+        from tightgrad_lab.cli.terminal.output import print_json
 
         print_json(rows)
         return
@@ -78,7 +78,7 @@ def fetch(
         except DataError as error:
             failures.append(str(error))
     if as_json:
-        from tightgrad_lab.cli.output import print_json
+        from tightgrad_lab.cli.terminal.output import print_json
 
         print_json(rows)
     else:

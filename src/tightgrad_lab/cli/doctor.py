@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tightgrad_lab.cli.options import Json
-from tightgrad_lab.cli.output import indented, print_json
+from tightgrad_lab.cli.terminal.options import Json
+from tightgrad_lab.cli.terminal.output import indented, print_json
 
 if TYPE_CHECKING:
     import tightgrad as tg

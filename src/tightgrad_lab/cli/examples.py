@@ -39,7 +39,7 @@ def show_examples(case: str, variant: str | None, full: bool, count: int, runs: 
     examples = study.examples(model, chosen)
     scores = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["metrics"]
     if as_json:
-        from tightgrad_lab.cli.output import print_json
+        from tightgrad_lab.cli.terminal.output import print_json
 
         print_json([{"given": e.given, "truth": e.truth, "predicted": e.predicted} for e in examples], scores=scores)
     else:

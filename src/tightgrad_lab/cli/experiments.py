@@ -24,7 +24,7 @@ def run_experiments(
     failures: list[str] = []
     if not names:
         return outcomes, failures
-    from tightgrad_lab.cli.progress import experiment_progress, titled
+    from tightgrad_lab.cli.terminal.progress import experiment_progress, titled
     from tightgrad_lab.experiments.catalogue import experiment
     from tightgrad_lab.experiments.run import run_experiment
 
@@ -43,7 +43,7 @@ def run_experiments(
 
 
 def _tell(console: Console, name: str, outcome: "Outcome") -> None:
-    from tightgrad_lab.cli.progress import titled
+    from tightgrad_lab.cli.terminal.progress import titled
 
     colour = {"measured": "green", "unchanged": "dim", "published": "yellow", "missing": "yellow"}[outcome.status]
     more = f"{outcome.seconds:.0f} s" if outcome.status == "measured" else escape(outcome.reason)

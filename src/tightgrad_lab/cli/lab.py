@@ -11,9 +11,9 @@ import typer
 from tightgrad_lab.cases import CASES, check_case
 from tightgrad_lab.cli.examples import show_examples
 from tightgrad_lab.cli.experiments import run_experiments
-from tightgrad_lab.cli.options import REPORT, RUNS, Json, Report, Runs
-from tightgrad_lab.cli.output import build_report, build_slides, print_json
-from tightgrad_lab.cli.rows import print_rows
+from tightgrad_lab.cli.terminal.options import REPORT, RUNS, Json, Report, Runs
+from tightgrad_lab.cli.terminal.output import build_report, build_slides, print_json
+from tightgrad_lab.cli.terminal.rows import print_rows
 from tightgrad_lab.errors import ArgumentError, RunError
 from tightgrad_lab.schema import COMBINATIONS, NUMBERS
 
@@ -123,7 +123,7 @@ def _train(
     cases: list[str], asked: dict[str, Any], ranks: int, runs: Path, *, resume: bool, again: bool
 ) -> list[tuple[str, dict[str, Any]]]:
     """Train; return a title and a row of each run (on rank 0)."""
-    from tightgrad_lab.cli.progress import job_progress
+    from tightgrad_lab.cli.terminal.progress import job_progress
     from tightgrad_lab.experiments.factorial import (
         COMPARED,
         case_settings,

@@ -1,7 +1,7 @@
 """`tightgrad report`: rebuild the page from what was measured."""
 
-from tightgrad_lab.cli.options import REPORT, RUNS, Json, Report, Runs
-from tightgrad_lab.cli.output import build_report, build_slides, print_json
+from tightgrad_lab.cli.terminal.options import REPORT, RUNS, Json, Report, Runs
+from tightgrad_lab.cli.terminal.output import build_report, build_slides, print_json
 from tightgrad_lab.errors import ArgumentError
 
 

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from tightgrad_lab.cli.options import REPORT, RUNS, Json, Report, Runs
-from tightgrad_lab.cli.output import build_powerpoint, build_slides, print_json
+from tightgrad_lab.cli.terminal.options import REPORT, RUNS, Json, Report, Runs
+from tightgrad_lab.cli.terminal.output import build_powerpoint, build_slides, print_json
 from tightgrad_lab.errors import ArgumentError
 
 

@@ -8,7 +8,7 @@ import pytest
 from tightgrad_lab.bench import link
 from tightgrad_lab.bench.link_work import Work
 from tightgrad_lab.cli import app as cli
-from tightgrad_lab.cli.bench_link import parse_rate
+from tightgrad_lab.cli.bench.link import parse_rate
 from tightgrad_lab.common.recommended import LOCAL, RECOMMENDED
 from tightgrad_lab.errors import ArgumentError
 from tightgrad_lab.network import why_not

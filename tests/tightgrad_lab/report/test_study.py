@@ -195,7 +195,7 @@ def test_a_damaged_file_is_named(runs: Runs) -> None:
 
 
 def test_what_is_published_is_whole() -> None:
-    folder = Path(full.__file__).parent.parent / "published"
+    folder = Path(full.__file__).parents[2] / "published"
     for case in ("image", "text", "translation", "series"):
         path = folder / f"{case}.json"
         if not path.is_file():

@@ -14,7 +14,7 @@ from tightgrad_lab.report.texts import breakable, load
 from tightgrad_lab.schema import NUMBERS
 
 EN, ZH = load("en").entries, load("zh").entries
-REFERENCES = json.loads(Path(figures.__file__).with_name("references.json").read_text(encoding="utf-8"))
+REFERENCES = json.loads(Path(units.__file__).with_name("references.json").read_text(encoding="utf-8"))
 
 
 def test_same_keys_in_the_same_order() -> None:
@@ -29,7 +29,7 @@ def test_same_placeholders() -> None:
 
 
 def test_every_text_is_used() -> None:
-    folder = Path(figures.__file__).parent
+    folder = Path(units.__file__).parent
     sources = [*folder.rglob("*.py"), *folder.rglob("*.j2")]
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     families = (
@@ -56,7 +56,7 @@ def test_the_font_has_every_character_of_every_text() -> None:
     numbers = "".join(
         [units.factor_text(1.5), units.points_text(-0.01), units.seconds_text(1e-5), units.MISSING, "∞±·×"]
     )
-    book = [path.read_text(encoding="utf-8") for path in Path(figures.__file__).parent.glob("book/*/*.md")]
+    book = [path.read_text(encoding="utf-8") for path in Path(units.__file__).parent.glob("book/*/*.md")]
     for texts in (EN.values(), ZH.values(), book):
         used = {ord(char) for text in texts for char in text if char != "\n"} | {ord(char) for char in numbers}
         assert {chr(code) for code in used - drawn} == set()
@@ -85,7 +85,7 @@ def test_references_lead_to_papers() -> None:
 
 def test_colors_are_distinct_so_that_the_page_can_tell_them_apart() -> None:
     assert len(set(figures.COLORS.values())) == len(figures.COLORS)
-    style = Path(figures.__file__).parent.joinpath("templates", "style.css").read_text(encoding="utf-8")
+    style = Path(units.__file__).parent.joinpath("templates", "style.css").read_text(encoding="utf-8")
     for name in figures.COLORS:
         assert style.count(f"--fig-{name}:") >= 2, name
 

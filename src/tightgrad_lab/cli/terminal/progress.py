@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tightgrad_lab.cli.units import metric_text, nbytes_text, seconds_text
+from tightgrad_lab.cli.terminal.units import metric_text, nbytes_text, seconds_text
 from tightgrad_lab.schema import NUMBERS
 
 if TYPE_CHECKING:

@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from tightgrad_lab.cli.bench_accumulate import accumulate
-from tightgrad_lab.cli.bench_codecs import codecs
-from tightgrad_lab.cli.bench_frameworks import frameworks
-from tightgrad_lab.cli.bench_link import headline, link
-from tightgrad_lab.cli.bench_scale import scale
-from tightgrad_lab.cli.device import Device, device_name
-from tightgrad_lab.cli.options import Json
-from tightgrad_lab.cli.output import print_json
+from tightgrad_lab.cli.bench.accumulate import accumulate
+from tightgrad_lab.cli.bench.codecs import codecs
+from tightgrad_lab.cli.bench.device import Device, device_name
+from tightgrad_lab.cli.bench.frameworks import frameworks
+from tightgrad_lab.cli.bench.link import headline, link
+from tightgrad_lab.cli.bench.scale import scale
+from tightgrad_lab.cli.terminal.options import Json
+from tightgrad_lab.cli.terminal.output import print_json
 
 THREADS_HELP = (
     "Use this many threads; may be repeated. Default: one, as a rank that shares its cores has, and torch's number."

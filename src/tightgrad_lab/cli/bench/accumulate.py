@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tightgrad_lab.cli.options import Json
-from tightgrad_lab.cli.output import print_json
-from tightgrad_lab.cli.units import nbytes_text, seconds_text
+from tightgrad_lab.cli.terminal.options import Json
+from tightgrad_lab.cli.terminal.output import print_json
+from tightgrad_lab.cli.terminal.units import nbytes_text, seconds_text
 from tightgrad_lab.errors import ArgumentError
 
 ROUNDS_HELP = "Give each loop this many turns of three steps, of which two count."

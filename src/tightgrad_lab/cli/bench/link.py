@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tightgrad_lab.cli.options import Json
-from tightgrad_lab.cli.output import print_json
-from tightgrad_lab.cli.units import nbytes_text, seconds_text
+from tightgrad_lab.cli.terminal.options import Json
+from tightgrad_lab.cli.terminal.output import print_json
+from tightgrad_lab.cli.terminal.units import nbytes_text, seconds_text
 from tightgrad_lab.errors import ArgumentError
 
 _PREFIXES = {"kbit": 10**3, "mbit": 10**6, "gbit": 10**9}

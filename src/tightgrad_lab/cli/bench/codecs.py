@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tightgrad_lab.cli.device import Device, device_name
-from tightgrad_lab.cli.options import Json
-from tightgrad_lab.cli.output import print_json
-from tightgrad_lab.cli.units import nbytes_text
+from tightgrad_lab.cli.bench.device import Device, device_name
+from tightgrad_lab.cli.terminal.options import Json
+from tightgrad_lab.cli.terminal.output import print_json
+from tightgrad_lab.cli.terminal.units import nbytes_text
 
 
 def codecs(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tightgrad_lab.cli.units import factor_text, metric_text, nbytes_text, seconds_text
+from tightgrad_lab.cli.terminal.units import factor_text, metric_text, nbytes_text, seconds_text
 
 
 def print_rows(rows: Sequence[tuple[str, dict[str, Any]]]) -> None:

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tightgrad_lab.cli.options import Json
-from tightgrad_lab.cli.output import print_json
+from tightgrad_lab.cli.terminal.options import Json
+from tightgrad_lab.cli.terminal.output import print_json
 
 
 def frameworks(

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tightgrad_lab.cli import progress
+from tightgrad_lab.cli.terminal import progress
 from tightgrad_lab.schema import NUMBERS, STUDIES
 
 JOB = SimpleNamespace(case="image", combination="clip", seed=0, settings=SimpleNamespace(variant="mlp"))

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tightgrad_lab.cli.bench_link import parse_rate
-from tightgrad_lab.cli.options import Json
-from tightgrad_lab.cli.output import print_json
-from tightgrad_lab.cli.units import nbytes_text, seconds_text
+from tightgrad_lab.cli.bench.link import parse_rate
+from tightgrad_lab.cli.terminal.options import Json
+from tightgrad_lab.cli.terminal.output import print_json
+from tightgrad_lab.cli.terminal.units import nbytes_text, seconds_text
 from tightgrad_lab.errors import ArgumentError
 
 

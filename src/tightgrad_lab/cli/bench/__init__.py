@@ -1,0 +1,1 @@
+"""`tightgrad bench`: one file per measurement."""

@@ -1,0 +1,1 @@
+"""How verbs talk: their common options, JSON, tables, progress, and numbers as a person reads them."""
