@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tightgrad_lab import instruments
+from tightgrad_lab import instruments, report
 from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.pages import WHOLE, file_name
@@ -18,7 +18,7 @@ from tightgrad_lab.slides.reveal import copy_reveal
 from tightgrad_lab.slides.words import load_words
 
 _HERE = Path(__file__).parent / "templates"
-_STYLE = Path(figures.__file__).parent / "templates" / "style.css"
+_STYLE = Path(report.__file__).parent / "templates" / "style.css"
 
 
 def build(runs: Path, out: Path) -> list[Path]:
