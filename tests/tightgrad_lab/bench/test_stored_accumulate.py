@@ -10,7 +10,8 @@ import pytest
 from tightgrad_lab.bench.loops import WRAPPERS, Work
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
-MOST = 1.01
+MOST = {"plain": 1.03, "ddp": 1.01, "fsdp2 last": 1.01, "fsdp2 every": 1.01}
+"""Beside both loops by hand. Plain was measured since premises are checked at each step, whose price may be 3 %."""
 FEWEST_PROCESSES = 3
 BY_BATCH = "tightgrad, fetch=batch"
 OURS = ("tightgrad", BY_BATCH)
@@ -29,7 +30,7 @@ def latest(wrapper: str, ours: str = "tightgrad") -> dict[str, dict[str, Any]]:
 def test_time_next_to_a_loop_by_hand(wrapper: str, ours: str) -> None:
     row = latest(wrapper, ours)[ours]
     assert len(row["time_ratios_to_both_loops"]) >= FEWEST_PROCESSES
-    assert row["time_ratio_to_both_loops"] <= MOST
+    assert row["time_ratio_to_both_loops"] <= MOST[wrapper]
 
 
 @pytest.mark.parametrize(("ours", "runs", "processes"), [("tightgrad", "pqr", 16), (BY_BATCH, "twx", 14)])
@@ -41,7 +42,7 @@ def test_fsdp2_every_over_all_runs(ours: str, runs: str, processes: int) -> None
         (row,) = [row for row in file["rows"] if row["name"] == f"fsdp2 every: {ours}"]
         ratios += row["time_ratios_to_both_loops"]
     assert len(ratios) == processes
-    assert statistics.median(ratios) <= MOST
+    assert statistics.median(ratios) <= MOST["fsdp2 every"]
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
