@@ -22,10 +22,6 @@ class SingleCollective:
         """Return `tensor` itself, as it is."""
         return tensor
 
-    def start_all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Callable[[], Tensor]:
-        """Return a function that gives `tensor`."""
-        return lambda: tensor
-
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Return a copy of shape (1, *tensor.shape)."""
         return tensor.clone().unsqueeze(0)

@@ -62,11 +62,6 @@ class ThreadedCollective:
         self.traffic.add("all_reduce", all_reduce_nbytes(_nbytes(tensor), self.world_size))
         return tensor
 
-    def start_all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Callable[[], Tensor]:
-        """Reduce as `all_reduce_` does, at once; return a function that gives the result."""
-        reduced = self.all_reduce_(tensor, op)
-        return lambda: reduced
-
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Stack the ranks' tensors: shape (world_size, *tensor.shape)."""
         self.traffic.add("all_gather", all_gather_nbytes(_nbytes(tensor), self.world_size))

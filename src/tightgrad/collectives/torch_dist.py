@@ -46,21 +46,8 @@ class TorchCollective:
         """Reduce over ranks in place; return the same tensor."""
         with self._talking("all_reduce"):
             dist.all_reduce(tensor, _OPS[op], group=self.group)
-        self._count_all_reduce(tensor)
+        self.traffic.add("all_reduce", all_reduce_nbytes(_nbytes(tensor), self.world_size))
         return tensor
-
-    def start_all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Callable[[], Tensor]:
-        """Start an all-reduce; return a function that waits for it (under NCCL the current stream waits)."""
-        with self._talking("all_reduce"):
-            work = dist.all_reduce(tensor, _OPS[op], group=self.group, async_op=True)
-        self._count_all_reduce(tensor)
-
-        def receive() -> Tensor:
-            with self._talking("all_reduce"):
-                work.wait()
-            return tensor
-
-        return receive
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Stack the ranks' tensors: shape (world_size, *tensor.shape)."""
@@ -132,9 +119,6 @@ class TorchCollective:
         nbytes = broadcast_nbytes(_nbytes(tensor), self.world_size, is_source=self.rank == source)
         self.traffic.add("broadcast", nbytes)
         return tensor
-
-    def _count_all_reduce(self, tensor: Tensor) -> None:
-        self.traffic.add("all_reduce", all_reduce_nbytes(_nbytes(tensor), self.world_size))
 
     @contextmanager
     def _talking(self, operation: str) -> Iterator[None]:

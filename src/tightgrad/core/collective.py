@@ -72,12 +72,6 @@ class Collective(Protocol):
     def all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Tensor:
         """Reduce over ranks in place; return the same tensor."""
 
-    def start_all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Callable[[], Tensor]:
-        """Start an all-reduce without waiting; return a function that waits, and returns what `all_reduce_` returns.
-
-        Call that function once, before or after other operations of the group, and leave `tensor` alone until then.
-        """
-
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Stack the ranks' tensors (all of one shape and dtype): shape (world_size, *tensor.shape)."""
 

@@ -26,8 +26,8 @@ from torch import Tensor
 from tightgrad.accumulate.weights import Weight
 from tightgrad.checkpoint.rank_file import serialized
 from tightgrad.checkpoint.save_folder import LATEST, file_name, folder_name
+from tightgrad.collectives.gather_with_grad import gather_rows
 from tightgrad.core.errors import UnsupportedError, UsageError
-from tightgrad.core.protocols import Collective
 from tightgrad.integrations.external_loop import ExternalLoop, check_takes_loss_alone
 from tightgrad.integrations.lightning_checks import OWN_LOOP, check_supported, full_plan
 from tightgrad.integrations.lightning_hooks import StepHooks
@@ -252,8 +252,9 @@ class TightGrad(Callback):
         if self.loop is None or self._saved is not None:
             return self._saved or {}
         state, collective = self.pipe.state_dict(), self.pipe.adapter.collective
-        own = serialized(state, collective.rank, collective.world_size)
-        return {"step": int(state["step"]), "ranks": _gathered(own, collective)}
+        own = bytearray(serialized(state, collective.rank, collective.world_size))
+        rows, sizes = gather_rows(torch.frombuffer(own, dtype=torch.uint8).to(collective.control_device), collective)
+        return {"step": int(state["step"]), "ranks": [part.clone() for part in rows.cpu().split(sizes)]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until the first batch."""
@@ -294,16 +295,6 @@ class _Windowed:
         while len(self._to_open) < most and self._read():
             pass
         return [self._to_open.popleft() for _ in range(min(most, len(self._to_open)))]
-
-
-def _gathered(own: bytes, collective: Collective) -> list[Tensor]:
-    """Every rank's bytes, uint8."""
-    device = collective.control_device
-    sizes = collective.all_gather(torch.tensor([len(own)], device=device)).view(-1).tolist()
-    padded = torch.zeros(max(sizes), dtype=torch.uint8)
-    padded[: len(own)] = torch.frombuffer(bytearray(own), dtype=torch.uint8)
-    rows = collective.all_gather(padded.to(device)).cpu()
-    return [row[:size].clone() for row, size in zip(rows, sizes, strict=True)]
 
 
 def _load(pipe: GradientPipeline, saved: dict[str, Any]) -> None:

@@ -5,16 +5,13 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from tightgrad.accumulate.windows import WindowCutter
-from tightgrad.checkpoint.folder import save_state
-from tightgrad.checkpoint.loading import load_matching
+from tightgrad.checkpoint.folder import check_same_ranks, load_on_every_rank, save_state
 from tightgrad.checkpoint.open_window import OpenWindow
 from tightgrad.checkpoint.save_folder import Newest
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.core.errors import ConfigError, StateMismatchError, UsageError
-from tightgrad.core.global_rng import GlobalRng
 from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.left_out import LeftOut
-from tightgrad.pipeline.meters.of_window import measured
 from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.premises.ownership import Ownership
 from tightgrad.pipeline.recorder import Recorder
@@ -86,12 +83,17 @@ class Checkpoints:
 
     def _read(self, folder: Path, check_more: Callable[[Mapping[str, Any], Newest], None]) -> dict[str, Any]:
         """Read and check what `load` restores, and change nothing. Collective: every rank must call it."""
+        slots, shapes = self.plan.slots, self.adapter.remembered_shapes
 
         def check(state: Mapping[str, Any], found: Newest) -> None:
+            by_rank = [name for name, slot in slots.items() if slot.across_ranks == "sum" and state["slots"].get(name)]
+            if shapes is not None and by_rank:
+                check_same_ranks(folder, found.world_size, self.adapter.collective.world_size)
             self._check_micro_batches(state)
-            check_more(state, found)
+            check_more(state, found)  # first: a model that has changed is named as such, and not by its residuals
+            PipelineState(shapes).load_state_dict(state, self.adapter.parameters, slots)
 
-        return load_matching(folder, self.plan.slots, self.adapter, check)
+        return load_on_every_rank(folder, slots, self.adapter.collective, check)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave.
@@ -116,12 +118,7 @@ class Checkpoints:
 
     def resumable(self) -> Resumed:
         """Return what a run that goes on exactly needs beside `state_dict`, on this rank."""
-        return Resumed(
-            GlobalRng.now(),
-            self._recorder.clip_rate.state_dict(),
-            None if self._step is None else measured(self._step.loss.meter, self._step.noise),
-            self._recorder.sent.peek(),
-        )
+        return Resumed.of(self._recorder.clip_rate, self._step, self._recorder.sent.peek())
 
     def resume(self, resumed: Resumed) -> None:
         """Restore what `resumable` gave: now, and once more when the next window begins. Until then, a loader that

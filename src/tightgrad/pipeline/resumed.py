@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tightgrad.core.global_rng import GlobalRng
-from tightgrad.pipeline.meters.of_window import measure_on
+from tightgrad.pipeline.meters.clip_rate import ClipRate
 from tightgrad.pipeline.step import Step
 
 Batch = TypeVar("Batch")
@@ -28,6 +28,13 @@ class Resumed:
     sent_nbytes: int
 
     @classmethod
+    def of(cls, clip_rate: ClipRate, step: Step | None, sent_nbytes: int) -> "Resumed":
+        """Return what a run that goes on from here needs, in the window of `step` or, with None, between two."""
+        noise = None if step is None or step.noise is None else step.noise.seen()
+        measured = None if step is None else {"losses": step.loss.meter.seen(), "noise": noise}
+        return cls(GlobalRng.now(), clip_rate.state_dict(), measured, sent_nbytes)
+
+    @classmethod
     def from_saved(cls, saved: Mapping[str, Any]) -> "Resumed":
         """Return what `dataclasses.asdict` was given."""
         return cls(GlobalRng(**saved["rng"]), saved["clip_rate"], saved["measured"], saved["sent_nbytes"])
@@ -41,5 +48,8 @@ class Resumed:
     def reopen(self, step: Step) -> None:
         """Take up the middle of a window, whose batches were fetched again."""
         self.rng.restore()
-        if self.measured is not None:
-            measure_on(self.measured, step.loss.meter, step.noise)
+        if self.measured is None:
+            return
+        step.loss.meter.see_again(self.measured["losses"])
+        if step.noise is not None and self.measured["noise"] is not None:
+            step.noise.see_again(self.measured["noise"])

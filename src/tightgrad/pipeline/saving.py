@@ -15,7 +15,8 @@ from torch import nn
 from tightgrad.adapters.plain import unwrap
 from tightgrad.checkpoint.folder import agree, has_checkpoint, save_state
 from tightgrad.checkpoint.save_folder import Newest, step_of
-from tightgrad.checkpoint.training_file import training_file_name
+from tightgrad.checkpoint.saved_parts import Part, module_part, object_part, optimizer_part, parameter_names
+from tightgrad.checkpoint.training_state import MODEL, Read, Taken, read_training, training_file_name
 from tightgrad.collectives.dcp import WRITTEN
 from tightgrad.core.check import check_integer
 from tightgrad.core.errors import (
@@ -28,14 +29,7 @@ from tightgrad.core.errors import (
 )
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.premises.collaborators import check_model, checked_optimizers
-from tightgrad.pipeline.saved_parts import (
-    Part,
-    module_part,
-    object_part,
-    optimizer_part,
-    parameter_names,
-)
-from tightgrad.pipeline.training_state import MODEL, Read, Taken, read_training
+from tightgrad.pipeline.resumed import Resumed
 
 _REMOVED = ".removed-"
 
@@ -213,7 +207,7 @@ def load(
     _put_all({name: part for name, part in parts.items() if name in taken.states}, taken.states, source, pipe)
     pipe.load_state_dict(state)
     if taken.resumed is not None:
-        pipe.resume(taken.resumed)
+        pipe.resume(Resumed.from_saved(taken.resumed))
     return 0 if "loader" in taken.states else int(state["num_consumed"])
 
 
@@ -242,11 +236,13 @@ def _parts(
     if extra is not None and not (isinstance(extra, Mapping) and all(isinstance(name, str) for name in extra)):
         raise ConfigError(f'extra is a {type(extra).__name__}; give objects by name, extra={{"ema": ema}}.')
     # FSDP2 puts whole parameters into the model in mid-window; the optimizers always have those of the adapter.
-    names = parameter_names(model) | {id(parameter): name for name, parameter in pipe.adapter.parameters.items()}
+    names = parameter_names(unwrap(model)) | {
+        id(parameter): name for name, parameter in pipe.adapter.parameters.items()
+    }
     scaler = getattr(pipe.parts.scaling, "scaler", None)
     schedulers = _each_once(pipe.parts.optimizer.schedulers, _listed(scheduler))
     stepped = _each_once(pipe.optimizers, checked_optimizers(optimizers))
-    parts = {MODEL: module_part("the model", model)}
+    parts = {MODEL: module_part("the model", unwrap(model))}
     for number, optimizer in enumerate(stepped):
         what = f"optimizer {number} ({type(optimizer).__name__})"
         parts[f"optimizer {number}"] = optimizer_part(what, optimizer, names)
@@ -256,7 +252,8 @@ def _parts(
     if _has_state(loader):
         others["loader"] = loader
     others |= {f"extra[{name!r}]": given for name, given in (extra or {}).items()}
-    parts |= {what: object_part(what, given, names) for what, given in others.items()}
+    for what, given in others.items():
+        parts[what] = object_part(what, unwrap(given) if isinstance(given, nn.Module) else given, names)
     return parts
 
 

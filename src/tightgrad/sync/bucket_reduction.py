@@ -14,13 +14,14 @@ from tightgrad.adapters.parts.ready_once import grew_late
 from tightgrad.clip.dtensor import zero_nonfinite_
 from tightgrad.clip.norm import total_norm
 from tightgrad.core.errors import UsageError
+from tightgrad.core.notices import named
 from tightgrad.core.protocols import ReduceContext
 from tightgrad.core.types import Grads
 from tightgrad.plan.plan import ResolvedCompress
 from tightgrad.sync.compressed import reduce_gradients
 from tightgrad.sync.fallback import ErrorMeter, sending
 from tightgrad.sync.protocol import WindowFacts
-from tightgrad.sync.same_round import Notice, Round, agree, shown
+from tightgrad.sync.same_round import Notice, Round, agree
 
 
 class BucketReduction:
@@ -89,7 +90,7 @@ class BucketReduction:
         )
         if seen & Notice.REPEATED:
             raise UsageError(
-                f"gradients of {shown(tuple(grads))} came a second time before the step: a synchronised backward ran "
+                f"gradients of {named(tuple(grads))} came a second time before the step: a synchronised backward ran "
                 "on gradients that were delivered already. Hold no_sync() around forward and backward of all but the "
                 "last micro-batch, clear gradients after each step, and freeze this network (requires_grad_(False)) "
                 "while the backward of another one passes through it."
@@ -129,7 +130,7 @@ class BucketReduction:
         if seen & Notice.LATE:
             raise UsageError(grew_late(late) if late else f"on another rank, {grew_late(['some parameters'])}")
         if seen & Notice.MISSING:
-            here = f"here those of {shown(missing)}" if missing else "here none"
+            here = f"here those of {named(missing)}" if missing else "here none"
             raise UsageError(
                 f"gradients did not come on every rank ({here}): parameters went unused. Wrap the model with "
                 'DistributedDataParallel(find_unused_parameters=True), or take Compress(overlap="none").'

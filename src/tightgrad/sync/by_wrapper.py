@@ -1,12 +1,10 @@
 """Wrappers that average gradients themselves, while backward runs: what is left is to undo the loss scale."""
 
-from collections.abc import Set
-from typing import Protocol
-
 import torch
 
+from tightgrad.adapters.fsdp2 import FSDP2Adapter
 from tightgrad.adapters.parts.placement import like_sharded
-from tightgrad.core.protocols import Adapter, GradNorm
+from tightgrad.core.protocols import GradNorm
 from tightgrad.core.types import Grads
 from tightgrad.plan.guard import vote, vote_failure
 from tightgrad.sync.compressed import completed
@@ -26,17 +24,10 @@ class ByWrapper(GradientSync):
         return residuals
 
 
-class KnowsUse(Adapter, Protocol):
-    """Tells which parameters ranks have used."""
-
-    def known_used(self, grads: Grads) -> Set[str]:
-        """Return the names of parameters that this rank knows to have been used in this window, here or elsewhere."""
-
-
 class ByFSDP2(ByWrapper):
     """Takes gradients that FSDP2 has summed: of a parameter that no rank used they are zeros, and not delivered."""
 
-    def __init__(self, adapter: KnowsUse) -> None:
+    def __init__(self, adapter: FSDP2Adapter) -> None:
         self._adapter = adapter
 
     def sum(self, grads: Grads, norm: GradNorm) -> Summed:

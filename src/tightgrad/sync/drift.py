@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tightgrad.adapters.parts.fingerprint import fingerprint as fingerprint
 from tightgrad.core.errors import RankMismatchError
+from tightgrad.core.notices import first_few
 from tightgrad.core.placement import shard_axes
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
@@ -44,10 +45,9 @@ def check_no_drift(grads: Grads, parameters: Mapping[str, nn.Parameter], step: i
         return
     gradients, weights = apart.split(len(names), dim=1)
     found = [*_described("gradient", gradients, names), *_described("weight", weights, names)]
-    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
     raise RankMismatchError(
         f"at step {step} the ranks have drifted apart (compared with the first rank that holds the same): "
-        f"{'; '.join(found[:_MOST_NAMED])}{more}. No rank applies this step. Look for what only some ranks do: "
+        f"{first_few(found, _MOST_NAMED, '; ')}. No rank applies this step. Look for what only some ranks do: "
         "weights changed by hand, an optimizer with other settings, a seed, other hardware; then load one checkpoint "
         "on all ranks."
     )

@@ -4,24 +4,18 @@ import hashlib
 import platform
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol
 
 import torch
 from torch import nn
 
 from tightgrad.core.errors import RankMismatchError
 from tightgrad.core.protocols import Collective
-
-
-class Described(Protocol):
-    """What ranks are about to do."""
-
-    def to_json(self) -> str:
-        """Write the settings as text, the same for the same settings."""
+from tightgrad.plan.local_updates import LocalUpdates
+from tightgrad.plan.plan import Plan
 
 
 def check_ranks_agree(
-    plan: Described,
+    plan: Plan | LocalUpdates,
     parameters: Mapping[str, nn.Parameter],
     seed: int,
     collective: Collective,

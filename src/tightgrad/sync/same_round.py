@@ -11,6 +11,7 @@ from enum import IntEnum, IntFlag
 import torch
 
 from tightgrad.core.errors import RankMismatchError, TightGradError
+from tightgrad.core.notices import named
 from tightgrad.core.protocols import Collective
 
 DIGEST_NBYTES = 7
@@ -63,7 +64,7 @@ def agree(round_: Round, names: Sequence[str], notice: Notice, collective: Colle
         raise _elsewhere(rounds.tolist())
     if len(set(digests.tolist())) > 1:
         raise RankMismatchError(
-            f"the ranks reduce different gradients; here, on rank {collective.rank}, those of {shown(names)}. Their "
+            f"the ranks reduce different gradients; here, on rank {collective.rank}, those of {named(names)}. Their "
             "modules were wrapped with different settings, or their losses used different parameters: give "
             "DistributedDataParallel the same arguments on every rank, find_unused_parameters=True if parameters go "
             'unused, or take Compress(overlap="none").'
@@ -72,12 +73,6 @@ def agree(round_: Round, names: Sequence[str], notice: Notice, collective: Colle
     for value in notices.tolist():
         seen |= Notice(value)
     return seen
-
-
-def shown(names: Sequence[str], most: int = 3) -> str:
-    """List the first few names, for an error."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
 
 
 def _elsewhere(rounds: list[int]) -> TightGradError:

@@ -62,11 +62,6 @@ class FramedCollective(TorchCollective):
         self.frames.add("all_reduce", of_all_reduce(tensor.numel(), self.world_size))
         return super().all_reduce_(tensor, op)
 
-    def start_all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Callable[[], Tensor]:
-        """Begin an all-reduce, and return what waits for it."""
-        self.frames.add("all_reduce", of_all_reduce(tensor.numel(), self.world_size))
-        return super().start_all_reduce_(tensor, op)
-
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Stack the ranks' tensors: shape (world_size, *tensor.shape)."""
         if self.world_size == 2 and in_pieces.are_large(tensor, tensor):

@@ -43,13 +43,6 @@ class RecordingCollective:
         self._note("all_reduce", before)
         return result
 
-    def start_all_reduce_(self, tensor: Tensor, op: ReduceOp = "sum") -> Callable[[], Tensor]:
-        """As the inner one's."""
-        before = self.traffic.nbytes
-        result = self._inner.start_all_reduce_(tensor, op)
-        self._note("all_reduce", before)
-        return result
-
     def all_gather(self, tensor: Tensor) -> Tensor:
         """As the inner one's."""
         before = self.traffic.nbytes

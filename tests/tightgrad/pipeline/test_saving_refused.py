@@ -310,7 +310,7 @@ def test_what_cannot_be_written_leaves_the_checkpoint_before(tmp_path, monkeypat
 
     monkeypatch.setattr(module, name, call)
     if module is dcp:
-        monkeypatch.setattr("tightgrad.pipeline.training_state.write_tensors", call)
+        monkeypatch.setattr("tightgrad.checkpoint.training_state.write_tensors", call)
     for error in on_ranks(2, lambda collective: saved(collective, tmp_path, 8)):
         assert isinstance(error, tg.CheckpointError), error
         assert "the previous checkpoint stays valid" in str(error)

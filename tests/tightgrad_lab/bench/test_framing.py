@@ -33,7 +33,6 @@ def counted_and_sent(rank: NetRank, send: Any) -> None:
     ranks = rank.ranks
     operations = {
         "all_reduce": lambda numel: collective.all_reduce_(torch.zeros(numel)),
-        "start_all_reduce_": lambda numel: collective.start_all_reduce_(torch.zeros(numel))(),
         "all_gather": lambda numel: collective.all_gather(torch.zeros(numel)),
         "start_all_gather": lambda numel: collective.start_all_gather(torch.zeros(numel))(),
         "all_to_all": lambda numel: collective.all_to_all([torch.zeros(numel)] * ranks, [numel] * ranks),

@@ -10,8 +10,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
 from tightgrad.adapters.plain import trainable_parameters, unwrap_compiled
 from tightgrad.core.errors import UnsupportedError
-
-_SHOWN = 3
+from tightgrad.core.notices import named
 
 
 def check_reduces_all(model: nn.Module) -> None:
@@ -31,7 +30,7 @@ def check_reduces_all(model: nn.Module) -> None:
     ignored = ignored_parameters(inner)
     if ignored:
         raise UnsupportedError(
-            f"DistributedDataParallel leaves {_listed(ignored)} out of its reduction ({_cause(inner)}), so each rank "
+            f"DistributedDataParallel leaves {named(ignored)} out of its reduction ({_cause(inner)}), so each rank "
             "has gradients of its own there, for which no common norm, vote or sum is right. Freeze them before "
             "(requires_grad_(False)), let DistributedDataParallel reduce them like the others, or train with the empty "
             "tg.Plan(), which leaves everything to it."
@@ -75,8 +74,3 @@ def _check_no_wrapper_inside(model: DistributedDataParallel) -> None:
                 f"{name!r} inside the DistributedDataParallel module is in {type(module).__name__} as well: its "
                 "gradients would be summed by both, or by groups of other ranks. Use one wrapper for the whole model."
             )
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(repr, names[:_SHOWN])) + more

@@ -11,10 +11,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tightgrad.core.errors import UsageError
-from tightgrad.core.notices import warn
+from tightgrad.core.notices import named, warn
 from tightgrad.core.protocols import Collective
 
-_SHOWN = 3
 _MISSING = re.compile(r"Parameter indices which did not receive grad for rank \d+: ([\d ]+)")
 
 
@@ -62,10 +61,9 @@ class UnusedHere:
         return [parameters[int(index)] for index in found[1].split()]
 
     def _words(self, missing: list[nn.Parameter]) -> str:
-        names = [repr(name) for name, p in self._model.module.named_parameters() if any(p is one for one in missing)]
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        names = [name for name, p in self._model.module.named_parameters() if any(p is one for one in missing)]
         return (
-            f"{', '.join(names[:_SHOWN])}{more} had no gradient in a backward on rank {self._collective.rank}, where "
+            f"{named(names)} had no gradient in a backward on rank {self._collective.rank}, where "
             "DistributedDataParallel waits for that of every parameter. It was taken for 0, which is the gradient of "
             "the big batch if another rank uses the parameter; one that no rank uses is stepped with 0, so that weight "
             "decay and momentum still move it. Wrap the model with DistributedDataParallel(find_unused_parameters="

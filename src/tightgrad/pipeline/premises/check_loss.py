@@ -18,6 +18,7 @@ from tightgrad.adapters.parts.trial import without_reduction
 from tightgrad.adapters.plain import trainable_parameters, unwrap, unwrap_compiled
 from tightgrad.collectives import SingleCollective, TorchCollective
 from tightgrad.core.check import check_choice
+from tightgrad.core.notices import named
 from tightgrad.core.placement import is_dtensor
 from tightgrad.core.protocols import Collective
 
@@ -142,9 +143,8 @@ def look_at_loss(batches: Sequence[Any], forward: Forward, collective: Collectiv
 
 def batch_norm_message(layers: Sequence[str]) -> str:
     """Say which layers normalise by the batch, and what to do."""
-    more = f" and {len(layers) - MOST_NAMED} more" if len(layers) > MOST_NAMED else ""
     return (
-        f"BatchNorm in training mode ({len(layers)}: {', '.join(map(repr, layers[:MOST_NAMED]))}{more}) normalises "
+        f"BatchNorm in training mode ({len(layers)}: {named(layers, MOST_NAMED)}) normalises "
         "each micro-batch by its own mean and variance, so the accumulated gradient is not that of one big batch. Take "
         "GroupNorm or LayerNorm, or freeze the statistics by calling .eval() on these layers."
     )

@@ -11,17 +11,18 @@ is, and what is not counted and begins after the first window, is not seen.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from tightgrad.accumulate.buffer import LOW_PRECISION
 from tightgrad.core.errors import UsageError
+from tightgrad.core.notices import named
 from tightgrad.core.placement import is_dtensor
+from tightgrad.core.protocols import Adapter
 
 CLEARED, REPLACED, WRITTEN, APPEARED = "cleared", "replaced by another tensor", "written in place", "new"
-MOST_NAMED = 3
 _SAME_NORM = 1e-5  # the sum of a gradient that was moved may be taken in another order
 
 Changes: TypeAlias = Mapping[str, Sequence[str]]
@@ -31,30 +32,15 @@ Place: TypeAlias = tuple[str, Tensor | None, int]
 """Name of a parameter, its gradient, and how often that has been written."""
 
 
-class Gradients(Protocol):
-    """Tells where a wrapper keeps gradients: an adapter does."""
-
-    def gradients(self) -> Iterable[tuple[str, Tensor | None]]:
-        """Give name and tensor of each place, in the same order each time; a parameter may have several places."""
-
-    @property
-    def moves_gradients(self) -> bool:
-        """Tell whether the wrapper's next forward may itself put gradients elsewhere."""
-
-    @property
-    def counts_writes(self) -> bool:
-        """Tell whether torch counts the usual writes into these gradients."""
-
-
 class GradientWatch:
     """Remembers the gradients between two calls of the pipeline.
 
     Args:
-        gradients: where they are.
+        adapter: knows where they are.
     """
 
-    def __init__(self, gradients: Gradients) -> None:
-        self._gradients = gradients
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
         self._before: list[Place] | None = None
         self._norms: list[float] | None = None
         self._is_moved = False
@@ -64,9 +50,9 @@ class GradientWatch:
     @torch.no_grad()
     def remember(self) -> None:
         """Take the gradients as they are now for the pipeline's own."""
-        self._before = places(self._gradients)
-        self._is_moved = self._gradients.moves_gradients
-        reads = self._in_first_window or self._is_moved or not self._gradients.counts_writes
+        self._before = places(self._adapter)
+        self._is_moved = self._adapter.moves_gradients
+        reads = self._in_first_window or self._is_moved or not self._adapter.counts_writes
         self._norms = norms(self._before) if reads else None
         self._has_seen |= any(grad is not None for _, grad, _ in self._before)
 
@@ -84,16 +70,16 @@ class GradientWatch:
         """Return what changed since `remember`; nothing if it was not called."""
         if self._before is None:
             return {}
-        now = places(self._gradients)
+        now = places(self._adapter)
         if self._norms is None:
             return changes(self._before, now, repeat(True), is_moved=self._is_moved)
         is_same = map(_is_same_norm, self._norms, norms(now))
         return changes(self._before, now, is_same, is_moved=self._is_moved)
 
 
-def places(gradients: Gradients) -> list[Place]:
+def places(adapter: Adapter) -> list[Place]:
     """Return all places as they are now."""
-    return [(name, grad, -1 if grad is None else grad._version) for name, grad in gradients.gradients()]
+    return [(name, grad, -1 if grad is None else grad._version) for name, grad in adapter.gradients()]
 
 
 def norms(now: Sequence[Place]) -> list[float]:
@@ -154,7 +140,7 @@ def foreign_change(found: Changes, another_pipeline: Callable[[], bool]) -> Usag
         found: not empty; from `GradientWatch.changes`.
         another_pipeline: whether another pipeline's backward has run since.
     """
-    seen = "; ".join(f"{_shown(names)} ({kind})" for kind, names in found.items())
+    seen = "; ".join(f"{named(dict.fromkeys(names))} ({kind})" for kind, names in found.items())
     added = WRITTEN in found or APPEARED in found
     if added and another_pipeline():
         cause = (
@@ -182,9 +168,3 @@ def foreign_change(found: Changes, another_pipeline: Callable[[], bool]) -> Usag
         f"may write, clear or replace .grad, or the step would be wrong. {cause}. This window cannot be finished: call "
         "pipe.abandon() to go on with the next one."
     )
-
-
-def _shown(names: Sequence[str]) -> str:
-    distinct = list(dict.fromkeys(names))
-    more = f" and {len(distinct) - MOST_NAMED} more" if len(distinct) > MOST_NAMED else ""
-    return ", ".join(map(repr, distinct[:MOST_NAMED])) + more

@@ -5,11 +5,9 @@ import weakref
 from torch import nn
 
 from tightgrad.core.errors import UsageError
-from tightgrad.core.notices import warn
+from tightgrad.core.notices import named, warn
 from tightgrad.core.placement import is_dtensor
 from tightgrad.core.protocols import Adapter
-
-_SHOWN = 3
 
 
 class ModelWatch:
@@ -44,7 +42,7 @@ class ModelWatch:
         ]
         if late:
             raise UsageError(
-                f"the model has trainable parameters that it had not at attach(): {_first(late)}. Their gradients "
+                f"the model has trainable parameters that it had not at attach(): {named(late)}. Their gradients "
                 "would be neither summed over ranks nor clipped nor cleared. Replace layers first, give all parameters "
                 "to the optimizer, and call attach() then, or again between two windows."
             )
@@ -52,7 +50,7 @@ class ModelWatch:
         frozen = self._frozen_now() if self._adapter.needs_every_gradient else ()
         if frozen:
             raise UsageError(
-                f"{_first(sorted(frozen))} was frozen after the wrapper was built, which waits for the gradient "
+                f"{named(sorted(frozen))} was frozen after the wrapper was built, which waits for the gradient "
                 "of every parameter that could be trained then, and would leave others unsummed. Freeze before "
                 "wrapping the model and attach(), or take DistributedDataParallel(find_unused_parameters=True)."
             )
@@ -69,7 +67,7 @@ class ModelWatch:
             self._frozen = now
         elif changed := now ^ self._frozen:
             raise UsageError(
-                f"{_first(sorted(changed))} was frozen or unfrozen between two backwards of one window, and would be "
+                f"{named(sorted(changed))} was frozen or unfrozen between two backwards of one window, and would be "
                 "stepped with the gradient of a part of the micro-batches; do it between two windows."
             )
 
@@ -85,7 +83,7 @@ class ModelWatch:
         hooks = [hook for name in cleared for hook in self._hooked[name]]
         names = ", ".join(sorted({getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks}))
         warn(
-            f"{_first(cleared)} had no gradient after backward, where a post-accumulate-grad hook ({names}) runs. If "
+            f"{named(cleared)} had no gradient after backward, where a post-accumulate-grad hook ({names}) runs. If "
             "it steps an optimizer and clears .grad, nothing is left to accumulate, to sum over ranks or to clip: "
             "remove it and give the optimizer to attach(). What it does to gradients has its place in "
             "attach(before_clip=...), which sees those of the whole window.",
@@ -103,8 +101,3 @@ def _hooks(parameter: nn.Parameter) -> list[object]:
     """Return hooks of others; torch 2.9 to 2.15 have no public way to read them."""
     hooks = parameter._post_accumulate_grad_hooks or {}
     return [hook for hook in hooks.values() if not getattr(hook, "__module__", "").startswith("tightgrad.")]
-
-
-def _first(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(repr, names[:_SHOWN])) + more

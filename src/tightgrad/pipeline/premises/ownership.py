@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from tightgrad.core.errors import UsageError
+from tightgrad.core.notices import named
 from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.premises.gradient_watch import GradientWatch, foreign_change
 
@@ -181,10 +182,9 @@ def _sharing(claim: Ownership) -> list[Ownership]:
         if len(shared) < min(len(claim._names), len(other._names)):
             names = [claim._names[key] for key in claim._names if key in shared]
             raise UsageError(
-                f"another pipeline already owns the gradients of {', '.join(map(repr, names[:3]))}"
-                f"{f' and {len(names) - 3} more' if len(names) > 3 else ''}, which both models share: each would add "
-                "to what the other has accumulated. Attach one module that holds both models, with their optimizers in "
-                "a list, or call close() on the other pipeline first."
+                f"another pipeline already owns the gradients of {named(names)}, which both models share: each would "
+                "add to what the other has accumulated. Attach one module that holds both models, with their optimizers "
+                "in a list, or call close() on the other pipeline first."
             )
         others.append(other)
     return others

@@ -12,8 +12,9 @@ from tightgrad.accumulate import Accumulate
 from tightgrad.adapters.plain import trainable_parameters, unwrap
 from tightgrad.clip.fold import held_by
 from tightgrad.core.errors import UsageError
-from tightgrad.core.notices import warn
+from tightgrad.core.notices import first_few, named, warn
 from tightgrad.core.protocols import Adapter
+from tightgrad.pipeline.premises.check_loss import batch_norm_message
 from tightgrad.pipeline.premises.loss_premise import LossOf, LossPremise
 from tightgrad.pipeline.premises.model_watch import ModelWatch
 from tightgrad.pipeline.premises.weight_watch import WeightWatch
@@ -106,12 +107,7 @@ class BatchNormNotice:
         if not using:
             return
         self._layers = []
-        warn(
-            f"BatchNorm in training mode ({len(using)}: {_named(using)}) normalises each micro-batch by its own mean "
-            "and variance, so the accumulated gradient is not that of one big batch. Take GroupNorm or LayerNorm, or "
-            "freeze the statistics by calling .eval() on these layers.",
-            stacklevel + 1,
-        )
+        warn(batch_norm_message(using), stacklevel + 1)
 
 
 def held_by_any(optimizers: Sequence[optim.Optimizer]) -> frozenset[int]:
@@ -144,16 +140,16 @@ def check_no_unknown(
         return
     names = {id(parameter): name for name, parameter in model_parameters.items()}
     holder = "the optimizer" if len(optimizers) == 1 else "an optimizer"
-    late = [repr(names[id(parameter)]) for parameter in unknown if id(parameter) in names]
+    late = [names[id(parameter)] for parameter in unknown if id(parameter) in names]
     if late:
         raise UsageError(
-            f"attach() has left out {_first(late, 3)}, which were frozen or were not yet in the optimizer: their "
+            f"attach() has left out {named(late)}, which were frozen or were not yet in the optimizer: their "
             "gradients would be neither summed over ranks nor clipped nor cleared. Unfreeze before attach() and give "
             "all parameters to the optimizer before it, or call attach() again between two windows."
         )
     raise UsageError(
         f"{holder} holds {len(unknown)} parameter(s) that attach() did not see in the model (shapes "
-        f"{_first([str(tuple(p.shape)) for p in unknown], 3)}): their gradients would be neither summed "
+        f"{first_few((str(tuple(p.shape)) for p in unknown), 3)}): their gradients would be neither summed "
         "over ranks nor clipped nor cleared. If they are float32 copies of the model's parameters, pass an optimizer "
         "over model.parameters() (bfloat16 gradients are accumulated and clipped in float32 here), or keep the model "
         "in float32 and train it under torch.autocast. If they belong to another module, attach a module that has them "
@@ -172,9 +168,9 @@ def check_still_held(optimizers: Sequence[optim.Optimizer], held: Mapping[str, n
     lost = [name for name, parameter in held.items() if id(parameter) not in now and parameter.requires_grad]
     if lost:
         raise UsageError(
-            f"{_named(lost)} was taken out of the optimizer since attach(), and would still count in the norm and the "
-            "clip without being stepped. Freeze it with requires_grad_(False), set its group's lr to 0, or call "
-            "attach() again."
+            f"{named(lost, MOST_NAMED)} was taken out of the optimizer since attach(), and would still count in the "
+            "norm and the clip without being stepped. Freeze it with requires_grad_(False), set its group's lr to 0, "
+            "or call attach() again."
         )
 
 
@@ -234,17 +230,8 @@ def warn_of_unheld(
             f"the wrapper sums {them} over ranks as well, and pipe.step() clears {them}"
         )
     warn(
-        f"{len(unheld)} trainable parameter{' is' if one else 's are'} not in {holder}: {_named(unheld)}. "
+        f"{len(unheld)} trainable parameter{' is' if one else 's are'} not in {holder}: {named(unheld, MOST_NAMED)}. "
         f"pipe.step() never changes {them}. {follows}. Give {them} to the optimizer, or freeze {them} with "
         "requires_grad_(False).",
         stacklevel + 1,
     )
-
-
-def _named(names: list[str]) -> str:
-    return _first(list(map(repr, names)), MOST_NAMED)
-
-
-def _first(words: list[str], most: int) -> str:
-    more = f" and {len(words) - most} more" if len(words) > most else ""
-    return ", ".join(words[:most]) + more

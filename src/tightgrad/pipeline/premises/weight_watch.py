@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from tightgrad.core.notices import warn
+from tightgrad.core.notices import named, warn
 
 MOST_NAMED = 5
 
@@ -45,13 +45,13 @@ class WeightWatch:
         if not written:
             return
         self._has_warned, self._versions = True, None
-        more = f" and {len(written) - MOST_NAMED} more" if len(written) > MOST_NAMED else ""
         warn(
-            f"weights were written between two backwards of one window: {', '.join(map(repr, written[:MOST_NAMED]))}"
-            f"{more}. Its gradients belong to different weights, and their sum is not that of one batch. Usually "
-            "another optimizer's step() (give all optimizers to attach() in a list), load_state_dict() or an edit of "
-            "weights stands inside `for batch in window:`; move it behind pipe.step(). Only writes are counted, not "
-            "values: if every weight was put back as it was before the next backward, as after an evaluation with "
-            "averaged (EMA) weights, the sum is right; evaluate behind pipe.step(), or ignore this TightGradWarning.",
+            "weights were written between two backwards of one window: "
+            f"{named(written, MOST_NAMED)}. Its gradients belong to different weights, and their sum is not that of "
+            "one batch. Usually another optimizer's step() (give all optimizers to attach() in a list), "
+            "load_state_dict() or an edit of weights stands inside `for batch in window:`; move it behind pipe.step(). "
+            "Only writes are counted, not values: if every weight was put back as it was before the next backward, as "
+            "after an evaluation with averaged (EMA) weights, the sum is right; evaluate behind pipe.step(), or ignore "
+            "this TightGradWarning.",
             stacklevel + 1,
         )

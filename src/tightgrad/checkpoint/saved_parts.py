@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tightgrad.adapters.plain import unwrap
 from tightgrad.checkpoint.tree import Path, tensors_apart
 from tightgrad.core.errors import ConfigError, StateMismatchError
+from tightgrad.core.notices import first_few
 from tightgrad.core.placement import is_dtensor
 
 _MOST_NAMED = 5
@@ -47,16 +47,15 @@ def is_kept_apart(value: object) -> bool:
 
 
 def parameter_names(model: nn.Module) -> dict[int, str]:
-    """Return the names of a model's parameters by identity, the same under every wrapper."""
-    return {id(parameter): _clean(name) for name, parameter in unwrap(model).named_parameters()}
+    """Return the names of the parameters of a model, without its wrapper, by identity."""
+    return {id(parameter): _clean(name) for name, parameter in model.named_parameters()}
 
 
 def module_part(what: str, module: nn.Module) -> Part:
-    """Return the part that is a module: all of its state, by names that are the same under every wrapper."""
-    inner = unwrap(module)
+    """Return the part that is a module, without its wrapper: all of its state, by the names that wrappers share."""
 
     def take() -> dict[str, Any]:
-        return {_clean(name): value for name, value in inner.state_dict().items()}
+        return {_clean(name): value for name, value in module.state_dict().items()}
 
     def check(saved: Mapping[str, Any]) -> None:
         held = take()
@@ -70,8 +69,8 @@ def module_part(what: str, module: nn.Module) -> Part:
         _raise_if(said, what, "build it as it was when it was saved")
 
     def put(saved: Mapping[str, Any]) -> None:
-        names = {_clean(name): name for name in inner.state_dict()}
-        inner.load_state_dict({names[name]: value for name, value in saved.items()})
+        names = {_clean(name): name for name in module.state_dict()}
+        module.load_state_dict({names[name]: value for name, value in saved.items()})
 
     def likes() -> Callable[[Path], Tensor | None]:
         held = take().items()
@@ -157,7 +156,7 @@ _KIND, _SHAPES = "tightgrad.kind", "tightgrad.shapes"
 
 
 def object_part(what: str, given: Any, names: Mapping[int, str]) -> Part:
-    """Return the part that is an object of any other kind, of a module or of another optimizer.
+    """Return the part that is an object of any other kind, a module without its wrapper or another optimizer.
 
     Raises:
         ConfigError: it has no state that could be saved and taken up.
@@ -221,8 +220,7 @@ def _restore_dtypes(saved: Any, loaded: Any) -> None:
 
 def _raise_if(said: list[str], what: str, cure: str) -> None:
     if said:
-        more = f" and {len(said) - _MOST_NAMED} more" if len(said) > _MOST_NAMED else ""
         raise StateMismatchError(
-            f"{what} is not the one that was saved: {'; '.join(said[:_MOST_NAMED])}{more}. To resume, {cure}; nothing "
+            f"{what} is not the one that was saved: {first_few(said, _MOST_NAMED, '; ')}. To resume, {cure}; nothing "
             "was loaded."
         )

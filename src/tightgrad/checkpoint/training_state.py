@@ -5,8 +5,13 @@ that only one rank has and the place in a rank's part of the data are saved as w
 
     training-00000-of-00002.pt      rank 0: numbers, names, its own tensors, generators, checksums
     .metadata, __0_0.distcp, ...    torch.distributed.checkpoint: the tensors of all ranks, of DTensors the shards
+
+A rank's file is written by torch.save behind a digest of all its bytes, so that a changed bit is found before anything
+is taken up. Reading it, as reading any checkpoint of torch.distributed.checkpoint, runs what a forged file says.
 """
 
+import hashlib
+import io
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,17 +22,18 @@ import torch
 from torch import Tensor
 
 from tightgrad.checkpoint import tree
-from tightgrad.checkpoint.training_file import from_file, to_file, training_file_name
+from tightgrad.checkpoint.saved_parts import Part, is_kept_apart
 from tightgrad.clip.dtensor import stored
 from tightgrad.collectives.dcp import empty_like_saved, read_tensors, write_tensors
+from tightgrad.collectives.gather_with_grad import gather_rows
 from tightgrad.core.errors import CheckpointError, StateMismatchError
 from tightgrad.core.placement import is_dtensor
 from tightgrad.core.protocols import Collective
-from tightgrad.pipeline.resumed import Resumed
-from tightgrad.pipeline.saved_parts import Part, is_kept_apart
 
 _BY_PLACE = "loader"  # the part whose state counts the batches of one rank's share of the data
 MODEL = "model"
+VERSION = 1
+_DIGEST_NBYTES = 16
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,9 @@ class Taken:
             for path, tensor in self.tensors.items()
             if not is_dtensor(tensor)
         }
-        counts = collective.all_gather(torch.tensor([len(marks)]).to(collective.control_device)).view(-1).tolist()
-        mine = torch.zeros(max(counts), dtype=torch.int64)
-        mine[: len(marks)] = torch.tensor(list(marks.values()), dtype=torch.int64)
-        rows = collective.all_gather(mine.to(collective.control_device)).cpu().tolist()
-        everywhere = set.intersection(*(set(row[:count]) for row, count in zip(rows, counts, strict=True)))
+        mine = torch.tensor(list(marks.values()), dtype=torch.int64).to(collective.control_device)
+        rows, counts = gather_rows(mine, collective)
+        everywhere = set.intersection(*(set(row.tolist()) for row in rows.cpu().split(counts)))
         return {path for path, mark in marks.items() if mark not in everywhere}
 
     def file(self, own: Iterable[tree.Path], save_id: str, about: Mapping[str, Any]) -> bytes:
@@ -93,12 +97,12 @@ class Read:
 
     Attributes:
         states: by the name of their part.
-        resumed: of the saved rank of this number; None if there were fewer.
+        resumed: what the saved rank of this number gave for it; None if there were fewer.
         plan: as JSON values.
     """
 
     states: dict[str, Any]
-    resumed: Resumed | None
+    resumed: dict[str, Any] | None
     plan: dict[str, Any]
 
 
@@ -132,7 +136,7 @@ def read_training(
     for name, state in states.items():
         parts[name].check(state)
     mine = files[0] if is_same_size else files[rank] if rank < saved_size else None
-    return Read(states, None if mine is None else Resumed.from_saved(mine["resumed"]), file["plan"])
+    return Read(states, mine and mine["resumed"], file["plan"])
 
 
 def _of_all(files: list[dict[str, Any]], parts: Mapping[str, Part]) -> dict[tree.Path, Tensor]:
@@ -196,3 +200,49 @@ def _mark(path: tree.Path, tensor: Tensor, checked: tuple[int, tuple[int, ...]])
 
 def _key(path: tree.Path) -> str:
     return "/".join(map(str, path))
+
+
+def training_file_name(rank: int, world_size: int) -> str:
+    """Return the name of one rank's file."""
+    return f"training-{rank:05d}-of-{world_size:05d}.pt"
+
+
+def to_file(content: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a file."""
+    buffer = io.BytesIO()
+    torch.save({**content, "version": VERSION}, buffer)
+    written = buffer.getvalue()
+    return _digest(written) + written
+
+
+def from_file(path: Path, save_id: str) -> dict[str, Any]:
+    """Read what `to_file` gave; tensors are on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another version or of another save.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} is not there: {path.parent} holds what pipe.save() writes, the pipeline alone, or was not copied "
+            "whole. Load what pipe.save() has written with pipe.load()."
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from None
+    written = content[_DIGEST_NBYTES:]
+    if content[:_DIGEST_NBYTES] != _digest(written):
+        raise CheckpointError(f"{path} is damaged: its contents do not match their digest.")
+    read: dict[str, Any] = torch.load(io.BytesIO(written), map_location="cpu", weights_only=False)
+    if read["version"] != VERSION:
+        raise CheckpointError(f"{path} is of version {read['version']!r}; this is version {VERSION}.")
+    if read["save"] != save_id:
+        raise CheckpointError(
+            f"{path} is of the save {read['save']}, and the pipeline's file beside it of {save_id or 'none'}; bring "
+            "the files of one save back."
+        )
+    return read
+
+
+def _digest(written: bytes) -> bytes:
+    return hashlib.blake2b(written, digest_size=_DIGEST_NBYTES).digest()
