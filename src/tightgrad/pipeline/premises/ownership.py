@@ -183,8 +183,8 @@ def _sharing(claim: Ownership) -> list[Ownership]:
             names = [claim._names[key] for key in claim._names if key in shared]
             raise UsageError(
                 f"another pipeline already owns the gradients of {named(names)}, which both models share: each would "
-                "add to what the other has accumulated. Attach one module that holds both models, with their optimizers "
-                "in a list, or call close() on the other pipeline first."
+                "add to what the other has accumulated. Attach one module that holds both models, with their "
+                "optimizers in a list, or call close() on the other pipeline first."
             )
         others.append(other)
     return others
