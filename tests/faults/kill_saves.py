@@ -96,7 +96,7 @@ def fill(pipe: tg.GradientPipeline, marker: int) -> None:
         pipe.ownership.take_grads()
         for grad in grads:
             grad.fill_(marker)
-        pipe.ownership.leave_grads()
+        pipe.ownership.watch_grads()
 
 
 def counters(state: dict[str, Any]) -> list[Any]:

@@ -137,7 +137,7 @@ class DDPAdapter(PlainAdapter):
         if self.hand_over is not None:
             self.hand_over.hook.start_with(grads)
 
-    def leave_window(self) -> None:
+    def forget_window(self) -> None:
         """Let DDP forget a synchronised forward whose backward has not run, or has failed. Collective: every rank must
         call it.
 

@@ -92,7 +92,7 @@ class PlainAdapter:
             if parameter.grad is not None:
                 parameter.grad.detach().mul_(factor)
 
-    def leave_window(self) -> None:
+    def forget_window(self) -> None:
         """Leave everything as it is: a forward holds nothing."""
 
     def release(self) -> None:

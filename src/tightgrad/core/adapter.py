@@ -101,7 +101,7 @@ class Adapter(Protocol):
         does not reduce, after it.
         """
 
-    def leave_window(self) -> None:
+    def forget_window(self) -> None:
         """Drop a window in its middle: a forward may have run whose backward will not. Collective: every rank must call
         it.
         """

@@ -131,7 +131,7 @@ class StepHooks:
                 "gradients summed over ranks, once a step."
             )
         if self._early:
-            self._pipe.ownership.leave_grads()  # as the hook has changed them
+            self._pipe.ownership.watch_grads()  # as the hook has changed them
 
 
 @contextmanager

@@ -104,7 +104,7 @@ class Checkpoints:
         self.ownership.check()
         self._check_micro_batches(state)
         self.state.load_state_dict(state, self.adapter.parameters, self.plan.slots)
-        self.adapter.leave_window()
+        self.adapter.forget_window()
         self._cutter.num_consumed = int(state["num_consumed"])
         self._cutter.set_micro_batches(self.state.micro_batches)
         self._restart()

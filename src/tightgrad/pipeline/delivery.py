@@ -50,7 +50,7 @@ class Outcome:
         return cls(clipped, skipped, summed.relative_error, summed.fell_back)
 
 
-class StepLeftOutError(Exception):
+class StepSkippedError(Exception):
     """Carries what came of a step that the guard does not admit out of a step that has begun."""
 
     def __init__(self, outcome: Outcome) -> None:

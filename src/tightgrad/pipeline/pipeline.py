@@ -100,7 +100,7 @@ class GradientPipeline(Checkpoints):
                 step.begin()
             step.begin_sum()
             self._step = step
-            self.ownership.leave_grads()
+            self.ownership.watch_grads()
             yield window
 
     def _new_step(self, window: Window[Any]) -> Step:
@@ -164,7 +164,7 @@ class GradientPipeline(Checkpoints):
         if not self.ownership.is_held:
             self._step = None  # gradients and wrapper are another pipeline's by now
             return
-        self.adapter.leave_window()
+        self.adapter.forget_window()
         if self._step is not None and not self._step.window.close():
             self._cutter.take_back()
         else:
@@ -198,7 +198,7 @@ class GradientPipeline(Checkpoints):
             raise
         except Exception:
             if window.begun_everywhere():
-                self.adapter.leave_window()
+                self.adapter.forget_window()
             self._cutter.take_back()
             self._restart()
             raise
@@ -242,7 +242,7 @@ class GradientPipeline(Checkpoints):
         self.ownership.take_grads()
         weights = step.window.take_weights()
         with step.window.during_backward():
-            step.skip(losses if self.adapter.every_rank_runs else {}, weights)
+            step.leave_out(losses if self.adapter.every_rank_runs else {}, weights)
 
     def run(self, window: Window[Batch], loss_of: Callable[[Batch], Tensor | Mapping[str, Tensor]]) -> StepRecord:
         """Run forward, backward and step of a whole window; with `on_oom="split"`, again with smaller micro-batches

@@ -19,7 +19,7 @@ from tightgrad.clip.norm import CachedNorm
 from tightgrad.core.errors import UsageError
 from tightgrad.core.types import State
 from tightgrad.pipeline.closure import Again, Passes
-from tightgrad.pipeline.delivery import Limited, Outcome, StepLeftOutError, edited
+from tightgrad.pipeline.delivery import Limited, Outcome, StepSkippedError, edited
 from tightgrad.pipeline.left_out import LeftOut
 from tightgrad.pipeline.meters.compression_quality import CompressionQuality
 from tightgrad.pipeline.meters.noise_meter import NoiseMeter
@@ -91,15 +91,15 @@ class Step:
         if self._parts.buffer.absorbs and not self._parts.adapter.holds_back:
             with self._parts.clock("accumulate"):
                 self._parts.buffer.absorb()
-        self._parts.ownership.leave_grads()
+        self._parts.ownership.watch_grads()
         self._parts.premises.weights.remember()
 
-    def skip(self, losses: dict[str, Tensor], weights: Weights) -> None:
+    def leave_out(self, losses: dict[str, Tensor], weights: Weights) -> None:
         """Leave the current micro-batch out; where other ranks wait for its backward, run it and add exactly 0."""
         self.left_out.add(weights)
         if losses:
             self.backward(losses, dict.fromkeys(weights, 0.0))
-        self._parts.ownership.leave_grads()
+        self._parts.ownership.watch_grads()
 
     def _around(self, weights: Weights) -> AbstractContextManager[None]:
         leaves = self._parts.adapter.leaves
@@ -134,7 +134,7 @@ class Step:
 
     def evaluate(self) -> tuple[Tensor, State]:
         """Complete the window and leave its gradients in place; return its loss over all ranks, and what the methods
-        would remember. Raises `StepLeftOutError` where the guard admits no step. Collective.
+        would remember. Raises `StepSkippedError` where the guard admits no step. Collective.
         """
         self.complete()
         slots = self._limit(*self._summed()).slots
@@ -167,8 +167,8 @@ class Step:
                 slots = limited.slots
                 with parts.clock("optimizer"):
                     parts.optimizer.step(limited.folds)
-        except StepLeftOutError as left_out:
-            return left_out.outcome
+        except StepSkippedError as skipped:
+            return skipped.outcome
         if parts.scaling is not None:
             slots = merge(slots, parts.scaling.after_applied(parts.state.slots))
         parts.state.applied(slots)
@@ -177,7 +177,7 @@ class Step:
 
     def _limit(self, summed: Summed, norm: CachedNorm) -> Limited:
         """Let the guard decide, clip, and put the gradients where the optimizer looks for them; one that is fused may
-        get the factor instead. Raises `StepLeftOutError` where the guard admits no step.
+        get the factor instead. Raises `StepSkippedError` where the guard admits no step.
         """
         parts, state, delivery = self._parts, self._parts.state, self._parts.delivery
         with torch.no_grad():
@@ -189,7 +189,7 @@ class Step:
                     norm = CachedNorm()
             admitted = delivery.admit(summed, norm)
             if admitted.skipped is not None:
-                raise StepLeftOutError(Outcome.of(summed, skipped=admitted.skipped))
+                raise StepSkippedError(Outcome.of(summed, skipped=admitted.skipped))
             limited = delivery.clip(summed.grads, admitted.slots, norm)
             if self.noise is not None:
                 learned = self.noise.learned(self.window, limited.clipped.total_norm, self.loss.factor, limited.slots)

@@ -123,14 +123,14 @@ class Ownership:
         finally:
             self.is_stepping = before
 
-    def leave_grads(self) -> None:
+    def watch_grads(self) -> None:
         """Take gradients as they are now for the pipeline's own; nobody else may change them from here on."""
         if self._watches:
             self._last_backward = (threading.get_ident(), next(_BACKWARDS))
             self._watch.remember()
 
     def check_grads(self) -> None:
-        """Raise `UsageError` if gradients were changed by others since `leave_grads`."""
+        """Raise `UsageError` if gradients were changed by others since `watch_grads`."""
         found = self._watch.changes()
         if found:
             raise foreign_change(found, self._another_ran_since)
