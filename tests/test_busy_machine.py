@@ -13,6 +13,7 @@ CLOCKS = {"monotonic", "perf_counter", "process_time", "monotonic_ns", "perf_cou
 # Time-outs that a test waits for, and polls; clocks whose reading no assertion bounds from above.
 MAY_WAIT_SHORTLY = {"support/ranks.py", "tightgrad_lab/network/test_network.py"}
 MAY_READ_CLOCKS = {
+    "support/programs.py",
     "support/ranks.py",
     "faults/kill_saves.py",
     "faults/test_processes.py",

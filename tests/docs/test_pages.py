@@ -10,12 +10,15 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 import typer.main
 
+from support.programs import run_program
 from support.waiting import patience
 from tightgrad.plan.registry import cards, method
 from tightgrad_lab.cli.app import app
@@ -33,21 +36,27 @@ def blocks(page: Path, language: str) -> list[tuple[str, str]]:
     return [(title, code) for kind, title, code in found if kind == language]
 
 
-def generator() -> Any:
+@functools.cache
+def generated() -> Mapping[str, str]:
+    """The pages that are made when the site is built, by their names."""
     spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    return MappingProxyType(module.pages())
 
 
-def run(code: str, where: Path, *launcher: str) -> str:
-    command = [sys.executable, *launcher, "-" if not launcher else "script.py"]
+def run(code: str, where: Path, ranks: int | None = None) -> str:
+    done = run_program(code, where, ENVIRONMENT, ranks=ranks)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def run_torchrun(code: str, where: Path) -> str:
     (where / "script.py").write_text(code, encoding="utf-8")
     done = subprocess.run(
-        command,
-        input=code,
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py"],
         cwd=where,
         env=ENVIRONMENT,
         capture_output=True,
@@ -99,11 +108,17 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) 
 SCRIPTS = [(page, title) for page in PAGES for title, _ in blocks(page, "python") if title and "/" not in title]
 
 
+# The others are told the same by `run_program`: torchrun imports torch three times.
+BY_TORCHRUN = "train_ddp.py"
+
+
 @functools.cache
 def under_two_ranks(page: Path, title: str) -> str:
-    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    code = dict(blocks(page, "python"))[title]
     with tempfile.TemporaryDirectory() as folder:
-        return run(dict(blocks(page, "python"))[title], Path(folder), *ranks)
+        if title == BY_TORCHRUN:
+            return run_torchrun(code, Path(folder))
+        return run(code, Path(folder), ranks=2)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +150,7 @@ def test_every_command_of_the_docs_exists() -> None:
 
 
 def test_every_method_has_a_page_that_names_its_class() -> None:
-    pages = generator().pages()
+    pages = generated()
     for card in cards():
         page = pages[f"methods/{card.id}.md"]
         assert card.use_when in page
@@ -147,7 +162,7 @@ def test_every_method_has_a_page_that_names_its_class() -> None:
 
 
 def test_the_companion_has_every_heading_in_both_languages() -> None:
-    page = generator().pages()["course.md"]
+    page = generated()["course.md"]
     for chinese, english in (
         ("梯度裁剪的基本概念", "Basic concepts of gradient clipping"),
         ("梯度压缩的实现方法", "How gradient compression is implemented"),
@@ -158,8 +173,7 @@ def test_the_companion_has_every_heading_in_both_languages() -> None:
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    generated = generator().pages()
-    texts = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in PAGES} | generated
+    texts = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in PAGES} | {**generated()}
     known = texts.keys() | {
         path.relative_to(DOCS).as_posix() for kind in ("*.md", "*.svg") for path in DOCS.rglob(kind)
     }

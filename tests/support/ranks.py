@@ -1,4 +1,7 @@
-"""Real ranks: processes over gloo, started from a test and kept for the next one."""
+"""Real ranks: processes over gloo, started from a test and kept for the next one.
+
+They are forked from a server that has imported torch and has run nothing: to import takes each some seconds.
+"""
 
 import os
 import pickle
@@ -17,6 +20,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from support.waiting import COLLECTIVE_SECONDS, GRACE_SECONDS
+from tightgrad_lab.experiments.fragile import PRELOADED
 
 
 class RankError(Exception):
@@ -64,9 +68,17 @@ def run_ranks(
         return [torch.load(_result_path(folder, rank), weights_only=False) for rank in range(world_size)]
 
 
+def process_context() -> Any:
+    """Return what starts processes that have imported torch already; a fork would lose CUDA."""
+    if torch.cuda.is_available():
+        return mp.get_context("spawn")
+    mp.set_forkserver_preload(PRELOADED)
+    return mp.get_context("forkserver")
+
+
 class _Worker:
     def __init__(self, rank: int) -> None:
-        context = mp.get_context("spawn")
+        context = process_context()
         self.tasks = context.Queue()
         self.answers = context.Queue()
         self.process = context.Process(target=_serve, args=(rank, self.tasks, self.answers), daemon=True)

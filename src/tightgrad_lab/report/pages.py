@@ -2,10 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from tightgrad_lab import instruments
@@ -74,6 +75,21 @@ def file_name(page: str, language: str) -> str:
     return f"{page}.html" if language == LANGUAGES[0] else f"{page}.{language}.html"
 
 
+@cache
+def _template() -> Template:
+    """The template of all pages; to compile it takes as long as to fill it."""
+    templates = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["prose"] = prose
+    templates.filters["breakable"] = breakable
+    return templates.get_template("page.html.j2")
+
+
 def render(library: Library, shown: list[Shown], papers: Block) -> dict[str, str]:
     """Return the HTML of every page by its name, in reading order; the whole book comes last.
 
@@ -84,16 +100,7 @@ def render(library: Library, shown: list[Shown], papers: Block) -> dict[str, str
     """
     texts = library.texts
     other = load(next(language for language in LANGUAGES if language != texts.language))
-    templates = Environment(
-        loader=FileSystemLoader(_HERE / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["prose"] = prose
-    templates.filters["breakable"] = breakable
-    template = templates.get_template("page.html.j2")
+    template = _template()
     content = _content(library, shown) | {"paper_table": papers}
     titles = _titles(content, texts)
     order = [CONTENTS, *titles]

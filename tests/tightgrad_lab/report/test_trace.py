@@ -27,7 +27,7 @@ build_module = importlib.import_module("tightgrad_lab.report.build")
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[Key, Shown]]:
-    """The numbers of the page that is built from a folder; figures are left out, which takes most of the time."""
+    """The numbers of the English page of a folder; figures are left out, which takes most of the time."""
     out = tmp_path_factory.mktemp("out")
     patch = pytest.MonkeyPatch()
     write = build_module._write
@@ -36,6 +36,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[Key
         return write(item, texts, to) if isinstance(item, Table) else build_module.Block("figure", item)
 
     patch.setattr(build_module, "_write", write_tables)
+    patch.setattr(build_module, "LANGUAGES", ("en",))
 
     def numbers(runs: Path) -> dict[Key, Shown]:
         build_module.build(runs, out)

@@ -1,6 +1,7 @@
 """Formulas: LaTeX in, MathML out, and the symbols that a formula uses."""
 
 import re
+from functools import cache
 
 from latex2mathml.converter import convert
 
@@ -21,6 +22,7 @@ _OPERATORS = frozenset(
 _SYMBOL = re.compile(r"\\mathbb\{E\}|\\([A-Za-z]+)|([A-Za-z])")
 
 
+@cache
 def mathml(latex: str, *, block: bool = False) -> str:
     """Return a formula as MathML; norm bars do not grow with what stands beside them, and a slash has no spaces."""
     try:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def read_result(root: Path, name: str) -> Result | None:
     """
     path = schema.result_path(root, name)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -88,6 +89,12 @@ def read_result(root: Path, name: str) -> Result | None:
         data["figure"],
         tuple(data["table"]),
     )
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """A book reads the same file a hundred times; nobody changes what a `Result` holds."""
+    return json.loads(text)
 
 
 def read_best(root: Path, name: str) -> Result | None:

@@ -4,21 +4,22 @@ import ast
 import functools
 import importlib.util
 import json
+import os
 import re
-import subprocess
-import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from support.waiting import patience
+from support.programs import run_program
 from tightgrad_lab.report.book import chapters
 
 LANGUAGES = ("en", "zh")
 NAMES = tuple(f"chapter{number}" for number in range(1, 9))
 OPTIONAL = ("tensorflow", "optax", "jax", "accelerate", "transformers", "lightning")
 TWICE = """
-import contextlib, io, json, sys, traceback
-for program in json.load(sys.stdin):
+import contextlib, io, json, traceback
+for program in {programs!r}:
     names, said, error = {"__name__": "__main__"}, io.StringIO(), ""
     try:
         with contextlib.redirect_stdout(said):
@@ -28,7 +29,7 @@ for program in json.load(sys.stdin):
         error = traceback.format_exc()
     print(json.dumps([said.getvalue(), error]))
 """
-"""Runs each program of a list twice. One process runs a chapter: importing torch takes longer than most programs."""
+"""Runs each program of a list twice. One process runs a chapter: starting one takes longer than most programs."""
 
 
 def blocks(language: str, name: str) -> list[str]:
@@ -64,14 +65,9 @@ def missing(program: str) -> list[str]:
 def run_chapter(name: str) -> dict[int, tuple[str, str]]:
     """What each block of a chapter printed, and the traceback if it failed."""
     programs = {place: one for place, one in enumerate(blocks("zh", name)) if not missing(one)}
-    done = subprocess.run(
-        [sys.executable, "-c", TWICE],
-        input=json.dumps(list(programs.values())),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=patience(200),
-    )
+    source = TWICE.replace("{programs!r}", repr(list(programs.values())))
+    with tempfile.TemporaryDirectory() as folder:
+        done = run_program(source, Path(folder), os.environ)
     assert done.returncode == 0, done.stderr
     ended = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     return {place: (said, error) for place, (said, error) in zip(programs, ended, strict=True)}
