@@ -1,6 +1,7 @@
 """What tests of all folders use."""
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
@@ -15,6 +16,17 @@ settings.load_profile("busy")
 # Tests call it directly in many places; with its own time-out a busy machine looks like a deadlock.
 assert run_threaded.__kwdefaults__ is not None
 run_threaded.__kwdefaults__["timeout_seconds"] = COLLECTIVE_SECONDS
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """All that is collected stays to the end: no garbage collection looks through it, now or during a test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(params=[1, 2])

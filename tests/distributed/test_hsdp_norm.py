@@ -1,13 +1,14 @@
 """Norms and clippers on a 2x2 mesh: sharded, replicated and plain gradients together, against one process."""
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import tightgrad as tg
@@ -48,10 +49,14 @@ def whole_tensors(scale: float, seed: int = 0) -> list[Tensor]:
     return drawn
 
 
-def laid_out(tensors: list[Tensor]) -> list[Tensor]:
+def meshes() -> tuple[DeviceMesh, DeviceMesh]:
+    """Two by two, and all four in a row; each makes process groups."""
+    return init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")), init_device_mesh("cpu", (4,))
+
+
+def laid_out(over: tuple[DeviceMesh, DeviceMesh], tensors: list[Tensor]) -> list[Tensor]:
     """HSDP, sharded along both axes of its mesh, over another mesh of all ranks, replicated there, and plain."""
-    hybrid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
-    flat = init_device_mesh("cpu", (4,))
+    hybrid, flat = over
     ways: tuple[tuple[Any, list[Any]] | None, ...] = (
         (hybrid, [Replicate(), Shard(0)]),
         (hybrid, [Replicate(), Shard(-1)]),
@@ -73,9 +78,9 @@ def laid_out(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def measured() -> dict[tuple[float, float], tuple[Tensor, Tensor]]:
-    found = {}
+    found, over = {}, meshes()
     for scale in SCALES:
-        placed = laid_out(whole_tensors(scale))
+        placed = laid_out(over, whole_tensors(scale))
         for p in ORDERS:
             found[scale, p] = (total_norm(placed, p), tensor_norms(placed, p))
     return found
@@ -105,7 +110,8 @@ def clipped(place: Any, clipper: Any) -> tuple[list[Tensor], float, float]:
 
 
 def clipped_by_all() -> list[tuple[list[Tensor], float, float]]:
-    return [clipped(laid_out, clipper) for clipper in CLIPPERS]
+    place = partial(laid_out, meshes())
+    return [clipped(place, clipper) for clipper in CLIPPERS]
 
 
 def test_clippers_do_to_shards_what_they_do_to_whole_tensors() -> None:
