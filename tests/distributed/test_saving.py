@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 
 import tightgrad as tg
 from support.ranks import run_ranks
@@ -124,6 +126,42 @@ def test_another_wrapper_and_another_number_of_ranks(tmp_path, saving, others):
             assert (first, step) == (6, 3)
             assert saved.keys() == found.keys()
             assert all(torch.equal(saved[name], value) for name, value in found.items()), (ranks, wrapper)
+
+
+def on_mesh(ranks):
+    """Parts of one shape on every rank; which rank has which is the mesh's."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Linear(6, 8)
+    names = ("replicate", "shard")[2 - torch.tensor(ranks).dim() :]
+    mesh = DeviceMesh("cpu", torch.tensor(ranks), mesh_dim_names=names)
+    optimizer = torch.optim.AdamW(fully_shard(model, mesh=mesh).parameters(), lr=0.01)
+    return Run(model, [optimizer], tg.attach(model, optimizer, tg.Plan(tg.Accumulate(2))), lambda m, b: m(b).sum())
+
+
+def save_on(folder, ranks):
+    run = on_mesh(ranks)
+    run.train([torch.ones(2, 6)] * 4, 4)
+    run.save(folder)
+    return whole(run)
+
+
+def load_on(folder, ranks):
+    run = on_mesh(ranks)
+    run.load(folder)
+    return whole(run)
+
+
+@pytest.mark.parametrize(("saving", "loading"), [
+    ([[0, 1], [2, 3]], [0, 1]),
+    ([0, 1], [[0, 1], [2, 3]]),
+    ([[0, 1], [2, 3]], [[0, 2], [1, 3]]),
+])  # fmt: skip
+def test_another_rank_has_a_part_of_the_same_shape(tmp_path, saving, loading):
+    saved = run_ranks(torch.tensor(saving).numel(), save_on, str(tmp_path), saving)[0]
+    for found in run_ranks(torch.tensor(loading).numel(), load_on, str(tmp_path), loading):
+        assert saved.keys() == found.keys()
+        assert all(torch.equal(saved[name], value) for name, value in found.items())
 
 
 def refuse(folder, damage):

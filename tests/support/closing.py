@@ -51,6 +51,13 @@ class HalvesOnly(TwoStepSAM):
     step = torch.optim.SGD.step
 
 
+class StepOnlySays(TwoStepSAM):
+    """Has a `step` that takes a closure, and only says which methods to call, as SAM's first version did."""
+
+    def step(self, closure=None):
+        raise NotImplementedError("call first_step and second_step")
+
+
 class Climbing(torch.optim.SGD):
     """SAM with the first gradient from the loop, and a closure that its signature asks for; no name gives it away."""
 
@@ -119,6 +126,10 @@ def halves(params):
     return HalvesOnly(params, torch.optim.AdamW, lr=0.01)
 
 
+def says(params):
+    return StepOnlySays(params, lr=0.1, momentum=0.9)
+
+
 def climbing(params):
     return Climbing(params, lr=0.1, momentum=0.9)
 
@@ -131,7 +142,7 @@ def through_data(params):
     return ClimbsThroughData(params, lr=0.1)
 
 
-KINDS: list[Callable[[Any], Any]] = [lbfgs, strong_wolfe, sam, halves, climbing, twice, through_data]
+KINDS: list[Callable[[Any], Any]] = [lbfgs, strong_wolfe, sam, halves, says, climbing, twice, through_data]
 
 
 def by_hand(
@@ -154,7 +165,7 @@ def by_hand(
     losses = []
     for batch in batches:
         losses.append(float(closure(batch).detach()))
-        if isinstance(optimizer, HalvesOnly):
+        if isinstance(optimizer, HalvesOnly | StepOnlySays):
             optimizer.first_step()
             closure(batch)
             optimizer.second_step()

@@ -97,7 +97,7 @@ def compare_with_halves(
     """
 
     def agree(here: bool) -> bool:
-        flag = torch.tensor([here], dtype=torch.int32).to(collective.control_device)
+        flag = torch.tensor([here], dtype=torch.int32, device="cpu").to(collective.control_device)
         return bool(collective.all_reduce_(flag, "max"))
 
     error: Exception | None = None
@@ -107,7 +107,7 @@ def compare_with_halves(
     except Exception as raised:
         error, found = raised, Found("failed")
     numbers = [KINDS.index(found.kind), found.loss, -1.0 if found.gradient is None else found.gradient]
-    row = torch.tensor(numbers, dtype=torch.float64).to(collective.control_device)
+    row = torch.tensor(numbers, dtype=torch.float64, device="cpu").to(collective.control_device)
     rows = collective.all_gather(row).cpu().tolist()
     if error is not None:
         raise error

@@ -142,5 +142,7 @@ def _gathered(row: list[float], collective: Collective | None) -> Callable[[], T
     """Begin to gather every rank's row; what is returned waits for them."""
     if collective is None or collective.world_size == 1:  # without operators, which are slow right after a backward
         return lambda: [row]
-    receive = collective.start_all_gather(torch.tensor(row, dtype=torch.float64).to(collective.control_device))
+    receive = collective.start_all_gather(
+        torch.tensor(row, dtype=torch.float64, device="cpu").to(collective.control_device)
+    )
     return lambda: receive().tolist()

@@ -66,7 +66,7 @@ class SmallerMicroBatches:
             failed = _runs_out_of_memory(pieces, backward)
             hopeless = failed and self.pieces >= max(map(batch_size, window.batches), default=1)
             states = [failed, hopeless, refusal is not None]
-            flags = torch.tensor(states, dtype=torch.int32).to(self._collective.control_device)
+            flags = torch.tensor(states, dtype=torch.int32, device="cpu").to(self._collective.control_device)
             any_failed, any_hopeless, any_refused = self._collective.all_reduce_(flags, "max").tolist()
             if any_refused:
                 discard()

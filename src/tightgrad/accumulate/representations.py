@@ -163,7 +163,7 @@ def differs(before: Sequence[Tensor], now: Sequence[Tensor]) -> Tensor:
     found = []
     for one, other in zip(before, now, strict=True):
         if one.shape != other.shape:
-            return torch.ones((), dtype=torch.bool)
+            return torch.ones((), dtype=torch.bool, device="cpu")
         is_low = one.dtype in LOW_PRECISION
         first, second = (value.detach().float() if is_low else value.detach() for value in (one, other))
         if not first.is_floating_point():

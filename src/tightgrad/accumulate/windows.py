@@ -1,6 +1,6 @@
 """Cuts a loader into windows, in step with the other ranks."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Generic, Literal, TypeVar
@@ -20,6 +20,11 @@ from tightgrad.core.protocols import Collective
 Batch = TypeVar("Batch")
 Short = Literal["fewer", "repeat"]
 
+NEEDS_WINDOW = (  # after the name of a method
+    "needs a window; call it inside `for window in pipe.windows(loader):`, before the window's step(). abandon(), "
+    "leave() and loading a state drop the window as well: go on with the next one."
+)
+
 
 class Windows(Generic[Batch]):
     """Gives one window after the other, as an iterator that has a length where the number of windows is known.
@@ -29,11 +34,16 @@ class Windows(Generic[Batch]):
         count: gives their number, or raises `TypeError`.
     """
 
-    def __init__(self, windows: Iterator[Window[Batch]], count: Callable[[], int]) -> None:
+    def __init__(self, windows: Generator[Window[Batch], None, None], count: Callable[[], int]) -> None:
         self._windows = windows
         self._count = count
 
     def __iter__(self) -> Iterator[Window[Batch]]:
+        if self._windows.gi_frame is None:
+            raise UsageError(
+                "these windows have come to their end, and another loop over them would train nothing. Call "
+                "pipe.windows(loader) anew in each epoch."
+            )
         return self._windows  # so that warnings count their way up to the loop's own line
 
     def __next__(self) -> Window[Batch]:

@@ -17,6 +17,7 @@ from tightgrad.adapters.parts.unused_here import UnusedHere
 from tightgrad.adapters.plain import PlainAdapter, broadcast_tensors
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.traffic import all_reduce_nbytes
+from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
@@ -88,7 +89,18 @@ class DDPAdapter(PlainAdapter):
         return rebuilds and not getattr(self.model, "_has_rebuilt_buckets", False)
 
     def begin_window(self) -> None:
-        """Send rank 0's buffers to all ranks, unless DDP does so in a forward that it synchronises."""
+        """Send rank 0's buffers to all ranks, unless DDP does so in a forward that it synchronises.
+
+        Raises:
+            UsageError: inside `model.join()`, whose collectives would meet the pipeline's.
+        """
+        if not self.reduces and self.model._join_config.enable:  # private in torch 2.9 to 2.15
+            raise UsageError(
+                "DistributedDataParallel.join() sends messages of its own in each forward, which ranks that sum after "
+                "or during backward here would take for gradients. Leave `with model.join():` out: pipe.windows() "
+                "takes loaders of unequal length. Torch goes on sending them after join() has ended; wrap the model "
+                "anew then."
+            )
         if not self.reduces and self.model.training and self.model.broadcast_buffers:
             broadcast_tensors(self.model.module.buffers(), self.collective)
 
@@ -169,7 +181,7 @@ def check_ddp_internals(model: DistributedDataParallel) -> None:
     """
     # Private in torch 2.9 to 2.14. DDP itself sets these at every forward, so they are plain attributes.
     check_can_set(model, ("require_forward_param_sync", "_has_rebuilt_buckets"), _WHAT)
-    check_has(model, ("reducer", "broadcast_buffers", "find_unused_parameters", "static_graph"), _WHAT)
+    check_has(model, ("reducer", "_join_config", "broadcast_buffers", "find_unused_parameters", "static_graph"), _WHAT)
     check_has(
         model.reducer,
         ("_reset_state", "_check_reducer_finalized"),

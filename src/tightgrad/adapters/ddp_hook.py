@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import CodeType, FrameType
 from typing import Any
 
@@ -62,6 +63,9 @@ class BucketHook:
     def __init__(self, model: DistributedDataParallel) -> None:
         self._receiver: Callable[[], Receiver | None] = _nobody
         self.parameters = trainable_parameters(model.module)
+        self._strides = {name: parameter.stride() for name, parameter in self.parameters.items()}
+        # DDP lays gradients out as such parameters (channels_last among them), and others contiguously.
+        self._is_dense = {n for n, p in self.parameters.items() if torch.empty_like(p).stride() == p.stride()}
         self._process_group = model.process_group
         self._names = {id(parameter): name for name, parameter in self.parameters.items()}
         self._used: set[str] = set()
@@ -90,6 +94,10 @@ class BucketHook:
         self._handed.clear()
         self.late.clear()
         self.is_over = False
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        """Leave nothing in a copy of the module or in its pickle, whose reducer has no hook."""
+        return _nobody, ()
 
     def end(self) -> list[str]:
         """Return the names of gradients that grew late; from now on one that does is an error at once."""
@@ -129,14 +137,25 @@ class BucketHook:
 
     def bucket(self, bucket: GradBucket) -> Bucket:
         """Name what DDP hands over."""
-        grads = {
-            self._names[id(parameter)]: grad
-            for parameter, grad in zip(bucket.parameters(), bucket.gradients(), strict=True)
-        }
+        parameters = [self._names[id(parameter)] for parameter in bucket.parameters()]
+        if bucket.buffer().is_sparse:
+            raise UnsupportedError(f"the gradient of {parameters[0]!r} is sparse; build its layer with sparse=False.")
+        grads = {name: self._as_laid_out(name, grad) for name, grad in zip(parameters, bucket.gradients(), strict=True)}
         self._handed.update((name, self.parameters[name]._version) for name in grads)
         used = frozenset(self._used & grads.keys() if self._tracks_use else grads)
         self._used -= used
         return Bucket(grads, used, bucket.buffer(), bucket.is_last())
+
+    def _as_laid_out(self, name: str, grad: Tensor) -> Tensor:
+        """View a gradient as DDP has written it: with the parameter's strides, where torch's view is contiguous."""
+        parameter = self.parameters[name]
+        if parameter.stride() != self._strides[name]:
+            raise UsageError(
+                f"{name!r} has other strides than when its gradients were first handed over, and torch does not tell "
+                "how its buckets are laid out now. Change the memory format before wrapping the model in "
+                "DistributedDataParallel."
+            )
+        return grad.as_strided(grad.shape, parameter.stride()) if name in self._is_dense else grad
 
     def average(self, bucket: GradBucket) -> "Future[Tensor]":
         """Average a bucket as DDP does by itself."""
@@ -198,19 +217,18 @@ def _refuse_join(model: DistributedDataParallel, hook: BucketHook) -> None:
     """Let `model.join()` raise while somebody is served: a rank without batches would have to take part in rounds of
     which it knows nothing.
     """
-    joins: Callable[..., Any] = model.join_hook
+    setattr(model, "join_hook", partial(_join_hook, model, hook))  # noqa: B010, a method of the class
 
-    def join_hook(**arguments: Any) -> Any:
-        if hook.receive is not None:
-            raise UsageError(
-                "DistributedDataParallel.join() cannot be had while gradients are compressed in its communication "
-                "hook: a rank without batches answers for the others' buckets outside of any backward. Give every rank "
-                "as many batches (DistributedSampler does), or use attach(), whose windows take loaders of unequal "
-                "length."
-            )
-        return joins(**arguments)
 
-    setattr(model, "join_hook", join_hook)  # noqa: B010, a method of the class
+def _join_hook(model: DistributedDataParallel, hook: BucketHook | None, **arguments: Any) -> Any:
+    if hook is not None and hook.receive is not None:  # a copy of the module has none
+        raise UsageError(
+            "DistributedDataParallel.join() cannot be had while gradients are compressed in its communication hook: a "
+            "rank without batches answers for the others' buckets outside of any backward. After attach() leave join() "
+            "out: windows take loaders of unequal length. After ddp_comm_hook() give every rank as many batches "
+            "(DistributedSampler does), or use attach()."
+        )
+    return type(model).join_hook(model, **arguments)
 
 
 def held_hook(model: DistributedDataParallel) -> BucketHook | None:

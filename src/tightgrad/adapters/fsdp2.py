@@ -31,6 +31,7 @@ from tightgrad.adapters.parts.fsdp2_grads import (
     unsharded_param,
 )
 from tightgrad.adapters.parts.fsdp2_torch import (
+    forget_iteration,
     fsdp_modules,
     is_fsdp2,
     look_before_post_backward,
@@ -161,12 +162,15 @@ class FSDP2Adapter(PlainAdapter):
             grads: this rank's gradients after the last backward; zeros for parameters that no rank used.
 
         Raises:
-            UnsupportedError: this torch ends a backward otherwise than expected, so that nothing is known of use.
+            UnsupportedError: no backward came through the modules, or this torch ends one otherwise than expected.
         """
         if self._is_reduced and not self._has_noted:
             raise UnsupportedError(
-                f"torch {torch.__version__} ends a backward under FSDP2 without FSDPParamGroup.post_backward, where "
-                "this library sees which parameters were used; take torch 2.9 to 2.14, or DistributedDataParallel."
+                "no backward of this window went through the FSDP modules, so no parameter has a gradient. The losses "
+                "came from something else: a copy of the model, another model, or torch.tensor(loss); compute them "
+                f"with the model that attach() was given. If they are its own, torch {torch.__version__} ends a "
+                "backward without FSDPParamGroup.post_backward, where this library sees which parameters were used; "
+                "take torch 2.9 to 2.14, or DistributedDataParallel."
             )
         unknown = [name for name in grads if name not in self._used]
         if not unknown:
@@ -187,7 +191,7 @@ class FSDP2Adapter(PlainAdapter):
     def _choose_sync(self) -> str:
         unsharded = sum(parameter.numel() * 4 for parameter in self.parameters.values())
         device = next(iter(self.parameters.values())).device
-        is_small = torch.tensor(unsharded <= AUTO_SHARE * free_nbytes(device), dtype=torch.int32)
+        is_small = torch.tensor(unsharded <= AUTO_SHARE * free_nbytes(device), dtype=torch.int32, device="cpu")
         fits = self.collective.all_reduce_(is_small.to(self.collective.control_device), "min")  # free memory differs
         return "last" if bool(fits) else "every"
 
@@ -270,7 +274,9 @@ class FSDP2Adapter(PlainAdapter):
         self._has_noted = False
         if self._gradient_sync is not None:  # the window may have been left after a forward, on some ranks the last one
             self.model.set_reshard_after_backward(True, recurse=False)
-            self.model.reshard()
+            forget_iteration(self.model)
+            for leaf in () if self._moves_gradients else self.leaves():
+                leaf.grad = None  # of a backward that has raised before it was reduced
         self._gradient_sync = None  # the user may have set it since
         self._is_reduced = False
         if self.sync == "every":

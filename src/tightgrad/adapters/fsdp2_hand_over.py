@@ -186,7 +186,7 @@ class NodeHandOver(UnitHandOver):
         parameter = next(iter(self.parameters.values()))
         assert is_dtensor(parameter)
         mesh = parameter.device_mesh
-        place = torch.tensor([int(mesh.mesh.min()), mesh.get_local_rank()], dtype=torch.int64)
+        place = torch.tensor([int(mesh.mesh.min()), mesh.get_local_rank()], dtype=torch.int64, device="cpu")
         table = self._collective.all_gather(place.to(self._collective.control_device)).tolist()
         ranks = sorted(range(len(table)), key=lambda rank: tuple(table[rank]))
         groups = [[rank for rank in ranks if table[rank][1] == shard] for shard in range(mesh.size())]

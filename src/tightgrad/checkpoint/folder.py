@@ -334,6 +334,6 @@ def _raise_failed(failed: list[int], here: str, path: object) -> None:
 
 def _gathered(row: list[int], collective: Collective) -> list[list[int]]:
     """Every rank's numbers."""
-    mine = torch.tensor(row, dtype=torch.int64).to(collective.control_device)
+    mine = torch.tensor(row, dtype=torch.int64, device="cpu").to(collective.control_device)
     rows: list[list[int]] = collective.all_gather(mine).cpu().view(-1, len(row)).tolist()
     return rows

@@ -13,8 +13,9 @@ is taken up. Reading it, as reading any checkpoint of torch.distributed.checkpoi
 import hashlib
 import io
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class Taken:
             for path, tensor in self.tensors.items()
             if not is_dtensor(tensor)
         }
-        mine = torch.tensor(list(marks.values()), dtype=torch.int64).to(collective.control_device)
+        mine = torch.tensor(list(marks.values()), dtype=torch.int64, device="cpu").to(collective.control_device)
         rows, counts = gather_rows(mine, collective)
         everywhere = set.intersection(*(set(row.tolist()) for row in rows.cpu().split(counts)))
         return {path for path, mark in marks.items() if mark not in everywhere}
@@ -116,8 +117,12 @@ def read_training(
         StateMismatchError: it does not fit the parts, or cannot be taken up by another number of ranks.
     """
     is_same_size = saved_size == world_size
-    ranks = [rank] if is_same_size else range(saved_size)
-    files = [from_file(target / training_file_name(other, saved_size), save_id) for other in ranks]
+
+    @cache
+    def file_of(other: int) -> dict[str, Any]:
+        return from_file(target / training_file_name(other, saved_size), save_id)
+
+    files = [file_of(other) for other in ([rank] if is_same_size else range(saved_size))]
     own = files[0]["own"] if is_same_size else _of_all(files, parts)
     file = files[0]
     _check_same_parts(file["rest"], parts)
@@ -130,8 +135,12 @@ def read_training(
 
     shared = read_tensors(target, lambda keys: [*paths], template)
     tensors = {**{paths[key]: tensor for key, tensor in shared.items()}, **own}
+
+    def of_others(path: tree.Path) -> Iterator[object]:
+        return (file_of(other)["checksums"][path] for other in range(saved_size))
+
     for path, tensor in tensors.items():
-        _check_undamaged(path, tensor, path in placements, file["checksums"], target)
+        _check_undamaged(path, tensor, path in placements, file["checksums"][path], of_others, target)
     states = tree.together({name: file["rest"][name] for name in parts if name in file["rest"]}, tensors)
     for name, state in states.items():
         parts[name].check(state)
@@ -175,12 +184,18 @@ def _check_same_parts(saved: Mapping[str, Any], parts: Mapping[str, Part]) -> No
 
 
 def _check_undamaged(
-    path: tree.Path, tensor: Tensor, was_sharded: bool, checksums: Mapping[tree.Path, Any], target: Path
+    path: tree.Path,
+    tensor: Tensor,
+    was_sharded: bool,
+    expected: Any,
+    of_others: Callable[[tree.Path], Iterator[object]],
+    target: Path,
 ) -> None:
-    found, expected = checksum(tensor), checksums[path]
+    found = checksum(tensor)
     if was_sharded != is_dtensor(tensor) or (was_sharded and found[1] != expected[1]):
         return  # another part of it than this rank had saved
-    if found != expected:
+    # On another mesh this rank may hold a part of the same shape that another rank had.
+    if found != expected and not (was_sharded and found in of_others(path)):
         raise CheckpointError(f"{target} is damaged: {_key(path)} is not what was saved.")
 
 

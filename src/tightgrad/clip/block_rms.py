@@ -52,6 +52,6 @@ class BlockRMS(Clipper):
 
     def clip_(self, grads: Grads, params: Mapping[str, nn.Parameter], norm: GradNorm, state: State) -> Clipped:
         """Scale each gradient by its own factor."""
-        numels = torch.tensor([max(grad.numel(), 1) for grad in grads.values()], dtype=torch.float64)
+        numels = torch.tensor([max(grad.numel(), 1) for grad in grads.values()], dtype=torch.float64, device="cpu")
         limits = self.max_rms * numels.sqrt()
         return clip_each_(grads, norm, lambda norms: limits.to(norms.device, non_blocking=True))

@@ -49,13 +49,13 @@ def norm(tensors: Sequence[Tensor], norm_type: float) -> Tensor:
 def norms(tensors: Sequence[Tensor], norm_type: float) -> Tensor:
     """Return the norm of each tensor, NaN where float32 sums may not be right: float64, shape (len(tensors),)."""
     small, large = _by_size(tensors, norm_type)
-    found = torch.zeros(len(tensors), dtype=torch.float64)
+    found = torch.zeros(len(tensors), dtype=torch.float64, device="cpu")
     if small:
         found[small] = torch.stack(torch._foreach_norm([tensors[index] for index in small], norm_type)).double()
     if large:
         pieces = [_norms_of_pieces(tensors[index], norm_type) for index in large]
         found[large] = torch.stack(torch._foreach_norm(pieces, norm_type, torch.float64))
-    is_right = _is_right(found, torch.tensor([tensor.numel() for tensor in tensors]))
+    is_right = _is_right(found, torch.tensor([tensor.numel() for tensor in tensors], device="cpu"))
     for index in is_right.logical_not().nonzero().flatten().tolist():
         low, high = tensors[index].aminmax()
         is_right[index] = bool(low == 0) and bool(high == 0)

@@ -50,7 +50,7 @@ def exact_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
         norm = local_norm([counted(kept[index]) for index in indices], norm_type)
         norms.append(_over_shards(norm, axes, norm_type, dtype))
     if len(norms) <= 1:
-        return norms[0] if norms else torch.zeros((), dtype=torch.float64)
+        return norms[0] if norms else torch.zeros((), dtype=torch.float64, device="cpu")
     device = next((norm.device for norm in norms if not norm.is_cpu), norms[0].device)
     return combined(torch.stack([norm.to(device, non_blocking=True) for norm in norms]), norm_type, widest(kept))
 
@@ -75,7 +75,7 @@ def exact_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     """Return `tensor_norms` in float64."""
     _check(norm_type)
     if not tensors:
-        return torch.zeros(0, dtype=torch.float64)
+        return torch.zeros(0, dtype=torch.float64, device="cpu")
     result = torch.zeros(len(tensors), dtype=torch.float64, device=tensors[0].device)
     groups = _alike(tensors)
     for (axes, _, dtype), indices in groups.items():

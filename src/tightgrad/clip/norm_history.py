@@ -34,7 +34,7 @@ def with_norm(slots: tuple[Slot, Slot], state: State, norm: Tensor) -> State:
 def known_norms(slots: tuple[Slot, Slot], state: State) -> Tensor:
     """Return the norms that are remembered, in no order: one dimension, empty at first."""
     norms = state.get(slots[0].name, {}).get(MODEL)
-    return torch.zeros(0, dtype=torch.float64) if norms is None else norms[~norms.isnan()]
+    return torch.zeros(0, dtype=torch.float64, device="cpu") if norms is None else norms[~norms.isnan()]
 
 
 def _held(slots: tuple[Slot, Slot], state: State, norm: Tensor) -> tuple[Tensor, Tensor]:

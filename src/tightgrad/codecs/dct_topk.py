@@ -118,7 +118,7 @@ class DCTTopK(Codec):
 @lru_cache(maxsize=8)
 def dct_matrix(size: int, device: torch.device) -> Tensor:
     """Return the orthonormal DCT-II as a matrix (size, size), float32: row k is the k-th cosine."""
-    position = torch.arange(size, dtype=torch.float64)
+    position = torch.arange(size, dtype=torch.float64, device="cpu")
     rows = torch.cos(math.pi / size * (position[None, :] + 0.5) * position[:, None])
     rows[0] *= 0.5**0.5
     matrix: Tensor = (rows * (2 / size) ** 0.5).float().to(device)

@@ -113,7 +113,7 @@ class Hadamard(Codec):
 
     def _signs(self, spec: GradSpec) -> Tensor:
         generator = seeded(spec.seed, torch.device("cpu"))
-        return torch.randint(2, (self.block_size,), generator=generator).mul_(2).sub_(1).float()
+        return torch.randint(2, (self.block_size,), generator=generator, device="cpu").mul_(2).sub_(1).float()
 
     def _blocks(self, rotated: Tensor) -> list[Tensor]:
         """Views (m, b): pieces of whole blocks, then the last, smaller one."""

@@ -93,13 +93,17 @@ class RandomK(Codec):
     def indices(self, spec: GradSpec) -> tuple[Tensor, Tensor]:
         """Draw distinct int64 indices; return them and the size of the stratum that each was drawn from."""
         count = self.count(spec.numel)
-        edges = torch.arange(count + 1, dtype=torch.int64).mul_(spec.numel).div_(max(1, count), rounding_mode="floor")
+        edges = (
+            torch.arange(count + 1, dtype=torch.int64, device="cpu")
+            .mul_(spec.numel)
+            .div_(max(1, count), rounding_mode="floor")
+        )
         sizes = edges[1:] - edges[:-1]
         # Drawn on the CPU, to be the same on every device.
         generator = seeded(spec.seed, torch.device("cpu"))
-        draw = torch.rand(count, dtype=torch.float64, generator=generator)
+        draw = torch.rand(count, dtype=torch.float64, generator=generator, device="cpu")
         # Strata begin anywhere, so that none of the entries is always in a smaller one.
-        shift = int(torch.randint(max(1, spec.numel), (1,), generator=generator))
+        shift = int(torch.randint(max(1, spec.numel), (1,), generator=generator, device="cpu"))
         indices = (edges[:-1] + (draw * sizes).to(torch.int64) + shift).remainder_(max(1, spec.numel))
         return indices.to(spec.device), sizes.to(spec.device)
 

@@ -38,14 +38,14 @@ def empty_like_saved(
         placements: how it lay on its mesh when it was saved; None if it was no DTensor.
     """
     if like is None:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     if not is_dtensor(like):
         return torch.empty(shape, dtype=dtype, device=like.device)
     if like.shape == shape:
         return torch.empty_like(like, dtype=dtype, requires_grad=False)
     mesh: Any = like.device_mesh
     if placements is None or len(placements) != mesh.ndim:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     from torch.distributed.tensor import empty
 
     sharded: Tensor = empty(shape, dtype=dtype, device_mesh=mesh, placements=placements)
@@ -81,7 +81,7 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, collective: Colle
 
 def whole_tensor(key: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """Return a place on the CPU for a saved tensor."""
-    return torch.empty(shape, dtype=dtype)
+    return torch.empty(shape, dtype=dtype, device="cpu")
 
 
 def read_tensors(

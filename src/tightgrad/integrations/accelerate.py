@@ -240,7 +240,7 @@ class TightAccelerator(Accelerator):
             norm: Tensor = super().clip_grad_norm_(parameters, max_norm, norm_type)
             return norm
         self._check_clip(GlobalNorm(float(max_norm), float(norm_type)), parameters)
-        return self.loop.later_norm() if self.loop.is_last else torch.tensor(torch.nan)
+        return self.loop.later_norm() if self.loop.is_last else torch.tensor(torch.nan, device="cpu")
 
     def clip_grad_value_(self, parameters: Any, clip_value: float) -> None:
         """Leave clipping to the plan, which must have the same."""

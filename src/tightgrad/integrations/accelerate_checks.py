@@ -84,7 +84,7 @@ def check_even(accelerator: Any, loader: Any) -> None:
         return
     adapter = accelerator.pipe.adapter
     most = 1 if adapter.every_rank_runs else accelerator.gradient_accumulation_steps  # then windows may be shorter
-    own = torch.tensor([len(loader)]).to(adapter.collective.control_device)
+    own = torch.tensor([len(loader)], device="cpu").to(adapter.collective.control_device)
     batches = adapter.collective.all_gather(own).view(-1).tolist()
     if len({-(-number // most) for number in batches}) > 1:
         raise UsageError(

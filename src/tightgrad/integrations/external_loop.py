@@ -164,7 +164,7 @@ class ExternalLoop:
         """Return a float32 scalar that is nan until the step, which fills in the norm before clipping: gradients are
         summed over ranks and clipped there.
         """
-        norm = torch.tensor(torch.nan)
+        norm = torch.tensor(torch.nan, device="cpu")
         self._norms.append(norm)
         return norm
 

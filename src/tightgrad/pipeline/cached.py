@@ -212,7 +212,7 @@ class Cached:
         scalars = [[leaf for leaf in part.leaves if not leaf.dim()] for part in parts]
         another = [differs(scalars[0], other) for other in scalars[1:]] if scalars and scalars[0] else []
         flags = [error is not None, *(any(bool(flag) for flag in found) for found in (changed, another))]
-        shared = torch.tensor(flags, dtype=torch.int32).to(self.adapter.collective.control_device)
+        shared = torch.tensor(flags, dtype=torch.int32, device="cpu").to(self.adapter.collective.control_device)
         failed, is_changed, is_another = self.adapter.collective.all_reduce_(shared, "max").tolist()
         if failed:
             raise error or UsageError(

@@ -45,7 +45,7 @@ class LeftOut:
         """Return the weight that all ranks have left out. Collective where the plan allows skips."""
         left = sum(self.weights.values())
         if plan.accumulate.allow_skip and adapter.collective.world_size > 1:
-            there = torch.tensor([left], dtype=torch.float64).to(adapter.collective.control_device)
+            there = torch.tensor([left], dtype=torch.float64, device="cpu").to(adapter.collective.control_device)
             left = float(adapter.collective.all_reduce_(there, "sum"))
         return left
 

@@ -68,12 +68,16 @@ class OptimizerStep:
         """
         optimizer: Any = self.optimizers[0]
         with self._ownership.stepping():
-            if has_two_steps(optimizer) and not takes_closure(optimizer):
-                optimizer.first_step()
-                closure()
-                optimizer.second_step()
-            else:
-                optimizer.step(closure)
+            try:
+                if not has_two_steps(optimizer) or takes_closure(optimizer):
+                    optimizer.step(closure)
+                    return
+            except NotImplementedError:  # some SAMs have a step(closure=None) that only says so
+                if not has_two_steps(optimizer):
+                    raise
+            optimizer.first_step()
+            closure()
+            optimizer.second_step()
 
     def step_schedulers(self, loss: Callable[[], Tensor] | None = None) -> Exception | None:
         """Step the schedulers, after a step that was applied. Collective if one needs a metric.

@@ -1,6 +1,6 @@
 """What `attach` gives: windows, errors, checkpoints, ownership. The way of a gradient itself is in `step.py`."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from tightgrad.accumulate.fetched import NO_WINDOW
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.weights import Weight, one
-from tightgrad.accumulate.windows import WindowCutter, Windows
+from tightgrad.accumulate.windows import NEEDS_WINDOW, WindowCutter, Windows
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.core.global_rng import GlobalRng
 from tightgrad.core.types import State
@@ -81,7 +81,7 @@ class GradientPipeline(Checkpoints):
         """
         return Windows(self._each_window(loader), partial(self._cutter.num_windows, loader, self.state.step))
 
-    def _each_window(self, loader: Iterable[Batch]) -> Iterator[Window[Batch]]:
+    def _each_window(self, loader: Iterable[Batch]) -> Generator[Window[Batch], None, None]:
         self._recorder.begin(partial(self._cutter.num_windows, loader, self.state.step))
         resumed, self._resumed = self._resumed, None
         batches = loader if resumed is None else resumed.begun(loader)
@@ -109,7 +109,7 @@ class GradientPipeline(Checkpoints):
     def _open_step(self, method: str) -> Step:
         self.ownership.check()
         if self._step is None:
-            raise UsageError(f"{method}() needs a window; call it inside `for window in pipe.windows(loader):`.")
+            raise UsageError(f"{method}() {NEEDS_WINDOW}")
         return self._step
 
     def _check_no_open_window(self) -> None:

@@ -245,6 +245,12 @@ def _parts(
     parts = {MODEL: module_part("the model", unwrap(model))}
     for number, optimizer in enumerate(stepped):
         what = f"optimizer {number} ({type(optimizer).__name__})"
+        if hasattr(optimizer, "consolidate_state_dict"):  # ZeroRedundancyOptimizer
+            raise UnsupportedError(
+                f"{what} holds the state of this rank's share of the parameters only, which has no place in a "
+                "checkpoint. Shard with fully_shard in its place; or call optimizer.consolidate_state_dict(to=0), save "
+                "its state_dict() and the model's on rank 0, and pipe.save(folder) on every rank."
+            )
         parts[f"optimizer {number}"] = optimizer_part(what, optimizer, names)
     others = {f"scheduler {number}": one for number, one in enumerate(schedulers)}
     if scaler is not None:
@@ -270,7 +276,7 @@ def _put_all(parts: Mapping[str, Part], states: Mapping[str, Any], source: Path,
         cause = error
         cause.add_note(f"raised by {name}")
     told = pipe.adapter.collective.all_gather(
-        torch.tensor([cause is not None], dtype=torch.int64).to(pipe.adapter.collective.control_device)
+        torch.tensor([cause is not None], dtype=torch.int64, device="cpu").to(pipe.adapter.collective.control_device)
     )
     failed = told.view(-1).nonzero().view(-1).tolist()
     if failed:

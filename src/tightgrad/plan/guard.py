@@ -130,7 +130,7 @@ def vote(used: Collection[str], names: Sequence[str], finite: bool, collective: 
     """
     if collective.world_size == 1:  # without operators, which are slow right after a backward
         return Vote(finite, frozenset(used))
-    flags = torch.tensor([not finite, *(name in used for name in names)], dtype=torch.uint8)
+    flags = torch.tensor([not finite, *(name in used for name in names)], dtype=torch.uint8, device="cpu")
     not_finite, *anywhere = collective.all_reduce_(flags.to(collective.control_device), "max").tolist()
     if not_finite == _FAILED:
         raise UsageError(
@@ -148,7 +148,7 @@ def vote_failure(names: Sequence[str], collective: Collective) -> None:
         collective: the ranks.
     """
     if collective.world_size > 1:
-        flags = torch.tensor([_FAILED, *(0 for _ in names)], dtype=torch.uint8)
+        flags = torch.tensor([_FAILED, *(0 for _ in names)], dtype=torch.uint8, device="cpu")
         collective.all_reduce_(flags.to(collective.control_device), "max")
 
 
@@ -156,7 +156,7 @@ def agreed_on_any(flag: bool, collective: Collective) -> bool:
     """Tell whether the flag is set on any rank. Collective: every rank must call it."""
     if collective.world_size == 1:
         return flag
-    flags = torch.tensor([flag], dtype=torch.int32).to(collective.control_device)
+    flags = torch.tensor([flag], dtype=torch.int32, device="cpu").to(collective.control_device)
     return bool(collective.all_reduce_(flags, "max").item())
 
 
@@ -173,7 +173,7 @@ def nonfinite_error(here: Mapping[str, int], names: Sequence[str], collective: C
         names: all parameters, in the same order on every rank.
         collective: the ranks.
     """
-    counts = torch.tensor([here.get(name, 0) for name in names], dtype=torch.int64)
+    counts = torch.tensor([here.get(name, 0) for name in names], dtype=torch.int64, device="cpu")
     table = collective.all_gather(counts.to(collective.control_device)).cpu()
     worst = table.sum(dim=0).argsort(descending=True).tolist()
     named = [

@@ -130,7 +130,9 @@ class PowerSGD(Reducer):
         saved = state.get(WARM_START.name, {}).get(name)
         if saved is None:
             generator = seeded(context.rng.shared_seed(name), torch.device("cpu"))
-            drawn: Tensor = torch.linalg.qr(torch.randn(shape, generator=generator, dtype=torch.float32)).Q
+            drawn: Tensor = torch.linalg.qr(
+                torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+            ).Q
             return drawn.to(matrix.device)
         if saved.shape != shape:
             raise StateMismatchError(

@@ -88,7 +88,7 @@ class LAMB(LayerwiseOptimizer):
         state = self.state[param]
         if not state:
             # On the CPU, as in torch.optim.Adam: read without a device sync.
-            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
             state["exp_avg"] = torch.zeros_like(param)
             state["exp_avg_sq"] = torch.zeros_like(param)
         state["step"] += 1

@@ -85,4 +85,4 @@ class LossScale:
 
 
 def _written(scale: float, good_steps: int) -> dict[str, dict[str, Tensor]]:
-    return {LOSS_SCALE.name: {MODEL: torch.tensor([scale, good_steps], dtype=torch.float64)}}
+    return {LOSS_SCALE.name: {MODEL: torch.tensor([scale, good_steps], dtype=torch.float64, device="cpu")}}

@@ -122,7 +122,7 @@ class BucketReduction:
             UsageError: on every rank, when gradients are missing, or grew late, on any.
             RankMismatchError: on every rank, when another one goes on.
         """
-        whole = total_norm(self._norms) if self._norms else torch.zeros((), dtype=torch.float32)
+        whole = total_norm(self._norms) if self._norms else torch.zeros((), dtype=torch.float32, device="cpu")
         notice = Notice.NOTHING if bool(torch.isfinite(whole)) else Notice.NONFINITE
         notice |= Notice.MISSING if missing else Notice.NOTHING
         notice |= Notice.LATE if late else Notice.NOTHING
@@ -157,6 +157,6 @@ class BucketReduction:
         return bool(torch.isfinite(norm))
 
     def _vote(self, names: Sequence[str], used: frozenset[str]) -> frozenset[str]:
-        flags = torch.tensor([name in used for name in names], dtype=torch.int32)
+        flags = torch.tensor([name in used for name in names], dtype=torch.int32, device="cpu")
         voted = self._context.collective.all_reduce_(flags.to(self._context.collective.control_device), "max").tolist()
         return frozenset(name for name, flag in zip(names, voted, strict=True) if flag)

@@ -1,6 +1,6 @@
 """Compression for those who keep their own loop: one line on a DistributedDataParallel module."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,22 @@ def ddp_comm_hook(
     check_ranks_agree(Plan(compress=compress), hook.parameters, seed, collective, __version__)
     comm_hook = CommHook(hook, collective, compress, seed, scaler, votes_on_use=inner.find_unused_parameters)
     hook.serve_always(comm_hook.receive)
-    inner.register_forward_pre_hook(torch.compiler.disable(comm_hook.before_forward))
-    inner.module.register_forward_pre_hook(torch.compiler.disable(comm_hook.before_inner_forward))
+    inner.register_forward_pre_hook(_BeforeForward(torch.compiler.disable(comm_hook.before_forward)))
+    inner.module.register_forward_pre_hook(_BeforeForward(torch.compiler.disable(comm_hook.before_inner_forward)))
     return comm_hook
+
+
+class _BeforeForward:
+    """Is called before a module's forward; in a copy of the module, or in its pickle, it does nothing."""
+
+    def __init__(self, call: Callable[[nn.Module, object], None] = lambda module, args: None) -> None:
+        self._call = call
+
+    def __call__(self, module: nn.Module, args: object) -> None:
+        self._call(module, args)
+
+    def __reduce__(self) -> tuple[type["_BeforeForward"], tuple[()]]:
+        return _BeforeForward, ()
 
 
 class CommHook:

@@ -32,12 +32,14 @@ def check_no_drift(grads: Grads, parameters: Mapping[str, nn.Parameter], step: i
         RankMismatchError: on every rank; names parameters and ranks that differ from the first rank with the same part.
     """
     names = list(parameters)
-    zero = torch.zeros((), dtype=torch.int64)
+    zero = torch.zeros((), dtype=torch.int64, device="cpu")
     rows = [
         *(fingerprint(grads[name]).cpu() if name in grads else zero for name in names),
         *(fingerprint(parameters[name]).cpu() for name in names),
     ]
-    mine = torch.stack([torch.tensor(_part(parameters), dtype=torch.int64), *rows]).to(collective.control_device)
+    mine = torch.stack([torch.tensor(_part(parameters), dtype=torch.int64, device="cpu"), *rows]).to(
+        collective.control_device
+    )
     table = collective.all_gather(mine).cpu()
     reference = [_first_alike(table, rank) for rank in range(len(table))]
     apart = table[:, 1:] != table[reference][:, 1:]

@@ -44,7 +44,7 @@ class ErrorMeter:
     """Adds up what was to be sent and what was not, on this rank."""
 
     def __init__(self) -> None:
-        self._squares = torch.zeros(2, dtype=torch.float64)
+        self._squares = torch.zeros(2, dtype=torch.float64, device="cpu")
 
     def add(self, values: Grads, transmitted: Mapping[str, Tensor]) -> None:
         """Take in tensors and what of them was sent."""

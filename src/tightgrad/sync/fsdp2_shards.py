@@ -125,7 +125,9 @@ class FSDP2Shards(GradientSync):
 
     def _agree(self, unit: Unit, is_finite: bool) -> list[str]:
         """One vote on whether all is finite and which parameters any rank used."""
-        flags = torch.tensor([not is_finite, *(name in unit.used for name in unit.rows)], dtype=torch.int32)
+        flags = torch.tensor(
+            [not is_finite, *(name in unit.used for name in unit.rows)], dtype=torch.int32, device="cpu"
+        )
         collective = self._context.collective
         not_finite, *used = collective.all_reduce_(flags.to(collective.control_device), "max").tolist()
         self._finite = self._finite and not not_finite

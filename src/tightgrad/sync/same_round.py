@@ -57,7 +57,7 @@ def agree(round_: Round, names: Sequence[str], notice: Notice, collective: Colle
     Raises:
         RankMismatchError: on every rank, if their rounds or names differ.
     """
-    mine = torch.tensor([round_, _digest(names), notice], dtype=torch.int64).to(collective.control_device)
+    mine = torch.tensor([round_, _digest(names), notice], dtype=torch.int64, device="cpu").to(collective.control_device)
     table = collective.all_gather(mine).cpu()
     rounds, digests, notices = table.unbind(dim=1)
     if len(set(rounds.tolist())) > 1:

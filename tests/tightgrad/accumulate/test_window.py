@@ -68,6 +68,22 @@ class TestOrderOfCalls:
         with pytest.raises(tg.UsageError, match="iterated once"):
             list(window)
 
+    def test_windows_are_asked_for_in_each_epoch(self, plan):
+        model, pipe = make(plan)
+        windows = pipe.windows(batches(4))
+        for index, window in enumerate(windows):  # left, and taken up again
+            for batch in window:
+                pipe.backward(loss_of(model, batch))
+            pipe.step()
+            if index == 0:
+                break
+        for window in windows:
+            for batch in window:
+                pipe.backward(loss_of(model, batch))
+            pipe.step()
+        with pytest.raises(tg.UsageError, match=r"come to their end.* pipe.windows\(loader\) anew in each epoch"):
+            list(windows)
+
     @pytest.mark.parametrize("shape", [(2,), (0,), (1, 3)])
     def test_the_loss_is_a_scalar(self, plan, shape):
         model, pipe = make(plan)

@@ -72,6 +72,30 @@ def trained_units(model: nn.Module, names: Mapping[int, str]) -> list[tuple[FSDP
     ]
 
 
+def forget_iteration(model: FSDPModule) -> None:
+    """Let FSDP2 forget a forward without a backward, or either of them that has raised, and what it was about to sum.
+
+    Left alone, it takes the next backward for a part of the one that has raised, and reduces nothing any more.
+
+    Args:
+        model: the root module.
+    """
+    state: Any = model._get_fsdp_state()  # private in torch 2.9 to 2.14
+    if state._is_root is False:  # a part of a larger model, whose iteration is not ours to end
+        model.reshard()
+        return
+    if hasattr(model, "reset_iter_state"):  # torch 2.13 and newer; what follows is its equal for 2.9 to 2.12
+        model.reset_iter_state()
+        return
+    for module in fsdp_modules(model):
+        module.reshard()
+        for part in (module._get_fsdp_state(), *param_groups(module)):
+            part._training_state = type(part._training_state).IDLE
+    state._state_ctx.iter_forward_root = None
+    state._state_ctx.post_backward_final_callback_queued = False
+    state._comm_ctx.post_forward_order.clear()
+
+
 def reduces_unused(modules: Iterable[FSDPModule]) -> bool:
     """Return whether this torch can reduce parameters that a rank did not use as zeros: 2.13 and newer."""
     return all(hasattr(module, "set_reduce_scatter_unused_params") for module in modules)

@@ -41,5 +41,6 @@ def asks_for_sum(model: DistributedDataParallel) -> Iterator[None]:
         raise UsageError(
             f"the forward of this micro-batch went {went}, so its gradients were not summed over ranks. Call the "
             "wrapped model itself, model(batch), and not model.module, a method of it or a module compiled before it "
-            "was wrapped; and leave out no_sync(), which the pipeline sets itself."
+            "was wrapped; leave out no_sync(), which the pipeline sets itself; and give each batch its forward and "
+            "pipe.backward(loss) within `for batch in window:`, before the next batch is taken."
         )

@@ -42,7 +42,7 @@ def uniform(numel: int, generator: torch.Generator, device: torch.device) -> Ten
     if device.type != "cpu":
         lanes = torch.randint(2**16, (numel,), generator=generator, device=device)
         return lanes.float().add_(0.5).mul_(2.0**-16)
-    draws = torch.empty(-(-numel // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    draws = torch.empty(-(-numel // 4), dtype=torch.int64, device="cpu").random_(-(2**63), None, generator=generator)
     return draws.view(torch.int16)[:numel].float().add_(2**15 + 0.5).mul_(2.0**-16)
 
 

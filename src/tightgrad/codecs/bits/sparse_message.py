@@ -75,12 +75,12 @@ def message_layout(values: Codec, numels: tuple[int, ...], counts: tuple[int, ..
         code_nbytes, scale_nbytes = _value_nbytes(values, kept)
         scale_starts.append(value_starts[-1] + code_nbytes)
         start = scale_starts[-1] + scale_nbytes
-    count = torch.tensor(counts)
+    count = torch.tensor(counts, device="cpu")
     ends = count.cumsum(0)
-    within = torch.arange(int(ends[-1])) - (ends - count).repeat_interleave(count)
+    within = torch.arange(int(ends[-1]), device="cpu") - (ends - count).repeat_interleave(count)
 
     def spread(each: Sequence[int]) -> Tensor:
-        return torch.tensor(each).repeat_interleave(count)
+        return torch.tensor(each, device="cpu").repeat_interleave(count)
 
     each_bits = [low_bits(numel, kept) for numel, kept in zip(numels, counts, strict=True)]
     bits, low_start = spread(each_bits), spread(low_starts)
@@ -88,24 +88,27 @@ def message_layout(values: Codec, numels: tuple[int, ...], counts: tuple[int, ..
     for width in sorted(set(each_bits) - {0}):
         chosen = (bits == width).nonzero().view(-1)
         first = 8 * low_start[chosen] + width * within[chosen]
-        low.append((chosen, first[:, None] + torch.arange(width)))
+        low.append((chosen, first[:, None] + torch.arange(width, device="cpu")))
     sizes = [high_numel(numel, kept) for numel, kept in zip(numels, counts, strict=True)]
-    unary = torch.zeros(8 * start, dtype=torch.uint8)
+    unary = torch.zeros(8 * start, dtype=torch.uint8, device="cpu")
     for first_byte, size in zip(high_starts, sizes, strict=True):
         unary[8 * first_byte : 8 * first_byte + size] = 1
     first_bits = 8 * spread(high_starts)
-    blocks, scales = torch.empty(0, dtype=torch.int64), torch.empty((0, 4), dtype=torch.int64)
+    blocks, scales = (
+        torch.empty(0, dtype=torch.int64, device="cpu"),
+        torch.empty((0, 4), dtype=torch.int64, device="cpu"),
+    )
     if isinstance(values, IntBlock):
-        num_blocks = torch.tensor([values.num_blocks(kept) for kept in counts])
+        num_blocks = torch.tensor([values.num_blocks(kept) for kept in counts], device="cpu")
         first_block = num_blocks.cumsum(0) - num_blocks
         blocks = values.block_size * first_block.repeat_interleave(count) + within
-        place = torch.arange(int(num_blocks.sum())) - first_block.repeat_interleave(num_blocks)
-        at = torch.tensor(scale_starts).repeat_interleave(num_blocks) + 4 * place
-        scales = at[:, None] + torch.arange(4)
+        place = torch.arange(int(num_blocks.sum()), device="cpu") - first_block.repeat_interleave(num_blocks)
+        at = torch.tensor(scale_starts, device="cpu").repeat_interleave(num_blocks) + 4 * place
+        scales = at[:, None] + torch.arange(4, device="cpu")
         positions = (8 // values.bits) * spread(value_starts) + within
     else:
         width = _itemsize(values)
-        positions = spread(value_starts)[:, None] + width * within[:, None] + torch.arange(width)
+        positions = spread(value_starts)[:, None] + width * within[:, None] + torch.arange(width, device="cpu")
     return MessageLayout(
         counts=counts,
         nbytes=start,
@@ -119,25 +122,25 @@ def message_layout(values: Codec, numels: tuple[int, ...], counts: tuple[int, ..
         blocks=blocks,
         scales=scales,
         last=ends - 1,
-        numels=torch.tensor(numels),
+        numels=torch.tensor(numels, device="cpu"),
     )
 
 
 def pack_message(indices: Tensor, entries: Tensor, values: Codec, layout: MessageLayout) -> Tensor:
     """Pack indices within tensors, ascending, int64 (k,), and float32 entries (k,) into uint8 (layout.nbytes,)."""
-    stream = torch.zeros(8 * layout.nbytes, dtype=torch.uint8)
+    stream = torch.zeros(8 * layout.nbytes, dtype=torch.uint8, device="cpu")
     stream[layout.high + (indices >> layout.bits)] = 1
     for chosen, positions in layout.low:
-        shifts = torch.arange(positions.shape[1])
+        shifts = torch.arange(positions.shape[1], device="cpu")
         stream[positions] = ((indices[chosen, None] >> shifts) & 1).to(torch.uint8)
     message = pack_bits(stream, 1)
     if not isinstance(values, IntBlock):
         message[layout.values] = entries.to(_dtype(values))[:, None].view(torch.uint8)
         return message
-    blocks = torch.zeros(layout.scales.shape[0], values.block_size, dtype=torch.float32)
+    blocks = torch.zeros(layout.scales.shape[0], values.block_size, dtype=torch.float32, device="cpu")
     blocks.view(-1)[layout.blocks] = entries
     codes, scales = values.encode_blocks(blocks, torch.empty_like(blocks), torch.Generator())
-    slots = torch.zeros(layout.nbytes * 8 // values.bits, dtype=torch.uint8)
+    slots = torch.zeros(layout.nbytes * 8 // values.bits, dtype=torch.uint8, device="cpu")
     slots[layout.values] = codes.view(-1)[layout.blocks]
     message |= pack_bits(slots, values.bits)
     message[layout.scales] = scales[:, None].view(torch.uint8)
@@ -155,14 +158,14 @@ def unpack_message(message: Tensor, values: Codec, layout: MessageLayout) -> tup
     stream = unpack_bits(message, 8 * layout.nbytes, 1)
     indices = _unary(stream, layout)
     for chosen, positions in layout.low:
-        shifts = torch.arange(positions.shape[1])
+        shifts = torch.arange(positions.shape[1], device="cpu")
         indices[chosen] += (stream[positions].to(torch.int64) << shifts).sum(dim=1)
     _check_ascending(indices, layout)
     counts = list(layout.counts)
     if isinstance(values, IntBlock):
         slots = unpack_bits(message, layout.nbytes * 8 // values.bits, values.bits)
         scales = message[layout.scales].view(torch.float32).view(-1)
-        entries = torch.empty(len(layout.values), 1, dtype=torch.float32)
+        entries = torch.empty(len(layout.values), 1, dtype=torch.float32, device="cpu")
         codes = slots[layout.values].view(-1, 1)
         values.decode_blocks_(entries, codes, scales[layout.blocks // values.block_size])
         return list(indices.split(counts)), list(entries.view(-1).split(counts))

@@ -46,7 +46,9 @@ class LossMeter:
         """Return the sum of these losses, each the mean over its weight on all ranks: what the window's gradient is the
         gradient of. Collective: every rank must call it.
         """
-        sums = torch.tensor([self._sums(name) for name in names], dtype=torch.float64).to(ranks.control_device)
+        sums = torch.tensor([self._sums(name) for name in names], dtype=torch.float64, device="cpu").to(
+            ranks.control_device
+        )
         total, weight = ranks.all_reduce_(sums, "sum").unbind(1)
         return torch.where(weight > 0, total / weight, 0.0).sum()
 

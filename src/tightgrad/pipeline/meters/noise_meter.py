@@ -67,7 +67,7 @@ class NoiseMeter:
             state: before the window.
         """
         watched = self._count == sum(1 for row in window.weights if next(iter(row.values())) > 0)
-        mine = torch.tensor([float(self._square_sum), self._count, not watched], dtype=torch.float64)
+        mine = torch.tensor([float(self._square_sum), self._count, not watched], dtype=torch.float64, device="cpu")
         square_sum, count, unwatched = self._collective.all_reduce_(
             mine.to(self._collective.control_device), "sum"
         ).cpu()
