@@ -81,7 +81,7 @@ def forget_iteration(model: FSDPModule) -> None:
         model: the root module.
     """
     state: Any = model._get_fsdp_state()  # private in torch 2.9 to 2.14
-    if state._is_root is False:  # a part of a larger model, whose iteration is not ours to end
+    if not state._is_root:  # None before the first forward; False in a larger model, whose iteration is not ours to end
         model.reshard()
         return
     if hasattr(model, "reset_iter_state"):  # torch 2.13 and newer; what follows is its equal for 2.9 to 2.12
