@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
+from inspect import GEN_CLOSED, getgeneratorstate
 from itertools import chain
 from typing import Any, Generic, Literal, TypeVar
 
@@ -39,7 +40,7 @@ class Windows(Generic[Batch]):
         self._count = count
 
     def __iter__(self) -> Iterator[Window[Batch]]:
-        if self._windows.gi_frame is None:
+        if getgeneratorstate(self._windows) == GEN_CLOSED:
             raise UsageError(
                 "these windows have come to their end, and another loop over them would train nothing. Call "
                 "pipe.windows(loader) anew in each epoch."

@@ -72,7 +72,7 @@ def trained_units(model: nn.Module, names: Mapping[int, str]) -> list[tuple[FSDP
     ]
 
 
-def forget_iteration(model: FSDPModule) -> None:
+def forget_iteration(model: Any) -> None:
     """Let FSDP2 forget a forward without a backward, or either of them that has raised, and what it was about to sum.
 
     Left alone, it takes the next backward for a part of the one that has raised, and reduces nothing any more.
@@ -89,7 +89,8 @@ def forget_iteration(model: FSDPModule) -> None:
         return
     for module in fsdp_modules(model):
         module.reshard()
-        for part in (module._get_fsdp_state(), *param_groups(module)):
+        parts: list[Any] = [module._get_fsdp_state(), *param_groups(module)]
+        for part in parts:
             part._training_state = type(part._training_state).IDLE
     state._state_ctx.iter_forward_root = None
     state._state_ctx.post_backward_final_callback_queued = False
