@@ -68,7 +68,7 @@ def lab(tmp_path_factory):
     own = factorial.case_settings
 
     def tiny(*args, **kwargs):
-        return replace(own(*args, **kwargs), batch_size=480, micro_batches=2)
+        return replace(own(*args, **kwargs), batch_size=240, micro_batches=2)
 
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -129,7 +129,7 @@ def test_files_of_a_run(lab, combination):
     steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
     assert config["plan"] == json.loads(factorial.make_plan(combination, _settings()).to_json())
     assert config["command"] == "tightgrad lab image --epochs 1"
-    assert [step["step"] for step in steps] == list(range(4))
+    assert [step["step"] for step in steps] == list(range(7))
     assert all(step.keys() == STEP for step in steps)
     assert all((step["clip_coef"] is not None) == ("clip" in combination) for step in steps)
     assert all((step["residual_norm"] is not None) == ("compress" in combination) for step in steps)
@@ -140,14 +140,14 @@ def test_files_of_a_run(lab, combination):
 
 
 def _settings():
-    return replace(factorial.case_settings("image", full=False, seeds=None, epochs=1), batch_size=480, micro_batches=2)
+    return replace(factorial.case_settings("image", full=False, seeds=None, epochs=1), batch_size=240, micro_batches=2)
 
 
 def test_flow_has_every_stage_with_measured_bytes(lab):
     flow = json.loads((lab[1] / "runs" / "image" / "flow.json").read_text())
     stages = {stage["id"]: stage for stage in flow["stages"]}
     assert list(stages) == [*STAGES, "optimizer"]
-    assert stages["data"] == {"id": "data", "shape": [120, 1, 28, 28], "bytes": 120 * 28 * 28 * 4}
+    assert stages["data"] == {"id": "data", "shape": [60, 1, 28, 28], "bytes": 60 * 28 * 28 * 4}
     assert stages["encode"]["bytes"] <= stages["collective"]["bytes"] < stages["backward"]["bytes"]
     assert all(stages[name]["seconds"] > 0 for name in STAGES if name not in ("data", "feedback"))
 
