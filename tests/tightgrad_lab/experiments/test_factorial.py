@@ -19,7 +19,7 @@ def test_compression_is_measured_against_the_same_without_it():
 
 
 def test_a_diverging_run_names_its_traceback(tmp_path):
-    settings = replace(case_settings("image", full=False, seeds=1, epochs=2), batch_size=1000, learning_rate=1e30)
+    settings = replace(case_settings("image", full=False, seeds=1, epochs=2), batch_size=96, learning_rate=1e30)
     jobs = make_jobs("image", settings, 2, tmp_path, "tightgrad lab image")[:1]
     with pytest.raises(RunError) as caught:
         run_jobs(jobs, 2, lambda message: None)
