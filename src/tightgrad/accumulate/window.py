@@ -150,10 +150,6 @@ class Window(Generic[Batch]):
         has_weight = any(any(row.values()) for row in self.weights)
         return not has_weight and self.batches.is_counted and not any(self.wait_for_total().values())
 
-    def start_at(self, position: int) -> None:
-        """Take the first `position` micro-batches as done: their gradients come from a checkpoint."""
-        self.backwards = position
-
     def rewind(self) -> None:
         """Let the micro-batches be iterated again, at other weights: none has had its backward."""
         self._position, self.backwards = -1, 0

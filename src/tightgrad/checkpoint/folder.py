@@ -39,16 +39,11 @@ _MOST = 2**62  # of a number that ranks compare; an edited file may hold any
 _NUM_COMPARED = 4
 
 
-def nothing_beside(save_id: str) -> dict[str, bytes]:
-    """Return no further files."""
-    return {}
-
-
 def save_state(
     make_state: Callable[[], Mapping[str, Any]],
     folder: Path,
     collective: Collective,
-    beside: Callable[[str], Mapping[str, bytes]] = nothing_beside,
+    beside: Callable[[str], Mapping[str, bytes]] = lambda save_id: {},
     write_rest: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write every rank's state. Collective: every rank must call it.

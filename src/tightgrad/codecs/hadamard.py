@@ -7,13 +7,14 @@ from the seed that ranks share, new at each step, the same for every block. The 
 power of two.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.bits.pieces import common_multiple, pieces
+from tightgrad.codecs.bits.pieces import pieces
 from tightgrad.codecs.int_block import IntBlock
 from tightgrad.core.card import MethodCard
 from tightgrad.core.check import check_integer
@@ -76,7 +77,7 @@ class Hadamard(Codec):
     @property
     def granularity(self) -> int:
         """Return the least common multiple of both block sizes, since chunks must be whole blocks of both."""
-        return common_multiple(self.block_size, self.inner.granularity)
+        return math.lcm(self.block_size, self.inner.granularity)
 
     def contraction(self, numel: int) -> float:
         """Return the inner codec's contraction, since a rotation changes no norm."""

@@ -145,7 +145,7 @@ class Checkpoints:
         self.parts.buffer.restore(saved.sums)
         step.loss.totals = saved.total_weights
         step.left_out = LeftOut(saved.left_out)
-        step.window.start_at(saved.position)
+        step.window.backwards = saved.position  # whose gradients come from the checkpoint
         self.state.open_window = None
         if resumed is not None:
             resumed.reopen(step)

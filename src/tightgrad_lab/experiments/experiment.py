@@ -1,7 +1,7 @@
 """What an experiment of the handbook is: settings in, a figure's data and a table's rows out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -21,8 +21,8 @@ class Measured:
         backend: of torch.distributed, such as "gloo"; None without a process group.
     """
 
-    figure: dict[str, Any]
-    table: list[dict[str, Any]]
+    figure: Mapping[str, Any]
+    table: Sequence[Mapping[str, Any]]
     device: str = "cpu"
     backend: str | None = None
 

@@ -4,6 +4,7 @@ The numbers are those of `tightgrad bench link`: real steps in network namespace
 communication. Rates above what the machine can shape are those of its links without a limit, as measured.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from tightgrad_lab.bench.link_work import Work
 from tightgrad_lab.common.recommended import RECOMMENDED
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.network import why_not
-from tightgrad_lab.schema import PAYS
+from tightgrad_lab.schema import PAYS, LinkPoint, LinkSpeedsRow
 
 DENSE = "dense"
 """A method pays when its step takes at most this share of the dense one."""
@@ -57,7 +58,7 @@ class LinkSpeeds(Experiment[Settings]):
     def run(self, settings: Settings, report: Report) -> Measured:
         """Measure every rate on every number of ranks."""
         todo = [(ranks, rate) for ranks in settings.ranks for rate in (*settings.rates, None)]
-        points: list[dict[str, Any]] = []
+        points: list[LinkPoint] = []
         about: dict[str, Any] = {}
         for place, (ranks, rate) in enumerate(todo):
             share = place / len(todo)
@@ -81,22 +82,27 @@ class LinkSpeeds(Experiment[Settings]):
         return Measured(figure, table(points), backend="gloo")
 
 
-def point(row: dict[str, Any], bits_per_second: float) -> dict[str, Any]:
+def point(row: Mapping[str, Any], bits_per_second: float) -> LinkPoint:
     """What the figure needs of a row of the bench."""
-    keys = ("plan", "ranks", "step_seconds", "ratio_to_no_communication", "wire_bytes", "interface_payload_bytes")
     return {
         "is_limited": row["rate_bits_per_second"] is not None,
         "bits_per_second": bits_per_second,
-        **{key: row[key] for key in (*keys, "steps")},
+        "plan": row["plan"],
+        "ranks": row["ranks"],
+        "step_seconds": row["step_seconds"],
+        "ratio_to_no_communication": row["ratio_to_no_communication"],
+        "wire_bytes": row["wire_bytes"],
+        "interface_payload_bytes": row["interface_payload_bytes"],
+        "steps": row["steps"],
     }
 
 
-def table(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def table(points: Sequence[LinkPoint]) -> list[LinkSpeedsRow]:
     """For each number of ranks and rate: the fastest method and its gain over dense."""
-    groups: dict[tuple[int, float], dict[str, dict[str, Any]]] = {}
+    groups: dict[tuple[int, float], dict[str, LinkPoint]] = {}
     for each in points:
         groups.setdefault((each["ranks"], each["bits_per_second"]), {})[each["plan"]] = each
-    rows = []
+    rows: list[LinkSpeedsRow] = []
     for (ranks, speed), found in groups.items():
         alone, dense = found[link.BASE], found[DENSE]
         methods = [each for name, each in found.items() if name not in (link.BASE, DENSE)]

@@ -1,5 +1,6 @@
 """Base class of codecs that send one float32 scale for each block of elements, and a small integer for each element."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tightgrad.codecs.bits.packing import pack_bits, packed_nbytes, unpack_bits
-from tightgrad.codecs.bits.pieces import common_multiple, pieces
+from tightgrad.codecs.bits.pieces import pieces
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload, TensorLayout
 from tightgrad.core.wire import checked_tensors
@@ -132,7 +133,7 @@ class BlockCodec(Codec):
         return torch.empty(numel_of_piece, dtype=torch.float32, device=device)
 
     def _pieces(self, numel: int, device: torch.device) -> Iterator[tuple[int, int]]:
-        return pieces(numel, common_multiple(self.block_size, self.packed_together), device)
+        return pieces(numel, math.lcm(self.block_size, self.packed_together), device)
 
 
 def largest_sizes(blocks: Tensor, scratch: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """Base class of codecs that choose another codec by a tensor's name or shape, or by the step."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from tightgrad.codecs.bits.pieces import common_multiple
 from tightgrad.core.errors import ConfigError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec, Payload, TensorLayout
@@ -35,7 +35,7 @@ class Choice(Codec):
     @property
     def granularity(self) -> int:
         """Return the least common multiple of the granularities of all choices."""
-        return common_multiple(*(codec.granularity for codec in self.choices))
+        return math.lcm(*(codec.granularity for codec in self.choices))
 
     @property
     def unbiased(self) -> bool:

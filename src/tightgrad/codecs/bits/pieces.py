@@ -4,7 +4,6 @@ On the CPU this makes a chain of plain torch operations as fast as one compiled 
 devices a tensor is one piece.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -44,8 +43,3 @@ def uniform(numel: int, generator: torch.Generator, device: torch.device) -> Ten
         return lanes.float().add_(0.5).mul_(2.0**-16)
     draws = torch.empty(-(-numel // 4), dtype=torch.int64, device="cpu").random_(-(2**63), None, generator=generator)
     return draws.view(torch.int16)[:numel].float().add_(2**15 + 0.5).mul_(2.0**-16)
-
-
-def common_multiple(*numbers: int) -> int:
-    """Return the least common multiple of the numbers."""
-    return math.lcm(*numbers)

@@ -16,6 +16,7 @@ from tightgrad_lab.experiments.accuracy_vs_bytes import feedback
 from tightgrad_lab.experiments.accuracy_vs_bytes.methods import DGC_CLIP, DGC_START, METHODS, SMALL
 from tightgrad_lab.experiments.accuracy_vs_bytes.train import Done, Job, train_all
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
+from tightgrad_lab.schema import AccuracyVsBytesRow
 from tightgrad_lab.training import case
 from tightgrad_lab.training.ranks import run_ranks
 
@@ -89,7 +90,7 @@ class AccuracyVsBytes(Experiment[Settings]):
         found = measured(settings, jobs, train_jobs(settings, jobs, report))
         arms = feedback.make_arms(settings.compared, settings.compared_rates, settings.compared_seeds)
         sent = [feedback.train(arm) for arm in arms]
-        return replace(found, figure=found.figure | {"feedback": feedback.rows(arms, sent)})
+        return replace(found, figure={**found.figure, "feedback": feedback.rows(arms, sent)})
 
 
 def make_jobs(settings: Settings) -> list[Job]:
@@ -131,7 +132,7 @@ def training(settings: Settings) -> case.Settings:
 def measured(settings: Settings, jobs: list[Job], found: list[dict[str, Any]]) -> Measured:
     """Put together: a row for each method and feedback, lists by seed."""
     dense = {job.seed: one for job, one in zip(jobs, found, strict=True) if job.method == "dense"}
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: dict[tuple[str, str], AccuracyVsBytesRow] = {}
     for job, one in zip(jobs, found, strict=True):
         row = rows.setdefault(
             (job.method, job.feedback),

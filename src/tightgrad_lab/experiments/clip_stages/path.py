@@ -6,7 +6,6 @@ They are the functions that the pipeline calls, in its order; a test holds the t
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from tightgrad.clip.norm import exact_norm
 from tightgrad.clip.one_factor import clip_coefficient
 from tightgrad_lab.bench.passes import MemoryTraffic
 from tightgrad_lab.common import byte_model
+from tightgrad_lab.schema import ClipLane
 
 STAGES = ("backward", "norm", "factor", "multiply", "optimizer")
 LANES = ("below", "multiply", "fold", "torch")
@@ -127,7 +127,7 @@ class Measured:
 
 def measure_lanes(
     warm_up: int, steps: int, micro_batches: int, batch_size: int, report: Callable[[float], object]
-) -> list[dict[str, Any]]:
+) -> list[ClipLane]:
     """Train a few steps of every lane, in turn, so that all meet the same machine.
 
     Args:
@@ -146,7 +146,7 @@ def measure_lanes(
         for lane in lanes.values():
             lane.step(micro_batches, batch_size, counted=step >= warm_up)
         report((step + 1) / (warm_up + steps))
-    found = []
+    found: list[ClipLane] = []
     for name, lane in lanes.items():
         lane.weigh(micro_batches, batch_size)
         found.append(

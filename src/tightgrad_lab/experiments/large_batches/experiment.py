@@ -17,6 +17,7 @@ from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.experiments.large_batches.equal import equal
 from tightgrad_lab.experiments.large_batches.train import RULES, Run, train
 from tightgrad_lab.experiments.workers import run_all
+from tightgrad_lab.schema import LargeBatchesFigure, LargeBatchesRow
 
 OPTIMIZERS = {"sgd": "none", "lars": "lars", "lamb": "lamb"}
 """Each optimizer, and a rule that uses it."""
@@ -120,7 +121,7 @@ def measured(
     found: list[dict[str, Any]],
 ) -> Measured:
     """Put together: a curve for each run, a row for each batch and rule."""
-    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    rows: dict[tuple[int, str], LargeBatchesRow] = {}
     for run, one in zip(runs, found, strict=True):
         row = rows.setdefault(
             (run.batch, run.rule),
@@ -138,7 +139,7 @@ def measured(
         row["loss"].append(one["losses"][-1])
         row["diverged"] += one["diverged"]
     train_samples, test_samples = ImageCase().load()
-    figure = {
+    figure: LargeBatchesFigure = {
         "base_batch": settings.base_batch,
         "train_samples": len(train_samples),
         "test_samples": len(test_samples),

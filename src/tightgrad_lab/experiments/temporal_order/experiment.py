@@ -11,6 +11,7 @@ from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.experiments.temporal_order import cliff, kinds
 from tightgrad_lab.experiments.temporal_order.task import Task, train
 from tightgrad_lab.experiments.workers import run_all
+from tightgrad_lab.schema import TemporalOrderFigure
 
 KINDS = ("rnn", "lstm")
 SHARE_OF_TASKS = 0.7
@@ -111,9 +112,9 @@ def make_tasks(settings: Settings) -> list[Task]:
     return sorted(tasks, key=lambda task: -task.length)
 
 
-def figure_data(tasks: list[Task], found: list[dict[str, Any]]) -> dict[str, Any]:
+def figure_data(tasks: list[Task], found: list[dict[str, Any]]) -> TemporalOrderFigure:
     """The runs as they are."""
-    rows = [
+    rows: list[Any] = [
         {
             "kind": task.kind,
             "length": task.length,

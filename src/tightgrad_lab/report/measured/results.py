@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from markupsafe import Markup
 
@@ -26,9 +26,13 @@ _KEYS: dict[str, type] = {
 }
 
 
+FigureT = TypeVar("FigureT", bound=Mapping[str, Any])
+RowT = TypeVar("RowT", bound=Mapping[str, Any])
+
+
 @dataclass(frozen=True, slots=True)
-class Result:
-    """One experiment's result.
+class ResultOf(Generic[FigureT, RowT]):
+    """One experiment's result: `ResultOf[LinkSpeedsFigure, LinkSpeedsRow]` with types of `tightgrad_lab.schema`.
 
     Attributes:
         path: the file.
@@ -41,8 +45,8 @@ class Result:
     environment: Mapping[str, Any]
     seconds: float
     published: str | None
-    figure: Mapping[str, Any]
-    table: tuple[Mapping[str, Any], ...]
+    figure: FigureT
+    table: tuple[RowT, ...]
 
     @property
     def source(self) -> Source:
@@ -56,6 +60,10 @@ class Result:
     def is_full(self) -> bool:
         """Whether these are the full settings."""
         return self.command.endswith(" --full")
+
+
+Result = ResultOf[Any, Any]
+"""A result whose keys are not known to the type checker."""
 
 
 def read_result(root: Path, name: str) -> Result | None:
@@ -79,7 +87,7 @@ def read_result(root: Path, name: str) -> Result | None:
     if not all(isinstance(row, dict) for row in data["table"]):
         raise _fail(path, '"table" is not a list of objects', name)
     published = data.get("published")
-    return Result(
+    return ResultOf(
         path,
         data["command"],
         data["settings"],

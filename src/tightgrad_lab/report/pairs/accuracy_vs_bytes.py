@@ -1,8 +1,7 @@
 """Accuracy against compression, with and without error feedback."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -13,13 +12,14 @@ from tightgrad_lab.report import cells, units
 from tightgrad_lab.report.drawing import figures, joined
 from tightgrad_lab.report.drawing.callouts import spread_out
 from tightgrad_lab.report.measured.files import Runs
-from tightgrad_lab.report.measured.results import Result, notes, read_result
+from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.measured.stats import Comparison, compare, spread
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.texts import Texts
-from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema import AccuracyVsBytesFigure, AccuracyVsBytesRow, label, slug
 
 NAME = "accuracy_vs_bytes"
+Result = ResultOf[AccuracyVsBytesFigure, AccuracyVsBytesRow]
 METHODS = {
     "dense": "accuracy_vs_bytes.figure.dense",
     "float16": "accuracy_vs_bytes.figure.float16",
@@ -52,11 +52,11 @@ FAMILIES = {
 }
 CLAIMED = (("dgc_01", "momentum_correction"), ("int4", "error_feedback"))
 """What is expected to be as good as dense."""
-Row = Mapping[str, Any]
+Row = AccuracyVsBytesRow
 
 
-def _values(row: Row, key: str) -> dict[int, float]:
-    return {seed: float(value) for seed, value in enumerate(row[key]) if value is not None}
+def _values(values: Sequence[float | None]) -> dict[int, float]:
+    return {seed: float(value) for seed, value in enumerate(values) if value is not None}
 
 
 def _find(result: Result, method: str, feedback: str) -> Row | None:
@@ -72,7 +72,7 @@ def against_dense(result: Result, row: Row) -> Comparison | None:
     if row["method"] == "dense" or not row["accuracy"] or row["diverged"]:
         return None
     return compare(
-        _values(row, "accuracy"), _values(_dense(result), "accuracy"), samples=int(result.figure["test_samples"])
+        _values(row["accuracy"]), _values(_dense(result)["accuracy"]), samples=int(result.figure["test_samples"])
     )
 
 
@@ -100,7 +100,7 @@ def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
     width, tall = layout.width - left - margin, height - bottom - head
     axes = figures.inch_axes(figure, left, bottom, width, tall)
     _scales(axes, result, groups, narrow)
-    dense = spread(list(_values(_dense(result), "accuracy").values()))
+    dense = spread(list(_values(_dense(result)["accuracy"]).values()))
     reach = dense.sd or 0.0
     axes.axvspan(dense.mean - reach, dense.mean + reach, facecolor=figures.BAND, edgecolor="none", zorder=0)
     axes.axvline(dense.mean, color=figures.MUTED, linewidth=1.0, linestyle=(0, (3, 2)), zorder=1)
@@ -148,7 +148,7 @@ def _scales(axes: Axes, result: Result, groups: list[list[Row]], narrow: bool) -
 
 
 def _point(axes: Axes, row: Row) -> None:
-    found, factor = spread(list(_values(row, "accuracy").values())), fmean(row["compression_factor"])
+    found, factor = spread(list(_values(row["accuracy"]).values())), fmean(row["compression_factor"])
     fed = row["feedback"] != "none"
     color = figures.COLORS["compress"] if fed else figures.MUTED
     if found.sd:
@@ -305,8 +305,8 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
     )
 
 
-def _spread_or_none(row: Row, key: str, form: cells.Format) -> Cell:
-    found = _values(row, key)
+def _spread_or_none(values: Sequence[float | None], form: cells.Format) -> Cell:
+    found = _values(values)
     return cells.spread_cell(found, form) if found else Cell(None, units.MISSING)
 
 
@@ -335,7 +335,7 @@ def table(result: Result, texts: Texts) -> Table:
         if found is not None:
             margin = "" if found.noise is None else units.points_text(found.noise).lstrip("+")
             difference = Cell(found.difference, units.points_text(found.difference), margin=margin)
-        accuracy = _spread_or_none(row, "accuracy", units.percent_text)
+        accuracy = _spread_or_none(row["accuracy"], units.percent_text)
         if row["diverged"]:
             accuracy = Cell(None, texts("accuracy_vs_bytes.table.diverged", count=row["diverged"]))
         rows.append(
@@ -343,16 +343,16 @@ def table(result: Result, texts: Texts) -> Table:
                 Cell(row["family"], texts(FAMILIES[row["family"]])),
                 Cell(row["method"], _name(row, texts)),
                 Cell(row["feedback"], texts(FEEDBACKS[row["feedback"]])),
-                _spread_or_none(row, "wire_bytes", units.bytes_text),
-                _spread_or_none(row, "compression_factor", units.factor_text),
-                _spread_or_none(row, "last_step_factor", units.factor_text),
+                _spread_or_none(row["wire_bytes"], units.bytes_text),
+                _spread_or_none(row["compression_factor"], units.factor_text),
+                _spread_or_none(row["last_step_factor"], units.factor_text),
                 accuracy,
                 difference,
                 Cell(
                     verdict, Markup('<span class="verdict {}">{}</span>').format(verdict, texts(f"compare.{verdict}"))
                 ),
-                _spread_or_none(row, "loss", units.number_text),
-                _spread_or_none(row, "step_seconds", units.seconds_text),
+                _spread_or_none(row["loss"], units.number_text),
+                _spread_or_none(row["step_seconds"], units.seconds_text),
                 Cell(len(row["accuracy"]), str(len(row["accuracy"]))),
             ]
         )

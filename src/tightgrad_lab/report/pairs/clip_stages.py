@@ -11,12 +11,13 @@ from matplotlib.patches import Rectangle
 from tightgrad_lab.report import cells, units
 from tightgrad_lab.report.drawing import chart, figures
 from tightgrad_lab.report.measured.files import Runs
-from tightgrad_lab.report.measured.results import Result, notes, read_result
+from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.texts import Texts
-from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema import ClipLane, ClipStagesFigure, label, slug
 
 NAME = "clip_stages"
+Result = ResultOf[ClipStagesFigure, Mapping[str, Any]]
 LANES = {
     "below": "clip_stages.figure.below",
     "multiply": "clip_stages.figure.multiply",
@@ -52,7 +53,7 @@ FLOW = [(0, 0), (1, 0), (2, 0), (3, 0), (3, 1), (2, 1), (1, 1)]
 """Column and row of each step of the flow, on a wide figure."""
 NEGLIGIBLE = 2e-6
 """Seconds below which a stage did nothing."""
-Lane = Mapping[str, Any]
+Lane = ClipLane
 
 
 def clipping_seconds(lane: Lane) -> float:

@@ -13,14 +13,15 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from tightgrad_lab.report import cells, units
 from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.measured.files import Runs
-from tightgrad_lab.report.measured.results import Result, notes, read_result
+from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.measured.stats import Comparison, compare
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.pairs import studies
 from tightgrad_lab.report.texts import Texts
-from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema import LargeBatchesFigure, LargeBatchesRow, label, slug
 
 NAME = "large_batches"
+Result = ResultOf[LargeBatchesFigure, LargeBatchesRow]
 RULES = {
     "none": "large_batches.figure.rule.none",
     "sqrt": "large_batches.figure.rule.sqrt",
@@ -37,16 +38,16 @@ GOYAL = ["linear_gradual", "linear", "linear_constant"]
 _TICKS = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
-def _accuracy(row: Mapping[str, Any]) -> dict[int, float]:
+def _accuracy(row: LargeBatchesRow) -> dict[int, float]:
     return dict(enumerate(map(float, row["accuracy"])))
 
 
-def _base(result: Result) -> Mapping[str, Any]:
+def _base(result: Result) -> LargeBatchesRow:
     batch = result.figure["base_batch"]
     return next(row for row in result.table if row["batch"] == batch and row["rule"] == "none")
 
 
-def against_base(result: Result, row: Mapping[str, Any]) -> Comparison | None:
+def against_base(result: Result, row: LargeBatchesRow) -> Comparison | None:
     """A row against plain SGD at the smallest batch; None for that itself."""
     base = _base(result)
     if row is base:
@@ -58,7 +59,7 @@ def _batches(result: Result) -> list[int]:
     return sorted({int(row["batch"]) for row in result.table} - {int(result.figure["base_batch"])})
 
 
-def _row(result: Result, batch: int, rule: str) -> Mapping[str, Any]:
+def _row(result: Result, batch: int, rule: str) -> LargeBatchesRow:
     return next(row for row in result.table if (row["batch"], row["rule"]) == (batch, rule))
 
 

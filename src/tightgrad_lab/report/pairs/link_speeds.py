@@ -12,12 +12,13 @@ from tightgrad_lab.report import units
 from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.drawing.callouts import spread_out
 from tightgrad_lab.report.measured.files import Runs
-from tightgrad_lab.report.measured.results import Result, notes, read_result
+from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.texts import Texts
-from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema import LinkPoint, LinkSpeedsFigure, LinkSpeedsRow, label, slug
 
 NAME = "link_speeds"
+Result = ResultOf[LinkSpeedsFigure, LinkSpeedsRow]
 ALONE, DENSE = "no communication", "dense"
 PLANS = {
     ALONE: "link_speeds.figure.alone",
@@ -33,7 +34,7 @@ PLANS = {
 }
 """The methods as the bench names them, and the keys of their names."""
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
-Point = Mapping[str, Any]
+Point = LinkPoint
 
 
 def name(plan: str, texts: Texts) -> str:
@@ -179,7 +180,7 @@ def _look(plan: str) -> tuple[str, Any]:
     return (figures.INK, "-") if plan == DENSE else (figures.COLORS["compress"], "-")
 
 
-def _finding(row: Point, texts: Texts) -> str:
+def _finding(row: LinkSpeedsRow, texts: Texts) -> str:
     key = "link_speeds.figure.pays" if row["pays"] else "link_speeds.figure.pays_not"
     return texts(
         key,
@@ -218,7 +219,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
     )
 
 
-def _rows_by_ranks(result: Result) -> list[list[Point]]:
+def _rows_by_ranks(result: Result) -> list[list[LinkSpeedsRow]]:
     return [[row for row in result.table if row["ranks"] == ranks] for ranks in _all_ranks(result)]
 
 

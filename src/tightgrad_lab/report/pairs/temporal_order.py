@@ -1,19 +1,19 @@
 """Temporal order with and without clipping, and the kinds of networks on real data."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
 from tightgrad_lab.report import cells, units
 from tightgrad_lab.report.drawing import figures, recurrent
 from tightgrad_lab.report.measured.files import Runs
-from tightgrad_lab.report.measured.results import Result, notes, read_result
+from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.texts import Texts
-from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema import LearnedRun, TemporalOrderFigure, TemporalOrderRow, label, slug
 
 NAME = "temporal_order"
+Result = ResultOf[TemporalOrderFigure, TemporalOrderRow]
 KINDS = {
     "rnn": "temporal_order.figure.rnn",
     "lstm": "temporal_order.figure.lstm",
@@ -26,7 +26,7 @@ PANELS = {
     "backward": ("temporal_order.figure.backward", "temporal_order.figure.backward.x"),
 }
 """The computed panels, and the keys of their heading and of their axis."""
-Row = Mapping[str, Any]
+Row = LearnedRun
 
 
 def _runs(result: Result, kind: str, length: int, clipped: bool) -> list[Row]:
@@ -87,9 +87,9 @@ def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
         axes = figures.inch_axes(figure, x, y, width + (0.45 if name == "cliff" else 0), panel)
         heading, below = (texts(key) for key in PANELS[name])
         if name == "cliff":
-            recurrent.cliff(axes, result.figure[name], texts)
+            recurrent.cliff(axes, result.figure["cliff"], texts)
         else:
-            recurrent.backward(axes, result.figure[name], texts)
+            recurrent.backward(axes, result.figure["backward"], texts)
         figures.inch_text(figure, x - left + 0.1, y + panel + 0.24, heading, figures.SIZE_SMALL, va="center")
         style = {"color": figures.MUTED, "ha": "center", "va": "center"}
         figures.inch_text(figure, x + width / 2, y - 0.33, below, figures.SIZE_SMALL, **style)
@@ -174,8 +174,7 @@ def _share(count: int, runs: int) -> Cell:
     return Cell(count / runs, f"{count}/{runs}")
 
 
-def _losses(row: Row, key: str) -> Cell:
-    losses = row[f"{key}_loss"]
+def _losses(losses: list[float] | None) -> Cell:
     if losses is None:
         return Cell(None, units.MISSING)
     return cells.spread_cell(dict(enumerate(map(float, losses))), units.number_text)
@@ -201,9 +200,9 @@ def table(result: Result, texts: Texts) -> Table:
             _share(row["diverged"], row["runs"]),
             _share(row["diverged_with"], row["runs"]),
             Cell(row["clip_rate"], units.percent_text(row["clip_rate"])),
-            _losses(row, "best"),
+            _losses(row["best_loss"]),
             cells.optional_cell(row["best_rate"], lambda rate: f"{rate:g}"),
-            _losses(row, "best_with"),
+            _losses(row["best_with_loss"]),
             cells.optional_cell(row["best_with_rate"], lambda rate: f"{rate:g}"),
         ]
         for row in result.table
