@@ -24,13 +24,13 @@ def local_norm(tensors: list[Tensor], norm_type: float) -> Tensor:
         norm = fast_cpu.norm(tensors, norm_type)
         if not norm.isnan():
             return norm
-    return combined(_norms_in_float64(tensors, norm_type), norm_type, tensors[0].dtype)
+    return combined(norms_in_float64(tensors, norm_type), norm_type, tensors[0].dtype)
 
 
 def local_norms(tensors: list[Tensor], norm_type: float) -> Tensor:
     """Return the norm of each such tensor: float64, shape (len(tensors),)."""
     if not fast_cpu.fits(tensors, norm_type):
-        return _norms_in_float64(tensors, norm_type)
+        return norms_in_float64(tensors, norm_type)
     norms = fast_cpu.norms(tensors, norm_type)
     for index in norms.isnan().nonzero().flatten().tolist():
         norms[index] = _norm_in_float64(tensors[index], norm_type)
@@ -48,7 +48,8 @@ def powers_fit(norm_type: float, dtype: torch.dtype) -> bool:
     return norm_type in (0.0, 1.0) or (norm_type <= LARGEST_PLAIN_POWER and dtype not in WIDE)
 
 
-def _norms_in_float64(tensors: list[Tensor], norm_type: float) -> Tensor:
+def norms_in_float64(tensors: list[Tensor], norm_type: float) -> Tensor:
+    """Return the norm of each of plain tensors, at least one, of one device and dtype, from float64 sums: 1-D."""
     are_narrow = not tensors[0].is_complex() and powers_fit(norm_type, tensors[0].dtype)
     if not tensors[0].is_cpu and norm_type in (1.0, 2.0) and are_narrow:
         filled = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]

@@ -48,7 +48,7 @@ def exact_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     norms = []
     for (axes, _, dtype), indices in _alike(kept).items():
         norm = local_norm([counted(kept[index]) for index in indices], norm_type)
-        norms.append(_over_shards(norm, axes, norm_type, dtype))
+        norms.append(over_shards(norm, axes, norm_type, dtype))
     if len(norms) <= 1:
         return norms[0] if norms else torch.zeros((), dtype=torch.float64, device="cpu")
     device = next((norm.device for norm in norms if not norm.is_cpu), norms[0].device)
@@ -80,7 +80,7 @@ def exact_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     groups = _alike(tensors)
     for (axes, _, dtype), indices in groups.items():
         norms = local_norms([counted(tensors[index]) for index in indices], norm_type)
-        norms = _over_shards(norms, axes, norm_type, dtype).to(result.device)
+        norms = over_shards(norms, axes, norm_type, dtype).to(result.device)
         if len(groups) == 1:
             return norms
         result[torch.tensor(indices, device=result.device)] = norms
@@ -113,7 +113,7 @@ def unit_norms(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
         norms = _unit_norms_in_float64(values, parts)
     if parts != dims:
         norms = norms.squeeze(-1)
-    return _over_shards(norms.double(), shard_axes_along(tensor, dims), 2.0, dtype)
+    return over_shards(norms.double(), shard_axes_along(tensor, dims), 2.0, dtype)
 
 
 def _unit_norms_in_float64(values: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -138,7 +138,7 @@ def _check(norm_type: float) -> None:
         raise ConfigError(f"norm_type={norm_type!r} must be at least 0; use 1, 2, inf, another positive number, or 0.")
 
 
-def _over_shards(norms: Tensor, axes: Axes, norm_type: float, dtype: torch.dtype) -> Tensor:
+def over_shards(norms: Tensor, axes: Axes, norm_type: float, dtype: torch.dtype) -> Tensor:
     """Join float64 norms of parts that lie on several ranks, of tensors of `dtype`, the same on all of them."""
     if not axes:
         return norms

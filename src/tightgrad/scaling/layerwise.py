@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from tightgrad.clip.local_norm import norms_in_float64
+from tightgrad.clip.norm import over_shards
 from tightgrad.core.check import check_choice
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.placement import Axes, is_dtensor, pending_axes, shard_axes
@@ -34,60 +36,22 @@ def tensor_norms(tensors: list[Tensor], placed_like: list[Tensor] | None = None)
     """Return the 2-norm of each tensor over all its shards: float64 scalars, the same on every rank, without a host
     sync.
 
-    Collective if any tensor is sharded: one all-reduce for all tensors that are cut along the same mesh axes, and one
-    more if any of them is float64.
+    Collective if any tensor is sharded: one all-reduce for all tensors of a dtype that are cut along the same mesh
+    axes, and one more for float64.
 
     Args:
         tensors: whole tensors, or this rank's pieces of them.
         placed_like: for each tensor, one that is sharded in the same way; None where `tensors` are whole or DTensors.
     """
     pieces = [local_part(tensor) for tensor in tensors]
-    # Squares of float32 numbers fit into float64, so they neither overflow nor underflow.
-    norms = list(torch._foreach_norm(pieces, 2.0, torch.float64))
-    for index, piece in enumerate(pieces):
-        if piece.dtype is torch.float64:
-            norms[index] = _scaled_norm(piece)
-    groups: dict[Axes, list[int]] = {}
+    groups: dict[tuple[Axes, torch.dtype], list[int]] = {}
     for index, like in enumerate(placed_like or tensors):
-        if axes := shard_axes(like):
-            groups.setdefault(axes, []).append(index)
-    for axes, indices in groups.items():
-        is_wide = any(pieces[index].dtype is torch.float64 for index in indices)
-        join = _joined_scaled if is_wide else _joined
-        for index, norm in zip(indices, join(torch.stack([norms[i] for i in indices]), axes).unbind(), strict=True):
-            norms[index] = norm
-    return norms
-
-
-def _scaled_norm(values: Tensor) -> Tensor:
-    """Of float64 numbers divided by their largest, since their squares may not fit into float64."""
-    if not values.numel():
-        return values.new_zeros(())
-    largest = values.abs().max()
-    scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
-    norm: Tensor = scale * torch.linalg.vector_norm(values / scale)
-    return norm
-
-
-def _joined(norms: Tensor, axes: Axes) -> Tensor:
-    squares = norms.square()
-    for mesh, axis in axes:
-        mesh.get_group(axis).allreduce([squares]).wait()
-    return squares.sqrt()
-
-
-def _joined_scaled(norms: Tensor, axes: Axes) -> Tensor:
-    """As `_joined`, of norms whose squares may not fit into float64."""
-    # Rather the sum than the maximum, which may drop NaN; it is finite wherever the norm is, but for a factor of the
-    # number of ranks.
-    parts = 1
-    for mesh, axis in axes:
-        parts *= mesh.size(axis)
-    scale = norms / parts
-    for mesh, axis in axes:
-        mesh.get_group(axis).allreduce([scale]).wait()
-    shares = torch.where(scale > 0, norms / scale, norms)
-    return torch.where(scale.isfinite() & (scale > 0), scale * _joined(shares, axes), scale)
+        groups.setdefault((shard_axes(like), pieces[index].dtype), []).append(index)
+    norms: dict[int, Tensor] = {}
+    for (axes, dtype), indices in groups.items():
+        found = over_shards(norms_in_float64([pieces[index] for index in indices], 2.0), axes, 2.0, dtype)
+        norms |= zip(indices, found.unbind(), strict=True)
+    return [norms[index] for index in range(len(pieces))]
 
 
 def _as_dtensor(tensor: Tensor) -> Any:
