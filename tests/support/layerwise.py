@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from tightgrad.core.placement import local_part
 from tightgrad.scaling import LAMB, LARS
-from tightgrad.scaling.layerwise import local_part
 
 SHAPES = ((5, 3), (7,), (1,), (2, 3, 2))
 NUM_STEPS = 6

@@ -40,13 +40,14 @@ from tightgrad.adapters.parts.fsdp2_torch import (
     stop_looking,
     trained_units,
 )
-from tightgrad.adapters.parts.placement import check_whole_mesh, like_sharded, local_part
+from tightgrad.adapters.parts.placement import check_whole_mesh, like_sharded
 from tightgrad.adapters.plain import PlainAdapter
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.backends import backend_name
 from tightgrad.collectives.traffic import all_reduce_nbytes, reduce_scatter_nbytes
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.memory import free_nbytes
+from tightgrad.core.placement import local_part
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from tightgrad.adapters.parts.fingerprint import fingerprint
 from tightgrad.adapters.parts.fsdp2_grads import unsharded_param
 from tightgrad.adapters.parts.fsdp2_torch import fsdp_modules, param_groups, set_reduces_unused, trained_units
-from tightgrad.adapters.parts.placement import check_whole_mesh, like_sharded, local_part
+from tightgrad.adapters.parts.placement import check_whole_mesh, like_sharded
 from tightgrad.adapters.parts.torch_private import check_has, unknown_torch
 from tightgrad.adapters.plain import trainable_parameters
 from tightgrad.core.errors import RankMismatchError, UnsupportedError
-from tightgrad.core.placement import is_dtensor
+from tightgrad.core.placement import is_dtensor, local_part
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 

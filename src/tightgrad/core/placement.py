@@ -30,6 +30,12 @@ def is_dtensor(tensor: object) -> TypeIs[DTensor]:
     return type(tensor) not in (Tensor, Parameter) and hasattr(tensor, "device_mesh") and hasattr(tensor, "to_local")
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a DTensor, sharing its memory; a plain tensor is returned as it is."""
+    part: Tensor = tensor.to_local() if is_dtensor(tensor) else tensor
+    return part
+
+
 def shard_axes(tensor: Tensor) -> Axes:
     """Return the mesh axes that hold different parts of the tensor; none of a plain tensor.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tightgrad.accumulate import Accumulate
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.global_rng import GlobalRng
-from tightgrad.core.placement import is_dtensor
+from tightgrad.core.placement import local_part
 from tightgrad.core.types import State
 from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.premises.collaborators import needs_closure
@@ -76,7 +76,7 @@ class Passes:
         """Whether weights or gradients are others. Writes through `.data` are not counted, so values are compared."""
         if self._grads_now() != self._grads:
             return True
-        return not all(torch.equal(_held_here(p.detach()), _held_here(before)) for p, before in self._weights)
+        return not all(torch.equal(local_part(p.detach()), local_part(before)) for p, before in self._weights)
 
     @torch.no_grad()
     def _put_back(self) -> None:
@@ -84,11 +84,6 @@ class Passes:
             parameter.copy_(before)
         self._optimizer.state.clear()
         self._optimizer.state.update(self._memory)
-
-
-def _held_here(tensor: Any) -> Tensor:
-    part: Tensor = tensor.to_local() if is_dtensor(tensor) else tensor
-    return part
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from torch.optim.optimizer import ParamsT
 
 from tightgrad.core.check import check_number
 from tightgrad.core.errors import ConfigError
-from tightgrad.scaling.layerwise import Group, LayerwiseOptimizer, local_part, trust_ratios
+from tightgrad.core.placement import local_part
+from tightgrad.scaling.layerwise import Group, LayerwiseOptimizer, trust_ratios
 
 
 class LAMB(LayerwiseOptimizer):

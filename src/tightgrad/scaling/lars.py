@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from tightgrad.core.check import check_choice, check_number
-from tightgrad.scaling.layerwise import Group, LayerwiseOptimizer, local_part, trust_ratios
+from tightgrad.core.placement import local_part
+from tightgrad.scaling.layerwise import Group, LayerwiseOptimizer, trust_ratios
 from tightgrad.scaling.momentum import BUFFER
 
 MOMENTUM_RULES = ("heavy_ball", "nesterov")

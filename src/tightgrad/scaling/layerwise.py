@@ -18,18 +18,12 @@ from tightgrad.clip.local_norm import norms_in_float64
 from tightgrad.clip.norm import over_shards
 from tightgrad.core.check import check_choice
 from tightgrad.core.errors import UnsupportedError
-from tightgrad.core.placement import Axes, is_dtensor, pending_axes, shard_axes
+from tightgrad.core.placement import Axes, is_dtensor, local_part, pending_axes, shard_axes
 
 ADAPTATIONS = ("trust_ratio", "none")
 IMPLEMENTATIONS = ("foreach", "single_tensor")
 
 Group = dict[str, Any]
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """Return this rank's piece of a DTensor, sharing its memory; an ordinary tensor is returned as it is."""
-    piece: Tensor = _as_dtensor(tensor).to_local() if is_dtensor(tensor) else tensor
-    return piece
 
 
 def tensor_norms(tensors: list[Tensor], placed_like: list[Tensor] | None = None) -> list[Tensor]:

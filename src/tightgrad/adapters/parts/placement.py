@@ -116,12 +116,6 @@ def mesh_is_smaller(name: str, parameter: DTensor, world_size: int) -> Unsupport
     )
 
 
-def local_part(tensor: Tensor) -> Tensor:
-    """Return this rank's part of a sharded tensor."""
-    assert is_dtensor(tensor)
-    return tensor.to_local()
-
-
 def like_sharded(parameter: Tensor, local: Tensor) -> Tensor:
     """Return a tensor sharded as `parameter` is, of which `local` is this rank's part."""
     from torch.distributed.tensor import DTensor  # loads sympy; whoever has one has loaded it
