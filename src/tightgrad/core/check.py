@@ -49,6 +49,13 @@ def check_number(
         raise ConfigError(f"{name}={value:g} must be {' and '.join(bounds)}.")
 
 
+def check_decay(name: str, value: float) -> None:
+    """Raise `ConfigError` unless `value` is a number with 0 <= value < 1, as of a moving average."""
+    check_number(name, value, low=0.0)
+    if value >= 1:
+        raise ConfigError(f"{name}={value:g} must be below 1.")
+
+
 def _as_integer(name: str, value: object, low: int) -> str:
     """What to write instead: the integer that was probably meant, or the smallest one."""
     if value is not None and not isinstance(value, bool):

@@ -17,8 +17,7 @@ from typing import ClassVar
 import torch
 
 from tightgrad.core.card import MethodCard
-from tightgrad.core.check import check_number
-from tightgrad.core.errors import ConfigError
+from tightgrad.core.check import check_decay
 from tightgrad.core.protocols import Codec, Feedback, Reduce, Reducer
 from tightgrad.core.types import Grads, Reduced, Slot, State
 from tightgrad.feedback.error_feedback import RESIDUAL
@@ -66,9 +65,7 @@ class MomentumCorrection(Feedback):
     slots: ClassVar[tuple[Slot, ...]] = (RESIDUAL, VELOCITY)
 
     def __post_init__(self) -> None:
-        check_number("momentum", self.momentum, low=0.0)
-        if self.momentum >= 1.0:
-            raise ConfigError(f"momentum={self.momentum:g} must be below 1.")
+        check_decay("momentum", self.momentum)
 
     def refuses(self, codec: Codec | None, reducer: Reducer) -> str | None:
         """Return the reason if every entry is sent, since momentum is cleared where entries were sent; else None."""

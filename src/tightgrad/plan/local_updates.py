@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from tightgrad.core.check import check_integer, check_number
+from tightgrad.core.check import check_decay, check_integer, check_number
 from tightgrad.core.config import from_config
 from tightgrad.core.errors import ConfigError, IncompatiblePlanError
 from tightgrad.plan.plan import Plan
@@ -102,9 +102,7 @@ class DiLoCo(LocalUpdates):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("lr", self.lr, above=0.0)
-        check_number("momentum", self.momentum, low=0.0)
-        if self.momentum >= 1.0:
-            raise ConfigError(f"momentum={self.momentum:g} must be below 1.")
+        check_decay("momentum", self.momentum)
         feedback = self.plan.compress.feedback if self.plan.compress else None
         if self.momentum and feedback is not None and feedback.has_momentum:
             raise IncompatiblePlanError(

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from tightgrad.core.check import check_number
-from tightgrad.core.errors import ConfigError
+from tightgrad.core.check import check_decay, check_number
 from tightgrad.core.placement import local_part
 from tightgrad.scaling.layerwise import Group, LayerwiseOptimizer, trust_ratios
 
@@ -80,9 +79,7 @@ class LAMB(LayerwiseOptimizer):
         check_number("eps", group["eps"], low=0.0)
         check_number("weight_decay", group["weight_decay"], low=0.0)
         for name, beta in zip(("beta1", "beta2"), group["betas"], strict=True):
-            check_number(name, beta, low=0.0)
-            if beta >= 1:
-                raise ConfigError(f"{name}={beta:g} must be below 1.")
+            check_decay(name, beta)
 
     def _advance(self, param: Tensor) -> tuple[Tensor, Tensor, int]:
         """This rank's part of the two moments, and the number of the step that begins."""

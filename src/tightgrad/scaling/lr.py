@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tightgrad.core.check import check_choice, check_integer, check_number
+from tightgrad.core.check import check_choice, check_decay, check_integer, check_number
 from tightgrad.core.errors import ConfigError
 
 RULES = ("linear", "sqrt", "none")
@@ -87,11 +87,9 @@ def scale_adam(
         >>> optimizer = torch.optim.AdamW(torch.nn.Linear(4, 2).parameters(), **settings)
     """
     beta1, beta2 = betas
-    check_number("beta1", beta1, low=0.0)
+    check_decay("beta1", beta1)
     check_number("beta2", beta2, above=0.0)
-    for name, beta in (("beta1", beta1), ("beta2", beta2)):
-        if beta >= 1:
-            raise ConfigError(f"{name}={beta:g} must be below 1.")
+    check_decay("beta2", beta2)
     scaled_lr = scale_lr(lr, base_batch, batch, rule)
     scaled = float(beta2 ** (batch / base_batch))
     if not 0.0 < scaled < 1.0:

@@ -23,8 +23,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tightgrad.core.check import check_number
-from tightgrad.core.errors import ConfigError, StateMismatchError
+from tightgrad.core.check import check_decay
+from tightgrad.core.errors import StateMismatchError
 from tightgrad.core.types import Slot
 
 Number = float | Tensor
@@ -102,9 +102,7 @@ class NoiseScale:
     slots: ClassVar[tuple[Slot, ...]] = (NOISE_SCALE,)
 
     def __post_init__(self) -> None:
-        check_number("decay", self.decay, low=0.0)
-        if self.decay >= 1:
-            raise ConfigError(f"decay={self.decay:g} must be below 1.")
+        check_decay("decay", self.decay)
 
     def initial(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Return the state before the first step."""
