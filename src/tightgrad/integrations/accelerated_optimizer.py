@@ -1,7 +1,7 @@
 """Accelerate's optimizers, stepping at the end of a window through the pipeline, all with the first that is asked."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from accelerate.optimizer import AcceleratedOptimizer
@@ -62,11 +62,9 @@ def _kept_grads(optimizers: Sequence[optim.Optimizer]) -> Iterator[None]:
         held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         grads.extend((p, p.grad.clone()) for p in held if p.grad is not None)
 
-    handles = [optimizer.register_step_post_hook(keep) for optimizer in optimizers]
-    try:
+    with ExitStack() as hooks:
+        for optimizer in optimizers:
+            hooks.enter_context(optimizer.register_step_post_hook(keep))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     for parameter, grad in grads:
         parameter.grad = grad

@@ -12,10 +12,15 @@ from tightgrad.core.check import check_choice, check_integer, check_number
 from tightgrad.core.errors import NonFiniteGradientError, UsageError
 from tightgrad.core.protocols import Collective, GradNorm
 from tightgrad.core.types import Grads, Slot, State
-from tightgrad.plan.spikes import FEWEST_NORMS, spike
 
 POLICIES = ("raise", "skip", "zero", "propagate")
 MOST_NAMED = 5
+
+FEWEST_NORMS = 10
+"""The median and the deviation of fewer norms say little: until then only the fixed bound holds."""
+
+LEAST_DEVIATION = 0.01
+"""Of the mean. Norms that hardly differ would make a spike of every rounding error."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,27 @@ class Guard:
         if self.on_nonfinite == "zero":
             zero_nonfinite_(grads.values())
         return self.on_nonfinite == "zero"
+
+
+def spike(norm: float, known: Tensor, guard: Guard) -> str | None:
+    """Say which bound of the guard a norm is above; None if it is above none.
+
+    Args:
+        norm: of the gradient that would be applied.
+        known: norms of the last applied steps, one dimension.
+        guard: with its bounds.
+    """
+    bounds = {} if guard.skip_above is None else {f"{guard.skip_above:g}": guard.skip_above}
+    if known.numel() >= FEWEST_NORMS and guard.skip_above_median is not None:
+        median = float(known.median())
+        words = f"{guard.skip_above_median:g} times the median of the last {known.numel()} steps ({median:.4g})"
+        bounds[words] = guard.skip_above_median * median
+    if known.numel() >= FEWEST_NORMS and guard.skip_above_zscore is not None:
+        mean = float(known.mean())
+        deviation = max(float(known.std()), LEAST_DEVIATION * mean)
+        words = f"{guard.skip_above_zscore:g} standard deviations above the mean of the last {known.numel()} steps"
+        bounds[f"{words} ({mean:.4g}, deviation {deviation:.4g})"] = mean + guard.skip_above_zscore * deviation
+    return next((words for words, bound in bounds.items() if norm > bound), None)
 
 
 @dataclass(frozen=True, slots=True)

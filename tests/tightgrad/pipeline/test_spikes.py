@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tightgrad as tg
-from tightgrad.plan.spikes import spike
+from tightgrad.plan.guard import spike
 
 BOUNDS = {
     "bound": {"skip_above": 50.0},

@@ -5,7 +5,7 @@ or a second backward over the same graph, adds later stays on its rank, and DDP 
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 
@@ -34,16 +34,11 @@ def ready_once(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
             twice.append(name)
         ready.add(name)
 
-    handles = [
-        parameter.register_post_accumulate_grad_hook(note)
-        for parameter in parameters.values()
-        if parameter.requires_grad
-    ]
-    try:
+    with ExitStack() as hooks:
+        for parameter in parameters.values():
+            if parameter.requires_grad:
+                hooks.enter_context(parameter.register_post_accumulate_grad_hook(note))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     if twice:
         raise UsageError(grew_late(sorted(set(twice))))
 

@@ -31,11 +31,8 @@ def asks_for_sum(model: DistributedDataParallel) -> Iterator[None]:
     def note(module: nn.Module, args: Any) -> None:
         asked.append(bool(model.require_backward_grad_sync))
 
-    handle = model.register_forward_pre_hook(note)
-    try:
+    with model.register_forward_pre_hook(note):
         yield
-    finally:
-        handle.remove()
     if not any(asked):
         went = "under no_sync()" if asked else "past DistributedDataParallel"
         raise UsageError(

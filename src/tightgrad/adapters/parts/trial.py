@@ -46,11 +46,8 @@ def through_wrapper(model: nn.Module) -> Iterator[None]:
         yield
         return
     calls: list[int] = []
-    handle = inner.register_forward_pre_hook(lambda *_: calls.append(1))
-    try:
+    with inner.register_forward_pre_hook(lambda *_: calls.append(1)):
         yield
-    finally:
-        handle.remove()
     if not calls:
         raise UsageError(
             "the forward did not go through DistributedDataParallel, which would then not sum its gradients over "

@@ -5,7 +5,7 @@ gradient is computed for it, and one all-reduce of two numbers a window brings t
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -39,12 +39,10 @@ class NoiseMeter:
             weight: what the micro-batch counts, above 0.
         """
         norms: list[Tensor] = []
-        handles = [leaf.register_hook(lambda grad: norms.append(_norm(grad))) for leaf in leaves]
-        try:
+        with ExitStack() as hooks:
+            for leaf in leaves:
+                hooks.enter_context(leaf.register_hook(lambda grad: norms.append(_norm(grad))))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
         if norms:
             self._square_sum = self._square_sum + torch.stack(norms).double().square().sum() / weight
             self._count += 1
