@@ -6,7 +6,6 @@ have been accumulated, before the codec, and before any norm. S changes only bet
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
 
 from torch import Tensor
 from torch.amp import GradScaler
@@ -15,19 +14,6 @@ from tightgrad.core.errors import ConfigError, IncompatiblePlanError
 from tightgrad.core.types import State
 from tightgrad.plan.plan import Plan
 from tightgrad.scaling.loss_scale import LossScale
-
-
-class LossScaling(Protocol):
-    """Offers what the pipeline asks of a loss scale."""
-
-    def current(self, state: State) -> float:
-        """Return the scale S of this window."""
-
-    def after_applied(self, state: State) -> Mapping[str, Mapping[str, Tensor]]:
-        """Learn from a step that was applied; return what the pipeline's state must remember of it."""
-
-    def after_overflow(self, state: State) -> Mapping[str, Mapping[str, Tensor]]:
-        """Learn from a step that was skipped; return what the pipeline's state must remember of it."""
 
 
 class TorchScaling:
@@ -70,6 +56,10 @@ class TorchScaling:
 
     def _write(self, scale: float, good_steps: int) -> None:
         self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": good_steps})
+
+
+LossScaling = LossScale | TorchScaling
+"""What gives the scale of a window, and learns from its step."""
 
 
 def loss_scaling(plan: Plan, scaler: GradScaler | None) -> LossScaling | None:
