@@ -1,8 +1,9 @@
 """What the pages of the case studies share: the flow of a step, what each combination does, the training curves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -304,8 +305,17 @@ def curves_figure(study: Study, case: Case, texts: Texts) -> FigureSpec | None:
         caption=[],
         source=cells.source(case, study.files[1]),
         draw=draw,
-        shows=texts("curves.caption", metric=words),
+        shows=texts("curves.caption", metric=words) + _ends(found, form, texts),
     )
+
+
+def _ends(found: Mapping[str, Sequence[curves.Curve]], form: cells.Format, texts: Texts) -> str:
+    """Between which values the combinations end, and where none of the techniques does."""
+    last = {name: fmean(curve[-1][1] for curve in seeds) for name, seeds in found.items()}
+    if "none" not in last:
+        return ""
+    ends = {"low": min(last.values()), "high": max(last.values()), "none": last["none"]}
+    return texts("curves.ends", count=len(last), **{name: form(value) for name, value in ends.items()})
 
 
 def variants_table(study: Study, runs: Runs, texts: Texts) -> Table | None:

@@ -103,7 +103,11 @@ def _room(result: Result) -> dict[str, Fact]:
     runs = next(row for row in result.table if row["method"] == "none")["runs"]
     usual = [run["usual_norm"] for run in runs if run["usual_norm"] is not None]
     outlier = [run["outlier_norm"] for run in runs if run["outlier_norm"] is not None]
-    return {"usual": Number(fmean(usual), "number"), "outlier": Number(fmean(outlier), "number")}
+    return {
+        "usual": Number(fmean(usual), "number"),
+        "outlier": Number(fmean(outlier), "number"),
+        "ratio": Number(fmean(outlier) / fmean(usual), "times"),
+    }
 
 
 def _clip_cost(result: Result) -> dict[str, Fact]:
@@ -133,6 +137,7 @@ def _batches(result: Result) -> dict[str, Fact]:
         "base": Number(fmean(base["accuracy"]), "percent"),
         "same": Number(rows["none"], "percent"),
         "linear": Number(rows["linear"], "percent"),
+        "linear_gain": Number(rows["linear"] - rows["none"], "points"),
         "best": Number(rows[best], "percent"),
         "rule": Words((f"large_batches.figure.rule.{best}",)),
     }
@@ -173,6 +178,7 @@ def _stages(result: Result) -> dict[str, Fact]:
     return {
         "dense": Number(lanes["dense"]["seconds"]["collective"], "seconds"),
         "own": Number(own, "seconds"),
+        "ratio": Number(own / lanes["dense"]["seconds"]["collective"], "times"),
         "coding": Number(sparse["encode"] + sparse["decode"], "seconds"),
         "fewer": Number(lanes["dense"]["wire_bytes"] / lanes["sparsify"]["wire_bytes"], "times"),
     }

@@ -13,7 +13,7 @@ from tightgrad_lab.report.book.glossary import known_symbols, terms
 from tightgrad_lab.report.book.markdown import Renderer
 from tightgrad_lab.report.book.mathematics import mathml
 from tightgrad_lab.report.book.prediction_facts import PREDICTED
-from tightgrad_lab.report.book.predictions import PICK, Asked, read_predictions
+from tightgrad_lab.report.book.predictions import PICK, Asked, follow, read_predictions
 from tightgrad_lab.report.claims.judgement import Finding
 from tightgrad_lab.report.claims.words import shown
 from tightgrad_lab.report.course import COURSE, Section
@@ -100,7 +100,7 @@ class Library:
         """Title and text of a file without sections, such as summary."""
         text = chapters.read(self.texts.language, name)
         found = self._parts(name, text.intro)
-        return text.title, tuple(Part(one.kind, Markup(re.sub("<(/?)h4>", r"<\1h3>", one.body))) for one in found)
+        return text.title, tuple(Part(one.kind, Markup(re.sub("<(/?)h4>", r"<\1h3>", str(one.body)))) for one in found)
 
     def questions(self) -> tuple[str, tuple[Part, ...], list[Question]]:
         """Title, introduction and questions; `## Question {#name}` names the measured answers."""
@@ -174,10 +174,10 @@ class Library:
 
     def filled(self, what: str, finding: Finding, template: str) -> str:
         """The template with the facts that it names; `what` says in an error whose template it is."""
-        if unknown := set(re.findall(r"\{(\w+)\}", template)) - finding.facts.keys():
+        if unknown := set(re.findall(r"\{(\w+)(?: \?|\})", template)) - finding.facts.keys():
             raise ReportError(f"{what} has no {', '.join(sorted(unknown))}; its facts are {', '.join(finding.facts)}.")
         facts = {key: self.renderer.hold(shown(fact, self.texts)) for key, fact in finding.facts.items()}
-        return re.sub(r"\{(\w+)\}", lambda match: facts[match[1]], template)
+        return re.sub(r"\{(\w+)\}", lambda match: facts[match[1]], follow(template, finding.facts))
 
     def machine(self, finding: Finding) -> dict[str, str]:
         """The processor and the date of a finding that another machine measured; nothing for this one's."""

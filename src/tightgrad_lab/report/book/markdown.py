@@ -75,7 +75,7 @@ class Renderer:
         return mark
 
     def _released(self, html: str) -> str:
-        return re.sub("\ue000\\d+\ue001", lambda mark: str(self.held[mark[0]]), html)
+        return self.texts.counted(re.sub("\ue000\\d+\ue001", lambda mark: str(self.held[mark[0]]), html))
 
     def _linked(self, source: str) -> str:
         """Replace citations and names of figures by links."""

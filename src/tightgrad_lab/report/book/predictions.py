@@ -11,6 +11,7 @@ Which choice is right is decided by the result, never by this file.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,8 @@ HERE = Path(__file__).parent
 PLACES = ("figure", "table")
 _CHOICE = re.compile(r"- (?P<key>[\w.-]+)(?P<star>\*?): (?P<text>.+?)(?: \| (?P<why>.+))?")
 _RANGE = re.compile(r"(-?[\d.]*\d)?\.\.(-?[\d.]*\d)?")
+FOLLOWS = re.compile(r"\{(\w+) \? ((?:[^{}]|\{\w+\})+)\}")
+"""A place in a sentence whose words depend on a fact."""
 PICK = "pick"
 """The fact that decides which choice is right."""
 
@@ -56,6 +59,30 @@ class Choice:
         if found is None:
             raise ReportError(f"{self.key!r} is no range such as 0.5..0.9, but a number was measured.")
         return float(found[1] or "-inf"), float(found[2] or "inf")
+
+
+def follow(template: str, facts: Mapping[str, Fact]) -> str:
+    """Return a sentence whose words follow from its facts: `{gain ? ..1: costs time | 1..: saves time}`.
+
+    The ranges and names are those of a choice; a text may hold braces of its own.
+
+    Raises:
+        ReportError: no range or name of a place holds the fact.
+    """
+
+    def pick(found: re.Match[str]) -> str:
+        for key, text in alternatives(found[2]):
+            if Choice(key, text, "").holds(facts[found[1]]):
+                return text
+        raise ReportError(f"{found[0]} has no words for {facts[found[1]]}.")
+
+    return FOLLOWS.sub(pick, template)
+
+
+def alternatives(text: str) -> list[tuple[str, str]]:
+    """The ranges or names of `..1: costs time | 1..: saves time`, each with its words."""
+    parts = (one.partition(":") for one in text.split("|"))
+    return [(key.strip(), said.strip()) for key, _, said in parts]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def explosion(runs: Runs) -> Judgement:
     result = read_best(runs.root, EXPLOSION)
     if result is None:
         return Judgement("open", (), (EXPLOSION,))
-    return judgement([_diverged(result), _temporal_order(result)], EXPLOSION)
+    return judgement([_diverged(result), temporal_order(result)], EXPLOSION)
 
 
 def _diverged(result: Result) -> Finding | None:
@@ -48,7 +48,7 @@ def _sum(rows: Iterable[Row], key: str) -> int:
     return sum(int(row[key]) for row in rows)
 
 
-def _temporal_order(result: Result) -> Finding | None:
+def temporal_order(result: Result) -> Finding | None:
     """Lengths at which, with the best of the rates tried without clipping, more runs learn with it."""
     tried = list(result.figure["runs"])
     places = sorted({(run["kind"], run["length"]) for run in tried})

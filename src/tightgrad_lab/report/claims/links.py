@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, of_share
+from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Words, of_share
+from tightgrad_lab.report.claims.link_advice import METHODS
 from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.measured.results import read_best
 
@@ -33,7 +34,10 @@ def slowest_link(runs: Runs) -> Finding | None:
     if result is None or not result.table:
         return None
     row = min(result.table, key=lambda row: (float(row["bits_per_second"]), row["ranks"]))
-    facts: dict[str, Fact] = {**_named(row, "most"), "best": str(row["best"])}
+    facts: dict[str, Fact] = {
+        **_named(row, "most"),
+        "best": Words((METHODS[row["best"]][0],)) if row["best"] in METHODS else str(row["best"]),
+    }
     verdict = of_share(int(float(row["gain"]) > 1), 1)
     return Finding("found.seconds", verdict, facts, PAIR, result.source)
 

@@ -69,9 +69,7 @@ def draw(curves: Mapping[str, Sequence[Curve]], metric: str, texts: Texts, layou
         axes.tick_params(length=0, pad=4)
         axes.yaxis.set_major_locator(MaxNLocator(3))
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-        axes.yaxis.set_major_formatter(
-            lambda value, _: f"{value * 100:.0f}{units.NBSP}%" if share else units.number_text(value)
-        )
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:.3g}{units.NBSP}%" if share else f"{value:g}")
         axes.tick_params(labelleft=column == 0, labelbottom=place + columns >= len(curves))
         heading = _heading(figure, texts.combination(name), width - 0.28)
         figures.dot(figure, x + 0.07, y + panel + 0.2, 0.07, name)

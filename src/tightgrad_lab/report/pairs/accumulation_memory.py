@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from tightgrad_lab.report import cells, units
+from tightgrad_lab.report.claims.words import formatted
 from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.measured.results import Result, notes, read_result
@@ -141,6 +142,13 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         ],
         source=result.source,
         draw=lambda drawn_texts, layout: draw(result, drawn_texts, layout),
+        shows=texts(
+            "accumulation_memory.figure.shows",
+            share=units.percent_text(_peak(small) / _peak(large)),
+            time=formatted(float(small["step_seconds"]) / float(large["step_seconds"]), "factor", texts),
+            **facts,
+            **ends,
+        ),
     )
 
 

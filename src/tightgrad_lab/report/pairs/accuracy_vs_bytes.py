@@ -263,10 +263,11 @@ def _compared(result: Result, texts: Texts) -> list[str]:
     rows = result.figure.get("feedback")
     if not rows:
         return []
+    rates = [f"{rate:g}" for rate in result.settings["compared_rates"]]
     facts = {
         "count": len({row["method"] for row in rows}) - 1,
         "seeds": len(rows[0]["accuracy"]),
-        "rates": texts.join([f"{rate:g}" for rate in result.settings["compared_rates"]]),
+        "rates": texts(f"accuracy_vs_bytes.figure.{'rates' if len(rates) > 1 else 'rate'}", rates=texts.join(rates)),
     }
     return [texts("accuracy_vs_bytes.figure.compared", **facts)]
 
@@ -295,9 +296,9 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         title=texts("pair.accuracy_vs_bytes.figure"),
         alt=texts("accuracy_vs_bytes.figure.alt", points=" ".join(points)),
         caption=[
+            *_compared(result, texts),
             texts("accuracy_vs_bytes.figure.caption", **facts),
             *_findings(result, texts),
-            *_compared(result, texts),
         ],
         source=result.source,
         draw=lambda drawn_texts, layout: draw(result, drawn_texts, layout),

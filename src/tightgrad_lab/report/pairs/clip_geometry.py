@@ -195,6 +195,11 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         caption=[texts("clip_geometry.figure.caption", **facts), texts("clip_geometry.figure.found", **found)],
         source=result.source,
         draw=lambda drawn_texts, layout: draw(result, drawn_texts, layout),
+        shows=texts(
+            "clip_geometry.figure.shows",
+            norm=f"{math.degrees(_angle(ways['norm']['cosine'])):.0f}°",
+            value=found["degrees"],
+        ),
     )
 
 

@@ -270,6 +270,35 @@ def _findings(result: Result, texts: Texts) -> list[str | Markup]:
     return found
 
 
+def _shows(result: Result, texts: Texts) -> str:
+    """How far the two ways of one batch are apart, and what the rules reach at the largest."""
+    largest, data = _batches(result)[-1], result.figure.get("equal")
+    order = _ranking(result, largest, RULES)
+    ends = {"best": order[0], "worst": order[-1]}
+    reached = {key: fmean(_row(result, largest, rule)["accuracy"]) for key, rule in ends.items()}
+    rules = texts(
+        "large_batches.figure.shows.rules",
+        batch=largest,
+        **{key: texts(RULES[rule]) for key, rule in ends.items()},
+        **{
+            f"{key}_value": units.percent_text(fmean(_row(result, largest, rule)["accuracy"]))
+            for key, rule in ends.items()
+        },
+        base_batch=result.figure["base_batch"],
+        base=units.percent_text(fmean(_base(result)["accuracy"])),
+    )
+    if data is None:
+        return rules
+    equal = texts(
+        "large_batches.figure.shows.equal",
+        batch=data["batch"],
+        count=data["micro_batches"],
+        size=data["batch"] // data["micro_batches"],
+        double=units.number_text(data["largest_difference"]),
+    )
+    return equal + ("" if texts.language == "zh" else " ") + rules
+
+
 def figure(result: Result, texts: Texts) -> FigureSpec:
     """Loss against samples."""
     base, base_batch = units.percent_text(fmean(_base(result)["accuracy"])), result.figure["base_batch"]
@@ -286,6 +315,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         caption=[texts("large_batches.figure.caption", **facts), *_apart(result, texts), *_findings(result, texts)],
         source=result.source,
         draw=lambda drawn_texts, layout: draw(result, drawn_texts, layout),
+        shows=_shows(result, texts),
     )
 
 

@@ -1,6 +1,7 @@
 """Compression in distributed training: the step against the speed of the link."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from tightgrad_lab.report import units
+from tightgrad_lab.report.claims.words import formatted
 from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.drawing.callouts import spread_out
 from tightgrad_lab.report.measured.files import Runs
@@ -193,6 +195,26 @@ def _finding(row: LinkSpeedsRow, texts: Texts) -> str:
     )
 
 
+def _shows(result: Result, texts: Texts) -> str:
+    """Whether compression saves the more time the slower the link, for every number of ranks."""
+    by_speed = [sorted(rows, key=lambda row: row["bits_per_second"]) for rows in _rows_by_ranks(result)]
+    falls = all(slower["gain"] > faster["gain"] for rows in by_speed for slower, faster in pairwise(rows))
+    paying = sum(bool(row["pays"]) for row in result.table)
+    slow = min((rows[0] for rows in by_speed), key=lambda row: row["bits_per_second"])
+    fast = max((rows[-1] for rows in by_speed), key=lambda row: row["bits_per_second"])
+    if slow["bits_per_second"] == fast["bits_per_second"]:
+        return ""
+    return texts(
+        f"link_speeds.figure.shows.{'never' if not paying else 'slower' if falls else 'mixed'}",
+        paying=paying,
+        count=len(result.table),
+        slow=rate_text(slow["bits_per_second"]),
+        most=formatted(slow["gain"], "factor", texts),
+        fast=rate_text(fast["bits_per_second"]),
+        least=formatted(fast["gain"], "factor", texts),
+    )
+
+
 def figure(result: Result, texts: Texts) -> FigureSpec:
     """The step against the link."""
     free = sorted({p["bits_per_second"] for p in result.figure["points"] if not p["is_limited"]})
@@ -216,6 +238,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         caption=said,
         source=result.source,
         draw=lambda drawn_texts, layout: draw(result, drawn_texts, layout),
+        shows=_shows(result, texts),
     )
 
 

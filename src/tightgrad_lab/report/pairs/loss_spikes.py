@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from tightgrad_lab.report import cells, units
+from tightgrad_lab.report.claims.words import formatted
 from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.measured.results import Result, notes, read_result
@@ -180,9 +181,30 @@ def _findings(result: Result, texts: Texts) -> list[str]:
     return found
 
 
+def _shows(result: Result, texts: Texts) -> str:
+    """What outliers do to norm and loss without a bound, and with each method."""
+    none = _row(result, "none")
+    usual, outlier = values(none, "usual_norm"), values(none, "outlier_norm")
+    spikes = {method: fmean(found.values()) for method in PANELS if (found := values(_row(result, method), "spikes"))}
+    if not usual or not outlier or not {"none"} < spikes.keys():
+        return ""
+    bounded = {method: count for method, count in spikes.items() if method != "none"}
+    least, most = min(bounded, key=lambda method: bounded[method]), max(bounded, key=lambda method: bounded[method])
+    return texts(
+        "loss_spikes.figure.shows",
+        ratio=formatted(fmean(outlier.values()) / fmean(usual.values()), "factor", texts),
+        none=f"{spikes['none']:.1f}",
+        least=f"{bounded[least]:.1f}",
+        least_method=texts(METHODS[least]),
+        most=f"{bounded[most]:.1f}",
+        most_method=texts(METHODS[most]),
+        fewer=sum(count < spikes["none"] for count in bounded.values()),
+        count=len(bounded),
+    )
+
+
 def figure(result: Result, texts: Texts) -> FigureSpec:
     """Loss against steps."""
-    none = _row(result, "none")
     facts = {
         "width": result.settings["width"],
         "layers": result.settings["layers"],
@@ -196,10 +218,6 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         "before": result.figure["before"],
         "after": result.figure["after"],
         "nats": f"{result.figure['spike_nats']:g}",
-    }
-    norms = {
-        "usual": units.number_text(median(values(none, "usual_norm").values())),
-        "outlier": units.number_text(median(values(none, "outlier_norm").values())),
     }
     points = [
         texts(
@@ -216,13 +234,10 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         label=label(NAME),
         title=texts("pair.loss_spikes.figure"),
         alt=texts("loss_spikes.figure.alt", points=" ".join(points)),
-        caption=[
-            texts("loss_spikes.figure.caption", **facts),
-            texts("loss_spikes.figure.norms", **norms),
-            *_findings(result, texts),
-        ],
+        caption=[texts("loss_spikes.figure.caption", **facts), *_findings(result, texts)],
         source=result.source,
         draw=lambda drawn_texts, layout: draw(result, drawn_texts, layout),
+        shows=_shows(result, texts),
     )
 
 

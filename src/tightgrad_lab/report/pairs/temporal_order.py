@@ -5,6 +5,10 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from tightgrad_lab.report import cells, units
+from tightgrad_lab.report.book import study_facts
+from tightgrad_lab.report.claims.clipping import temporal_order
+from tightgrad_lab.report.claims.judgement import Number
+from tightgrad_lab.report.claims.words import formatted
 from tightgrad_lab.report.drawing import figures, recurrent
 from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
@@ -144,6 +148,18 @@ def _findings(result: Result, texts: Texts) -> list[str]:
     return found
 
 
+def _shows(result: Result, texts: Texts) -> str:
+    """What the three parts say, as this result has it; empty for the general sentence."""
+    order = temporal_order(result)
+    if order is None or not PANELS.keys() <= result.figure.keys():
+        return ""
+    facts = dict(study_facts.cliff(result)[1]) | dict(study_facts.carousel(result)[1]) | dict(order.facts)
+    return texts(
+        "temporal_order.figure.shows",
+        **{name: formatted(fact.value, fact.unit, texts) for name, fact in facts.items() if isinstance(fact, Number)},
+    )
+
+
 def figure(result: Result, texts: Texts) -> FigureSpec:
     """The temporal-order task."""
     cliff = result.figure.get("cliff", {})
@@ -167,6 +183,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         caption=[texts("temporal_order.figure.caption", **facts), *_findings(result, texts)],
         source=result.source,
         draw=lambda drawn_texts, layout: draw(result, drawn_texts, layout),
+        shows=_shows(result, texts),
     )
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 LANGUAGES = ("en", "zh")
+_NOUNS = "epoch seed run step method link rank sequence sample round thread core kind gradient batch process"
+_SINGULAR = {f"{noun}{'es' if noun in ('batch', 'process') else 's'}": noun for noun in _NOUNS.split()}
+_ONE = re.compile(rf"((?<![\d.,−-])1(?:</data>)?[ \u00a0](?:micro-)?)({'|'.join(_SINGULAR)})\b(?!-)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +23,15 @@ class Texts:
 
     def __call__(self, key: str, **values: object) -> str:
         """Plain text, for figures, CSV files and attributes."""
-        return self.entries[key].format(**values)
+        return self.counted(self.entries[key].format(**values))
 
     def html(self, key: str, **values: object) -> Markup:
         """HTML: values are escaped unless they are Markup, `x` becomes code."""
-        return prose(self.entries[key]).format(**values)
+        return Markup(self.counted(str(prose(self.entries[key]).format(**values))))
+
+    def counted(self, text: str) -> str:
+        """Return text whose nouns are in the singular behind a 1; Chinese has none to change."""
+        return text if self.language == "zh" else _ONE.sub(lambda found: found[1] + _SINGULAR[found[2]], text)
 
     def get(self, key: str, default: str) -> str:
         return self.entries.get(key, default)
