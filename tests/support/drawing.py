@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
 from tightgrad_lab.report.drawing import figures
@@ -58,9 +59,23 @@ def drawn_texts(spec: FigureSpec, language: str, layout: Layout) -> list[str]:
             box = text.get_window_extent(renderer)
             inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
             assert inside, f"{text.get_text()!r} leaves the {layout.name} figure"
+    _inside_their_boxes(figure, shown)
     colors = set(re.findall(r"#[0-9a-f]{6}", svg))
     assert colors <= set(figures.COLORS.values()) | {"#000000"}, colors - set(figures.COLORS.values())
     return [text.get_text() for text in shown]
+
+
+def _inside_their_boxes(figure: Any, shown: list[Text]) -> None:
+    """A text that stands in a box does not cross its edge."""
+    renderer = figure.canvas.get_renderer()
+    boxes = [one.get_window_extent(renderer) for one in figure.findobj(FancyBboxPatch)]
+    for text in shown:
+        own = text.get_window_extent(renderer)
+        around = [box for box in boxes if box.contains(own.x0 + 1, (own.y0 + own.y1) / 2)]
+        if around:
+            box = min(around, key=lambda one: one.width * one.height)
+            assert own.x1 <= box.x1 + 1, f"{text.get_text()!r} leaves its box"
+            assert own.y0 >= box.y0 - 1, f"{text.get_text()!r} leaves its box"
 
 
 def _is_drawn(text: str, svg: str) -> bool:

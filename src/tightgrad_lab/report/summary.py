@@ -28,7 +28,8 @@ def counted(claims: dict[str, Judged], texts: Texts) -> Markup:
     """How many claims got which verdict."""
     found = Counter(claim.verdict for claim in claims.values())
     shown = {name: number(found[name], str(found[name])) for name in VERDICTS}
-    return texts.html("summary.counted", count=number(len(claims), str(len(claims))), **shown)
+    key = "summary.counted" if found["open"] else "summary.counted.all"
+    return texts.html(key, count=number(len(claims), str(len(claims))), **shown)
 
 
 def headline(runs: Runs, texts: Texts) -> Markup:

@@ -133,6 +133,7 @@ def _batches(result: Result) -> dict[str, Fact]:
     best = max(rows, key=lambda rule: rows[rule])
     return {
         "batch": Number(most, "count"),
+        "steps": Number(next(row["steps"] for row in result.table if row["batch"] == most), "count"),
         "base_batch": Number(base_batch, "count"),
         "base": Number(fmean(base["accuracy"]), "percent"),
         "same": Number(rows["none"], "percent"),

@@ -92,7 +92,7 @@ def full_table(runs: Runs, case: str, place: tuple[str, str], title: str, texts:
         columns=columns,
         rows=rows,
         source=Source((name,), 1, command),
-        notes=[*_against(found, form, texts), *_where(every, is_own, texts)],
+        notes=[*_against(found, form, texts), *_lacking(found, texts), *_where(every, is_own, texts)],
     )
 
 
@@ -158,6 +158,16 @@ def _against(found: Mapping[str, Any], form: cells.Format, texts: Texts) -> list
             )
         )
     return notes
+
+
+def _lacking(found: Mapping[str, Any], texts: Texts) -> list[str]:
+    """One sentence on the variants that were only trained without any of the techniques."""
+    plain = [
+        texts.get(f"variant.{one['variant']}", one["variant"])
+        for one in found["variants"]
+        if {run["combination"] for run in one["runs"]} == {"none"}
+    ]
+    return [texts("full.only_none", variants=texts.join(plain))] if plain else []
 
 
 def _where(every: Sequence[Mapping[str, Any]], is_own: bool, texts: Texts) -> list[str]:

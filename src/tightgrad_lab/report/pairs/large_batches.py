@@ -280,10 +280,7 @@ def _shows(result: Result, texts: Texts) -> str:
         "large_batches.figure.shows.rules",
         batch=largest,
         **{key: texts(RULES[rule]) for key, rule in ends.items()},
-        **{
-            f"{key}_value": units.percent_text(fmean(_row(result, largest, rule)["accuracy"]))
-            for key, rule in ends.items()
-        },
+        **{f"{key}_value": units.percent_text(value) for key, value in reached.items()},
         base_batch=result.figure["base_batch"],
         base=units.percent_text(fmean(_base(result)["accuracy"])),
     )

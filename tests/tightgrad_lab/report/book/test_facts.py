@@ -134,10 +134,10 @@ def used() -> dict[str, set[str]]:
     for path in (Path(chapters.__file__).parent / "en").glob("*.md"):
         text = path.read_text(encoding="utf-8")
         for name, sentence in re.findall(r"^@measured (\w+)\n(.+?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL):
-            found.setdefault(name, set()).update(re.findall(r"\{(\w+)\}", sentence))
+            found.setdefault(name, set()).update(re.findall(r"\{(\w+)(?: \?|\})", sentence))
     for rows in (*chapters.read_tables("en").values(), *chapters.read_tables("en", "papers").values()):
         for name, sentence in re.findall(r"@(\w+) (.+)", "\n".join(row[-1] for row in rows)):
-            found.setdefault(name, set()).update(re.findall(r"\{(\w+)\}", sentence))
+            found.setdefault(name, set()).update(re.findall(r"\{(\w+)(?: \?|\})", sentence))
     return found
 
 

@@ -1,5 +1,6 @@
 """Say what the result says."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,16 @@ def test_numbers(tmp_path: Path, language: str) -> None:
 def test_the_verdict_follows_the_data(tmp_path: Path) -> None:
     _, table = content(accumulation_memory.PAIR, runs(tmp_path, every=11.0), "en")
     assert "1.10× the memory" in table.caption[1]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_sentence_turns_with_the_values(tmp_path: Path, language: str) -> None:
+    first, _ = content(accumulation_memory.PAIR, runs(tmp_path), language)
+    assert "16.7\u00a0%" in first.shows
+    path = tmp_path / "accumulation_memory" / "result.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    for one in result["figure"]["points"]:
+        one |= {"micro_batch": 33 - one["micro_batch"]}
+    path.write_text(json.dumps(result), encoding="utf-8")
+    second, _ = content(accumulation_memory.PAIR, tmp_path, language)
+    assert "600.0\u00a0%" in second.shows

@@ -1,5 +1,6 @@
 """Say what the result says."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,15 @@ def test_numbers(tmp_path: Path, language: str) -> None:
     straight = str(table.caption[1])
     assert "ZClip" in straight
     assert "AGC" not in straight
+
+
+def test_the_sentence_turns_with_the_values(tmp_path: Path) -> None:
+    figure, _ = content(clip_geometry.PAIR, runs(tmp_path), "en")
+    path = tmp_path / "clip_geometry" / "result.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    ways = result["figure"]["ways"]
+    ways["norm"]["cosine"], ways["value"]["cosine"] = 0.5, 1.0
+    path.write_text(json.dumps(result), encoding="utf-8")
+    turned, _ = content(clip_geometry.PAIR, tmp_path, "en")
+    assert "by norm turns it by 0°" in figure.shows
+    assert "by norm turns it by 60°, clipping by value by 0°" in turned.shows

@@ -1,5 +1,6 @@
 """Say what the result says."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,14 @@ def test_a_curve_ends_where_a_seed_ends(tmp_path: Path) -> None:
     assert result is not None
     assert large_batches._mean_curve(result, 512, "linear_constant")[0] == [2.0]
     assert large_batches._mean_curve(result, 512, "lars") == ([2.0, 0.55, 0.2], [2.0, 0.5, 0.2], [2.0, 0.6, 0.2])
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_sentence_turns_with_the_values(tmp_path: Path, language: str) -> None:
+    first, _ = content(large_batches.PAIR, runs(tmp_path / "first"), language)
+    turned = ACCURACY | {(512, "linear_constant"): [0.88, 0.89], (512, "lars"): [0.05, 0.06]}
+    second, _ = content(large_batches.PAIR, runs(tmp_path / "second", turned), language)
+    numbers = [re.findall(r"[\d.]+(?=\u00a0%)", one.shows) for one in (first, second)]
+    assert numbers == [["86.5", "10.0", "87.5"], ["88.5", "5.5", "87.5"]]
+    behind = [one.shows.split("86.5" if one is first else "5.5\u00a0%")[1][:12] for one in (first, second)]
+    assert all("LARS" in name for name in behind)

@@ -72,3 +72,19 @@ def test_a_method_pays_from_five_per_cent_on() -> None:
     assert found[1e9]["pays"]
     assert not found[2.4e10]["pays"]
     assert found[2.4e10]["gain"] < 1.0
+
+
+@pytest.mark.parametrize(
+    ("dense", "said"),
+    [
+        ((23.0, 2.8, 0.75, 0.52), "The slower the link, the more time"),
+        ((0.75, 2.8, 23.0, 23.0), "does not always mean"),
+        ((0.5, 0.5, 0.5, 0.5), "saves no time on any of the 8 links"),
+    ],
+)
+def test_the_sentence_turns_with_the_values(
+    dense: tuple[float, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SECONDS, "dense", dense)
+    figure, _ = content(link_speeds.PAIR, runs(tmp_path), "en")
+    assert said in figure.shows

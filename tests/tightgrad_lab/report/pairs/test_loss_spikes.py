@@ -101,3 +101,15 @@ def test_numbers(tmp_path: Path, language: str) -> None:
     assert found["none"][5].value == pytest.approx(2.49)
     assert found["autoclip"][5].value is None
     assert found["clean"][7].value is None
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_sentence_turns_with_the_values(tmp_path: Path, language: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = content(loss_spikes.PAIR, runs(tmp_path / "first"), language)
+    fewer = {"en": "{} of the 5 methods leave fewer", "zh": "比不裁剪时少的有 {} 种"}[language]
+    assert fewer.format(3) in first.shows
+    assert "12.0" in first.shows
+    for method in SPIKES.keys() - {"none", "clean"}:
+        monkeypatch.setitem(SPIKES, method, 7)
+    second, _ = content(loss_spikes.PAIR, runs(tmp_path / "second"), language)
+    assert fewer.format(0) in second.shows

@@ -138,3 +138,18 @@ def test_numbers(tmp_path: Path, language: str) -> None:
     assert found["cnn"][5].value is None
     assert found["cnn"][7].value == pytest.approx(1.6)
     assert "30" in figure.alt
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_sentence_turns_with_the_values(tmp_path: Path, language: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = content(temporal_order.PAIR, runs(tmp_path / "first"), language)
+    for without, with_bound in ((CLIFF["with"], CLIFF["without"]),):
+        monkeypatch.setitem(CLIFF, "without", without)
+        monkeypatch.setitem(CLIFF, "with", with_bound)
+    for key in [key for key in LEARNED if key[2]]:
+        monkeypatch.setitem(LEARNED, key, 0)
+    second, _ = content(temporal_order.PAIR, runs(tmp_path / "second"), language)
+    learned = {"en": "{} of 9 with it", "zh": "裁剪时 9 次中学会 {} 次"}[language]
+    assert learned.format(8) in first.shows
+    assert learned.format(0) in second.shows
+    assert first.shows.split("b")[0] != second.shows.split("b")[0]
