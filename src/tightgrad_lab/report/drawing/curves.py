@@ -76,9 +76,8 @@ def draw(curves: Mapping[str, Sequence[Curve]], metric: str, texts: Texts, layou
         final = units.percent_text(own[-1][1]) if share else units.number_text(own[-1][1])
         figures.inch_text(figure, x + 0.2, y + panel + 0.2, heading, figures.SIZE_SMALL, va="center")
         level = y + (0.12 if own[-1][1] > (low + high) / 2 else panel - 0.12)
-        figures.inch_text(
-            figure, x + width, level, final, figures.SIZE_SMALL, color=figures.INK, ha="right", va="center", zorder=5
-        )
+        style = {"ha": "right", "va": "center", "zorder": 5, "bbox": {"fc": figures.PAPER, "ec": "none", "pad": 1}}
+        figures.inch_text(figure, x + width, level, final, figures.SIZE_SMALL, color=figures.INK, **style)
     legend = texts("combinations.figure.y", metric=texts.metric(metric))
     figures.inch_text(figure, 0.1, height - 0.16, legend, figures.SIZE_SMALL, color=figures.MUTED, va="center")
     figures.inch_text(

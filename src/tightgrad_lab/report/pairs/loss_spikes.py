@@ -130,7 +130,9 @@ def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
         axes.tick_params(labelleft=column == 0, labelbottom=place + columns >= len(PANELS))
         _heading(figure, result, method, texts, (x, y + panel + 0.11, width))
     lines = [texts("loss_spikes.figure.y"), texts("loss_spikes.figure.norms")]
-    for line, said in enumerate(lines if layout is NARROW else ["  ".join(lines)]):
+    for line, said in enumerate(
+        lines if layout is NARROW else [("；" if texts.language == "zh" else "; ").join(lines)]
+    ):
         level = height - 0.16 - 0.17 * line
         figures.inch_text(figure, 0.1, level, said, figures.SIZE_SMALL, color=figures.MUTED, va="center")
     figures.inch_text(
