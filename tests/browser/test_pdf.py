@@ -29,6 +29,7 @@ def test_the_book_prints_in_both_languages(tmp_path: Path) -> None:
         data = path.read_bytes()
         assert data.startswith(b"%PDF")
         assert len(re.findall(rb"/Type\s*/Page[^s]", data)) > 40
+        assert re.search(rb"/MediaBox\s*\[0 0 84\d[\d.]* 59", data), "tables of many columns stand on wide pages"
 
 
 SMALL = """
