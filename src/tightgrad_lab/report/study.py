@@ -58,12 +58,14 @@ def study_blocks(study: Study, runs: Runs, texts: Texts) -> list[FigureSpec | Ta
     case = runs.case(study.case)
     if case is None:
         return []
+    variants = variants_table(study, runs, texts)
+    part = study.tables[2 if variants else 1]  # numbers have no gaps
     blocks = [
         flow_figure(study, case, texts),
         combinations_table(study, case, texts),
         curves_figure(study, case, texts),
-        variants_table(study, runs, texts),
-        full_table(runs, study.case, (study.name, study.tables[2]), title(study, texts("full.title"), texts), texts),
+        variants,
+        full_table(runs, study.case, (study.name, part), title(study, texts("full.title"), texts), texts),
     ]
     return [block for block in blocks if block is not None]
 

@@ -151,14 +151,14 @@ def _results(value: float) -> dict:
 def test_published_results_are_shown_where_none_are_own(runs: Runs) -> None:
     full.PUBLISHED.mkdir()
     (full.PUBLISHED / "series.json").write_text(json.dumps(_results(0.381)))
-    table = _blocks(series_case.PAIR, runs)["table17c"]
+    table = _blocks(series_case.PAIR, runs)["table17b"]
     assert isinstance(table, Table)
     assert table.source.patterns == ("tightgrad_lab/published/series.json",)
     notes = " ".join(map(str, table.notes))
     assert "short of the published 0.374 (Zeng et al. 2023, NLinear); difference +0.007" in notes
     assert "not measured on this machine" in notes
     (runs.root / "series" / "full.json").write_text(json.dumps(_results(0.37)))
-    own = _blocks(series_case.PAIR, runs)["table17c"]
+    own = _blocks(series_case.PAIR, runs)["table17b"]
     assert isinstance(own, Table)
     notes = " ".join(map(str, own.notes))
     assert own.source.patterns == ("runs/series/full.json",)
@@ -174,7 +174,7 @@ def test_runs_of_other_lengths_and_machines_are_told_apart(runs: Runs) -> None:
     longer["environment"] = {**run["environment"], "device": "a GPU"}
     variant["runs"] = [longer, run, {**run, "seed": 1}]
     (runs.root / "series" / "full.json").write_text(json.dumps(results))
-    table = _blocks(series_case.PAIR, runs)["table17c"]
+    table = _blocks(series_case.PAIR, runs)["table17b"]
     assert isinstance(table, Table)
     place = [column.key for column in table.columns].index
     shown = [[row[place(key)].text for key in ("epochs", "seeds", "ranks")] for row in table.rows]
