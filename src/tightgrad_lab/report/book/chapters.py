@@ -10,7 +10,9 @@ the course's order; `###` headings name the parts of a section. Beyond Markdown 
 - `@figure name`, `@verdicts`, `@instrument name`, `@papers`: a line of its own, where a figure and its table, the
   verdicts on claims, something to try out, or the table of papers stand;
 - `@table name`: a line of its own, where the table in `name.md` stands, and the text that belongs to it;
-- `@measured name`: the paragraph that follows is shown if that measurement exists; `{fact}` in it is filled in;
+- `@measured name`: the paragraph that follows is shown if that measurement exists; `{fact}` in it is filled in,
+  and of `{fact ? ..1: costs time | 1..: saves time}` the words that its value calls for: a measured direction, order or
+  size is never written by hand;
 - `@missing name`: the paragraph that follows is shown if it does not exist;
 - `::: kind` ... `:::`: a box: goals, example, course, we, literature; `::: predict Question` folds its answer.
 
