@@ -264,10 +264,11 @@ def _compared(result: Result, texts: Texts) -> list[str]:
     if not rows:
         return []
     rates = [f"{rate:g}" for rate in result.settings["compared_rates"]]
+    key = "accuracy_vs_bytes.figure.rates" if len(rates) > 1 else "accuracy_vs_bytes.figure.rate"
     facts = {
         "count": len({row["method"] for row in rows}) - 1,
         "seeds": len(rows[0]["accuracy"]),
-        "rates": texts(f"accuracy_vs_bytes.figure.{'rates' if len(rates) > 1 else 'rate'}", rates=texts.join(rates)),
+        "rates": texts(key, rates=texts.join(rates)),
     }
     return [texts("accuracy_vs_bytes.figure.compared", **facts)]
 
