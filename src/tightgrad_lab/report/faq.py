@@ -93,7 +93,8 @@ def _usual_norm(runs: Runs) -> Finding | None:
         "usual": Number(median(usual), "number"),
         "outlier": Number(median(outlier), "number"),
     }
-    return Finding("faq.max_norm.room", "open", facts, "loss_spikes", result.source)
+    key = "faq.max_norm.room" if median(outlier) > median(usual) else "faq.max_norm.no_room"
+    return Finding(key, "open", facts, "loss_spikes", result.source)
 
 
 def _image_bound(runs: Runs) -> Finding | None:

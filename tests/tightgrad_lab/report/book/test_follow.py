@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.drawing import write_result
+from tightgrad_lab.report import faq
 from tightgrad_lab.report.book import chapters
 from tightgrad_lab.report.book.library import Library
 from tightgrad_lab.report.book.predictions import FOLLOWS, Choice, alternatives, follow
@@ -84,3 +85,16 @@ def test_no_page_shows_a_tag_of_its_headings(tmp_path: Path) -> None:
         html = "".join(part.body for part in parts)
         assert "<h3>" in html
         assert not re.search("&lt;/?h", html)
+
+
+@pytest.mark.parametrize(("outlier", "room"), [(6.0, "faq.max_norm.room"), (0.4, "faq.max_norm.no_room")])
+def test_the_answer_on_bounds_and_the_chapter_turn_with_the_norms(tmp_path: Path, outlier: float, room: str) -> None:
+    run = {"usual_norm": 0.5, "outlier_norm": outlier, "spikes": 1, "final_loss": 2.0, "clip_rate": 0.1}
+    write_result(tmp_path, "loss_spikes", {}, {}, [{"method": "none", "runs": [run]}])
+    found = faq._usual_norm(Runs(tmp_path))
+    assert found is not None
+    assert found.key == room
+    text = next(part for part in chapters.read("en", "chapter4").sections[0].source.split("\n\n") if "room\n" in part)
+    sentence = Library(Runs(tmp_path), load("en")).sentence("room", text.split("\n", 1)[1])
+    assert sentence is not None
+    assert ("no bound can act" in sentence) is (outlier < 0.5)
