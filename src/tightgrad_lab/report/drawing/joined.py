@@ -64,7 +64,8 @@ def draw(figure: Figure, rows: Sequence[Row], names: Mapping[str, str], texts: T
         axes.set_ylim(-1, len(methods))
         axes.set_xlim(low, high)
         axes.set_yticks([])
-        ticks = MaxNLocator(4, integer=True, min_n_ticks=2).tick_values(100 * low, 100 * high) / 100
+        percents = MaxNLocator(4, integer=True, min_n_ticks=2).tick_values(100 * low, 100 * high)
+        ticks = [float(percent) / 100 for percent in percents]
         axes.set_xticks([tick for tick in ticks if low <= tick <= high])
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=f"{units.NBSP}%", decimals=0))
         axes.spines["left"].set_visible(False)
