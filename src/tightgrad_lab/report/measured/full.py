@@ -88,11 +88,11 @@ def full_table(runs: Runs, case: str, place: tuple[str, str], title: str, texts:
         slug=slug("table", *place),
         label=label(*place),
         title=title,
-        caption=[texts("full.caption", metric=metric)],
+        caption=[texts("full.caption", metric=metric), *_lacking(found, texts)],
         columns=columns,
         rows=rows,
         source=Source((name,), 1, command),
-        notes=[*_against(found, form, texts), *_lacking(found, texts), *_where(every, is_own, texts)],
+        notes=[*_against(found, form, texts), *_where(every, is_own, texts)],
     )
 
 
