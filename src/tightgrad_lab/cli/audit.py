@@ -56,6 +56,9 @@ def audit(
             metavar="module.Class:name=value,...", help="Build a class with these arguments instead; may be repeated."
         ),
     ] = None,
+    limit: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="End a script that has not taken its steps after this time.")
+    ] = 900.0,
     stub: Annotated[
         list[str] | None, typer.Option(help="Replace these packages by empty ones if they are missing.")
     ] = None,
@@ -92,6 +95,7 @@ def audit(
         steps=steps,
         batches=batches,
         shrink=tuple(shrink or ()),
+        limit_seconds=limit,
         stubs=tuple(name for one in stub or () for name in one.split(",") if name),
     )
     _script(settings, counts, as_json)

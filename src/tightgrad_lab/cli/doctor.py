@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from tightgrad_lab.doctor import Finding, History
 
 WRONG = 1
+JUDGED = ("loss", "grad_norm", "clip_coef", "memory_bytes")
+"""What most rules look at."""
 
 
 def doctor(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN", help="Read this file, or the steps.jsonl or TensorBoard event files of this folder."
+            metavar="RUN", help="Read this log, or the steps.jsonl, TensorBoard event files or log of this folder."
         ),
     ],
     as_json: Json = False,
@@ -56,7 +58,9 @@ def _print(history: "History", findings: "list[Finding]") -> None:
     ranks = len(history.ranks)
     read = f"{len(history.steps)} steps" + (f" of each of {ranks} ranks" if ranks > 1 else "")
     if not findings:
-        console.print(f"[green]ok[/] {escape(history.source)}: nothing wrong in {read}.")
+        unknown = [name for name in JUDGED if not any(record.get(name) is not None for record in history.steps)]
+        left = f" Not logged, and so not judged: {', '.join(unknown)}." if unknown else ""
+        console.print(f"[green]ok[/] {escape(history.source)}: nothing wrong in {read}.{left}")
         return
     for finding in findings:
         console.print(f"[red]wrong[/] [bold]{finding.problem.replace('_', ' ')}[/], from step {finding.step}")

@@ -1,4 +1,4 @@
-"""Finds and reads the records of a run: JSON lines, or TensorBoard event files."""
+"""Finds and reads the records of a run: ours, TensorBoard event files, or a log of any other tool."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from typing import Any
 import tightgrad as tg
 from tightgrad_lab.doctor.events import read_events
 from tightgrad_lab.doctor.history import Failure, History, Record
+from tightgrad_lab.doctor.tables import ENDINGS, IN_FOLDERS, records_of
 from tightgrad_lab.errors import ArgumentError
 
 STEPS = "steps.jsonl"
@@ -22,24 +23,31 @@ def read_history(path: Path) -> History:
     """Read a run.
 
     Args:
-        path: a folder with steps.jsonl (and steps.rank1.jsonl, ..., plan.json or config.json) or with TensorBoard event
-            files, or one such file.
+        path: a folder with steps.jsonl (and steps.rank1.jsonl, ..., plan.json or config.json), with TensorBoard event
+            files or with another log, or one such file.
 
     Raises:
         ArgumentError: there is nothing that can be read; the message says what was looked for.
     """
     if not path.exists():
-        raise ArgumentError(f"there is no {path}; doctor reads a folder with {STEPS} or TensorBoard event files.")
+        raise ArgumentError(
+            f"there is no {path}; doctor reads a folder with {STEPS}, TensorBoard event files or a log."
+        )
     if path.is_file():
-        return _of_jsonl([path]) if path.suffix == ".jsonl" else _of_events([path])
+        if path.name == STEPS or _RANK_FILE.search(path.name):
+            return _of_jsonl([path])
+        return _of_log(path) if path.suffix[1:].lower() in ENDINGS else _of_events([path])
     if (path / STEPS).is_file():
         return _of_jsonl(list(rank_files(path).values()))
     events = sorted(path.rglob(EVENTS))
     if events:
         return _of_events(events)
+    for pattern in IN_FOLDERS:
+        if logs := sorted(path.rglob(pattern), key=lambda one: one.stat().st_mtime):
+            return _of_log(logs[-1])
     raise ArgumentError(
-        f"{path} has neither {STEPS} nor TensorBoard event files; write records with "
-        "tg.attach(..., records=[tg.records.Jsonl(folder)])."
+        f"{path} has neither {STEPS} nor TensorBoard event files, nor a log ({', '.join(IN_FOLDERS)}); write records "
+        "with tg.attach(..., records=[tg.records.Jsonl(folder)])."
     )
 
 
@@ -100,6 +108,10 @@ def _plan(folder: Path) -> tg.Plan | None:
         except (ValueError, KeyError, TypeError) as error:
             raise ArgumentError(f"{path} is not a plan: {error}") from None
     return None
+
+
+def _of_log(path: Path) -> History:
+    return History([records_of(path)], source=str(path))
 
 
 def _of_events(paths: Iterable[Path]) -> History:

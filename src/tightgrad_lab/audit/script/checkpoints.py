@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tightgrad_lab.audit.script.bystanders import LOADED
+
 Say = Callable[[str], None]
 
 
@@ -108,6 +110,10 @@ def _removed(remove: Callable[..., Any], kept: dict[str, bytes]) -> Callable[...
 
 def _unless_missing(load: Callable[..., Any]) -> Callable[..., Any]:
     def load_state_dict(self: Any, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self, nn.Module):
+            for name, parameter in self.named_parameters():
+                if isinstance(state_dict, Missing) or name in state_dict:
+                    setattr(parameter, LOADED, True)
         return None if isinstance(state_dict, Missing) else load(self, state_dict, *args, **kwargs)
 
     return load_state_dict

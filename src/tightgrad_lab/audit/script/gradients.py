@@ -66,6 +66,8 @@ def _scaled(window: Window, seen: Taken, scale: float) -> tuple[list[Remark], li
     if abs(scale - 1) <= window.tolerance:
         return [], None
     coefficient = _clip_coefficient(window.clips[0], window)
+    if not coefficient:
+        return [], None  # of a norm that is inf
     if abs(scale / coefficient - 1) <= 5 * window.tolerance:
         return [], None
     loss_scale = window.backwards[0][-1].scale
@@ -78,6 +80,11 @@ def _scaled(window: Window, seen: Taken, scale: float) -> tuple[list[Remark], li
         cause = f"the gradient is {loss_scale:g} times too small: it is unscaled twice"
         cure = "unscale once: scaler.unscale_ before the clip, and scaler.step, which then leaves it alone."
         return [_wrong("unscaled twice", cause, place, window, cure)], None
+    if loss_scale == 1 and abs(scale * window.steps[0].unscaled / coefficient - 1) <= 5 * window.tolerance:
+        unscaled = window.steps[0].unscaled
+        cause = f"the gradient is {unscaled:g} times too small: GradScaler divides by its scale, and the loss has none"
+        cure = "call scaler.scale(loss).backward() for every loss."
+        return [_wrong("never scaled", cause, place, window, cure)], None
     if loss_scale != 1 and any(clip.scaled for clip in window.clips[0]):
         return [], None  # said by the check of clips
     if window.ranks > 1 and abs(scale / window.ranks / coefficient - 1) <= 5 * window.tolerance:
@@ -93,7 +100,7 @@ def _scaled(window: Window, seen: Taken, scale: float) -> tuple[list[Remark], li
 def _clip_coefficient(clips: Sequence[Clip], window: Window) -> float:
     found = 1.0
     for clip in clips:
-        if set(clip.parameters) >= set(window.parameters()):
+        if set(clip.parameters) >= set(window.parameters()) and not clip.by_value:
             found *= min(1.0, clip.max_norm / (clip.norm + 1e-6))
     return found
 
@@ -170,6 +177,13 @@ def _unexplained(window: Window, seen: Taken) -> list[Remark]:
         clips = [clip for clip in window.clips[0] if clip.backwards < window.steps[0].backwards]
         if clips:
             return []  # said by the check of clips
+        by_value = [clip for clip in window.clips[0] if clip.by_value and clip.norm > clip.max_norm]
+        if by_value:
+            words = (
+                f"clip_grad_value_ bounds each element of the gradient by {by_value[0].max_norm:g}, which turns it; a "
+                "bound of its norm is clip_grad_norm_"
+            )
+            return [_note("clip by value", words, window)]
         words = "the optimizer takes something else than a combination of the gradients (a hook, noise, compression?)"
         return [_note("other", words, window)]
     levels: list[float] = []
@@ -180,7 +194,7 @@ def _unexplained(window: Window, seen: Taken) -> list[Remark]:
     zero = [level for level in levels if abs(level) < NOTHING * largest]
     if zero and len(levels) == 2:
         return [_note("partly zero", "some parameters get no gradient, although one was computed", window)]
-    subsets = [clip for clip in window.clips[0] if set(clip.parameters) < set(numbers_of)]
+    subsets = [one for one in window.clips[0] if set(one.parameters) < set(numbers_of) and not one.by_value]
     covered = {number for clip in subsets for number in clip.parameters}
     bounds = {clip.max_norm for clip in subsets}
     if subsets and len(bounds) == 1:

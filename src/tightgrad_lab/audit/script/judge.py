@@ -6,6 +6,7 @@ from tightgrad_lab.audit.script.clipping import check_clips
 from tightgrad_lab.audit.script.finding import Remark, short
 from tightgrad_lab.audit.script.gradients import Kept, check_gradients
 from tightgrad_lab.audit.script.records import Ledger
+from tightgrad_lab.audit.script.routine import check_routine, listed
 from tightgrad_lab.audit.script.weights import check_weights
 from tightgrad_lab.audit.script.windows import Window, windows_of
 from tightgrad_lab.errors import ArgumentError
@@ -44,7 +45,8 @@ def judge(ledgers: Sequence[Ledger]) -> list[Remark]:
         found += check_weights(windows[one], kept)
         found += check_clips(ledgers, windows[one])
         found += _traffic(windows[one], kept)
-        found += _worth_knowing(windows[one])
+        found += _worth_knowing(first, windows[one])
+    found += check_routine(ledgers, list(windows.values()))
     found += _unseen(ledgers, ranks)
     if first.sharded:
         words = "parameters are sharded: what each target counts is checked, and not what the optimizer takes"
@@ -83,8 +85,9 @@ EXPLAINS = {
     "unscaled twice": ("clip before unscale",),
     "sum": ("short window", "leak"),
     "off by one": ("short window",),
+    "nothing to train": ("no gradient", "no optimizer", "unseen"),
     "not cleared": ("leak",),
-    "all masked": ("short window",),
+    "all masked": ("short window", "undefined"),
 }
 """Fault -> what need not be said beside it."""
 
@@ -107,14 +110,19 @@ def _traffic(windows: Sequence[Window], kept: Kept) -> Iterator[Remark]:
             return
 
 
-def _worth_knowing(windows: Sequence[Window]) -> Iterator[Remark]:
+def _worth_knowing(ledger: Ledger, windows: Sequence[Window]) -> Iterator[Remark]:
     """Parameters without a gradient, and sums in low precision."""
     step = windows[0].steps[0] if windows else None
     if step is None:
         return
     where = f"{windows[0].ranks} rank{'s' if windows[0].ranks > 1 else ''}, step {windows[0].number + 1}"
-    if step.missing:
-        words = f"{step.missing} of {len(step.parameters)} parameters of {step.kind} get no gradient"
+    never = set(step.parameters).intersection(*(set(w.steps[0].parameters) - w.steps[0].taken.keys() for w in windows))
+    if never:
+        known = listed([ledger.names.get(number, "") for number in sorted(never)])
+        words = (
+            f"{len(never)} of {len(step.parameters)} parameters of {step.kind} get no gradient: {known} (a detach or "
+            "no_grad cuts them off, or the loss makes no use of them)"
+        )
         yield Remark("no gradient", words, step.place, where, wrong=False)
     if step.eps > LOW_PRECISION and windows[0].length > 1:
         words = f"gradients of {windows[0].length} micro-batches are added up in low precision (eps {step.eps:.2g})"

@@ -17,6 +17,7 @@ from pathlib import Path
 from tightgrad_lab.audit.crash import is_from_another_rank
 from tightgrad_lab.audit.script.records import Ledger
 from tightgrad_lab.audit.script.settings import Settings
+from tightgrad_lab.audit.script.written import remove_new
 from tightgrad_lab.errors import ArgumentError
 from tightgrad_lab.training.ranks import ended_by_sigterm
 
@@ -24,7 +25,6 @@ POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0
 LONGER_SECONDS = 90.0
 """For ranks that have something more to do, such as drawing samples, when another has ended as it should."""
-TIMEOUT_SECONDS = 900.0
 READS = 64
 """Of a rank's standard input that find its end."""
 Report = Callable[[float, str], None]
@@ -80,6 +80,7 @@ def _run(settings: Settings, ranks: int, report: Report, *, launched: bool, cuda
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+            remove_new(folder.glob("written.*"))
             os.close(outer)
             os.close(inner)
         return _ledgers(folder, settings, ranks, launched=launched, cuda=cuda)
@@ -143,17 +144,17 @@ def _wait(folder: Path, processes: list["subprocess.Popen[bytes]"], settings: Se
         now = time.monotonic()
         steps = (folder / "progress.0").read_text() if (folder / "progress.0").exists() else ""
         done = int(steps or 0)
-        report(
-            min(1.0, done / settings.steps), f"{words}, {f'step {done} of {settings.steps}' if done else 'starting'}"
-        )
+        reached = f"step {done} of {settings.steps}" if done else f"no step yet, {now - began:.0f} s"
+        report(min(1.0, done / settings.steps), f"{words}, {reached}")
         if first_end is None and any(process.poll() is not None for process in processes):
             first_end = now
         if first_end is not None and now - first_end > (GRACE_SECONDS if _failed(folder) else LONGER_SECONDS):
             return  # the others wait for one that has ended
-        if now - began > TIMEOUT_SECONDS:
+        if now - began > settings.limit_seconds:
             raise ArgumentError(
-                f"with {words}: {settings.name} has taken {done} of {settings.steps} steps in {TIMEOUT_SECONDS:.0f} "
-                "seconds; give it less to do: its own arguments, --shrink, --batches or --steps."
+                f"with {words}: {settings.name} has taken {done} of {settings.steps} steps in "
+                f"{settings.limit_seconds:.0f} seconds; give it less to do (its own arguments, --shrink, --batches, "
+                "--steps) or more time (--limit)."
             )
 
 
@@ -174,6 +175,11 @@ def _ledgers(folder: Path, settings: Settings, ranks: int, *, launched: bool, cu
         path = folder / f"ledger.{rank}"
         if path.exists():
             found.append(_read(path))
+    if (folder / "elsewhere").exists():
+        raise ArgumentError(
+            f"with {ranks} rank{'s' if ranks > 1 else ''}: {settings.name} trains in processes that it starts itself; "
+            "let it run as under torchrun, where each process calls the training function with its RANK."
+        )
     errors = [ledger.error for ledger in found if ledger.error]
     words = f"with {ranks} rank{'s' if ranks > 1 else ''}"
     missing = next((ledger.missing for ledger in found if ledger.missing), "")

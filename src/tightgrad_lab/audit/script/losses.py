@@ -86,7 +86,7 @@ def _by_class(each: Tensor, asked: dict[str, Any], seen: Callable[[Tensor, Tenso
 def _by_element(each: Tensor, asked: dict[str, Any], seen: Callable[[Tensor, Tensor | None, bool], None]) -> Tensor:
     seen(each, None, False)
     if asked["reduction"] == "batchmean":
-        return _in_float32(each, lambda one: one.sum() / asked["input"].shape[0])
+        return _in_float32(each, lambda one: one.sum() / torch.tensor(asked["input"].shape[0]))
     return _reduced(each, asked["reduction"])
 
 

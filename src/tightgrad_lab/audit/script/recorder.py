@@ -1,12 +1,9 @@
 """Writes down losses, backwards, clips and steps as they happen."""
 
 import hashlib
-import sys
-import sysconfig
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -16,22 +13,23 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-import tightgrad
+from tightgrad_lab.audit.script.arithmetic import Arithmetic
+from tightgrad_lab.audit.script.bystanders import Bystanders, names
+from tightgrad_lab.audit.script.places import caller
 from tightgrad_lab.audit.script.records import Backward, Clip, Ledger, LossCall, Samples, Step
 
 SAMPLES = 512
 """Elements of a parameter's gradient that are kept, evenly spread: what is linear in it holds for each of them."""
-_OWN = str(Path(__file__).parents[2])
-_LIBRARIES = (
-    sysconfig.get_paths()["purelib"],
-    sysconfig.get_paths()["stdlib"],
-    str(Path(tightgrad.__file__).parent),
-    _OWN,
-)
+LOOKS = 4
+"""Backwards whose graph is searched for parameters, and steps after which copies of the weights are looked for."""
 
 
 class Enough(BaseException):
     """As many steps as were asked for have been seen. No Exception, so that a script does not catch it."""
+
+
+class _Token:
+    """Lives as long as the graph that it is fastened to."""
 
 
 class Recorder:
@@ -41,6 +39,12 @@ class Recorder:
         ledger: empty.
         steps: how many to see.
         progress: told after each step.
+
+    Attributes:
+        end: ends this process, with its ledger written.
+        elsewhere: ends a process that the script has forked, and leaves word of it.
+        batches: length of the loader that was started last.
+        arithmetic: what is computed between model and backward.
     """
 
     def __init__(self, ledger: Ledger, steps: int, progress: Callable[[int], None]) -> None:
@@ -54,8 +58,16 @@ class Recorder:
         self._ordinals: dict[str, int] = {}
         self._running = 0
         self._in_step = 0
+        self._enough: tuple[int, int, int] | None = None
         self._versions: list[int] = []
-        self._unscaled: set[int] = set()
+        self._frozen: dict[int, bytes] = {}
+        self._unscaled: dict[int, float] = {}
+        self.end: Callable[[], None] = lambda: None
+        self.elsewhere: Callable[[], None] = lambda: None
+        self.batches: int | None = None
+        self.arithmetic = Arithmetic()
+        self._bystanders = Bystanders()
+        self._graphs: list[weakref.ref[_Token]] = []
 
     # losses
 
@@ -91,7 +103,10 @@ class Recorder:
             chosen = [inputs] if isinstance(inputs, Tensor) else list(inputs)
             known = [self._parameters.get(id(one), (-1, one))[0] for one in chosen]
             if self._running or not any(number >= 0 for number in known):
-                return engine(outputs, chosen, *args, **kwargs)
+                found = engine(outputs, chosen, *args, **kwargs)
+                if not self._running:
+                    self.arithmetic.is_slope(found)
+                return found
             with self._recorded(outputs) as record:
                 found = engine(outputs, chosen, *args, **kwargs)
             pairs = [(n, g) for n, g in zip(known, found, strict=True) if n >= 0 and isinstance(g, Tensor)]
@@ -107,7 +122,13 @@ class Recorder:
         scale = getattr(root, "_tightgrad_scale", 1.0)
         value = float(root.detach()) / scale if root is not None and root.numel() == 1 else float("nan")
         record = Backward(caller(4), value, scale, self.epoch, in_step=bool(self._in_step))
+        record.undefined = root is not None and root.numel() == 1 and value != value
         record.moved = self._has_moved()
+        record.copied = self._bystanders.copies_moved()
+        record.divisors = tuple(self.arithmetic.divisors)
+        record.dropout = (self.arithmetic.dropout[0], self.arithmetic.dropout[1])
+        self.arithmetic.forget()
+        self._look_at(roots)
         self.ledger.backwards.append(record)
         before = collectives()
         self._running += 1
@@ -118,6 +139,31 @@ class Recorder:
             self._ordinals.clear()
             self.ledger.collectives = collectives()
             record.collectives = self.ledger.collectives - before
+
+    def _look_at(self, roots: Any) -> None:
+        """Search the graph for parameters that no optimizer holds, and mark it, to see how long it lives."""
+        if len(self.ledger.backwards) < LOOKS:
+            self._bystanders.reach(roots, self._parameters)
+        if isinstance(roots, Tensor) and roots.grad_fn is not None:
+            token = _Token()
+            roots.grad_fn.metadata["tightgrad"] = token
+            self._graphs.append(weakref.ref(token))
+
+    def finish(self) -> None:
+        """Nothing more is to be seen."""
+        ledger = self.ledger
+        if self._enough:
+            for found, length in zip((ledger.steps, ledger.backwards, ledger.clips), self._enough, strict=True):
+                del found[length:]
+        ledger.constants = self.arithmetic.constants
+        window = ledger.steps[-1].backwards - ledger.steps[-2].backwards if len(ledger.steps) > 1 else 1
+        past = self._graphs[: -2 * max(1, window)]
+        ledger.graphs = (sum(one() is not None for one in past), len(past))
+        if not ledger.sharded:
+            ledger.unheld = self._bystanders.unheld(self._parameters)
+        if any(step.missing for step in ledger.steps):
+            known = names(self._parameters)
+            ledger.names = {number: known[key] for key, (number, _) in self._parameters.items()}
 
     def _has_moved(self) -> bool:
         """Whether weights were changed by hand since the last backward or step."""
@@ -155,11 +201,13 @@ class Recorder:
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Write down what is taken, now or once the closure has run for the first time."""
+        self.elsewhere()
         self._in_step += 1
         if self._in_step > 1:  # a wrapper's inner optimizer: the wrapper was seen
             return None
         self.hold(optimizer)
         self.ledger.steps.append(self._step(optimizer))
+        self._frozen = self._frozen_now(optimizer)
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if not callable(closure):
             return None
@@ -187,8 +235,14 @@ class Recorder:
         step = self.ledger.steps[-1]
         before, step.after = step.after, self._digest(optimizer)
         step.moved = before != step.after
+        step.frozen = sum(one != self._frozen.get(key) for key, one in self._frozen_now(optimizer).items())
+        if len(self.ledger.steps) <= LOOKS:
+            self._bystanders.find_copies(self._parameters)
         self._versions = [parameter._version for _, parameter in self._parameters.values()]
         self.count()
+
+    def _frozen_now(self, optimizer: Optimizer) -> dict[int, bytes]:
+        return {id(one): sampled(one).tobytes() for one in _held(optimizer) if not one.requires_grad}
 
     def skipped(self, optimizer: Optimizer) -> None:
         """A GradScaler has left a step out, since gradients overflowed."""
@@ -203,6 +257,9 @@ class Recorder:
             per_optimizer[step.optimizer] += 1
         self._progress(max(per_optimizer))
         if max(per_optimizer) >= self._wanted + sum(step.skipped for step in self.ledger.steps):
+            if self._enough:  # the script has caught the first one
+                self.end()
+            self._enough = (len(self.ledger.steps), len(self.ledger.backwards), len(self.ledger.clips))
             raise Enough
 
     def _step(self, optimizer: Optimizer, *, skipped: bool = False) -> Step:
@@ -233,6 +290,7 @@ class Recorder:
             eps,
             after=self._digest(optimizer),
             skipped=skipped,
+            unscaled=1 / factor if factor != 1 else self._unscaled.get(id(optimizer), 1.0),
         )
 
     def _digest(self, optimizer: Optimizer) -> str:
@@ -249,27 +307,40 @@ class Recorder:
         def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Tensor:
             chosen = [parameters] if isinstance(parameters, Tensor) else list(parameters)
             norm = clip(chosen, max_norm, *args, **kwargs)
-            known = tuple(self._parameters[id(one)][0] for one in chosen if id(one) in self._parameters)
-            ledger = self.ledger
-            since = ledger.steps[-1].backwards if ledger.steps else 0
-            scaled = any(backward.scale != 1.0 for backward in ledger.backwards[since:])
-            scaled &= not any(self._numbers(one) & set(known) for one in self._unscaled)
-            value = norm.full_tensor() if isinstance(norm, DTensor) else norm
-            ledger.clips.append(
-                Clip(caller(), known, float(max_norm), float(value), len(ledger.backwards), len(ledger.steps), scaled)
-            )
+            self._clipped(chosen, max_norm, norm.full_tensor() if isinstance(norm, DTensor) else norm)
             return norm
 
         return clip_grad_norm_
+
+    def around_value_clip(self, clip: Callable[..., None]) -> Callable[..., None]:
+        """Wrap `clip_grad_value_`."""
+
+        def clip_grad_value_(parameters: Any, clip_value: float, *args: Any, **kwargs: Any) -> None:
+            chosen = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+            largest = max((float(one.grad.abs().max()) for one in chosen if one.grad is not None), default=0.0)
+            clip(chosen, clip_value, *args, **kwargs)
+            self._clipped(chosen, clip_value, largest, by_value=True)
+
+        return clip_grad_value_
+
+    def _clipped(self, chosen: list[Tensor], bound: float, norm: Tensor | float, *, by_value: bool = False) -> None:
+        known = tuple(self._parameters[id(one)][0] for one in chosen if id(one) in self._parameters)
+        ledger = self.ledger
+        before = len(ledger.steps) - bool(self._in_step)  # a closure clips before the step that calls it
+        since = ledger.steps[before - 1].backwards if before else 0
+        scaled = any(backward.scale != 1.0 for backward in ledger.backwards[since:])
+        scaled &= not any(self._numbers(one) & set(known) for one in self._unscaled)
+        seen = (len(ledger.backwards), before)
+        ledger.clips.append(Clip(caller(), known, float(bound), float(norm), *seen, scaled, by_value))
 
     def _numbers(self, optimizer: int) -> set[int]:
         held = next((one for one in self._keep if id(one) == optimizer), None)
         return set() if held is None else {self._parameters[id(one)][0] for one in _held(held)}
 
-    def unscaled(self, optimizer: Optimizer) -> None:
+    def unscaled(self, optimizer: Optimizer, scale: float) -> None:
         """A GradScaler has divided an optimizer's gradients by its scale."""
         self.hold(optimizer)
-        self._unscaled.add(id(optimizer))
+        self._unscaled[id(optimizer)] = scale
 
     def rescaled(self) -> None:
         """A GradScaler has been updated: a new window begins."""
@@ -310,24 +381,6 @@ def sampled(tensor: Tensor) -> Any:
     flat = (local.to_dense() if local.is_sparse else local).detach().reshape(-1)
     step = max(1, flat.numel() // SAMPLES)
     return flat[::step][:SAMPLES].double().numpy().copy() if flat.numel() else np.zeros(0)
-
-
-def caller(depth: int = 2) -> str:
-    """File and line of the innermost frame that is no library's; the script's own if all else fails."""
-    frame: FrameType | None = sys._getframe(depth)
-    best = ""
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith("<") and not _is_library(name):
-            return f"{name}:{frame.f_lineno}"
-        if not best and "site-packages/torch/" not in name and not name.startswith((_OWN, "<")):
-            best = f"{name}:{frame.f_lineno}"
-        frame = frame.f_back
-    return best or "somewhere"
-
-
-def _is_library(name: str) -> bool:
-    return name.startswith(_LIBRARIES) or "/site-packages/" in name or "/dist-packages/" in name  # wherever they lie
 
 
 def collectives() -> int:

@@ -45,7 +45,7 @@ class Backward:
 
     Args:
         place: file and line of the call.
-        loss: the value that it was called on; NaN if that is no number.
+        loss: the value that it was called on; NaN if it is several.
         scale: the loss scale in it.
         epoch: how many times a DataLoader had been started.
         calls: losses in its graph that were seen.
@@ -54,6 +54,10 @@ class Backward:
         in_step: whether an optimizer called it, in its `step`.
         moved: whether weights had been changed since the backward before, other than by an optimizer.
         apart: whether it was `torch.autograd.grad`, which leaves it to the script what becomes of the gradient.
+        undefined: whether the value that it was called on is NaN.
+        divisors: numbers that a scalar with a gradient was divided by since the backward before.
+        dropout: how many dropouts were on, and off, since the backward before.
+        copied: whether a copy of the weights, which no optimizer holds, has moved since the backward before.
     """
 
     place: str
@@ -66,11 +70,15 @@ class Backward:
     in_step: bool = False
     moved: bool = False
     apart: bool = False
+    undefined: bool = False
+    divisors: tuple[float, ...] = ()
+    dropout: tuple[int, int] = (0, 0)
+    copied: bool = False
 
 
 @dataclass
 class Clip:
-    """One call of `clip_grad_norm_`.
+    """One call of `clip_grad_norm_`, or of `clip_grad_value_`.
 
     Args:
         place: file and line of the call.
@@ -79,6 +87,7 @@ class Clip:
         backwards: how many there had been.
         steps: how many steps there had been.
         scaled: whether the gradients still had the loss scale in them.
+        by_value: whether it bounds each element; `norm` is the largest one then.
     """
 
     place: str
@@ -88,6 +97,7 @@ class Clip:
     backwards: int
     steps: int
     scaled: bool
+    by_value: bool = False
 
 
 @dataclass
@@ -107,6 +117,8 @@ class Step:
         moved: whether they changed.
         skipped: whether a GradScaler left it out.
         closure: whether it was given a closure, and evaluates losses itself.
+        unscaled: the loss scale that a GradScaler has divided its gradients by.
+        frozen: how many parameters that require no gradient it has changed.
     """
 
     optimizer: int
@@ -121,6 +133,28 @@ class Step:
     moved: bool = False
     skipped: bool = False
     closure: bool = False
+    unscaled: float = 1.0
+    frozen: int = 0
+
+
+@dataclass
+class Scheduled:
+    """One step of a learning-rate scheduler.
+
+    Args:
+        place: file and line of the call.
+        kind: its class.
+        backwards, steps: how many there had been.
+        horizon: the number of steps that it is made for, if it says so.
+        batches: length of the loader that was started last, if it has one.
+    """
+
+    place: str
+    kind: str
+    backwards: int
+    steps: int
+    horizon: int | None
+    batches: int | None
 
 
 @dataclass
@@ -137,6 +171,12 @@ class Ledger:
         remarks: what was changed around the script, in words.
         error: what it raised, with its place; empty if nothing.
         missing: a package that is not installed, if that is why.
+        schedules: steps of schedulers, in order.
+        repeated: where a sampler drew the order of an epoch once more; empty if none did.
+        constants: where a gradient without a graph was added to a loss; empty if nowhere.
+        graphs: how many losses of windows gone by still have their graph, and of how many.
+        names: number of a parameter -> its name in its module.
+        unheld: names of parameters that losses reach and no optimizer holds -> whether they were loaded.
     """
 
     rank: int
@@ -150,3 +190,9 @@ class Ledger:
     remarks: list[str] = field(default_factory=list)
     error: str = ""
     missing: str = ""
+    schedules: list[Scheduled] = field(default_factory=list)
+    repeated: str = ""
+    constants: str = ""
+    graphs: tuple[int, int] = (0, 0)
+    names: dict[int, str] = field(default_factory=dict)
+    unheld: dict[str, bool] = field(default_factory=dict)

@@ -20,6 +20,7 @@ class Settings:
         shrink: "module.Class:name=value,...": arguments that a class gets instead of the script's;
             "__main__:NAME=value", or another module without a dot: what it assigns to its own names instead.
         stubs: packages that are replaced by empty ones if they are not installed.
+        limit_seconds: after which a run is ended that has not taken its steps.
     """
 
     target: str
@@ -29,6 +30,7 @@ class Settings:
     batches: int | None = None
     shrink: tuple[str, ...] = ()
     stubs: tuple[str, ...] = ()
+    limit_seconds: float = 900.0
 
     @property
     def name(self) -> str:
@@ -40,6 +42,10 @@ class Settings:
         if not self.is_module and not Path(self.target).is_file():
             raise ArgumentError(
                 f"there is no file {self.target}; write the script as after `python`, or use -m MODULE."
+            )
+        if self.target.endswith(".ipynb"):
+            raise ArgumentError(
+                f"{self.target} is a notebook; write it as a script first: jupyter nbconvert --to script {self.target}"
             )
         for one in self.shrink:
             parse_shrink(one)

@@ -16,7 +16,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
-from tightgrad_lab.audit.script import checkpoints
+from tightgrad_lab.audit.script import checkpoints, schedules
+from tightgrad_lab.audit.script.arithmetic import Arithmetic
 from tightgrad_lab.audit.script.recorder import Recorder
 
 Say = Callable[[str], None]
@@ -36,9 +37,10 @@ _ZERO_CUDA = ("max_memory_allocated", "memory_allocated", "max_memory_reserved",
 class OnCpu(TorchFunctionMode):
     """Every device that is asked for is the CPU."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, say: Say, arithmetic: Arithmetic) -> None:
         super().__init__()
         self._say = say
+        self._arithmetic = arithmetic
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -57,7 +59,9 @@ class OnCpu(TorchFunctionMode):
             args = (args[0], self._device(args[1]), *args[2:])
         if name in ("is_pinned",):
             return False
-        return func(*args, **named)
+        result = func(*args, **named)
+        self._arithmetic.watch(name, args, named, result)
+        return result
 
     def _device(self, device: Any) -> Any:
         return on_cpu(device, self._say)
@@ -93,10 +97,10 @@ def install(recorder: Recorder, say: Say, *, store: str, batches: int | None, cu
         batches: the most that a DataLoader gives in an epoch.
         cuda: whether the script is told that there is CUDA.
     """
-    _devices(say)
+    _devices(say, recorder.arithmetic)
     if cuda:
         pretend_cuda(say)
-    _ranks(say, store)
+    _ranks(recorder, say, store)
     _compilation(say)
     _loaders(recorder, say, batches)
     checkpoints.install(say)
@@ -105,6 +109,9 @@ def install(recorder: Recorder, say: Say, *, store: str, batches: int | None, cu
     torch.autograd.grad = recorder.around_grad(torch.autograd.grad)
     clip = recorder.around_clip(nn.utils.clip_grad_norm_)
     nn.utils.clip_grad_norm_ = nn.utils.clip_grad.clip_grad_norm_ = clip
+    by_value = recorder.around_value_clip(nn.utils.clip_grad_value_)
+    nn.utils.clip_grad_value_ = nn.utils.clip_grad.clip_grad_value_ = by_value
+    schedules.install(recorder)
     add = torch.optim.Optimizer.add_param_group
 
     def add_param_group(self: Any, group: Any) -> None:
@@ -116,8 +123,8 @@ def install(recorder: Recorder, say: Say, *, store: str, batches: int | None, cu
     register_optimizer_step_post_hook(recorder.after_step)
 
 
-def _devices(say: Say) -> None:
-    OnCpu(say).__enter__()  # type: ignore[no-untyped-call]  # for as long as this process lives
+def _devices(say: Say, arithmetic: Arithmetic) -> None:
+    OnCpu(say, arithmetic).__enter__()  # type: ignore[no-untyped-call]  # for as long as this process lives
     for name in _NO_CUDA:
         setattr(torch.cuda, name, lambda *args, **kwargs: None)
     for name in _ZERO_CUDA:
@@ -171,17 +178,25 @@ def pretend_cuda(say: Say) -> None:
     torch.cuda.get_device_capability = lambda device=None: (8, 0)
 
 
-def _ranks(say: Say, store: str) -> None:
+def _ranks(recorder: Recorder, say: Say, store: str) -> None:
     begin = dist.init_process_group
 
     def init_process_group(backend: Any = None, *args: Any, **kwargs: Any) -> None:
         if backend is not None and "gloo" not in str(backend):
             say(f"{backend}: gloo")
+        recorder.elsewhere()
         rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         begin("gloo", init_method=store, rank=rank, world_size=ranks)
 
     dist.init_process_group = init_process_group
     dist.distributed_c10d.init_process_group = init_process_group
+
+    def spawn(fn: Any, args: Any = (), nprocs: int = 1, *more: Any, **options: Any) -> None:
+        ranks = int(os.environ.get("WORLD_SIZE", 1))
+        say(f"torch.multiprocessing.spawn of {nprocs}: the audit's {ranks}, each started with the whole script")
+        fn(int(os.environ.get("RANK", 0)), *args)
+
+    torch.multiprocessing.spawn = torch.multiprocessing.start_processes = spawn
 
 
 def _compilation(say: Say) -> None:
@@ -207,6 +222,10 @@ def _loaders(recorder: Recorder, say: Say, batches: int | None) -> None:
     def run(self: Any) -> Any:
         if torch.is_grad_enabled():
             recorder.epoch += 1
+            try:
+                recorder.batches = len(self)
+            except TypeError:  # of a stream
+                recorder.batches = None
         found = iterate(self)
         return found if batches is None else _First(found, batches)
 
@@ -258,7 +277,7 @@ def _scaler(recorder: Recorder, say: Say) -> None:
         def unscale_(self, optimizer: Any) -> None:
             super().unscale_(optimizer)
             if self.is_enabled():
-                recorder.unscaled(optimizer)
+                recorder.unscaled(optimizer, self.get_scale())
 
         def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
             before = len(recorder.ledger.steps)

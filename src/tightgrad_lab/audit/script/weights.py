@@ -85,7 +85,7 @@ def check_weights(windows: Sequence[Window], shares: dict[int, list[list[float]]
         remark = ignored[site]
         found += [] if remark is None else [remark]
         found += _windows(site, by_window, by_number, usual)
-    return [*found, *_all_windows(sites, by_number, usual)]
+    return [*found, *_all_windows(sites, by_number, usual, shares)]
 
 
 def _taken(window: Window, shares: list[list[float]] | None) -> tuple[Window, list[list[float]] | None]:
@@ -266,7 +266,9 @@ def _windows(site: str, by_window: dict[int, Calls], windows: dict[int, Window],
         return
 
 
-def _all_windows(sites: dict[str, dict[int, Calls]], windows: dict[int, Window], usual: int) -> Iterator[Remark]:
+def _all_windows(
+    sites: dict[str, dict[int, Calls]], windows: dict[int, Window], usual: int, shares: dict[int, list[list[float]]]
+) -> Iterator[Remark]:
     """All windows count a multiple of one: K or W was multiplied or divided once too often. Every loss must say so."""
     if any(window.in_parts for window in windows.values()):
         return
@@ -301,7 +303,12 @@ def _all_windows(sites: dict[str, dict[int, Calls]], windows: dict[int, Window],
             mass=mass,
         )
         return
-    for factor, what, cure in _known(usual if together else 1, ranks):
+    count = usual if together else 1
+    after = ranks > 1 and all(
+        abs(one * ranks - 1) <= LEAST for number in windows for own in shares.get(number, [[0.0]]) for one in own
+    )
+    divisor = _divisor(windows, usual, mass) if together else 0
+    for factor, what, cure in [*_known(count, ranks, after=after), *_divided(count, divisor)]:
         if abs(mass / factor - 1) <= LEAST:
             cause = f"a window counts {mass:.3g} times its due: {what}"
             yield Remark("mass", cause, _at(site), where, cure, mass=mass)
@@ -314,7 +321,29 @@ def _all_windows(sites: dict[str, dict[int, Calls]], windows: dict[int, Window],
         )
 
 
-def _known(usual: int, ranks: int) -> Iterator[tuple[float, str, str]]:
+def _divisor(windows: dict[int, Window], usual: int, mass: float) -> int:
+    """The one number that the loss of every micro-batch is divided by, and that explains the mass; 0 if none does."""
+    full = [backward for window in windows.values() if window.length == usual for backward in window.backwards[0]]
+    found = {backward.divisors for backward in full}
+    if len(found) != 1 or any(len(backward.calls) != 1 for backward in full):
+        return 0
+    divisors = found.pop()
+    number = round(divisors[0]) if len(divisors) == 1 else 0
+    least = 2 if usual > 1 else 3  # half a loss is a habit of its own
+    explains = number >= least and number == divisors[0] and abs(mass * number / usual - 1) <= LEAST
+    return number if explains and number != usual else 0
+
+
+def _divided(usual: int, divisor: int) -> Iterator[tuple[float, str, str]]:
+    if divisor and usual > 1:
+        what = f"the loss is divided by {divisor}, and a step takes {usual} micro-batches"
+        yield usual / divisor, what, "divide by the number of micro-batches of the window."
+    elif divisor:
+        what = f"the loss is divided by {divisor}, and every micro-batch is followed by a step"
+        yield 1 / divisor, what, f"call optimizer.step and zero_grad after {divisor} micro-batches, or do not divide."
+
+
+def _known(usual: int, ranks: int, *, after: bool) -> Iterator[tuple[float, str, str]]:
     if usual > 1:
         yield (
             usual,
@@ -332,6 +361,12 @@ def _known(usual: int, ranks: int) -> Iterator[tuple[float, str, str]]:
             f"the loss is multiplied by the world size ({ranks}), or gradients are summed over ranks",
             "DDP and FSDP2 average over ranks; do not multiply a local mean by the world size.",
         )
+        if after:
+            yield (
+                1 / ranks,
+                f"gradients are averaged over {ranks} ranks, and divided by {ranks} once more",
+                "leave the division by the world size to DDP, FSDP2 or dist.ReduceOp.AVG.",
+            )
         yield (
             1 / ranks,
             f"the loss is divided by a total over all {ranks} ranks, and the wrapper divides again",

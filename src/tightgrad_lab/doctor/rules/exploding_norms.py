@@ -1,5 +1,6 @@
 """Gradients that suddenly become many times larger, or inf or NaN, and that nothing limits."""
 
+import math
 from dataclasses import replace
 from statistics import median
 
@@ -51,19 +52,23 @@ def _nonfinite(history: History) -> tuple[int, str] | None:
     if not skipped or (scaled and len(skipped) <= MOST_SKIPS * len(history.steps)):
         return None  # a few overflows are how dynamic loss scaling finds its scale
     first = int(skipped[0]["step"])
+    if not any("grad_norm" in record for record in history.steps):
+        return first, f"the loss was inf or NaN at {len(skipped)} of {len(history.steps)} steps, first at step {first}."
     return first, f"gradients were inf or NaN at {len(skipped)} of {len(history.steps)} steps, first at step {first}."
 
 
 def _is_bad(record: Record) -> bool:
     """Whether its gradient was not finite: it was skipped for that, or its norm is missing where others have one."""
-    if record.get("skip_reason") == "nonfinite":
+    measured = (record.get("loss"), record.get("grad_norm"))
+    wild = any(isinstance(one, float) and not math.isfinite(one) for one in measured)
+    if record.get("skip_reason") == "nonfinite" or (wild and not is_number(record.get("grad_norm"))):
         return True
     return not record.get("skipped") and record.get("clip_coef") is not None and not is_number(record.get("grad_norm"))
 
 
 def _spike(history: History) -> tuple[int, str] | None:
     usual: list[float] = []
-    largest: tuple[float, float, int] | None = None
+    largest: tuple[float, float, int, bool] | None = None
     first = None
     for record in history.applied:
         if not is_number(record.get("grad_norm")):
@@ -74,10 +79,11 @@ def _spike(history: History) -> tuple[int, str] | None:
         if middle and norm > TIMES * middle and (coef is None or coef >= 1):
             first = step if first is None else first
             if largest is None or norm / middle > largest[0]:
-                largest = (norm / middle, norm, step)
+                largest = (norm / middle, norm, step, coef is not None)
         else:
             usual.append(norm)
     if first is None or largest is None:
         return None
-    times, norm, step = largest
-    return first, f"the norm was {norm:.3g} at step {step}, {times:.0f} times the usual, and was not clipped."
+    times, norm, step, known = largest
+    clipped = "and was not clipped" if known else "and nothing says that it was clipped"
+    return first, f"the norm was {norm:.3g} at step {step}, {times:.0f} times the usual, {clipped}."

@@ -1,0 +1,52 @@
+"""Audits many small scripts from one process that has loaded torch: `python audits.py SCRIPT.py NAME:RANKS ...`.
+
+Each rank is a fork of it, so that a script takes a fraction of a second. Prints one JSON object: name -> remarks.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import tightgrad_lab.audit.script.child as child
+import tightgrad_lab.audit.script.surroundings  # noqa: F401
+from tightgrad_lab.audit.script import Settings, launch
+from tightgrad_lab.audit.script.judge import judge
+
+
+def forked(folder: Path, rank: int, ranks: int) -> int:
+    """Start one rank."""
+    number = os.fork()
+    if number:
+        return number
+    try:
+        os.environ.update(launch._environment(rank, ranks, 0, launched=ranks > 1, cuda=False))
+        os.environ["TIGHTGRAD_PARENT"] = str(os.getppid())
+        log = os.open(folder / f"log.{rank}", os.O_WRONLY | os.O_CREAT)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.modules["__main__"] = ModuleType("__main__")
+        child.main(folder)
+    finally:
+        os._exit(1)
+
+
+def remarks_of(script: str, name: str, ranks: int) -> list[dict[str, Any]]:
+    """What is said of one function of a script."""
+    settings = Settings(script, arguments=(name,), steps=6)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "settings.json").write_text(settings.to_json(), encoding="utf-8")
+        for number in [forked(folder, rank, ranks) for rank in range(ranks)]:
+            os.waitpid(number, 0)
+        ledgers = launch._ledgers(folder, settings, ranks, launched=ranks > 1, cuda=False)
+        return [asdict(one) for one in judge(ledgers)]
+
+
+if __name__ == "__main__":
+    chosen = [one.partition(":")[::2] for one in sys.argv[2:]]
+    print(json.dumps({name: remarks_of(sys.argv[1], name, int(ranks)) for name, ranks in chosen}))

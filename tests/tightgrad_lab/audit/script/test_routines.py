@@ -1,0 +1,80 @@
+"""Faults of a loop besides its gradients are named, each alone; loops beside them that are right are not accused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import support.audits
+from support.waiting import patience
+
+SCRIPT = Path(__file__).parent / "routines.py"
+WRONG = {
+    "copied": "copied",
+    "eval_mode": "eval mode",
+    "frozen": "frozen",
+    "mass_by_the_batch_size": "mass",
+    "mass_divided_by_ranks_again": "mass",
+    "mass_of_a_step_each_micro_batch": "mass",
+    "never_scaled": "never scaled",
+    "no_graph": "no graph",
+    "no_optimizer": "no optimizer",
+    "nothing_to_train": "nothing to train",
+    "same_data": "same data",
+    "same_order": "same order",
+    "schedule": "schedule",
+    "undefined": "undefined",
+    "value_before_unscale": "clip before unscale",
+}
+NOTES = {
+    "fine_probe": {"left out"},
+    "fine_schedule_in_micro_batches": {"schedule"},
+    "fine_value_and_kept_losses": {"clip by value", "graph kept"},
+}
+FINE = [
+    line.removeprefix("def ").partition("(")[0]
+    for line in SCRIPT.read_text(encoding="utf-8").splitlines()
+    if line.startswith("def fine_")
+]
+RANKS = {"mass_divided_by_ranks_again": 2, "same_data": 2}
+
+
+@pytest.fixture(scope="module")
+def remarks() -> dict[str, list[dict[str, Any]]]:
+    names = [f"{name}:{RANKS.get(name, 1)}" for name in [*WRONG, *FINE]]
+    command = [sys.executable, support.audits.__file__, str(SCRIPT), *names]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=patience(300), check=False)
+    assert run.returncode == 0, run.stderr
+    found: dict[str, list[dict[str, Any]]] = json.loads(run.stdout)
+    return found
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_fault_is_named_and_nothing_else(name: str, remarks: dict[str, list[dict[str, Any]]]) -> None:
+    assert [one["kind"] for one in remarks[name] if one["wrong"]] == [WRONG[name]]
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_a_loop_that_is_right_is_not_accused(name: str, remarks: dict[str, list[dict[str, Any]]]) -> None:
+    assert [one["cause"] for one in remarks[name] if one["wrong"]] == []
+    assert NOTES.get(name, set()) <= {one["kind"] for one in remarks[name]}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mass_by_the_batch_size", "0.25 times its due: the loss is divided by 8, and a step takes 2 micro-batches"),
+        ("mass_of_a_step_each_micro_batch", "divided by 4, and every micro-batch is followed by a step"),
+        ("mass_divided_by_ranks_again", "averaged over 2 ranks, and divided by 2 once more"),
+        ("no_optimizer", "2 parameters get a gradient and are held by no optimizer"),
+        ("eval_mode", "dropout is on in the first 2 backwards and off in the 10 after"),
+        ("copied", "updated 2 times a step"),
+    ],
+)
+def test_words(name: str, words: str, remarks: dict[str, list[dict[str, Any]]]) -> None:
+    (fault,) = [one for one in remarks[name] if one["wrong"]]
+    assert words in fault["cause"]
+    assert fault["cure"]
