@@ -15,7 +15,9 @@ from typing import Any
 import tightgrad_lab.audit.script.child as child
 import tightgrad_lab.audit.script.surroundings  # noqa: F401
 from tightgrad_lab.audit.script import Settings, launch
+from tightgrad_lab.audit.script.finding import Remark
 from tightgrad_lab.audit.script.judge import judge
+from tightgrad_lab.errors import ArgumentError
 
 
 def forked(folder: Path, rank: int, ranks: int) -> int:
@@ -43,7 +45,10 @@ def remarks_of(script: str, name: str, ranks: int) -> list[dict[str, Any]]:
         (folder / "settings.json").write_text(settings.to_json(), encoding="utf-8")
         for number in [forked(folder, rank, ranks) for rank in range(ranks)]:
             os.waitpid(number, 0)
-        ledgers = launch._ledgers(folder, settings, ranks, launched=ranks > 1, cuda=False)
+        try:
+            ledgers = launch._ledgers(folder, settings, ranks, launched=ranks > 1, cuda=False)
+        except ArgumentError as error:
+            return [asdict(Remark("error", str(error), "", ""))]
         return [asdict(one) for one in judge(ledgers)]
 
 

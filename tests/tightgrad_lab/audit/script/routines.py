@@ -283,5 +283,39 @@ def fine_overflow():
         second.zero_grad()
 
 
+def fine_caught():
+    """What stops the script is caught by it, and a step in between goes wrong."""
+    optimizer = SGD(MODEL.parameters())
+    for batch in batches():
+        try:
+            loss_of(batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        except:  # noqa: E722
+            continue
+
+
+def fine_leaves():
+    optimizer = SGD(MODEL.parameters())
+    loss_of((INPUTS, TARGETS)).backward()
+    optimizer.step()
+    os._exit(0)
+
+
+def worker(rank, factor):
+    assert rank == RANK
+    loop(SGD(MODEL.parameters()), divisor=factor)
+
+
+def mass_spawned():
+    torch.multiprocessing.spawn(worker, args=(1,), nprocs=8)
+
+
+def elsewhere():
+    process = torch.multiprocessing.get_context("fork").Process(target=worker, args=(RANK, K))
+    process.start()
+    process.join()
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]]()
