@@ -98,7 +98,9 @@ def _leaves(roots: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _print(tensor: Tensor) -> Print:
-    """Some elements."""
+    """Some elements; none of a tensor that has no storage now."""
+    if tensor.is_meta or tensor.is_sparse or not tensor.untyped_storage().size():
+        return ()
     with torch.no_grad():
         flat = tensor.detach().reshape(-1)
         return tuple(flat[:: max(1, flat.numel() // ELEMENTS)][:ELEMENTS].double().tolist())

@@ -72,6 +72,10 @@ def _scaled(window: Window, seen: Taken, scale: float) -> tuple[list[Remark], li
         return [], None
     loss_scale = window.backwards[0][-1].scale
     place = window.steps[0].place
+    if not scale:
+        cause = f"the gradients of all {window.length} micro-batches are lost: they are cleared before the step"
+        cure = "call zero_grad after optimizer.step, or before the window's first backward."
+        return [_wrong("cleared", cause, place, window, cure)], None
     if loss_scale != 1 and abs(scale / loss_scale - 1) <= 5 * window.tolerance:
         cause = f"the gradient is {loss_scale:g} times too large: the loss scale is still in it"
         cure = "step through the scaler, or call scaler.unscale_ before."

@@ -117,6 +117,7 @@ def _worth_knowing(ledger: Ledger, windows: Sequence[Window]) -> Iterator[Remark
         return
     where = f"{windows[0].ranks} rank{'s' if windows[0].ranks > 1 else ''}, step {windows[0].number + 1}"
     never = set(step.parameters).intersection(*(set(w.steps[0].parameters) - w.steps[0].taken.keys() for w in windows))
+    never -= {number for window in windows for one in window.backwards[0] for number in one.gradient}  # cleared
     if never:
         known = listed([ledger.names.get(number, "") for number in sorted(never)])
         words = (

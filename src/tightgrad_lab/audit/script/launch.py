@@ -142,8 +142,7 @@ def _wait(folder: Path, processes: list["subprocess.Popen[bytes]"], settings: Se
     while any(process.poll() is None for process in processes):
         time.sleep(POLL_SECONDS)
         now = time.monotonic()
-        steps = (folder / "progress.0").read_text() if (folder / "progress.0").exists() else ""
-        done = int(steps or 0)
+        done = int(_text(folder / "progress.0") or 0)
         reached = f"step {done} of {settings.steps}" if done else f"no step yet, {now - began:.0f} s"
         report(min(1.0, done / settings.steps), f"{words}, {reached}")
         if first_end is None and any(process.poll() is not None for process in processes):
@@ -156,6 +155,10 @@ def _wait(folder: Path, processes: list["subprocess.Popen[bytes]"], settings: Se
                 f"{settings.limit_seconds:.0f} seconds; give it less to do (its own arguments, --shrink, --batches, "
                 "--steps) or more time (--limit)."
             )
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _failed(folder: Path) -> bool:
@@ -198,5 +201,11 @@ def _ledgers(folder: Path, settings: Settings, ranks: int, *, launched: bool, cu
     if len(found) < ranks:
         gone = next(rank for rank in range(ranks) if not (folder / f"ledger.{rank}").exists())
         log = (folder / f"log.{gone}").read_text(errors="replace").strip().splitlines()
+        done = [int(_text(folder / f"progress.{rank}") or 0) for rank in range(ranks)]
+        if max(done) > done[gone]:
+            raise ArgumentError(
+                f"{words}: rank {gone} has taken {done[gone]} steps where another has taken {max(done)}, and waits or "
+                "is gone; all ranks must call backward and step equally often."
+            )
         raise ArgumentError(f"{words}: rank {gone} ended without a word{f'; last: {log[-1]}' if log else ''}")
     return found

@@ -142,7 +142,7 @@ class Recorder:
 
     def _look_at(self, roots: Any) -> None:
         """Search the graph for parameters that no optimizer holds, and mark it, to see how long it lives."""
-        if len(self.ledger.backwards) < LOOKS:
+        if len(self.ledger.backwards) < LOOKS and not self.ledger.sharded:
             self._bystanders.reach(roots, self._parameters)
         if isinstance(roots, Tensor) and roots.grad_fn is not None:
             token = _Token()
@@ -236,7 +236,7 @@ class Recorder:
         before, step.after = step.after, self._digest(optimizer)
         step.moved = before != step.after
         step.frozen = sum(one != self._frozen.get(key) for key, one in self._frozen_now(optimizer).items())
-        if len(self.ledger.steps) <= LOOKS:
+        if len(self.ledger.steps) <= LOOKS and not self.ledger.sharded:
             self._bystanders.find_copies(self._parameters)
         self._versions = [parameter._version for _, parameter in self._parameters.values()]
         self.count()

@@ -37,6 +37,12 @@ def check_routine(ledgers: Sequence[Ledger], windows: Sequence[Sequence[Window]]
         cure = "leave frozen parameters out of the optimizer, or clear their gradients with set_to_none=True."
         yield Remark("frozen", f"{cause} (a gradient from before, weight decay, momentum)", place, ranks, cure)
     yield from _undefined(first, ranks)
+    for clip in first.clips:
+        if not clip.parameters and any(step.taken for step in first.steps):
+            cause = "a clip does nothing: no optimizer holds any of the parameters that it is given"
+            cure = "give it list(model.parameters()); a generator is empty once an optimizer has read it."
+            yield Remark("clip of nothing", cause, clip.place, ranks, cure)
+            break
     if first.repeated:
         cause = "every epoch draws its batches in the same order: DistributedSampler shuffles by its epoch, which stays"
         cure = "call sampler.set_epoch(epoch) when an epoch begins."
@@ -77,7 +83,12 @@ def _held(ledger: Ledger, windows: Sequence[Sequence[Window]], ranks: str) -> It
         yield Remark("left out", words, place, ranks, wrong=False)
     for own in windows:
         steps = [window.steps[0] for window in own]
-        without = [step.parameters and step.missing == len(step.parameters) for step in steps]
+        without = [
+            window.steps[0].parameters
+            and window.steps[0].missing == len(window.steps[0].parameters)
+            and not window.backwards[0]
+            for window in own
+        ]
         if steps and all(without) and not any(step.closure for step in steps):
             cause = f"no parameter of {steps[0].kind} gets a gradient: it holds others than those that the loss reaches"
             cure = "make the optimizer after the model is what it will be; look for a detach or no_grad before them."

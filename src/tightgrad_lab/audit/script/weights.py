@@ -313,6 +313,9 @@ def _all_windows(
             cause = f"a window counts {mass:.3g} times its due: {what}"
             yield Remark("mass", cause, _at(site), where, cure, mass=mass)
             return
+    if together and usual > 1:
+        words = f"a window counts {mass:.3g} times: its {usual} micro-batches count {mass / usual:.3g} each"
+        yield Remark("mass of its own", f"{words} (a weight of the loss?)", _at(site), where, wrong=False, mass=mass)
     power = math.log2(mass) if mass > 0 else 0.0
     if power >= LEAST_POWER and abs(power - round(power)) <= LEAST:
         cause = f"a window counts {mass:.4g} times its due, a power of two: a loss scale is still in it"

@@ -283,6 +283,30 @@ def fine_overflow():
         second.zero_grad()
 
 
+def clip_of_nothing():
+    given = (parameter for parameter in MODEL.parameters() if parameter.requires_grad)
+    loop(SGD(given), before_step=partial(nn.utils.clip_grad_norm_, given, 1.0))
+
+
+def cleared_to_none():
+    optimizer = SGD(MODEL.parameters())
+    loop(optimizer, before_step=optimizer.zero_grad)
+
+
+def cleared_to_zero():
+    optimizer = SGD(MODEL.parameters())
+    loop(optimizer, before_step=partial(optimizer.zero_grad, set_to_none=False))
+
+
+def fine_weight_of_a_loss():
+    optimizer = SGD(MODEL.parameters())
+    for number, batch in enumerate(batches(), start=1):
+        (0.3 * loss_of(batch) / K).backward()
+        if number % K == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
 def fine_caught():
     """What stops the script is caught by it, and a step in between goes wrong."""
     optimizer = SGD(MODEL.parameters())

@@ -13,6 +13,9 @@ from support.waiting import patience
 
 SCRIPT = Path(__file__).parent / "routines.py"
 WRONG = {
+    "cleared_to_none": "cleared",
+    "cleared_to_zero": "cleared",
+    "clip_of_nothing": "clip of nothing",
     "copied": "copied",
     "elsewhere": "error",
     "eval_mode": "eval mode",
@@ -34,6 +37,7 @@ WRONG = {
 NOTES = {
     "fine_probe": {"left out"},
     "fine_schedule_in_micro_batches": {"schedule"},
+    "fine_weight_of_a_loss": {"mass of its own"},
     "fine_value_and_kept_losses": {"clip by value", "graph kept"},
 }
 FINE = [
