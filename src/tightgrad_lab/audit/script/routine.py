@@ -153,7 +153,8 @@ def _same_data(windows: Sequence[Window]) -> Iterator[Remark]:
     if any(values.any() for one, _ in pairs for values in one.values()):
         cause = "all ranks compute the same gradient: each sees the same data, so that more ranks change nothing"
         cure = "give each rank its own part: a DistributedSampler, or a seed (offset) of its own."
-        yield Remark("same data", cause, windows[0].backwards[0][0].place, _where(windows[0]), cure)
+        first = windows[0].backwards[0][0]  # numbers that are drawn on the spot may only stand for data
+        yield Remark("same data", cause, first.place, _where(windows[0]), cure, wrong=first.epoch > 0)
 
 
 def _undefined(ledger: Ledger, ranks: str) -> Iterator[Remark]:

@@ -35,6 +35,7 @@ WRONG = {
     "value_before_unscale": "clip before unscale",
 }
 NOTES = {
+    "fine_invented_data": {"same data"},
     "fine_probe": {"left out"},
     "fine_schedule_in_micro_batches": {"schedule"},
     "fine_weight_of_a_loss": {"mass of its own"},
@@ -45,7 +46,7 @@ FINE = [
     for line in SCRIPT.read_text(encoding="utf-8").splitlines()
     if line.startswith("def fine_")
 ]
-RANKS = {"mass_divided_by_ranks_again": 2, "same_data": 2}
+RANKS = {"fine_invented_data": 2, "mass_divided_by_ranks_again": 2, "same_data": 2}
 
 
 @pytest.fixture(scope="module")
