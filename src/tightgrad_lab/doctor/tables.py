@@ -92,7 +92,7 @@ def _pairs(line: str) -> dict[str, Any]:
 def _record(row: dict[str, Any]) -> dict[str, Any]:
     record: dict[str, Any] = {}
     for name, value in row.items():
-        if name is None or ELSEWHERE.search(str(name).lower()):
+        if ELSEWHERE.search(str(name).lower()):
             continue
         plain = str(name).lower().strip().replace(" ", "_").replace("-", "_")
         plain = plain.rpartition("/")[2] if "/" in plain else plain

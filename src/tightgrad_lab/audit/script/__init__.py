@@ -1,7 +1,7 @@
 """`tightgrad audit --run`: runs a training script as it is, on local CPU ranks, and says what each target counts.
 
 settings -> launch (parent) -> child (in each rank: imports, losses, surroundings and recorder are put around the
-script) -> records -> windows -> weights, gradients and clipping (three checks) -> judge -> run.
+script) -> records -> windows -> weights, gradients, clipping and routine (the checks) -> judge -> run.
 """
 
 from tightgrad_lab.audit.script.run import ScriptAudit as ScriptAudit

@@ -86,7 +86,8 @@ def _living(kind: type) -> list[Any]:
 
 def _leaves(roots: Iterable[Any]) -> Iterator[Tensor]:
     """Tensors at the end of a graph that gather gradients."""
-    ahead, seen = [one for one in roots if one is not None], set()
+    ahead = [one for one in roots if one is not None]
+    seen: set[Any] = set()
     while ahead and len(seen) < MOST_NODES:
         node = ahead.pop()
         if node in seen:

@@ -56,7 +56,7 @@ def main(folder: Path) -> None:
     surroundings.install(recorder, say, store=store, batches=settings.batches, cuda=cuda)
     own = os.getpid()
 
-    def end() -> NoReturn:
+    def end(alive: object = None) -> NoReturn:
         recorder.finish()
         for package in stubs.used:
             say(f"{package} is not installed: an empty one")
@@ -77,9 +77,9 @@ def main(folder: Path) -> None:
             (folder / ELSEWHERE).touch()
             LEAVE(1)
 
-    os._exit = leave
+    vars(os)["_exit"] = leave
     recorder.end, recorder.elsewhere = end, elsewhere
-    alive: object = None  # what the script has made, until all of it was looked at
+    alive: object = None  # what the script has made, and what has to be there when all of it is looked at
     try:
         alive = _run(settings, changer)
         ledger.ended = True
@@ -94,8 +94,7 @@ def main(folder: Path) -> None:
         traceback.print_exc()
         ledger.error = where_it_failed(error, Path(settings.target).resolve(), Path.cwd())
         ledger.missing = getattr(error, "name", "") or "" if isinstance(error, ModuleNotFoundError) else ""
-    end()
-    del alive
+    end(alive)
 
 
 def _end_with_parent() -> None:

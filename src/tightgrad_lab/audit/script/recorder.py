@@ -146,15 +146,15 @@ class Recorder:
             self._bystanders.reach(roots, self._parameters)
         if isinstance(roots, Tensor) and roots.grad_fn is not None:
             token = _Token()
-            roots.grad_fn.metadata["tightgrad"] = token
+            roots.grad_fn.metadata["tightgrad"] = token  # type: ignore[index]  # a dict, whatever its stub says
             self._graphs.append(weakref.ref(token))
 
     def finish(self) -> None:
         """Nothing more is to be seen."""
         ledger = self.ledger
         if self._enough:
-            for found, length in zip((ledger.steps, ledger.backwards, ledger.clips), self._enough, strict=True):
-                del found[length:]
+            steps, backwards, clips = self._enough
+            del ledger.steps[steps:], ledger.backwards[backwards:], ledger.clips[clips:]
         ledger.constants = self.arithmetic.constants
         window = ledger.steps[-1].backwards - ledger.steps[-2].backwards if len(ledger.steps) > 1 else 1
         past = self._graphs[: -2 * max(1, window)]

@@ -196,7 +196,7 @@ def _ranks(recorder: Recorder, say: Say, store: str) -> None:
         say(f"torch.multiprocessing.spawn of {nprocs}: the audit's {ranks}, each started with the whole script")
         fn(int(os.environ.get("RANK", 0)), *args)
 
-    torch.multiprocessing.spawn = torch.multiprocessing.start_processes = spawn
+    vars(torch.multiprocessing).update(spawn=spawn, start_processes=spawn)
 
 
 def _compilation(say: Say) -> None:
