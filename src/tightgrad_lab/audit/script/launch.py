@@ -197,15 +197,23 @@ def _ledgers(folder: Path, settings: Settings, ranks: int, *, launched: bool, cu
             raise _NeedsError("launched")
         if not cuda and re.search("cuda|gpu", re.sub(r"\S+\.py:", "", own), re.IGNORECASE):
             raise _NeedsError("cuda")
+        if is_from_another_rank(own):
+            _equally_often(folder, ranks, words)
         raise ArgumentError(f"{words}: {own}")
     if len(found) < ranks:
         gone = next(rank for rank in range(ranks) if not (folder / f"ledger.{rank}").exists())
         log = (folder / f"log.{gone}").read_text(errors="replace").strip().splitlines()
-        done = [int(_text(folder / f"progress.{rank}") or 0) for rank in range(ranks)]
-        if max(done) > done[gone]:
-            raise ArgumentError(
-                f"{words}: rank {gone} has taken {done[gone]} steps where another has taken {max(done)}, and waits or "
-                "is gone; all ranks must call backward and step equally often."
-            )
+        _equally_often(folder, ranks, words)
         raise ArgumentError(f"{words}: rank {gone} ended without a word{f'; last: {log[-1]}' if log else ''}")
     return found
+
+
+def _equally_often(folder: Path, ranks: int, words: str) -> None:
+    """Raise an ArgumentError if a rank has taken fewer steps than another; one apart they may be in passing."""
+    done = [int(_text(folder / f"progress.{rank}") or 0) for rank in range(ranks)]
+    least = min(done)
+    if max(done) > least + 1:
+        raise ArgumentError(
+            f"{words}: rank {done.index(least)} has taken {least} steps where another has taken {max(done)}; all ranks "
+            "must call backward and optimizer.step equally often."
+        )

@@ -85,6 +85,15 @@ def fine_invented_data():
         optimizer.zero_grad()
 
 
+def first_rank_alone():
+    model, optimizer = DistributedDataParallel(MODEL), SGD(MODEL.parameters())
+    for batch in batches(sampler=DistributedSampler(INPUTS)):
+        loss_of(batch, model).backward()
+        if RANK == 0:
+            optimizer.step()
+        optimizer.zero_grad()
+
+
 def epochs(set_epoch):
     optimizer, sampler = SGD(MODEL.parameters()), DistributedSampler(INPUTS, num_replicas=1, rank=0)
     next(iter(batches(16, sampler)))

@@ -19,6 +19,7 @@ WRONG = {
     "copied": "copied",
     "elsewhere": "error",
     "eval_mode": "eval mode",
+    "first_rank_alone": "error",
     "frozen": "frozen",
     "mass_by_the_batch_size": "mass",
     "mass_divided_by_ranks_again": "mass",
@@ -46,7 +47,7 @@ FINE = [
     for line in SCRIPT.read_text(encoding="utf-8").splitlines()
     if line.startswith("def fine_")
 ]
-RANKS = {"fine_invented_data": 2, "mass_divided_by_ranks_again": 2, "same_data": 2}
+RANKS = {"first_rank_alone": 2, "fine_invented_data": 2, "mass_divided_by_ranks_again": 2, "same_data": 2}
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,7 @@ def test_a_loop_that_is_right_is_not_accused(name: str, remarks: dict[str, list[
         ("eval_mode", "dropout is on in the first 2 backwards and off in the 10 after"),
         ("copied", "updated 2 times a step"),
         ("mass_spawned", "the loss is not divided by the number of micro-batches (2)"),
+        ("first_rank_alone", "rank 1 has taken 0 steps where another has taken 6"),
         ("elsewhere", "trains in processes that it starts itself"),
     ],
 )
