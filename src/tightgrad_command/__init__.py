@@ -3,16 +3,29 @@
 It is outside of `tightgrad`, whose import brings torch: a version, a help text and a completion come at once.
 """
 
+import os
 import sys
 from importlib.metadata import version
 
 WRONG_ARGUMENTS = 2
+NOBODY_READS = 141
+"""As the shell says for a program that SIGPIPE has ended, such as the first one of `tightgrad methods | head -1`."""
 INSTALL = "pip install 'tightgrad[lab]'"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        try:
+            _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is for nobody, at the exit too
+        sys.exit(NOBODY_READS)
+
+
+def _run(arguments: list[str]) -> None:
     if arguments == ["--version"]:
         print(f"tightgrad {version('tightgrad')}")
         sys.exit(0)

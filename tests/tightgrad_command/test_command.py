@@ -1,5 +1,6 @@
 """The command as `pip install tightgrad` brings it, without the lab."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -63,3 +64,14 @@ def test_with_the_lab_it_does_the_rest_and_a_fault_of_the_lab_is_not_taken_for_i
     broken = run("report", "--help", without=("tightgrad_lab.cli.extras",))
     assert broken.returncode == 1
     assert "No module named 'tightgrad_lab.cli.extras'" in broken.stderr
+
+
+@pytest.mark.parametrize("without", [ALONE, ()])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_seen_enough_is_no_error(without, unbuffered):
+    code = PROGRAM.format(arguments=["methods"], without=without)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as process:
+        process.stdout.close()  # before it has printed a line
+        assert (process.stderr.read(), process.wait()) == (b"", 141)

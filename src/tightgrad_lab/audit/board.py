@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tightgrad_lab.errors import ArgumentError
-from tightgrad_lab.training.ranks import ended_by_sigterm
+from tightgrad_lab.signals import ended_by_signals
 
 Row = dict[str, Any]
 VERDICT = ("ok", "cause", "weight_low", "weight_high", "mass", "note")
@@ -96,7 +96,7 @@ def run_row(command: str, here: Path) -> Row:
     before, dashes, after = command.partition(" -- ")
     words = [*shlex.split(before)[1:], "--json", *(["--", *shlex.split(after)] if dashes else [])]
     began = time.monotonic()
-    with ended_by_sigterm():
+    with ended_by_signals():
         done = subprocess.run(
             [sys.executable, "-m", "tightgrad_lab.cli", *words], cwd=here, capture_output=True, text=True, check=False
         )

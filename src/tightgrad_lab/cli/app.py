@@ -1,6 +1,7 @@
 """Verbs, and how errors reach a person: one line on stderr, 2 for arguments, 1 for a failed run."""
 
 import re
+import signal
 import sys
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -19,10 +20,13 @@ from tightgrad_lab.cli.report import report
 from tightgrad_lab.cli.slides import slides
 from tightgrad_lab.cli.watch import watch
 from tightgrad_lab.errors import ArgumentError, LabError
+from tightgrad_lab.signals import ended_by_signals, leave_at_once
 
 FAILED = 1
 WRONG_ARGUMENTS = 2
-INTERRUPTED = 130
+STOPPED = 128
+"""Beyond this, the number of the signal that ended the command."""
+INTERRUPTED = STOPPED + signal.SIGINT
 
 app = typer.Typer(
     name="tightgrad",
@@ -59,14 +63,21 @@ def _start(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    try:
+        code = run(sys.argv[1:] if arguments is None else arguments)
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else FAILED
+    if code > STOPPED:
+        leave_at_once(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run the command line; return the exit code."""
     command = typer.main.get_command(app)
     try:
-        code = command.main(arguments, prog_name="tightgrad", standalone_mode=False)
+        with ended_by_signals():
+            code = command.main(arguments, prog_name="tightgrad", standalone_mode=False)
     except ArgumentError as error:
         return _complain(str(error), WRONG_ARGUMENTS)
     except LabError as error:

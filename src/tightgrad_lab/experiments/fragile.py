@@ -60,6 +60,7 @@ def outcomes(
         finally:
             for process in processes:
                 process.kill()
+            for process in processes:
                 process.join()
 
 

@@ -1,9 +1,10 @@
 """Jobs that do not need each other, one process a core, each with one thread: results do not depend on cores."""
 
 import logging
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import TypeVar
 
 import torch
@@ -18,6 +19,8 @@ Found = TypeVar("Found")
 def _start() -> None:
     """One thread; and no warnings of the library, since experiments provoke on purpose what it warns of."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     logging.getLogger("tightgrad").setLevel(logging.ERROR)
 
 
@@ -44,7 +47,11 @@ def run_all(
             for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 report(begin + (end - begin) * done / len(jobs), f"{done} of {len(jobs)} runs")
-        except BaseException:
+        except (KeyboardInterrupt, SystemExit):
+            for worker in active_children():  # a job may take minutes
+                worker.kill()
+            raise
+        except Exception:
             pool.shutdown(cancel_futures=True)
             raise
         return [future.result() for future in futures]

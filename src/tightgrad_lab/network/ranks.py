@@ -78,8 +78,8 @@ def run_in_network(
             _collect(processes, inbox, receive, logs, timeout_seconds)
         finally:
             for process in processes:
-                if process.poll() is None:
-                    process.kill()
+                process.kill()
+            for process in processes:
                 process.wait()
                 for pipe in (process.stdin, process.stdout):
                     if pipe is not None:

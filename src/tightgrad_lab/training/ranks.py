@@ -9,7 +9,6 @@ import queue
 import signal
 import socket
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from tightgrad_lab.environment import usable_cores
 from tightgrad_lab.errors import RunError
+from tightgrad_lab.signals import ended_by_signals, interrupts_deferred
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0
@@ -82,18 +82,19 @@ def run_ranks(
 def _run_local(ranks: int, body: Body, args: tuple[Any, ...], receive: Send, timeout_seconds: float | None) -> None:
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)
     messages: Queue[Any] = mp.get_context("spawn").Queue()
-    with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="tightgrad-") as folder:
+    context = None
+    with ended_by_signals(), tempfile.TemporaryDirectory(prefix="tightgrad-") as folder:
         store = (Path(folder) / "store").as_uri()
-        with _interrupts_ignored():
-            context = start_processes(
-                _local_main,
-                (ranks, os.getpid(), store, timeout_seconds, messages, body, args),
-                nprocs=ranks,
-                join=False,
-                daemon=True,
-            )
-        assert context is not None
         try:
+            with interrupts_deferred():
+                context = start_processes(
+                    _local_main,
+                    (ranks, os.getpid(), store, timeout_seconds, messages, body, args),
+                    nprocs=ranks,
+                    join=False,
+                    daemon=True,
+                )
+            assert context is not None
             while not context.join(POLL_SECONDS, GRACE_SECONDS):
                 _drain(messages, receive)
             _drain(messages, receive)
@@ -101,9 +102,10 @@ def _run_local(ranks: int, body: Body, args: tuple[Any, ...], receive: Send, tim
             _drain(messages, receive)
             raise RunError(_reason(error)) from error
         finally:
-            for process in context.processes:
-                if process.is_alive():
-                    process.kill()
+            processes = context.processes if context else []
+            for process in processes:  # all at once: the kernel takes its time to end each
+                process.kill()
+            for process in processes:
                 process.join()
             messages.close()
 
@@ -120,6 +122,7 @@ def _local_main(
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports; a killed parent takes its ranks along
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # and a Ctrl-C since then ends this rank now
     if os.getppid() != parent:  # it was killed before this could be noticed
         os._exit(1)
     torch.set_num_threads(max(1, usable_cores() // ranks))
@@ -153,36 +156,6 @@ def _drain(messages: "Queue[Any]", receive: Send) -> None:
             receive(messages.get_nowait())
         except queue.Empty:
             return
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes started in here do not answer Ctrl-C with a traceback while they import."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM leaves as an exception, so that ranks are ended and files removed; it would leave them behind."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _reason(error: ProcessRaisedException | ProcessExitedException) -> str:

@@ -82,7 +82,7 @@ def hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_its_ranks_end_with_it(number: signal.Signals, code: int) -> None:
     command = [sys.executable, "-m", "tightgrad_lab.cli", "audit", str(CORPUS / "correct_sam.py"), "--ranks", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts) as process:

@@ -19,7 +19,7 @@ from tightgrad_lab.audit.script.records import Ledger
 from tightgrad_lab.audit.script.settings import Settings
 from tightgrad_lab.audit.script.written import remove_new
 from tightgrad_lab.errors import ArgumentError
-from tightgrad_lab.training.ranks import ended_by_sigterm
+from tightgrad_lab.signals import ended_by_signals
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0
@@ -53,7 +53,7 @@ class _NeedsError(Exception):
 
 
 def _run(settings: Settings, ranks: int, report: Report, *, launched: bool, cuda: bool) -> list[Ledger]:
-    with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="tightgrad-") as name:
+    with ended_by_signals(), tempfile.TemporaryDirectory(prefix="tightgrad-") as name:
         folder = Path(name)
         (folder / "settings.json").write_text(settings.to_json(), encoding="utf-8")
         port = _free_port()
@@ -79,6 +79,7 @@ def _run(settings: Settings, ranks: int, report: Report, *, launched: bool, cuda
             for process in processes:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
+            for process in processes:
                 process.wait()
             remove_new(folder.glob("written.*"))
             os.close(outer)
