@@ -4,6 +4,7 @@ the course companion, the list of decisions.
 An mkdocs hook. Nothing that it makes is kept in the repository.
 """
 
+import tomllib
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -35,6 +36,14 @@ def pages() -> dict[str, str]:
     found |= {"glossary.md": _glossary(), "troubleshooting.md": messages.page(), "comparison.md": field.page(RESULTS)}
     found |= {"board.md": board.page(RESULTS / "board"), "examples.md": examples.page(DOCS.parent / "examples")}
     return found | reference.pages() | {f"methods/{card.id}.md": _method(card) for card in cards()}
+
+
+def on_config(config: Any) -> Any:
+    """Called by mkdocs first: the addresses of the project are those of pyproject.toml."""
+    urls = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    config["site_url"] = f"{urls['Documentation']}/"
+    config["extra"]["social"] = [{"icon": "material/source-repository", "link": urls["Source"], "name": "Source"}]
+    return config
 
 
 def on_files(files: Any, config: Any) -> Any:

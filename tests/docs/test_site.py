@@ -77,6 +77,26 @@ def test_the_page_has_what_a_user_would_search_for():
         assert words in page.replace("\\", ""), words
 
 
+@pytest.mark.parametrize("name", ["attach", "GlobalNorm", "clip_grad_norm_", "state_dict"])
+def test_the_search_takes_a_name_apart_as_users_type_it(name):
+    separator = re.search(r"separator: '(.+)'", NAV)[1]
+    for typed in (name, f"tightgrad.{name}", f"tg.clip.{name}(", f'"{name}"'):
+        assert name in re.split(separator, typed)
+
+
+def test_the_addresses_of_the_project_stand_in_one_file():
+    owner = "github.com/tightgrad"
+    places = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "mkdocs.yml", *(ROOT / "docs").rglob("*.md")]
+    assert [path for path in places if owner in path.read_text(encoding="utf-8")] == []
+    assert owner in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_what_is_quoted_of_other_libraries_names_its_source():
+    page = field.page(RESULTS)
+    for name in ("DeepSpeed", "torchft", "hivemind", "Horovod"):
+        assert re.search(rf"^\| {name} \| \[.+\]\(https://.+\) \|", page, re.MULTILINE)
+
+
 def test_rows_beside_other_libraries_are_those_of_the_stored_run():
     page = field.page(RESULTS).replace("\\", "")
     rows = json.loads(field.latest(RESULTS).read_text(encoding="utf-8"))["rows"]

@@ -72,7 +72,10 @@ def newest(folder: Path) -> Newest:
         with (folder / LATEST).open("rb") as file:
             text = file.read(_LATEST_NBYTES).decode("ascii", "replace").strip()
     except OSError as error:
-        raise CheckpointError(f"no complete checkpoint in {folder}: {error}.") from None
+        raise CheckpointError(
+            f"no complete checkpoint in {folder}: {error}. Give the folder that save() was given; where the run "
+            "begins, tg.load(..., missing_ok=True) loads nothing and returns 0."
+        ) from None
     match = _LATEST.fullmatch(text)
     if match is None:
         raise CheckpointError(

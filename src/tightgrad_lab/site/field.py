@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+from tightgrad_lab.experiments.encode_timeline.table import COLUMNS, quoted_rows
+
+WORDS = {"yes": "yes", "no": "no", "part": "in part", "none": "nothing to keep"}
 CHAPTERS = {"A": "Accumulation", "C": "Clipping", "Z": "Compression"}
 
 
@@ -40,7 +43,26 @@ def page(results: Path) -> str:
             for row in own
         ]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_compression()])
+
+
+def _compression() -> list[str]:
+    """What other libraries' compression works with, as their own documentation or source says."""
+    lines = [
+        "## Which compression works where",
+        "",
+        "Read in the linked source, not run; TightGrad's row is held by its tests. Table 12 of the handbook, which",
+        "`tightgrad lab --only 12` makes, has these rows and runs the hooks of torch and Accelerate beside them.",
+        "*Feedback*: what compression leaves out is sent later. *Resume*: a run that was stopped keeps what the method",
+        "remembers.",
+        "",
+        "| Library | Method | DDP | FSDP2 | Feedback | Resume | CPU (gloo) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in quoted_rows():
+        cells = " | ".join(WORDS[row[name]["value"]] for name in COLUMNS)
+        lines.append(f"| {row['framework']} | [{_cell(row['method'])}]({row[COLUMNS[0]]['source']}) | {cells} |")
+    return [*lines, "| TightGrad | [every codec](methods/index.md#codecs) | yes | yes | yes | yes | yes |", ""]
 
 
 def _cell(text: str) -> str:

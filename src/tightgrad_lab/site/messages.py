@@ -128,8 +128,9 @@ def page() -> str:
         "# Troubleshooting",
         "",
         "Every error and warning that TightGrad raises on purpose, taken from its code. Search for a few words",
-        "of the message that you have; names in braces stand for what is filled in. Each message says what failed and",
-        "what to write instead. All errors derive from `tightgrad.TightGradError`.",
+        "of the message that you have; names in braces stand for what is filled in, so that",
+        "`max_norm=-1 must be above 0` is found by *must be*. Each message says what failed and what to write instead.",
+        "All errors derive from `tightgrad.TightGradError`.",
         "",
     ]
     everything = messages()

@@ -23,6 +23,9 @@ TITLES = {
     "tightgrad.testing": "tightgrad.testing: the conformance suite",
 }
 
+FIRST_IN_SEARCH = ("---", "search: {boost: 2}", "---", "")
+"""A name that is searched for is looked up: its reference comes before pages that mention it."""
+
 
 def public_modules() -> list[str]:
     """Return the modules whose names users import, in the order of the reference."""
@@ -80,7 +83,7 @@ def pages() -> dict[str, str]:
 
 
 def _page(module: str) -> str:
-    lines = [f"# {TITLES.get(module, module)}", ""]
+    lines = [*FIRST_IN_SEARCH, f"# {TITLES.get(module, module)}", ""]
     try:
         names = public_names(module)
     except ModuleNotFoundError as error:
