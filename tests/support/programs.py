@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch.distributed import TCPStore
 
-from support.ranks import process_context
 from support.waiting import patience
+from tightgrad_lab.forking import process_context
 
 LOCALHOST = "127.0.0.1"
 

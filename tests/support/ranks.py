@@ -20,7 +20,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from support.waiting import COLLECTIVE_SECONDS, GRACE_SECONDS
-from tightgrad_lab.experiments.fragile import PRELOADED
+from tightgrad_lab.forking import process_context
 
 
 class RankError(Exception):
@@ -66,14 +66,6 @@ def run_ranks(
             _stop_all()
             raise RankError("\n".join(f"-- rank {rank}:\n{text}" for rank, text in sorted(errors.items())))
         return [torch.load(_result_path(folder, rank), weights_only=False) for rank in range(world_size)]
-
-
-def process_context() -> Any:
-    """Return what starts processes that have imported torch already; a fork would lose CUDA."""
-    if torch.cuda.is_available():
-        return mp.get_context("spawn")
-    mp.set_forkserver_preload(PRELOADED)
-    return mp.get_context("forkserver")
 
 
 class _Worker:

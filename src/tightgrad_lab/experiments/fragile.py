@@ -1,10 +1,6 @@
-"""Ranks that may hang or die, each in a process of its own, and what became of them: for other people's code.
-
-Processes are forked from a server that has imported torch and has run nothing, since importing takes seconds.
-"""
+"""Ranks that may hang or die, each in a process of its own, and what became of them: for other people's code."""
 
 import logging
-import multiprocessing
 import re
 import signal
 import tempfile
@@ -18,17 +14,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tightgrad_lab.forking import process_context
+
 START_SECONDS = 900.0
 POLL_SECONDS = 0.02
 HANGS = "hangs"
-PRELOADED = [
-    "torch",
-    "torch._dynamo",  # DistributedDataParallel and the optimizers import it when they are made
-    "torch.profiler._cupti_monitor",  # and the first backward of a wrapped model this
-    "torch.distributed.fsdp",
-    "tightgrad",
-    "tightgrad_lab.experiments.fragile",
-]
 
 
 def outcomes(
@@ -43,8 +33,7 @@ def outcomes(
         seconds: how long all may take once they have met.
         collective_seconds: how long one collective may wait.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = process_context()
     with tempfile.TemporaryDirectory(prefix="tightgrad-") as name:
         folder = Path(name)
         processes: list[BaseProcess] = [

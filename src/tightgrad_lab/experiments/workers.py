@@ -4,13 +4,14 @@ import logging
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children
 from typing import TypeVar
 
 import torch
 
 from tightgrad_lab.environment import usable_cores
 from tightgrad_lab.experiments.experiment import Report
+from tightgrad_lab.forking import process_context
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")
@@ -40,7 +41,7 @@ def run_all(
     """
     begin, end = share
     workers = max(1, min(usable_cores(), len(jobs)))
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start)
+    pool = ProcessPoolExecutor(workers, process_context(), initializer=_start)
     with pool:
         futures: list[Future[Found]] = [pool.submit(body, job) for job in jobs]
         try:

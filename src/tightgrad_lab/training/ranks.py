@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import parent_process
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from tightgrad_lab.environment import usable_cores
 from tightgrad_lab.errors import RunError
+from tightgrad_lab.forking import process_context, start_method
 from tightgrad_lab.signals import ended_by_signals, interrupts_deferred
 
 POLL_SECONDS = 0.1
@@ -81,7 +82,7 @@ def run_ranks(
 
 def _run_local(ranks: int, body: Body, args: tuple[Any, ...], receive: Send, timeout_seconds: float | None) -> None:
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)
-    messages: Queue[Any] = mp.get_context("spawn").Queue()
+    messages: Queue[Any] = process_context().Queue()
     context = None
     with ended_by_signals(), tempfile.TemporaryDirectory(prefix="tightgrad-") as folder:
         store = (Path(folder) / "store").as_uri()
@@ -89,10 +90,11 @@ def _run_local(ranks: int, body: Body, args: tuple[Any, ...], receive: Send, tim
             with interrupts_deferred():
                 context = start_processes(
                     _local_main,
-                    (ranks, os.getpid(), store, timeout_seconds, messages, body, args),
+                    (ranks, dict(os.environ), store, timeout_seconds, messages, body, args),
                     nprocs=ranks,
                     join=False,
                     daemon=True,
+                    start_method=start_method(),
                 )
             assert context is not None
             while not context.join(POLL_SECONDS, GRACE_SECONDS):
@@ -113,7 +115,7 @@ def _run_local(ranks: int, body: Body, args: tuple[Any, ...], receive: Send, tim
 def _local_main(
     index: int,
     ranks: int,
-    parent: int,
+    environment: dict[str, str],
     store: str,
     timeout_seconds: float | None,
     messages: "Queue[Any]",
@@ -123,8 +125,11 @@ def _local_main(
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports; a killed parent takes its ranks along
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # and a Ctrl-C since then ends this rank now
-    if os.getppid() != parent:  # it was killed before this could be noticed
+    parent = parent_process()
+    if parent is None or not parent.is_alive():  # it was killed before this could be noticed
         os._exit(1)
+    os.environ.clear()  # that of the server, which is older
+    os.environ.update(environment)
     torch.set_num_threads(max(1, usable_cores() // ranks))
     loopback = [name for _, name in socket.if_nameindex() if name in LOOPBACK_NAMES]
     if loopback:
