@@ -4,6 +4,8 @@ Importing torch and the library takes a process two to three seconds of CPU, a f
 """
 
 import multiprocessing
+import os
+import threading
 from typing import Any
 
 import torch
@@ -31,3 +33,18 @@ def process_context() -> Any:
     """
     multiprocessing.set_forkserver_preload(PRELOADED)
     return multiprocessing.get_context(start_method())
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, also where that was killed.
+
+    The kernel could only tell it of the end of the server, which lives as long as one of its processes.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "called in a process that multiprocessing has not started"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()

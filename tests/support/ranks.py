@@ -20,7 +20,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from support.waiting import COLLECTIVE_SECONDS, GRACE_SECONDS
-from tightgrad_lab.forking import process_context
+from tightgrad_lab.forking import end_with_parent, process_context
 
 
 class RankError(Exception):
@@ -124,6 +124,7 @@ def _stop_all() -> None:
 
 
 def _serve(rank: int, tasks: "mp.Queue[bytes]", answers: "mp.Queue[str]") -> None:
+    end_with_parent()
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     while True:

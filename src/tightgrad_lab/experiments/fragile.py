@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tightgrad_lab.forking import process_context
+from tightgrad_lab.forking import end_with_parent, process_context
 
 START_SECONDS = 900.0
 POLL_SECONDS = 0.02
@@ -70,6 +70,7 @@ def _outcome(path: Path, process: BaseProcess) -> str:
 def _main(
     name: str, rank: int, ranks: int, collective_seconds: float, body: Callable[..., str], args: tuple[Any, ...]
 ) -> None:
+    end_with_parent()
     folder = Path(name)
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)

@@ -11,7 +11,7 @@ import torch
 
 from tightgrad_lab.environment import usable_cores
 from tightgrad_lab.experiments.experiment import Report
-from tightgrad_lab.forking import process_context
+from tightgrad_lab.forking import end_with_parent, process_context
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")
@@ -19,6 +19,7 @@ Found = TypeVar("Found")
 
 def _start() -> None:
     """One thread; and no warnings of the library, since experiments provoke on purpose what it warns of."""
+    end_with_parent()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing import parent_process
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from tightgrad_lab.environment import usable_cores
 from tightgrad_lab.errors import RunError
-from tightgrad_lab.forking import process_context, start_method
+from tightgrad_lab.forking import end_with_parent, process_context, start_method
 from tightgrad_lab.signals import ended_by_signals, interrupts_deferred
 
 POLL_SECONDS = 0.1
@@ -125,9 +124,7 @@ def _local_main(
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports; a killed parent takes its ranks along
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # and a Ctrl-C since then ends this rank now
-    parent = parent_process()
-    if parent is None or not parent.is_alive():  # it was killed before this could be noticed
-        os._exit(1)
+    end_with_parent()
     os.environ.clear()  # that of the server, which is older
     os.environ.update(environment)
     torch.set_num_threads(max(1, usable_cores() // ranks))
