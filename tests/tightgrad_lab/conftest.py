@@ -1,4 +1,4 @@
-"""The lab starts its ranks as `support.lab_ranks` does."""
+"""The audit starts scripts as `support.audit_ranks` does."""
 
 import subprocess
 from collections.abc import Iterator
@@ -7,16 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from support.lab_ranks import ForkedModule, start_lab_ranks
-from support.ranks import process_context
+from support.audit_ranks import ForkedModule
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _forked_ranks() -> Iterator[None]:
+def _forked_scripts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if not torch.cuda.is_available():
-            patch.setattr("tightgrad_lab.training.ranks.start_processes", start_lab_ranks)
-            patch.setattr("tightgrad_lab.experiments.workers.get_context", lambda method: process_context())
             instead = SimpleNamespace(Popen=ForkedModule, STDOUT=subprocess.STDOUT)
             patch.setattr("tightgrad_lab.audit.script.launch.subprocess", instead)
         yield

@@ -1,19 +1,17 @@
-"""The lab's ranks, forked from the server of `support.ranks`: a test asks what they do, not what importing torch costs.
+"""Scripts that `tightgrad audit` runs, forked from a server that has imported torch: not what that costs is asked.
 
-Where a test runs the command in a process of its own, the lab starts its ranks itself.
+Where a test runs the command in a process of its own, it starts them itself.
 """
 
 import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from multiprocessing import forkserver
 from typing import Any, BinaryIO
 
-from torch.multiprocessing.spawn import start_processes
-
-from support.ranks import process_context
+from tightgrad_lab.forking import process_context
 
 
 def _parent() -> int:
@@ -21,20 +19,6 @@ def _parent() -> int:
     forkserver.ensure_running()
     server: Any = forkserver._forkserver  # Python 3.11 to 3.14: nothing public says its number
     return int(server._forkserver_pid)
-
-
-def start_lab_ranks(body: Callable[..., None], args: tuple[Any, ...], **how: Any) -> Any:
-    """Stand in for the launcher of `tightgrad_lab.training.ranks`."""
-    process_context()
-    ranks, _, *rest = args
-    told = (dict(os.environ), body, (ranks, _parent(), *rest))
-    return start_processes(_body, told, start_method="forkserver", **how)
-
-
-def _body(index: int, environment: Mapping[str, str], body: Callable[..., None], args: tuple[Any, ...]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    body(index, *args)
 
 
 class ForkedModule:
