@@ -82,6 +82,12 @@ def hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def children(parent: int | str, name: str = "") -> list[str]:
+    """Numbers of the processes that it has started, whose command line has this name in it."""
+    found = subprocess.run(["pgrep", "-P", str(parent), "-f", name or "."], capture_output=True, text=True)
+    return found.stdout.split()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_its_ranks_end_with_it(number: signal.Signals, code: int) -> None:
     command = [sys.executable, "-m", "tightgrad_lab.cli", "audit", str(CORPUS / "correct_sam.py"), "--ranks", "2"]
@@ -90,10 +96,7 @@ def test_its_ranks_end_with_it(number: signal.Signals, code: int) -> None:
         assert "starting 2 ranks" in process.stderr.readline()  # a line at once, though stderr is no terminal
         ranks: list[str] = []
         for _ in range(int(patience(60) * 10)):
-            found = subprocess.run(
-                ["pgrep", "-P", str(process.pid), "-f", "spawn_main"], capture_output=True, text=True
-            )
-            ranks = found.stdout.split()
+            ranks = [rank for server in children(process.pid, "forkserver") for rank in children(server)]
             if len(ranks) == 2:
                 break
             time.sleep(0.1)
