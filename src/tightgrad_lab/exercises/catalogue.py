@@ -23,7 +23,7 @@ PATH = (3, 6, 15, 12, 18, 9, 21, 23, 24)
 LANGUAGES = ("en", "zh")
 Language = Literal["en", "zh"]
 _TWO = re.compile(r"\[\[(.*?)\|\|(.*?)\]\]")
-_LINE = re.compile(r"^(\s*)#(en|zh) (.*)\n", re.MULTILINE)
+_LINE = re.compile(r"^(\s*)# ?(en|zh) (.*)\n", re.MULTILINE)
 
 
 class Wrong(NamedTuple):
@@ -106,7 +106,7 @@ class Sheet:
 
 
 def spoken(source: str, language: Language) -> str:
-    """Return a program in one language: `[[en||zh]]` is chosen from, `#en` and `#zh` lines are comments in one."""
+    """Return a program in one language: `[[en||zh]]` is chosen from, `# en` and `# zh` lines are comments in one."""
     chosen = _LINE.sub(lambda line: f"{line[1]}# {line[3]}\n" if line[2] == language else "", source)
     return _TWO.sub(lambda pair: pair[1 if language == "en" else 2], chosen)
 

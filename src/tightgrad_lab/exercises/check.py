@@ -62,10 +62,11 @@ def check(number: int, path: Path, seed: int | None = None, seconds: float | Non
         folder = Path(name)
         arguments = [str(number), str(path), str(seed), name, str(seconds or 0)]
         command = [sys.executable, "-m", "tightgrad_lab.exercises.child", *arguments]
-        code = _run(command, folder, IMPORT_SECONDS + WAITING_SECONDS)
+        token = secrets.token_hex()
+        code = _run(command, folder, IMPORT_SECONDS + WAITING_SECONDS, token)
         verdict, stack, errors = (_read(folder / one) for one in ("verdict.json", "stack", "errors"))
-    if verdict:
-        found = json.loads(verdict)
+    found = json.loads(verdict) if verdict else {}
+    if found.get("token") == token:  # else the student's program wrote it
         remarks = tuple(Words(*one) for one in found["remarks"])
         return Verdict(number, seed, found["cases"], remarks, found["printed"])
     if stack or code is None:
@@ -80,22 +81,26 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def _run(command: list[str], folder: Path, seconds: float) -> int | None:
-    """Run a process and what it starts; return its exit code, or None if it had to be stopped."""
+def _run(command: list[str], folder: Path, seconds: float, token: str) -> int | None:
+    """Run a process and what it starts; return its exit code, or None if it had to be stopped.
+
+    It reads the token, which it must put into its verdict, before the student's program can read anything.
+    """
     source = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": source}
     with (folder / "errors").open("wb") as errors:
         process = subprocess.Popen(
             command,
             cwd=folder,  # what a program writes beside itself goes away with it
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=errors,
             stderr=errors,
             env=environment,
             start_new_session=True,
         )
         try:
-            return process.wait(seconds)
+            process.communicate(token.encode(), seconds)
+            return process.returncode
         except subprocess.TimeoutExpired:
             return None
         finally:

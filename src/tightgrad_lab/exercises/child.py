@@ -35,6 +35,7 @@ class Kept(io.TextIOBase):
 
 def main(number: str, path: str, seed: str, folder: str, seconds: str) -> None:
     """Grade a file and write the verdict."""
+    token = sys.stdin.read()
     exam = sheet(int(number)).exam()
     limit = float(seconds) or exam.seconds
     sys.path.append(str(Path(path).parent))  # modules that the student has put beside the file
@@ -51,7 +52,7 @@ def main(number: str, path: str, seed: str, folder: str, seconds: str) -> None:
                 cases, remarks = 0, [error.words]
         faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_PROF, 0)
-    verdict = {"cases": cases, "remarks": remarks, "printed": printed.text}
+    verdict = {"token": token, "cases": cases, "remarks": remarks, "printed": printed.text}
     (Path(folder) / "verdict.json").write_text(json.dumps(verdict), encoding="utf-8")
 
 

@@ -86,8 +86,21 @@ def _remarks(exam: Exam, cases: list[Case], founds: list[Any]) -> Iterator[Words
         lacking = [key not in one for one in founds]
         if any(lacking):
             yield words.KEY.of(key=key)
-        else:
-            yield from _field(exam, cases, [one[key] for one in founds], [one[key] for one in rights], key, told)
+            continue
+        fitting = exam
+        if isinstance(rights[0][key], bool):  # nearly every slip explains a yes or no
+            own = (one for one in exam.slips if one in likely or _only(one, exam, cases, key))
+            fitting = replace(exam, slips=tuple(own))
+        yield from _field(fitting, cases, [one[key] for one in founds], [one[key] for one in rights], key, told)
+
+
+def _only(slip: Slip, exam: Exam, cases: list[Case], key: str) -> bool:
+    """Whether a slip changes one entry of the answers and no other."""
+    for case in cases:
+        right, wrong = exam.right(*copied(case)), exam.right(*copied(case), **slip.flags)
+        if not all(same(wrong[one], right[one], exam.tolerance) for one in right if one != key):
+            return False
+    return True
 
 
 def _field(
@@ -114,11 +127,11 @@ def _field(
         yield problem
         return
     constant = len(founds) > 1 and _all_alike(founds) and not _all_alike(rights)
-    if constant and comparable(founds[place], rights[place]):
+    if constant and not told and comparable(founds[place], rights[place]):
         problem = words.CONSTANT
-    elif (factor := ratio(founds, rights)) is not None and not 0.99 < factor < 1.01 and factor != -1:
-        first = (shown(founds[place]), shown(rights[place]))
-        problem = words.RATIO.of(ratio=f"{factor:.6g}", found=first[0], right=first[1])
+    elif (factor := ratio(founds, rights)) is not None and not 0.99 < factor < 1.01:
+        said = words.SIGNS if abs(factor + 1) < 1e-6 else words.RATIO
+        problem = said.of(ratio=f"{factor:.6g}", found=shown(founds[place]), right=shown(rights[place]))
     yield _with_case(problem.after(label) if label else problem, cases[place], place)
 
 

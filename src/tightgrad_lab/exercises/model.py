@@ -100,7 +100,7 @@ class Exam:
         ask: calls the student's function on a copy of a case, and returns what is compared with `right`.
         tolerance: relative to the largest number of an answer.
         changes: places of the arguments that the function is meant to change.
-        without: names that may not be used.
+        without: names that may not be used; the library has an answer to most exercises.
         more: checks what no number shows, once all cases are right; returns what is wrong.
         together: how many slips at once are looked for.
         seconds: of processor time that grading may take.
@@ -113,7 +113,7 @@ class Exam:
     ask: Callable[[Callable[..., Any], Case], Any] = call
     tolerance: float = 1e-6
     changes: tuple[int, ...] = ()
-    without: tuple[str, ...] = ()
+    without: tuple[str, ...] = ("tightgrad",)
     more: Callable[[Callable[..., Any], Draw], Words | None] = no_more
     together: int = 3
     seconds: float = 20.0

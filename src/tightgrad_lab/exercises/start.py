@@ -21,7 +21,9 @@ what is asked; you write your answer into `NN_name.py`. Grade it with
 in this folder. Each check draws fresh numbers, so a constant cannot pass; the seed that it prints repeats them. It
 takes under a minute and says in words what is wrong. If you are stuck, read `hints/NN_name.md`.
 
-Whoever wants to build the techniques from nothing takes the building exercises in this order: {path}.
+Answers are your own work: `tightgrad` itself may be used in exercise 24 only, and nothing may reach into the grader.
+
+Whoever wants to build the techniques from nothing takes these exercises in this order: {path}.
 
 | Number | Chapter | Kind | Exercise |
 |---|---|---|---|
@@ -36,7 +38,9 @@ Whoever wants to build the techniques from nothing takes the building exercises 
 即可判题。每次判题都换一组新的数，所以写死一个常数是通不过的；用打印出来的种子（`--seed`）可以重现同一组数。
 判一题不到一分钟，错在哪里会用文字说明。做不下去时，看 `hints/NN_name.md` 里的提示。
 
-想从零开始把三种技术都搭一遍，可以按这个顺序做实现题：{path}。
+答案要自己写：只有第 24 题可以用 `tightgrad` 本身，任何一题都不许去碰判题程序。
+
+想从零开始把三种技术都搭一遍，可以按这个顺序做：{path}。
 
 | 题号 | 章 | 类型 | 题目 |
 |---|---|---|---|

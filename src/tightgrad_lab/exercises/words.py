@@ -49,6 +49,14 @@ WITHOUT = Words(
     "line {line} uses `{name}`, which does the exercise for you: write it yourself",
     "第 {line} 行用了 `{name}`，等于让它替你做题：请自己实现",
 )
+REACHES = Words(
+    "line {line} uses `{name}`, by which a program reaches its grader: no answer needs it",
+    "第 {line} 行用了 `{name}`，程序可以借此伸手到判题程序里去：做题用不着它",
+)
+PATCHES = Words(
+    "line {line} changes `{name}`, which the grader uses as well: leave libraries as they are",
+    "第 {line} 行改动了 `{name}`，判题程序也要用它：不要改动库",
+)
 MUTATED = Words(
     "it changes its argument number {place}: work on a copy, the caller still needs the original",
     "它改动了第 {place} 个参数：请在副本上计算，调用者还要用原来的数据",
@@ -68,10 +76,11 @@ NOT_FINITE = Words(
     "结果是 {found}，应为 {right}：请检查有没有除以零或超出范围的数",
 )
 ROUNDED = Words(
-    "it is nearly right ({found}, expected {right}): do not round, and compute in float64",
-    "几乎对了（{found}，应为 {right}）：不要取整，用 float64 计算",
+    "it is nearly right ({found}, expected {right}): a rounded number, float32, or a small term that is missing?",
+    "几乎对了（{found}，应为 {right}）：是不是取了整、用了 float32，或者漏了一个小项？",
 )
 SIGN = Words("it has the wrong sign ({found}, expected {right})", "符号反了（{found}，应为 {right}）")
+SIGNS = Words("every sign is wrong ({found}, expected {right})", "符号全反了（{found}，应为 {right}）")
 RATIO = Words(
     "it is {ratio} times the right value in every case ({found}, expected {right})",
     "每种情形下都是正确值的 {ratio} 倍（{found}，应为 {right}）",

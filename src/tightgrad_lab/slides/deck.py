@@ -18,7 +18,7 @@ from tightgrad_lab.report.measured.results import PUBLISHED
 from tightgrad_lab.report.pairs import PAIRS
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.slides.outline import PAPERS
-from tightgrad_lab.slides.plates import plates, sentences
+from tightgrad_lab.slides.plates import Plates, plates, sentences
 from tightgrad_lab.slides.script import Lesson, Spoken, lessons
 
 PAIR = {pair.name: pair for pair in PAIRS}
@@ -57,6 +57,7 @@ class Deck:
         self.chapters = self.library.chapters()
         self.lessons = lessons(texts.language)
         self._questions_asked: dict[str, Asked | None] = {}
+        self._shown: dict[str, Plates] = {}
 
     def slides(self) -> list[Slide]:
         """Every slide, in the order in which it is shown."""
@@ -71,7 +72,6 @@ class Deck:
         return self.texts("status.none")
 
     def _slides(self) -> Iterator[Slide]:
-        shown: dict[str, Any] = {}
         for lesson in self.lessons:
             for spoken in lesson.slides:
                 place, _, part = spoken.name.partition(" ")
@@ -79,30 +79,42 @@ class Deck:
                     yield self._other(spoken)
                     continue
                 chapter, section = self._section(place)
-                if place not in shown:
-                    shown[place] = plates(self.library, PAIR[section.section.pairs[0]])
+                shown = self._plates(place)
                 above = (
                     f"{chapter.number}　{chapter.title}"
                     if self.texts.language == "zh"
                     else (f"{chapter.number}. {chapter.title}")
                 )
                 if part == "points" and (asked := self._asked(place)):
-                    before, spoken = _split(spoken, self.words("predict.notes"))
+                    spoken, after = _split(spoken, self.words("predict.notes"), "predict")
+                    before, spoken = replace(after, starts=spoken.starts), replace(spoken, starts=spoken.starts + 1)
                     yield Slide(before, "predict", f"{place} {section.title}", above, {"asked": asked})
                 seen, measured = sentences(section)
-                in_words = shown[place].table is not None and shown[place].table.kind == "words"
+                in_words = shown.table is not None and shown.table.kind == "words"
                 content = {
-                    "plates": shown[place],
+                    "plates": shown,
+                    "figure": next(iter(shown.figures), None),
                     "paper": self._paper(place),
                     "measured": measured[: 1 if in_words else 2],
                     "seen": seen if part == "points" else "",
                 }
+                rest = shown.figures[1:] if part == "points" else ()
+                if rest:
+                    spoken, after = _split(spoken, self.words("figure.notes"), "figure")
                 yield Slide(spoken, part, f"{place} {section.title}", above, content)
+                for figure in rest:
+                    yield Slide(after, "figure", f"{place} {section.title}", above, content | {"figure": figure})
 
     def _section(self, place: str) -> tuple[ShownChapter, ShownSection]:
         number, _, section = place.partition(".")
         chapter = self.chapters[int(number) - 1]
         return chapter, chapter.sections[int(section) - 1]
+
+    def _plates(self, place: str) -> Plates:
+        """The figure, in one or two parts, and the table of a heading."""
+        if place not in self._shown:
+            self._shown[place] = plates(self.library, PAIR[self._section(place)[1].section.pairs[0]])
+        return self._shown[place]
 
     def _asked(self, place: str) -> Asked | None:
         """The question that is put before the figure of a heading."""
@@ -144,8 +156,9 @@ class Deck:
     def _plan(self) -> tuple[str, dict[str, Any]]:
         rows, first = [], 1
         for lesson in self.lessons:
-            questions = sum(bool(self._asked(place)) for place in _places(lesson))
-            last = first + len(lesson.slides) + questions - 1
+            places = _places(lesson)
+            more = sum(bool(self._asked(place)) + len(self._plates(place).figures[1:]) for place in places)
+            last = first + len(lesson.slides) + more - 1
             parts = dict.fromkeys(self._named(spoken) for spoken in lesson.slides)
             rows.append((lesson, [one for one in parts if one], first, last))
             first = last + 1
@@ -181,10 +194,11 @@ def _places(lesson: Lesson) -> list[str]:
     return [one.name.partition(" ")[0] for one in lesson.slides if one.name.endswith(" points")]
 
 
-def _split(spoken: Spoken, notes: str) -> tuple[Spoken, Spoken]:
-    """Take a minute of a slide for the question before it."""
-    question = replace(spoken, name=spoken.name.replace("points", "predict"), minutes=1, points=(), notes=(notes,))
-    return question, replace(spoken, starts=spoken.starts + 1, minutes=spoken.minutes - 1)
+def _split(spoken: Spoken, notes: str, kind: str) -> tuple[Spoken, Spoken]:
+    """Take the last minute of a slide for another one."""
+    left = replace(spoken, minutes=spoken.minutes - 1)
+    name, starts = spoken.name.replace("points", kind), spoken.starts + left.minutes
+    return left, replace(spoken, name=name, starts=starts, minutes=1, points=(), notes=(notes,))
 
 
 def _first(tag: str, html: Markup) -> Markup:

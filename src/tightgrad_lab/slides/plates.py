@@ -23,29 +23,30 @@ MOST_ROWS, FEW_ROWS = 8, 6
 """A table of at most so many rows is shown whole; of a longer one so few. The browser leaves out what does not fit."""
 FLAT, TALL = 1.75, 1.3
 """Width over height from which on a figure fills the slide's width; a taller one stands beside its points, and one that
-is taller still is cut into two parts, which stand side by side."""
+is taller still is cut into two parts, each on a slide of its own: side by side they would be too small to read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure, drawn: in one part, or in an upper and a lower one."""
+    """A figure or its upper or lower part, drawn; `band` is from which height to which it reaches, in inches."""
 
     item: FigureSpec
-    parts: tuple[Markup, ...]
+    svg: Markup
+    band: tuple[float, float]
     ratio: float
 
     @property
     def beside(self) -> bool:
         """Whether the points stand beside it."""
-        return len(self.parts) == 1 and self.ratio < FLAT
+        return self.ratio < FLAT
 
 
 @dataclass(frozen=True, slots=True)
 class Plates:
-    """What a pair has to show; None for what has not been measured."""
+    """What a pair has to show; nothing for what has not been measured."""
 
     pair: Pair
-    figure: Drawing | None
+    figures: tuple[Drawing, ...]
     table: Table | None
 
 
@@ -62,7 +63,7 @@ def plates(library: Library, pair: Pair) -> Plates:
     blocks = arranged(library, pair.name, blocks)
     figure = next((item for item in blocks if isinstance(item, FigureSpec)), None)
     table = next((item for item in blocks if isinstance(item, Table)), None)
-    return Plates(pair, _drawing(figure, texts) if figure else None, table)
+    return Plates(pair, tuple(_drawings(figure, texts)) if figure else (), table)
 
 
 def few(rows: Sequence[Row]) -> list[Row]:
@@ -72,12 +73,12 @@ def few(rows: Sequence[Row]) -> list[Row]:
     return [rows[round(place * (len(rows) - 1) / (FEW_ROWS - 1))] for place in range(FEW_ROWS)]
 
 
-def _drawing(item: FigureSpec, texts: Texts) -> Drawing:
+def _drawings(item: FigureSpec, texts: Texts) -> Iterator[Drawing]:
     with figures.style():
         drawn = item.draw(texts, WIDE)
-        parts = [part(drawn, f"slide-{item.slug}-{number}", item.alt, band) for number, band in enumerate(bands(drawn))]
-    width, height = drawn.get_size_inches()
-    return Drawing(item, tuple(parts), float(width / height))
+        for number, band in enumerate(bands(drawn)):
+            svg = part(drawn, f"slide-{item.slug}-{number}", item.alt, band)
+            yield Drawing(item, svg, band, float(drawn.get_figwidth() / (band[1] - band[0])))
 
 
 def bands(figure: Figure) -> list[tuple[float, float]]:

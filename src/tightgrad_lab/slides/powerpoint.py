@@ -17,13 +17,15 @@ from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.model import WIDE, Table
 from tightgrad_lab.report.texts import LANGUAGES, load
 from tightgrad_lab.slides.deck import Deck, Slide
-from tightgrad_lab.slides.plates import Drawing, bands, few, within
+from tightgrad_lab.slides.plates import Drawing, few, within
 from tightgrad_lab.slides.words import load_words
 
 WIDTH, HEIGHT, MARGIN = 13.333, 7.5, 0.6
 """Of a slide, in inches."""
 INK, MUTED = "24272C", "5E646E"
 FONT = {"en": "Calibri", "zh": "Microsoft YaHei"}
+LINE = {"en": 1.3, "zh": 1.5}
+"""Height of a line over the size of its type, with the taller fonts that stand in where those above are missing."""
 SIZES = (15, 14, 13, 12, 11, 10)
 """Of the type of a table, in points: it takes the largest with which it fits."""
 
@@ -59,7 +61,7 @@ def _inches(value: float) -> int:
 
 def text_width(text: str, size: float) -> float:
     """About how wide a line of text is, in inches; Chinese characters are twice as wide as others."""
-    letters = sum(1.0 if unicodedata.east_asian_width(one) in "WF" else 0.53 for one in text)
+    letters = sum(1.0 if unicodedata.east_asian_width(one) in "WF" else 0.55 for one in text)
     return letters * size / 72
 
 
@@ -80,10 +82,12 @@ class Sheet:
 
     def fill(self) -> None:
         """Write the heading, the content and the notes."""
-        title = self.slide.shapes.title
-        title.left, title.top, title.width, title.height = (_inches(one) for one in (MARGIN, 0.45, 12.1, 0.75))
-        self._write(title.text_frame, [self.one.title], 28, bold=True)
-        self.text([self.one.above], 12, at=(MARGIN, 0.2, 12.1, 0.3), color=MUTED)
+        title, first = self.slide.shapes.title, self.one.kind == "title"
+        place = (MARGIN, 2.0 if first else 0.45, 12.1, 0.9 if first else 0.75)
+        title.left, title.top, title.width, title.height = (_inches(one) for one in place)
+        self._write(title.text_frame, [self.one.title], 40 if first else 28, bold=True)
+        if not first:
+            self.text([self.one.above], 12, at=(MARGIN, 0.2, 12.1, 0.3), color=MUTED)
         getattr(self, f"_{self.one.kind}")(self.one.content)
         self.slide.notes_slide.notes_text_frame.text = "\n".join(self._notes())
 
@@ -131,7 +135,7 @@ class Sheet:
         """Write lines into a box: at a place, or below what stands there already."""
         width = at[2] if at else WIDTH - 2 * MARGIN
         rows = sum(math.ceil(text_width(mark + line, size) / (width - 0.25)) for line in lines)
-        high = rows * size * 1.3 / 72 + 0.15
+        high = rows * size * LINE[self.deck.texts.language] / 72 + 0.15
         left, top = (at[0], at[1]) if at else (MARGIN, self.top)
         box = self.slide.shapes.add_textbox(*(_inches(one) for one in (left, top, width, at[3] if at else high)))
         self._write(box.text_frame, lines, size, color=color, mark=mark)
@@ -146,7 +150,7 @@ class Sheet:
         width = WIDTH - 2 * MARGIN
         while True:
             columns = [[line[place] for line in [heads, *rows]] for place in range(len(heads))]
-            needs = [min(max(max(text_width(cell, 12) for cell in column), 0.7), 5.0) ** 0.7 for column in columns]
+            needs = [min(max(max(text_width(cell, 12) for cell in column), 0.7), 12.0) ** 0.6 for column in columns]
             widths = [width * need / sum(needs) for need in needs]
             lines, room = [heads, *rows], bottom - self.top
             found = next((size for size in SIZES if sum(self._heights(lines, widths, size)) < room), 0)
@@ -174,23 +178,21 @@ class Sheet:
             needed = (text_width(cell, size) / (width - 0.22) for cell, width in zip(line, widths, strict=True))
             return max(1, *(math.ceil(one) for one in needed))
 
-        return [rows(line) * size * 1.25 / 72 + 0.09 for line in lines]
+        return [rows(line) * size * LINE[self.deck.texts.language] / 72 + 0.09 for line in lines]
 
     def picture(self, drawing: Drawing, *, bottom: float) -> None:
-        """Place the parts of a figure side by side, as large as they fit."""
+        """Place a figure, or its part that this slide shows, as large as it fits."""
         with figures.style():
             figure = drawing.item.draw(self.deck.texts, WIDE)
-            found = bands(figure)
-            room = (WIDTH - 2 * MARGIN - 0.3 * (len(found) - 1)) / len(found)
-            for place, (low, high) in enumerate(found):
-                out = io.BytesIO()
-                with within(figure, (low, high)) as box:
-                    figure.savefig(out, format="png", dpi=220, bbox_inches=box, metadata={"Software": None})
-                ratio = figure.get_figwidth() / (high - low)
-                width = min(room, (bottom - self.top) * ratio)
-                left = MARGIN + place * (room + 0.3) + (room - width) / 2
-                shape = self.slide.shapes.add_picture(out, _inches(left), _inches(self.top), width=_inches(width))
-                shape._element.nvPicPr.cNvPr.set("descr", drawing.item.alt)
+            out, whole, (low, high) = io.BytesIO(), figure.get_figheight(), drawing.band
+            with within(figure, drawing.band):
+                figure.savefig(out, format="png", dpi=220, metadata={"Software": None})
+        width = min(WIDTH - 2 * MARGIN, (bottom - self.top) * drawing.ratio)
+        place = (_inches(one) for one in ((WIDTH - width) / 2, self.top, width, width / drawing.ratio))
+        shape = self.slide.shapes.add_picture(out, *place)
+        # Cropped here: matplotlib's bbox_inches does not move what is placed in inches.
+        shape.crop_top, shape.crop_bottom = 1 - high / whole, low / whole
+        shape._element.nvPicPr.cNvPr.set("descr", drawing.item.alt)
 
     def _source(self, item: Any) -> None:
         patterns = " ".join(item.source.patterns)
@@ -204,9 +206,10 @@ class Sheet:
 
     def _title(self, content: dict[str, Any]) -> None:
         texts = self.deck.texts
-        self.top = 2.4
+        self.text([texts("site.course")], 16, color=MUTED)
+        self.top = 3.0
         self.text([texts("site.subtitle")], 24, color=MUTED)
-        self.text([texts("site.course"), f"{self.deck.words('date')} {content['date']}"], 16, color=MUTED)
+        self.text([f"{self.deck.words('date')} {content['date']}"], 16, color=MUTED)
 
     def _contents(self, content: dict[str, Any]) -> None:
         for half in range(2):
@@ -232,17 +235,21 @@ class Sheet:
         self.text([self.deck.words("predict.next")], 14, color=MUTED)
 
     def _points(self, content: dict[str, Any]) -> None:
-        self.text(self.one.spoken.points, 15, mark="• ")
-        drawing, paper = content["plates"].figure, content["paper"]
+        if self.one.spoken.points:
+            self.text(self.one.spoken.points, 15, mark="• ")
+        drawing, paper = content["figure"], content["paper"]
         if drawing is None:
             self._missing(content, "figure")
         else:
             label = self.deck.texts("figure.label", label=drawing.item.label)
-            self.text([f"{label}  {drawing.item.title}"], 14)
+            more = self.deck.words("figure.more") if self.one.kind == "figure" else ""
+            self.text([f"{label}  {drawing.item.title}{more}"], 14)
             self.picture(drawing, bottom=6.7)
             self._source(drawing.item)
         said = f"{self.deck.words('paper')} {paper.authors} ({paper.year}). {paper.title}. {paper.venue}"
         self.text([said], 10, at=(MARGIN, 6.98, 12.1, 0.3), color=MUTED)
+
+    _figure = _points
 
     def _table(self, content: dict[str, Any]) -> None:
         table: Table | None = content["plates"].table

@@ -38,6 +38,14 @@ BROKEN = {
         "import tightgrad_lab.exercises.ex01_clip_by_hand.grader as g\nanswer = g.right\n",
         "line 1 imports",
     ),
+    "asks for the grader by name": (
+        "def answer(gradient, bound):\n    return getattr(gradient, 'tightgrad_lab.exercises')\n",
+        "line 2 imports `tightgrad_lab.exercises`",
+    ),
+    "runs a text": (ANSWER + "return eval('1')\n", "line 2 uses `eval`"),
+    "looks up the stack": ("import sys\n" + ANSWER + "return sys._getframe(1).f_locals\n", "line 3 uses `_getframe`"),
+    "changes a library": ("import math\nmath.isclose = max\n", "line 2 changes `math.isclose`"),
+    "calls the library": ("import tightgrad as tg\n", "line 1 uses `tightgrad`, which does the exercise for you"),
     "recursion": (ANSWER + "return answer(gradient, bound)\n", "line 2 raises RecursionError"),
 }
 
@@ -84,6 +92,36 @@ def test_a_program_that_kills_itself_is_reported(tmp_path):
     path.write_text("import os\nos._exit(3)\n")
     (remark,) = check(1, path).remarks
     assert "code 3" in remark.en
+
+
+def test_a_verdict_of_its_own_does_not_count(tmp_path):
+    path = tmp_path / "mine.py"
+    verdict = '{"cases": 12, "remarks": [], "printed": "", "token": ""}'
+    path.write_text(f"import os, sys\nopen('verdict.json', 'w').write({verdict!r})\nos._exit(0)\n")
+    assert not check(1, path).passed
+
+
+def test_what_lies_beside_the_file_is_the_students_too(tmp_path):
+    (tmp_path / "helper.py").write_text(
+        "import tightgrad_lab.exercises.ex01_clip_by_hand.grader as g\nanswer = g.right\n"
+    )
+    words = "imports `tightgrad_lab.exercises.ex01_clip_by_hand.grader`"
+    sys.path.append(str(tmp_path))
+    try:
+        assert words in " | ".join(said(sheet(1), "from helper import answer\n", tmp_path))
+    finally:
+        sys.path.remove(str(tmp_path))
+
+
+def test_a_yes_or_no_is_not_explained_by_a_mistake_made_nowhere_else(tmp_path):
+    """Nearly every known mistake turns some of the answers round."""
+    source = sheet(8).solution("en").replace("packed < dense", "packed > dense")
+    assert said(sheet(8), source, tmp_path)[0].startswith("forecast, line 1: pays: found")
+
+
+def test_wrong_signs_are_told_as_such(tmp_path):
+    source = sheet(11).solution("en").replace("w - rate", "w + rate")
+    assert "weights: every sign is wrong" in said(sheet(11), source, tmp_path)[0]
 
 
 def test_a_thread_that_is_left_running_does_not_delay_the_verdict(tmp_path):

@@ -18,7 +18,13 @@ def cases(draw: Draw) -> list[Case]:
 
 
 def right(
-    gradient: list[float], bound: float, norm: str = "l2", cap: bool = True, value: str = "box", cosine: str = "both"
+    gradient: list[float],
+    bound: float,
+    norm: str = "l2",
+    cap: bool = True,
+    value: str = "box",
+    cosine: str = "both",
+    turn: str = "down",
 ) -> dict[str, Any]:
     """Return the answer."""
     squares = sum(g * g for g in gradient)
@@ -29,7 +35,8 @@ def right(
         "max": max(map(abs, gradient)),
     }
     length = lengths[norm]
-    factor = min(1.0, bound / length) if cap else bound / length
+    exact = bound / length if turn == "down" else length / bound
+    factor = exact if not cap else min(1.0, exact) if turn == "down" else max(1.0, exact)
     boxes = {
         "box": [min(bound, max(-bound, g)) for g in gradient],
         "top": [min(bound, g) for g in gradient],
@@ -89,5 +96,10 @@ EXAM = Exam(
             cosine="bound",
         ),
         slip("you divided by the gradient's length only", "你只除以了梯度的长度", cosine="first"),
+        slip(
+            "your factor is upside down: multiply by bound / norm",
+            "系数颠倒了：应当乘 上限 / 范数",
+            turn="up",
+        ),
     ),
 )

@@ -9,4 +9,5 @@ WRONG = (
     Wrong("min(bound, max(-bound, g))", "min(bound, g)", "negative elements below -bound pass uncut"),
     Wrong("math.sqrt(sum(v * v for v in by_value))", "bound", "as if it were the length of by_value"),
     Wrong("factor = min(1.0, bound / norm)", "factor = 0.5", "the same answer for every case"),
+    Wrong("min(1.0, bound / norm)", "max(1.0, norm / bound)", "upside down"),
 )

@@ -71,7 +71,7 @@ EXAM = Exam(
     right=right,
     ask=ask,
     changes=(0,),
-    without=("clip_grad_norm_", "clip_grads_with_norm_", "get_total_norm"),
+    without=("tightgrad", "clip_grad_norm_", "clip_grad_norm", "clip_grads_with_norm_", "get_total_norm"),
     slips=(
         slip(
             "every tensor is clipped by its own norm; one factor must serve all, or the direction turns",

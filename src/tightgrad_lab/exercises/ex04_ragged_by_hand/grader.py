@@ -33,6 +33,7 @@ def right(
         "sum": sum(sums),
         "plain": sum(flat) / len(flat),
         "times": processes * sum(sums) / everything,
+        "divided": sum(sums) / everything / processes,
     }
     means = {"means": sum(averages) / processes, "flat": sum(flat) / len(flat), "sum": sum(averages)}
     scale = {"times": processes, "none": 1.0, "divided": 1.0 / processes}[world]
@@ -84,5 +85,10 @@ EXAM = Exam(
             mean="flat",
         ),
         slip("DDP averages the processes; you added them", "DDP 是对进程取平均；你把它们相加了", mean="sum"),
+        slip(
+            "you divide by the number of processes as well: the tokens of all processes are counted already",
+            "你又除以了进程数：所有进程的词元已经数进去了",
+            total="divided",
+        ),
     ),
 )

@@ -17,4 +17,5 @@ WRONG = (
         "sum(map(sum, gradients)) / sum(map(len, gradients))",
         "different K",
     ),
+    Wrong("sum(sums) / total", "sum(sums) / total / processes", "counted already"),
 )

@@ -32,6 +32,7 @@ def right(
     weight: str = "labels",
     last: str = "kept",
     clear: str = "window",
+    drop: str = "padding",
 ) -> Tensor:
     """Return the table after one epoch, by formulas and not by autograd."""
     table = torch.zeros(vocabulary, vocabulary, dtype=torch.float64)
@@ -40,7 +41,7 @@ def right(
         window = batches[start : start + micro_batches]
         if len(window) < micro_batches and last == "dropped":
             break
-        items = sum(int((labels != -100).sum()) for _, labels in window)
+        items = sum(int(_counted(labels, drop).sum()) for _, labels in window)
         everything = sum(labels.numel() for _, labels in window)
         if clear == "window":
             total = torch.zeros_like(table)
@@ -62,6 +63,10 @@ def right(
             total = total + shares[weight] * _mean_gradient(table, tokens, labels)
         table = table - rate * total
     return table
+
+
+def _counted(labels: Tensor, drop: str) -> Tensor:
+    return labels != -100 if drop == "padding" else labels > 0
 
 
 def _mean_gradient(table: Tensor, tokens: Tensor, labels: Tensor) -> Tensor:
@@ -127,6 +132,11 @@ EXAM = Exam(
             "the gradients are cleared between the micro-batches: only the last one is left",
             "在微批次之间清零了：只剩下最后一个微批次的梯度",
             clear="micro",
+        ),
+        slip(
+            "the token 0 is a label like any other: only -100 is padding",
+            "词元 0 也是普通标签：只有 -100 才是填充",
+            drop="zero",
         ),
     ),
 )

@@ -20,4 +20,5 @@ WRONG = (
     Wrong(SHARE, "loss * int((labels != -100).sum()) / sum(int((y != -100).sum()) for _, y in batches)", "whole epoch"),
     Wrong(SHARE, SHARE + " / len(window)", "you divide twice"),
     Wrong(SHARE, "loss", "added and not divided"),
+    Wrong("items = sum(int((labels != -100).sum())", "items = sum(int((labels > 0).sum())", "the token 0 is a label"),
 )

@@ -23,6 +23,8 @@ def right(
     by: str = "size",
     positions: bool = True,
     kept: str = "largest",
+    turn: str = "up",
+    other: str = "plain",
 ) -> dict[str, Any]:
     """Return the answer."""
     residual, sent = [0.0] * len(gradients[0]), []
@@ -41,13 +43,13 @@ def right(
         if feedback == "reversed":
             residual = [-e for e in residual]
         sent.append(message)
-    plain = [_top(gradient, k, by, kept) for gradient in gradients]
+    plain = [_top(gradient, k, by, kept) for gradient in gradients] if other == "plain" else sent
     factor = 4 * len(residual) / ((8 if positions else 4) * k)
     return {
         "sent": sent,
         "residual": residual,
         "without": [sum(one) for one in zip(*plain, strict=True)],
-        "factor": factor,
+        "factor": factor if turn == "up" else 1 / factor,
     }
 
 
@@ -89,6 +91,16 @@ EXAM = Exam(
             "positions cost 4 bytes each, too: a message takes 8 bytes for each element",
             "位置也要占 4 字节：每发一个元素要 8 字节",
             positions=False,
+        ),
+        slip(
+            "your factor is upside down: bytes without compression over bytes with it",
+            "倍数颠倒了：应当是不压缩的字节数除以压缩后的字节数",
+            turn="down",
+        ),
+        slip(
+            "this is the sum of what was sent with feedback; without it each step chooses from its own gradient",
+            "这是有误差反馈时发送的总和；没有反馈时，每步只从本步梯度里选",
+            other="sent",
         ),
     ),
 )

@@ -10,4 +10,6 @@ WRONG = (
     Wrong("key=lambda i: -abs(vector[i])", "key=lambda i: -vector[i]", "choose by magnitude"),
     Wrong("(8 * k)", "(4 * k)", "positions cost 4 bytes each"),
     Wrong(KEEP, "residual = [m - v for v, m in zip(wanted, message)]", "the residual has the wrong sign"),
+    Wrong("4 * len(residual) / (8 * k)", "8 * k / (4 * len(residual))", "upside down"),
+    Wrong("*(top_k(gradient, k) for gradient in gradients)", "*sent", "sent with feedback"),
 )

@@ -28,15 +28,16 @@ def right(
     factor: float,
     coding: float,
     gathered: bool,
-    bits: bool = True,
+    bits: float = 8.0,
     ring: str = "two",
     gather: str = "others",
     width: int = 4,
     counted: bool = True,
     floor: float = 0.0,
+    times: float = 1.0,
 ) -> dict[str, Any]:
     """Return the answer."""
-    nbytes, unit = width * parameters, 8 if bits else 1
+    nbytes, unit = width * parameters, bits
     bandwidth = gbit * 1e9 / unit
     rings = {
         "two": 2 * (processes - 1) / processes,
@@ -47,7 +48,7 @@ def right(
     dense_share = rings[ring]
     gathers = {"others": processes - 1, "all": processes, "one": 1.0, "ring": dense_share}
     share = (gathers[gather] if gathered else dense_share) / factor
-    packed = share * nbytes / bandwidth + (coding if counted else 0.0)
+    packed = share * nbytes / bandwidth + (times * coding if counted else 0.0)
     dense = dense_share * nbytes / bandwidth
     break_even = max(floor, (dense_share - share) * nbytes / coding) * unit / 1e9
     return {"dense": dense, "packed": packed, "pays": packed < dense, "break_even": break_even}
@@ -61,7 +62,17 @@ EXAM = Exam(
         slip(
             "a link of 1 Gbit/s carries an eighth of a gigabyte a second: bits are taken for bytes",
             "1 Gbit/s 的链路每秒只能传八分之一 GB：把比特当成字节了",
-            bits=False,
+            bits=1.0,
+        ),
+        slip(
+            "you multiply by 8 where you should divide: a byte has 8 bits, so a link carries fewer bytes than bits",
+            "该除以 8 的地方乘了 8：一个字节有 8 个比特，字节数总比比特数少",
+            bits=0.125,
+        ),
+        slip(
+            "a gigabit is 10^9 bits, not 2^30",
+            "1 Gbit 是 10^9 比特，不是 2^30",
+            bits=8e9 / 2**30,
         ),
         slip(
             "the ring passes every piece twice, once to add and once to distribute: the factor 2 is missing",
@@ -100,5 +111,10 @@ EXAM = Exam(
             floor=-math.inf,
         ),
         slip("encoding and decoding take time as well", "编码和解码也要时间", counted=False),
+        slip(
+            "`coding` covers encoding and decoding already: add it once",
+            "`coding` 已经包含编码和解码：只加一次",
+            times=2.0,
+        ),
     ),
 )

@@ -10,4 +10,7 @@ WRONG = (
     Wrong("bandwidth + coding", "bandwidth", "encoding and decoding take time"),
     Wrong("max(0.0, (ring - share) * nbytes / coding)", "(ring - share) * nbytes / coding", "no negative speed"),
     Wrong("* 8 / 1e9", "/ 1e9", "break_even: a link of 1 Gbit/s"),
+    Wrong("gbit * 1e9 / 8", "gbit * 1e9 * 8", "you multiply by 8"),
+    Wrong("gbit * 1e9 / 8", "gbit * 2**30 / 8", "a gigabit is 10^9 bits"),
+    Wrong("bandwidth + coding", "bandwidth + 2 * coding", "add it once"),
 )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tightgrad_lab.exercises import words
+from tightgrad_lab.exercises.compare import same
 from tightgrad_lab.exercises.load import StudentError
 from tightgrad_lab.exercises.model import Case, Draw, Exam, slip
 from tightgrad_lab.exercises.words import Words
@@ -16,6 +17,10 @@ Steps = list[tuple[str, Tensor]]
 PAIR = Words(
     "`send` must return two tensors of one dimension, positions and values; it returns {found}",
     "`send` 应当返回两个一维张量，即位置和值；现在返回 {found}",
+)
+CHANGES = Words(
+    "`send`: it changes its argument, the gradient: work on a copy, the caller still needs the original",
+    "`send` 改动了传进来的梯度：请在副本上计算，调用者还要用原来的数据",
 )
 PLACES = Words(
     "positions must be different integers from 0 to {last}; they are {found}",
@@ -45,6 +50,7 @@ def ask(function: Callable[..., Any], case: Case) -> dict[str, Any]:
     sender = function(density)
     sent, refused = [], []
     for name, gradient in steps:
+        before = gradient.clone()
         try:
             answer = sender.send(name, gradient)
         except ValueError:
@@ -52,6 +58,8 @@ def ask(function: Callable[..., Any], case: Case) -> dict[str, Any]:
                 raise
             refused.append(True)
             continue
+        if not same(gradient, before, 0.0):
+            raise StudentError(CHANGES)
         refused.append(False)
         sent.append(_dense(answer, gradient.numel()))
     return {"refused": refused, "sent": sent}
@@ -92,6 +100,9 @@ def right(
     shared: bool = False,
     refuse: bool = True,
     k: str = "floor",
+    chosen: str = "sum",
+    values: str = "sum",
+    late: bool = False,
 ) -> dict[str, Any]:
     """Return the answer."""
     residuals: dict[Any, Tensor] = {}
@@ -99,7 +110,7 @@ def right(
     for name, gradient in steps:
         bad = not bool(gradient.isfinite().all())
         refused.append(bad and refuse)
-        if bad and refuse:
+        if bad and refuse and not late:
             continue
         key = gradient.shape if shared else name
         flat = gradient.reshape(-1)
@@ -110,14 +121,16 @@ def right(
             "round": round(density * flat.numel()),
         }
         count = int(density * flat.numel()) if k == "zero" else max(1, counts[k])
-        places = (wanted.abs() if by == "size" else wanted).topk(count).indices
+        base = wanted if chosen == "sum" else flat
+        places = (base.abs() if by == "size" else base).topk(count).indices
         message = torch.zeros_like(wanted)
-        message[places] = wanted[places]
+        message[places] = {"sum": wanted, "gradient": flat, "size": wanted.abs()}[values][places]
         rest = (flat if feedback == "gradient" else wanted).clone()
         if feedback != "all":
             rest[places] = 0
-        residuals[key] = rest
-        sent.append(message)
+        residuals[key] = -rest if feedback == "minus" else rest
+        if not (bad and refuse):
+            sent.append(message)
     return {"refused": refused, "sent": sent}
 
 
@@ -165,6 +178,31 @@ EXAM = Exam(
             "k is rounded to the nearest integer; round down, but send at least one",
             "k 四舍五入了；应当向下取整，但至少发一个",
             k="round",
+        ),
+        slip(
+            "you choose by the gradient alone: choose from gradient plus residual, or what is owed never leaves",
+            "你只按梯度来选：应当从梯度加残差里选，否则欠下的永远发不出去",
+            chosen="gradient",
+        ),
+        slip(
+            "you send the gradient's values: send those of gradient plus residual",
+            "你发的是梯度的值：应当发梯度加残差的值",
+            values="gradient",
+        ),
+        slip(
+            "the values have lost their signs: choose by magnitude, but send the values themselves",
+            "值丢了符号：按绝对值选，发的却应当是原来的值",
+            values="size",
+        ),
+        slip(
+            "the residual has the wrong sign: it is gradient plus residual, less what was sent",
+            "残差的符号反了：应当是梯度加残差，再减去已发送的",
+            feedback="minus",
+        ),
+        slip(
+            "you refuse the gradient too late: it has reached the residual already. Check it first",
+            "拒绝得太晚：它已经进了残差。应当先检查",
+            late=True,
         ),
     ),
 )

@@ -30,23 +30,31 @@ def right(
     least: str = "ratio",
     sign: float = -1.0,
     clip: str = "size",
+    old: str = "both",
+    clips: str = "both",
 ) -> dict[str, Any]:
     """Return the answer."""
     if betas == "swapped":
         beta1, beta2 = beta2, beta1
     if betas == "weights":
         beta1, beta2 = 1 - beta1, 1 - beta2
-    mean, square, step = _after(beta1, beta2, sign * x, squared, root)
+    mean, square, step = _after(beta1, beta2, sign * x, squared, root, old)
     exact = math.log((1 - beta1) * (1 + x)) / -math.log(beta1)
     whole = max(0, math.ceil(exact))
     counts = {
         "all": whole,
         "later": max(0, whole - 1),
         "more": whole + 1,
+        "own": int(exact > 0),
         "x": max(0, math.ceil(math.log((1 - beta1) * x) / -math.log(beta1))),
     }
     limited = {"size": min(x, bound), "always": bound, "never": x}[clip]
-    clipped = _after(beta1, beta2, sign * limited, squared, root)[2]
+    bounded, raw = (_after(beta1, beta2, sign * one, squared, root, old) for one in (limited, x))
+    clipped = {
+        "both": bounded[2],
+        "mean": bounded[0] / math.sqrt(raw[1]),
+        "square": raw[0] / math.sqrt(bounded[1]),
+    }[clips]
     leasts = {"ratio": beta1 / (1 - beta1), "inverse": 1 / (1 - beta1), "flipped": (1 - beta1) / beta1}
     return {
         "mean": mean,
@@ -58,10 +66,12 @@ def right(
     }
 
 
-def _after(beta1: float, beta2: float, gradient: float, squared: bool, root: bool) -> tuple[float, float, float]:
+def _after(
+    beta1: float, beta2: float, gradient: float, squared: bool, root: bool, old: str
+) -> tuple[float, float, float]:
     """Return both running means after one gradient, and the step."""
-    mean = beta1 + (1 - beta1) * gradient
-    square = beta2 + (1 - beta2) * (gradient**2 if squared else abs(gradient))
+    mean = (beta1 if old != "mean" else 0.0) + (1 - beta1) * gradient
+    square = (beta2 if old != "square" else 0.0) + (1 - beta2) * (gradient**2 if squared else abs(gradient))
     return mean, square, mean / (math.sqrt(square) if root else square)
 
 
@@ -95,6 +105,31 @@ EXAM = Exam(
             "this is upside down: x must exceed beta1 / (1 - beta1)",
             "分子分母颠倒了：x 要超过 beta1 / (1 - beta1)",
             least="flipped",
+        ),
+        slip(
+            "the old mean is left out: before the outlier it was 1, and beta1 of it remains",
+            "漏了旧的均值：异常梯度来之前它是 1，还剩 beta1",
+            old="mean",
+        ),
+        slip(
+            "the old mean of the squares is left out: it was 1, and beta2 of it remains",
+            "漏了旧的平方均值：它原来是 1，还剩 beta2",
+            old="square",
+        ),
+        slip(
+            "the clipped gradient enters q as well as u",
+            "裁剪之后的梯度不仅进入 u，也进入 q",
+            clips="mean",
+        ),
+        slip(
+            "the clipped gradient enters u as well as q",
+            "裁剪之后的梯度不仅进入 q，也进入 u",
+            clips="square",
+        ),
+        slip(
+            "only the outlier's own step is counted: u stays negative for some more, since each later gradient pulls it up by a part only",
+            "只数了异常梯度自己那一步：之后每个梯度只把 u 拉回一部分，u 还会负一阵子",
+            count="own",
         ),
     ),
 )

@@ -18,6 +18,8 @@ def cases(draw: Draw) -> list[Case]:
     for index in range(8):
         scale, processes = float(2 ** draw.integer(4, 10)), draw.integer(2, 3)
         size = 300.0 if index % 2 else 8.0  # of an element with its scale
+        if index == 4:
+            scale, size = 2.0**14, 0.01  # unscaled in fp16, it would be subnormal
         shapes = ((3, 2), (4,))
         common = [draw.normal(*shape) for shape in shapes]
         grads = [[(size * (one + 0.7 * draw.normal(*one.shape))).half() for one in common] for _ in range(processes)]
@@ -47,10 +49,18 @@ def right(
     clip: str = "mean",
     half: bool = False,
     mean: bool = True,
+    unscaled: str = "wide",
+    over: str = "all",
+    record: str = "before",
 ) -> dict[str, Any]:
     """Return the answer."""
-    unit = scale if unscale == "first" else 1.0
+    unit = {"first": scale, "times": 1.0 / scale}.get(unscale, 1.0)
     parts = [[one.double() / unit for one in grads] for grads in processes]
+    if unscaled == "half":
+        parts = [[(one / unit).double() for one in grads] for grads in processes]
+    if unscaled == "half mean":
+        means = [(torch.stack(one).mean(0) / unit).double() for one in zip(*processes, strict=True)]
+        parts = [means for _ in processes]
     norm = math.nan
     if clip == "each":
         for grads in parts:
@@ -59,7 +69,12 @@ def right(
     means = [torch.stack(one).sum(0) / (len(parts) if mean else 1) for one in zip(*parts, strict=True)]
     if clip == "mean":
         norm, factor = _norm(means, max_norm, unit, half)
-        means = [one * factor for one in means]
+        norms = [float(one.norm()) for one in means]
+        if over == "sum":
+            norm, factor = sum(norms), min(1.0, max_norm / sum(norms))
+        factors = [min(1.0, max_norm / one) if over == "each" else factor for one in norms]
+        means = [one * own for one, own in zip(means, factors, strict=True)]
+        norm *= factor if record == "after" else 1.0
     if clip == "none":
         norm, _ = _norm(means, max_norm, unit, half)
     if unscale == "last":
@@ -74,6 +89,10 @@ def _norm(grads: Grads, max_norm: float, unit: float, half: bool) -> tuple[float
     return norm, min(1.0, max_norm / norm)
 
 
+NARROW = (
+    "you unscale in fp16: small gradients lose their digits or become zero. Convert to float32 or float64 before you divide",
+    "你在 fp16 里还原：小梯度会丢掉有效位，甚至变成零。应当先转成 float32 或 float64，再做除法",
+)
 EXAM = Exam(
     function="step",
     cases=cases,
@@ -99,5 +118,27 @@ EXAM = Exam(
         ),
         slip("nothing is clipped", "没有裁剪", clip="none"),
         slip("this is the sum over the processes, not their mean", "这是各进程之和，不是平均", mean=False),
+        slip(
+            "you multiply by the loss scale where you should divide",
+            "该除以损失缩放倍数的地方乘了它",
+            unscale="times",
+        ),
+        slip(*NARROW, unscaled="half"),
+        slip(*NARROW, unscaled="half mean"),
+        slip(
+            "every tensor is clipped by its own norm: one factor must serve all",
+            "每个张量按自己的范数裁剪了：所有张量要用同一个系数",
+            over="each",
+        ),
+        slip(
+            "you add the norms of the tensors: add their squares, then take the root",
+            "你把各张量的范数相加了：应当把平方相加，再开方",
+            over="sum",
+        ),
+        slip(
+            "the norm is measured after the clip: return the one before it",
+            "返回的是裁剪之后的范数：应当返回裁剪之前的",
+            record="after",
+        ),
     ),
 )

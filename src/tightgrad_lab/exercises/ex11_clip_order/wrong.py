@@ -18,4 +18,22 @@ WRONG = (
         "entry 0: found",
     ),
     Wrong("    norm = torch", "    means = [grad * scale for grad in means]\n    norm = torch", "never unscaled"),
+    Wrong("/ scale for", "* scale for", "you multiply by the loss scale"),
+    Wrong(
+        "torch.stack(parts).double().mean(0) / scale",
+        "(torch.stack(parts).mean(0) / scale).double()",
+        "you unscale in fp16",
+    ),
+    Wrong(
+        "torch.stack(parts).double().mean(0) / scale",
+        "(torch.stack(parts) / scale).double().mean(0)",
+        "you unscale in fp16",
+    ),
+    Wrong("rate * factor * g", "rate * (max_norm / g.norm()).clamp(max=1.0) * g", "clipped by its own norm"),
+    Wrong(
+        "torch.stack([(grad * grad).sum() for grad in means]).sum().sqrt()",
+        "sum(grad.norm() for grad in means)",
+        "you add the norms",
+    ),
+    Wrong("float(norm)}", "float(norm * factor)}", "measured after the clip"),
 )

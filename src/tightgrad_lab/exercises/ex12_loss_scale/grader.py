@@ -65,6 +65,8 @@ def right(
     for window in windows:
         scales.append(scale)
         parts = [one(scale) if add == "half" else one(scale).double() for one in window]
+        if add == "good":
+            parts = [one for one in parts if one.isfinite().all()] or [parts[0].new_zeros(parts[0].shape)]
         total = parts[0]
         for one in parts[1:]:
             total = total + one
@@ -83,11 +85,12 @@ def right(
         weights = weights - rate * total
         good += 1
         if (
-            (grow == "interval" and good == interval)
+            (grow in ("interval", "once") and good == interval)
+            or (grow == "on" and good >= interval)
             or (grow == "each" and finite)
             or (grow == "more" and good > interval)
         ):
-            scale, good = scale * 2, 0
+            scale, good = scale * 2, 0 if grow not in ("once", "on") else good
     return {"weights": weights, "scales": scales, "skipped": skipped}
 
 
@@ -129,6 +132,21 @@ EXAM = Exam(
             "the sum is divided by the number of micro-batches; the losses were weighted already",
             "又除以了微批次数；各损失已经加过权了",
             add="mean",
+        ),
+        slip(
+            "the count goes on after a doubling: begin it anew, or the scale is doubled only once",
+            "加倍之后还在接着计数：应当重新开始，否则只会加倍一次",
+            grow="once",
+        ),
+        slip(
+            "the count goes on after a doubling: begin it anew, or every further window doubles the scale",
+            "加倍之后还在接着计数：应当重新开始，否则之后每个窗口都会加倍",
+            grow="on",
+        ),
+        slip(
+            "only the micro-batches that overflowed are left out: the whole window must be skipped, or its mean is another",
+            "只丢掉了溢出的微批次：应当跳过整个窗口，否则梯度就不是这个窗口的了",
+            add="good",
         ),
     ),
 )

@@ -29,6 +29,7 @@ def right(
     memory: str = "power",
     life: str = "items",
     curved: bool = True,
+    unit: str = "factor",
 ) -> dict[str, Any]:
     """Return the answer."""
     k = new_batch / batch if factor == "up" else batch / new_batch
@@ -42,9 +43,14 @@ def right(
     return {
         "linear": k * rate,
         "root": {"root": math.sqrt(k), "linear": k, "same": 1.0}[root] * rate,
-        "limit": limit / slope,
+        "limit": limit / slope * (batch if unit == "items" else 1),
         "small": {"power": (1 - slope) ** k, "linear": 1 - k * slope, "exponential": math.exp(-k * slope)}[small],
-        "big": {"linear": 1 - k * slope, "same": 1 - slope, "size": abs(1 - k * slope)}[big],
+        "big": {
+            "linear": 1 - k * slope,
+            "same": 1 - slope,
+            "root": 1 - math.sqrt(k) * slope,
+            "size": abs(1 - k * slope),
+        }[big],
         "beta2": {"power": beta2**k, "root": beta2 ** (1 / k), "linear": 1 - k * (1 - beta2), "same": beta2}[memory],
         "half_life": lives[life],
     }
@@ -97,5 +103,15 @@ EXAM = Exam(
         ),
         slip("this is the mean age and not the half-life", "这是平均时长，不是半衰期", life="mean"),
         slip("your factor is upside down: k is new_batch / batch", "倍数颠倒了：k 是 new_batch / batch", factor="down"),
+        slip(
+            "this is the batch size from which on it diverges; the factor between the batch sizes was asked for",
+            "这是开始发散的批大小；问的是批大小的倍数",
+            unit="items",
+        ),
+        slip(
+            "this big step has the square-root rate; the linear rule was asked for",
+            "这一大步用的是平方根规则的学习率；问的是线性规则",
+            big="root",
+        ),
     ),
 )

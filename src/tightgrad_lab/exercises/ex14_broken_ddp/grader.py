@@ -106,8 +106,8 @@ EXAM = Exam(
             sync="each",
         ),
         slip(
-            "gradients are never exchanged: the last micro-batch must run outside no_sync",
-            "梯度从来没有交换：最后一个微批次要放在 no_sync 之外",
+            "DDP exchanges nothing: gradients are never exchanged unless the last micro-batch runs outside no_sync; your own all_reduce of gradients is not counted",
+            "DDP 从来没有交换梯度：最后一个微批次要放在 no_sync 之外；自己用 all_reduce 交换的梯度不算",
             sync="never",
         ),
         slip(

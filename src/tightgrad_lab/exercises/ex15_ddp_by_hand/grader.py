@@ -70,11 +70,17 @@ def right(
     calls: int = 2,
     quiet: bool = True,
     exchange: bool = True,
-    clear: bool = True,
+    clear: str = "window",
+    weights: str = "first",
     total: str = "all",
 ) -> dict[str, Any]:
     """Return the answer of every rank."""
     own = [copy.deepcopy(models[0] if broadcast else one) for one in models]
+    if weights == "mean":
+        for group in zip(*(one.parameters() for one in own), strict=True):
+            mean = torch.stack([one.detach() for one in group]).mean(0)
+            for one in group:
+                one.data = mean.clone()
     left = [[torch.zeros_like(parameter) for parameter in one.parameters()] for one in own]
     totals, gradients = [], []
     for row in windows:
@@ -82,13 +88,16 @@ def right(
         sums = []
         for rank, window in enumerate(row):
             local = sum(len(inputs) for inputs, _ in window)
-            grads = left[rank] if not clear else [torch.zeros_like(one) for one in left[rank]]
+            cleared = clear == "window" or (clear == "busy" and window)
+            grads = [torch.zeros_like(one) if cleared else one for one in left[rank]]
+            grads = [one / everything for one in grads] if clear in ("divided", "busy") else grads
             for inputs, targets in window:
                 shares = {
                     "items": len(inputs) / everything,
                     "own": len(inputs) / local / len(row),
                     "K": 1 / len(window) / len(row),
                     "sum": float(len(inputs)),
+                    "mean": 1.0 / everything,
                     "twice": len(inputs) / everything / len(row),
                     "none": 1.0 / len(row),
                 }
@@ -138,7 +147,7 @@ EXAM = Exam(
             weight="twice",
         ),
         slip("the processes never exchange their gradients", "各进程从来没有交换梯度", exchange=False),
-        slip("the gradients of the last window are still in the sum", "上一个窗口的梯度还在和里", clear=False),
+        slip("the gradients of the last window are still in the sum", "上一个窗口的梯度还在和里", clear="never"),
         slip(
             "you exchange every parameter by itself: pack all gradients into one flat tensor",
             "每个参数单独交换了一次：应当把全部梯度装进一个展平的张量",
@@ -155,5 +164,26 @@ EXAM = Exam(
             quiet=False,
         ),
         slip("`finish` returns the items of this process only", "`finish` 只返回了本进程的样本数", total="own"),
+        slip(
+            "each loss is a mean over its items: multiply it by their number before you divide by the number of all",
+            "每个损失是本微批次的平均：先乘以它的样本数，再除以样本总数",
+            weight="mean",
+        ),
+        slip(
+            "the mean that the last window left in .grad is still in the sum: clear it when a new window begins",
+            "上一个窗口留在 .grad 里的平均还在和里：新窗口开始时要清零",
+            clear="divided",
+        ),
+        slip(
+            "the processes begin with the mean of all weights; those of process 0 were asked for",
+            "各进程从所有权重的平均开始；题目要求用进程 0 的权重",
+            broadcast=False,
+            weights="mean",
+        ),
+        slip(
+            "a process without micro-batches still holds the mean of the last window in .grad: clear it there as well",
+            "没有微批次的进程，.grad 里还留着上一个窗口的平均：它那里也要清零",
+            clear="busy",
+        ),
     ),
 )

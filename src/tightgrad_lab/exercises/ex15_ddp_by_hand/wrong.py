@@ -26,4 +26,20 @@ WRONG = (
         "[p.grad for p in self.parameters]",
         "'NoneType' object has no attribute",
     ),
+    Wrong("(loss * items).backward()", "loss.backward()", "each loss is a mean over its items"),
+    Wrong(
+        "        if self.items == 0:\n            for parameter in self.parameters:\n                parameter.grad = None\n",
+        "",
+        "the last window left in .grad",
+    ),
+    Wrong(
+        "        if self.items == 0:\n            for parameter in self.parameters:\n                parameter.grad = None\n        grads =",
+        "        grads =",
+        "a process without micro-batches",
+    ),
+    Wrong(
+        "comm.broadcast_(parameter.data, 0)",
+        "comm.all_reduce_(parameter.data).div_(comm.world_size)",
+        "the mean of all weights",
+    ),
 )

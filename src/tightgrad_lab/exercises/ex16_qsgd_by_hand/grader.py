@@ -26,19 +26,26 @@ def right(
     bound: str = "full",
     density: str = "full",
     rounding: str = "down",
+    unit: str = "value",
 ) -> dict[str, Any]:
     """Return the answer."""
     squares = sum(v * v for v in vector)
     length = {"l2": math.sqrt(squares), "max": max(map(abs, vector)), "squares": squares}[norm]
     positions = [levels * abs(v) / length for v in vector]
-    whole = [math.floor(x) if rounding == "down" else round(x) for x in positions]
-    low = [length * n / levels for n in whole]
+    whole = [round(x) if rounding == "nearest" else math.floor(x) for x in positions]
+    if rounding == "lower":
+        whole = [math.floor(x) if v > 0 else math.ceil(x) for x, v in zip(positions, vector, strict=True)]
+    low = [length * n / levels if unit == "value" else n for n in whole]
     ups = [x - math.floor(x) for x in positions]
     width = length / levels
     spread = sum(p * (1 - p) for p in ups)
     return {
         "low": [math.copysign(n, v) for n, v in zip(low, vector, strict=True)] if sign else low,
-        "chance": [1 - p for p in ups] if chance == "down" else ups,
+        "chance": {
+            "up": ups,
+            "down": [1 - p for p in ups],
+            "signed": [math.copysign(p, v) for p, v in zip(ups, vector, strict=True)],
+        }[chance],
         "variance": {
             "exact": width**2 * spread,
             "unit": spread,
@@ -108,5 +115,20 @@ EXAM = Exam(
             density="values",
         ),
         slip("this is upside down", "分子分母颠倒了", density="inverse"),
+        slip(
+            "negative elements are rounded towards zero as well: round |v|, then give it its sign",
+            "负数也是向零取整：先对 |v| 取整，再带上符号",
+            rounding="lower",
+        ),
+        slip(
+            "these are the numbers of levels; a level is worth norm / s",
+            "这是级数；一级值 范数 / s",
+            unit="levels",
+        ),
+        slip(
+            "a chance has no sign: take x from |v|",
+            "概率没有符号：x 由 |v| 算出",
+            chance="signed",
+        ),
     ),
 )

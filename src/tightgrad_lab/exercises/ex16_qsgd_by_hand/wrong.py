@@ -13,4 +13,15 @@ WRONG = (
     Wrong("(norm / levels) ** 2 * sum", "sum", "in units of a level"),
     Wrong("(1 + 4 / block) / 8", "1 / 8", "the scales of the blocks take bytes"),
     Wrong("sum(p * (1 - p) for p in chance)", "sum(chance)", "not p"),
+    Wrong(
+        "math.copysign(norm * math.floor(x) / levels, v)",
+        "norm * math.floor(math.copysign(x, v)) / levels",
+        "rounded towards zero as well",
+    ),
+    Wrong("math.copysign(norm * math.floor(x) / levels, v)", "math.copysign(math.floor(x), v)", "numbers of levels"),
+    Wrong(
+        "[x - math.floor(x) for x in positions]",
+        "[math.copysign(x - math.floor(x), v) for x, v in zip(positions, vector)]",
+        "a chance has no sign",
+    ),
 )

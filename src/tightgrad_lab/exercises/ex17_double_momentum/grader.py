@@ -39,6 +39,9 @@ def right(
     by: str = "size",
     feedback: bool = True,
     damp: bool = False,
+    moves: str = "message",
+    enters: str = "after",
+    sign: float = 1.0,
 ) -> dict[str, Any]:
     """Return the answer."""
     weights = weights.clone()
@@ -46,7 +49,8 @@ def right(
     for _ in range(steps):
         gradient = curvatures * weights * (1 - momentum if damp else 1)
         velocity = momentum * velocity + gradient if correct else gradient
-        wanted = velocity + residual if feedback else velocity
+        velocity = velocity + residual if enters == "before" else velocity
+        wanted = velocity + residual if feedback and enters == "after" else velocity
         chosen = (wanted.abs() if by == "size" else wanted).topk(k).indices
         message = torch.zeros_like(weights)
         message[chosen] = wanted[chosen]
@@ -55,7 +59,8 @@ def right(
             velocity = velocity.clone()
             velocity[chosen] = 0
         late = momentum * late + message if again else message
-        weights = weights - rate * late
+        moved = {"message": late, "wanted": wanted, "velocity": velocity}[moves]
+        weights = weights - sign * rate * moved
         sent[chosen] += 1
     return {"weights": weights, "residual": residual, "sent": sent.tolist()}
 
@@ -88,5 +93,25 @@ EXAM = Exam(
         ),
         slip("choose by magnitude", "应当按绝对值选", by="value"),
         slip("there is no feedback: the residual is never added", "没有误差反馈：残差从来没有加进来", feedback=False),
+        slip(
+            "the residual is fed into the momentum, where it is counted again in every later step: add it to v only",
+            "残差加进了动量，以后每一步又会重复计入：只能加到 v 上",
+            enters="before",
+        ),
+        slip(
+            "the weights move by the momentum that remains: they move by what was sent",
+            "权重按余下的动量移动了：应当按所发送的移动",
+            moves="velocity",
+        ),
+        slip(
+            "the weights move by all of v: only what was sent arrives",
+            "权重按整个 v 移动了：只有发送的才会到达",
+            moves="wanted",
+        ),
+        slip(
+            "this climbs: subtract the rate times what was sent",
+            "方向反了：应当减去学习率乘所发送的",
+            sign=-1.0,
+        ),
     ),
 )

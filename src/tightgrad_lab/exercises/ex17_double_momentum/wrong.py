@@ -14,4 +14,12 @@ WRONG = (
     Wrong("residual = wanted - message", "residual = wanted", "stays in the residual"),
     Wrong("wanted = velocity + residual", "wanted = velocity.clone()", "there is no feedback"),
     Wrong("wanted.abs().topk(k)", "wanted.topk(k)", "choose by magnitude"),
+    Wrong(
+        "        wanted = velocity + residual",
+        "        velocity = velocity + residual\n        wanted = velocity",
+        "fed into the momentum",
+    ),
+    Wrong("rate * message", "rate * velocity", "by the momentum that remains"),
+    Wrong("rate * message", "rate * wanted", "by all of v"),
+    Wrong("weights - rate", "weights + rate", "this climbs"),
 )

@@ -27,7 +27,7 @@ def cases(draw: Draw) -> list[Case]:
         if index in (2, 6):
             vector[block : 2 * block] = 0.0
         if index == 3:
-            vector *= 1e-6
+            vector *= 1e-12
         found.append((without_ties(vector, block), block))
     return [*found, (draw.normal(1).float(), 4), (torch.zeros(0), 4), (torch.zeros(5), 4)]
 
@@ -69,6 +69,8 @@ def right(
     zero: str = "zeros",
     last: str = "kept",
     scale_width: int = 4,
+    kept: str = "scale",
+    sign: str = "signed",
 ) -> dict[str, Any]:
     """Return the answer."""
     flat = vector.double()
@@ -81,10 +83,20 @@ def right(
         largest = padded.amax(1)
     scales = (largest / top).float()
     divisors = scales if zero == "nan" else torch.where(scales == 0, 1.0, scales)
+    divisors = divisors + 1e-8 if zero == "constant" else divisors
     exact = padded.float() / divisors[:, None]
     rounded = {"nearest": exact.round(), "zero": exact.trunc(), "floor": exact.floor(), "up": exact.ceil()}[rounding]
     codes = (rounded if zero == "nan" else rounded.to(torch.int8)).reshape(-1)[: len(flat)].double()
     decoded = codes * scales.double().repeat_interleave(block)[: len(flat)]
+    scales = {"scale": scales, "inverse": 1 / divisors, "largest": largest.float()}[kept]
+    if scale_width == 2:
+        scales = scales.half()
+    if last == "padded":
+        codes, decoded = (
+            torch.cat([one, torch.zeros(count * block - len(flat), dtype=one.dtype)]) for one in (codes, decoded)
+        )
+    if sign == "unsigned":
+        codes = codes % 256
     if last == "dropped":
         size = len(flat) // block * block
         codes, scales, decoded = codes[:size], scales[: size // block], decoded[:size]
@@ -143,5 +155,35 @@ EXAM = Exam(
         ),
         slip("a block of zeros is divided by zero and becomes NaN", "全零的块除以了零，变成 NaN", zero="nan"),
         slip("the last, shorter block is lost", "不满的最后一块丢了", last="dropped"),
+        slip(
+            "a constant is added to the scales, or bounds them: a block of small values then loses its digits. Treat only a scale of 0 apart",
+            "给缩放系数加了一个常数，或者设了下限：数值很小的块就丢了精度。只需单独处理系数为 0 的块",
+            zero="constant",
+        ),
+        slip(
+            "the codes are as long as the padded blocks: cut them to the length of the vector",
+            "编码和补齐之后的块一样长：应当截到向量的长度",
+            last="padded",
+        ),
+        slip(
+            "uint8 has no negative numbers: use torch.int8",
+            "uint8 没有负数：应当用 torch.int8",
+            sign="unsigned",
+        ),
+        slip(
+            "these are the inverses of the scales",
+            "这是缩放系数的倒数",
+            kept="inverse",
+        ),
+        slip(
+            "this is the largest magnitude; the scale is that divided by 127",
+            "这是最大绝对值；缩放系数还要除以 127",
+            kept="largest",
+        ),
+        slip(
+            "the scales are fp16, which is too coarse for them and overflows: store them as float32",
+            "缩放系数用了 fp16，太粗，还会溢出：应当存成 float32",
+            scale_width=2,
+        ),
     ),
 )

@@ -14,4 +14,11 @@ WRONG = (
         "    vector *= 1.0001\n    count = -(-len(vector) // block)\n",
         "it changes its argument",
     ),
+    Wrong("torch.where(scales == 0, 1.0, scales)", "scales + 1e-8", "a constant is added to the scales"),
+    Wrong("torch.where(scales == 0, 1.0, scales)", "scales.clamp(min=1e-8)", "a constant is added to the scales"),
+    Wrong(".reshape(-1)[: len(vector)]", ".reshape(-1)", "cut them to the length"),
+    Wrong(".to(torch.int8)", ".to(torch.uint8)", "uint8 has no negative"),
+    Wrong("return codes, scales", "return codes, 1 / divisors", "the inverses of the scales"),
+    Wrong("return codes, scales", "return codes, scales * 127", "the largest magnitude; the scale"),
+    Wrong("return codes, scales", "return codes, scales.half()", "the scales are fp16"),
 )

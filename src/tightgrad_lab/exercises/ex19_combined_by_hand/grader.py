@@ -36,9 +36,12 @@ def right(
     steps: str = "ceil",
     local: str = "root",
     traffic: str = "both",
+    turn: str = "down",
 ) -> dict[str, Any]:
     """Return the answer."""
-    count = {"square": micro_batches, "norm": micro_batches**2, "none": 1, "root": math.sqrt(micro_batches)}[shrink]
+    count = {"square": micro_batches, "norm": micro_batches**2, "none": 1, "root": math.sqrt(micro_batches)}.get(
+        shrink, 1
+    )
     quiet = noise / math.sqrt(count)
     one, many = (math.hypot(true, noise), math.hypot(true, quiet)) if add == "squares" else (true + noise, true + quiet)
     if shrink == "all":
@@ -47,20 +50,32 @@ def right(
     return {
         "one": one,
         "many": many,
-        "factor_one": min(1.0, bound / one) if cap else bound / one,
-        "factor_many": min(1.0, bound / many) if cap else bound / many,
+        "factor_one": _clip(bound, one, cap, turn),
+        "factor_many": _clip(bound, many, cap, turn),
         "steps": {"ceil": math.ceil(exact), "floor": int(exact), "exact": exact, "rate": math.ceil(distance / rate)}[
             steps
         ],
-        "local": {"root": bound / math.sqrt(processes), "share": bound / processes, "same": bound}[local],
+        "local": {
+            "root": bound / math.sqrt(processes),
+            "share": bound / processes,
+            "same": bound,
+            "times": bound * math.sqrt(processes),
+        }[local],
         "traffic": {
             "both": 1 / (micro_batches * factor),
             "factor": 1 / factor,
             "count": 1 / micro_batches,
             "inverse": micro_batches * factor,
+            "processes": 1 / (micro_batches * factor * processes),
+            "mixed": micro_batches / factor,
             "less": 1 - 1 / (micro_batches * factor),
         }[traffic],
     }
+
+
+def _clip(bound: float, norm: float, cap: bool, turn: str) -> float:
+    factor = bound / norm if turn == "down" else norm / bound
+    return min(1.0, factor) if cap else factor
 
 
 EXAM = Exam(
@@ -118,6 +133,31 @@ EXAM = Exam(
             "this is the share that is saved; the share that is sent was asked for",
             "这是省下的份额；问的是发送的份额",
             traffic="less",
+        ),
+        slip(
+            "only the noise is averaged away; the true gradient is in every micro-batch and keeps its norm",
+            "平均掉的只是噪声；真实梯度每个微批次里都有，范数不变",
+            shrink="all",
+        ),
+        slip(
+            "this is larger than the bound: each process must stay below it, divide by the root of W",
+            "这比上限还大：每个进程要更小，应当除以 W 的平方根",
+            local="times",
+        ),
+        slip(
+            "the number of processes does not matter: each sends for its own samples",
+            "与进程数无关：每个进程只为自己的样本发送",
+            traffic="processes",
+        ),
+        slip(
+            "accumulation divides the traffic as well: the window is exchanged once for K micro-batches",
+            "累积也要作除数：K 个微批次只交换一次",
+            traffic="mixed",
+        ),
+        slip(
+            "your factor is upside down: bound / norm",
+            "系数颠倒了：应当是 上限 / 范数",
+            turn="up",
         ),
     ),
 )

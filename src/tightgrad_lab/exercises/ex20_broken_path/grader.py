@@ -42,6 +42,8 @@ def right(
     clip: str = "delivered",
     feedback: bool = True,
     record: str = "before",
+    taken: str = "sent",
+    skip: str = "keep",
 ) -> dict[str, Any]:
     """Return the answer."""
     residuals = [torch.zeros_like(weights) for _ in steps[0]]
@@ -68,6 +70,8 @@ def right(
                 e + g if not (vote and ok) else e for e, g, ok in zip(residuals, gradients, finite, strict=True)
             ]
         if not all(finite) and vote:
+            residuals = residuals if skip == "keep" else [torch.zeros_like(weights) for _ in row]
+            norms += [0.0] if record == "skipped" else []
             continue
         delivered = torch.zeros_like(weights)
         for rank, gradient in enumerate(gradients):
@@ -78,10 +82,13 @@ def right(
             ) + gradient
             if check == "after" and not vote and not all(finite):
                 wanted = residuals[rank]
+            if clip == "sum":
+                wanted = wanted * min(1.0, max_norm / float(wanted.norm()))
             chosen = wanted.abs().topk(k).indices
             delivered[chosen] += wanted[chosen]
             residuals[rank] = wanted.clone()
-            residuals[rank][chosen] = 0
+            if taken == "sent":
+                residuals[rank][chosen] = 0
         norms.append(float(delivered.norm()))
         factor = min(1.0, max_norm / norms[-1]) if clip in ("delivered", "both") else 1.0
         if record == "after":
@@ -139,5 +146,25 @@ EXAM = Exam(
         ),
         slip("nothing is clipped", "没有裁剪", clip="none"),
         slip("the residual is never added", "残差从来没有加进来", feedback=False),
+        slip(
+            "what was sent stays in the residual, and is sent again",
+            "发送过的还留在残差里，又发了一遍",
+            taken="nothing",
+        ),
+        slip(
+            "a skipped step loses the residuals: leave them as they are",
+            "跳过的一步把残差丢了：应当保持原样",
+            skip="lose",
+        ),
+        slip(
+            "every process clips gradient plus residual: what the clip takes away is lost. Clip what is delivered",
+            "各进程裁剪了梯度加残差：被裁掉的就丢了。应当裁剪送达的梯度",
+            clip="sum",
+        ),
+        slip(
+            "skipped steps have no norm: record those of the steps that were made",
+            "跳过的步没有范数：只记更新了的步",
+            record="skipped",
+        ),
     ),
 )

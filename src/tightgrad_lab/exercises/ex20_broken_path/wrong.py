@@ -30,4 +30,18 @@ WRONG = (
         "        gradients = [g * min(1.0, max_norm / float(g.norm())) for g in gradients]\n        delivered = torch.zeros_like",
         "clipped once more",
     ),
+    Wrong("            residuals[rank][chosen] = 0\n", "", "is sent again"),
+    Wrong(
+        "            continue\n",
+        "            residuals = [torch.zeros_like(weights) for _ in steps[0]]\n            continue\n",
+        "loses the residuals",
+    ),
+    Wrong(
+        "            chosen =",
+        "            wanted = wanted * min(1.0, max_norm / float(wanted.norm()))\n            chosen =",
+        "clips gradient plus residual",
+    ),
+    Wrong(
+        "            continue\n", "            norms.append(0.0)\n            continue\n", "skipped steps have no norm"
+    ),
 )

@@ -60,6 +60,9 @@ def right(
     feedback: str = "full",
     warm: bool = True,
     exchanged: str = "factors",
+    second: str = "matrix",
+    q: str = "plain",
+    sign: float = 1.0,
 ) -> dict[str, Any]:
     """Return the answer of every rank."""
     world = len(gradients[0])
@@ -73,13 +76,14 @@ def right(
         ps = [torch.linalg.qr(p).Q for p in ps] if orthonormal in ("before", "twice") else ps
         ps = _together(ps, mean_p)
         ps = [torch.linalg.qr(p).Q for p in ps] if orthonormal in ("after", "twice") else ps
-        own = [m.T @ p for m, p in zip(matrices, ps, strict=True)]
+        own = [m.T @ p for m, p in zip(matrices if second == "matrix" else row, ps, strict=True)]
         qs = _together(own, mean_q)
+        qs = [torch.linalg.qr(one).Q for one in qs] if q == "orthonormal" else qs
         found = [p @ q.T for p, q in zip(ps, qs, strict=True)]
         local = [p @ q.T for p, q in zip(ps, own, strict=True)]
         bases = {"full": matrices, "none": matrices, "gradient": row, "own": matrices}[feedback]
         taken = local if feedback == "own" else found
-        residuals = [base - one for base, one in zip(bases, taken, strict=True)]
+        residuals = [sign * (base - one) for base, one in zip(bases, taken, strict=True)]
         for rank in range(world):
             delivered[rank].append(found[rank])
             kept[rank].append(residuals[rank])
@@ -163,5 +167,20 @@ EXAM = Exam(
         ),
         slip("only P is exchanged", "只交换了 P", exchanged="one"),
         slip("only Q is exchanged", "只交换了 Q", exchanged="other"),
+        slip(
+            "the residual has the wrong sign: M less what was delivered",
+            "残差的符号反了：应当是 M 减去送达的",
+            sign=-1.0,
+        ),
+        slip(
+            "Q is formed from the gradient alone: use M, the residual included",
+            "Q 只用了梯度：应当用 M，残差也在内",
+            second="gradient",
+        ),
+        slip(
+            "Q is made orthonormal, too: it then loses the lengths, which only Q carries. Only P needs it",
+            "Q 也正交化了：长度信息只在 Q 里，这样就丢了。只有 P 需要",
+            q="orthonormal",
+        ),
     ),
 )

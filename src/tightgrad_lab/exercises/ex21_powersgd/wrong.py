@@ -22,4 +22,7 @@ WRONG = (
         "p = comm.all_reduce_(matrix.clone()) @ q / comm.world_size",
         "the whole matrix is exchanged",
     ),
+    Wrong("matrix - delivered", "delivered - matrix", "the residual has the wrong sign"),
+    Wrong("matrix.T @ p", "gradient.T @ p", "Q is formed from the gradient alone"),
+    Wrong("    delivered =", "    q = torch.linalg.qr(q).Q\n    delivered =", "Q is made orthonormal"),
 )

@@ -1,7 +1,7 @@
 """Difference and noise of two settings, and what a case moves."""
 
 import math
-from statistics import mean, pvariance, variance
+from statistics import mean, median, pvariance, variance
 from typing import Any
 
 from tightgrad_lab.exercises.model import Case, Draw, Exam, slip
@@ -50,14 +50,18 @@ def right(
     ring: str = "two",
     itemsize: int = 4,
     rows: str = "least",
+    middle: str = "mean",
+    sides: float = 1.0,
 ) -> dict[str, Any]:
     """Return the answer."""
-    difference = (mean(combined) - mean(plain)) * (1 if order == "combined" else -1)
+    centre = mean if middle == "mean" else median
+    difference = (centre(combined) - centre(plain)) * (1 if order == "combined" else -1)
     each = variance if spread == "sample" else pvariance
     first, second = each(plain), each(combined)
     n = len(plain)
     halfwidth = (
-        t
+        sides
+        * t
         * {
             "both": math.sqrt((first + second) / n),
             "plain": math.sqrt(first / n),
@@ -82,7 +86,12 @@ def right(
         "seeds": counts.get(seeds, math.floor(exact) + 1),
         "sent": share * itemsize * parameters * steps,
         "table": itemsize * vocabulary * width,
-        "rows": {"least": min(tokens, vocabulary), "tokens": tokens, "all": vocabulary}[rows],
+        "rows": {
+            "least": min(tokens, vocabulary),
+            "tokens": tokens,
+            "all": vocabulary,
+            "elements": min(tokens, vocabulary) * width,
+        }[rows],
     }
 
 
@@ -132,5 +141,20 @@ EXAM = Exam(
         slip("a float32 takes 4 bytes", "一个 float32 占 4 字节", itemsize=1),
         slip("there are no more rows than words", "行数不会超过词表", rows="tokens"),
         slip("a step touches only the rows of its own tokens", "一步只碰到自己的词元所在的行", rows="all"),
+        slip(
+            "this is the difference of the medians",
+            "这是中位数之差",
+            middle="median",
+        ),
+        slip(
+            "this is the whole width; the half is asked for, which stands behind the plus-minus sign",
+            "这是整个宽度；问的是半宽，即正负号后面的数",
+            sides=2.0,
+        ),
+        slip(
+            "rows were asked for, not their elements or bytes",
+            "问的是行数，不是元素数或字节数",
+            rows="elements",
+        ),
     ),
 )

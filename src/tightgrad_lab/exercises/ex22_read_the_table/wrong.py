@@ -22,4 +22,7 @@ WRONG = (
     ),
     Wrong("math.floor(8 * (sd / gap) ** 2) + 1", "math.ceil(8 * (sd / gap) ** 2)", "one seed more"),
     Wrong("min(tokens, vocabulary)", "tokens", "no more rows than words"),
+    Wrong("import mean, variance", "import median as mean, variance", "difference of the medians"),
+    Wrong("= t * math", "= 2 * t * math", "the whole width"),
+    Wrong("min(tokens, vocabulary)", "min(tokens, vocabulary) * width", "not their elements"),
 )

@@ -71,6 +71,8 @@ def right(
     clip: str = "delivered",
     feedback: str = "full",
     send: str = "sparse",
+    record: str = "before",
+    sum_: str = "sum",
 ) -> dict[str, Any]:
     """Return the answer."""
     own, start, world = copy.deepcopy(model), _flat(model), len(ranks)
@@ -102,9 +104,10 @@ def right(
             residuals[rank] = {"full": wanted, "none": wanted, "gradient": gradient, "all": wanted + message}[
                 feedback
             ] - message
-            delivered += message
+            delivered += message / (world if sum_ == "mean" else 1)
         norms.append(float(delivered.norm()))
         factor = min(1.0, max_norm / norms[-1]) if clip in ("delivered", "both") else 1.0
+        norms[-1] *= factor if record == "after" else 1.0
         with torch.no_grad():
             nn.utils.vector_to_parameters(_flat(own) - rate * factor * delivered, own.parameters())
     calls = {
@@ -170,5 +173,15 @@ EXAM = Exam(
         slip(*DENSE, send="dense4"),
         slip(*LONG, send="long"),
         slip(*LONG, send="longer"),
+        slip(
+            "the messages are averaged: they are weighted by the pieces of all processes already, so add them",
+            "消息又取了平均：它们已按所有进程的段数加权，应当相加",
+            sum_="mean",
+        ),
+        slip(
+            "the norm is recorded after the clip: record the one before it",
+            "记录的是裁剪之后的范数：应当记录裁剪之前的",
+            record="after",
+        ),
     ),
 )

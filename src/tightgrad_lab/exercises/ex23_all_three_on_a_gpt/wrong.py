@@ -20,4 +20,10 @@ WRONG = (
     Wrong("rate * min(1.0, max_norm / norms[-1]) * delivered", "rate * delivered", "nothing is clipped"),
     Wrong("residual = wanted.clone()", "residual = gradient.clone()", "what was owed before is lost"),
     Wrong(CLIP, "        wanted = gradient + 0 * residual\n", "there is no feedback"),
+    Wrong(
+        "        norms.append(float(delivered.norm()))",
+        "        delivered /= comm.world_size\n        norms.append(float(delivered.norm()))",
+        "the messages are averaged",
+    ),
+    Wrong("    return norms", "    return [min(one, max_norm) for one in norms]", "recorded after the clip"),
 )

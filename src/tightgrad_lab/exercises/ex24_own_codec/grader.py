@@ -144,6 +144,7 @@ EXAM = Exam(
     ask=ask,
     tolerance=1e-5,
     together=2,
+    without=("IntBlock", "IntTensor", "codecs", "attach"),
     more=conforms,
     seconds=50.0,
     slips=(
