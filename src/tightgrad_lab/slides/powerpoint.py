@@ -61,7 +61,7 @@ def _inches(value: float) -> int:
 
 def text_width(text: str, size: float) -> float:
     """About how wide a line of text is, in inches; Chinese characters are twice as wide as others."""
-    letters = sum(1.0 if unicodedata.east_asian_width(one) in "WF" else 0.55 for one in text)
+    letters = sum(1.0 if unicodedata.east_asian_width(one) in "WF" else 0.53 for one in text)
     return letters * size / 72
 
 

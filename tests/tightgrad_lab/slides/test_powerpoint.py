@@ -1,18 +1,24 @@
 """The deck as PowerPoint: text and tables that can be edited, notes on every slide, nothing beyond a slide's edge."""
 
 import builtins
+import io
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from markupsafe import Markup
+from matplotlib.image import imread
 
 from browser.fixture_runs import write_runs
 from tightgrad_lab.report import ReportError
+from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.texts import load
 from tightgrad_lab.slides.deck import Deck
-from tightgrad_lab.slides.powerpoint import build_powerpoint, text_width
+from tightgrad_lab.slides.plates import Drawing
+from tightgrad_lab.slides.powerpoint import Sheet, build_powerpoint, text_width
 from tightgrad_lab.slides.words import load_words
 
 LANGUAGES = ("en", "zh")
@@ -76,6 +82,26 @@ def test_nothing_leaves_a_slide_or_lies_on_something_else(built: dict[str, Any],
             across = min(one[2], other[2]) - max(one[0], other[0])
             up = min(one[3], other[3]) - max(one[1], other[1])
             assert across <= 0 or up < 914400 * 0.12, f"slide {number} of {language}"
+
+
+def test_an_upper_part_that_is_drawn_in_inches_is_not_blank() -> None:
+    figure = figures.canvas(7.6, 7.6)
+    figures.inch_text(figure, 1.0, 6.8, "upper", size=60)
+    figures.inch_text(figure, 1.0, 3.0, "lower", size=60)
+    presentation = pptx.Presentation()
+    sheet = Sheet.__new__(Sheet)
+    sheet.deck, sheet.top = SimpleNamespace(texts=None), 1.0  # type: ignore[assignment]
+    sheet.slide = presentation.slides.add_slide(presentation.slide_layouts[5])
+    item: Any = SimpleNamespace(draw=lambda texts, width: figure, alt="upper and lower")
+    sheet.picture(Drawing(item, Markup(""), (5.0, 7.6), 7.6 / 2.6), bottom=6.0)
+    (shape,) = [one for one in sheet.slide.shapes if one.shape_type == 13]
+    assert (shape.crop_top, shape.crop_bottom) == pytest.approx((0.0, 5.0 / 7.6), abs=1e-4)
+    assert shape.width / shape.height == pytest.approx(7.6 / 2.6, rel=1e-3)
+    pixels = imread(io.BytesIO(shape.image.blob))[..., :3]
+    height = len(pixels)
+    dark = pixels.max(axis=(1, 2)) - pixels.min(axis=(1, 2)) > 0.5
+    assert dark[: round(height * 2.6 / 7.6)].any()
+    assert not dark[round(height * 2.6 / 7.6) :].any()
 
 
 def test_chinese_characters_are_counted_as_wide() -> None:

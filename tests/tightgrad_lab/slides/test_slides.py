@@ -118,6 +118,20 @@ def test_the_question_stands_on_the_slide_before_the_figure(built: dict[str, str
     assert int(last) == len(names)
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_each_part_of_a_tall_figure_has_a_slide_of_its_own(built: dict[str, str], language: str) -> None:
+    html = built[f"slides.{language}.html"]
+    order = re.findall(r'<section id="(\S+)" data-timing', html)
+    second = [name for name in order if name.endswith("-figure")]
+    assert second
+    for name in second:
+        assert order[order.index(name) - 1] == name.replace("-figure", "-points")
+        slide = html[html.index(f'<section id="{name}"') :].partition("</section>")[0]
+        assert load_words(language)("figure.more") in slide
+        assert load_words(language)("figure.notes") in slide.partition("<aside")[2]
+        assert slide.count("<figcaption") == 1
+
+
 def test_few_rows_come_from_all_over_a_table() -> None:
     assert few(range(8)) == list(range(8))
     assert few(range(31)) == [0, 6, 12, 18, 24, 30]
