@@ -6,8 +6,8 @@ import io
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Collection
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -53,7 +53,7 @@ class Student:
         Raises:
             StudentError: there is none, or the file uses what it may not.
         """
-        self._without(exam)
+        self.refuse(exam.without)
         found = getattr(self.module, exam.function, None)
         if found is None:
             raise StudentError(self._missing(exam.function))
@@ -83,21 +83,27 @@ class Student:
         prints = any(isinstance(one, ast.Name) and one.id == "print" for one in calls)
         return (words.PRINTS if prints else words.MISSING).of(name=name)
 
-    def _without(self, exam: Exam) -> None:
+    def refuse(self, without: Collection[str]) -> None:
+        """Look for what no answer may do, in the file and in those beside it that it imports.
+
+        Raises:
+            StudentError: it reaches into the grader, changes a library, or uses one of the names.
+        """
         trees, seen = [self.tree], {self.path}
         while trees:
             tree = trees.pop()
             libraries = {(name.asname or name.name).split(".")[0] for node in ast.walk(tree) for name in _aliases(node)}
             for node in ast.walk(tree):
-                _refuse(node, exam, libraries)
+                _refuse(node, without, libraries)
                 for name in _imported(node):  # what lies beside the file is the student's as well
                     beside = self.path.with_name(name.split(".")[0] + ".py")
                     if beside not in seen and beside.is_file():
                         seen.add(beside)
-                        trees.append(ast.parse(beside.read_text(encoding="utf-8-sig")))
+                        with suppress(ValueError, SyntaxError):  # importing it says so, with the line
+                            trees.append(ast.parse(beside.read_text(encoding="utf-8-sig")))
 
 
-def _refuse(node: ast.AST, exam: Exam, libraries: set[str]) -> None:
+def _refuse(node: ast.AST, without: Collection[str], libraries: set[str]) -> None:
     line = getattr(node, "lineno", 0)
     imported = _imported(node)
     used = {part for name in imported for part in name.split(".")}
@@ -109,7 +115,7 @@ def _refuse(node: ast.AST, exam: Exam, libraries: set[str]) -> None:
             raise StudentError(words.IMPORTS_GRADER.of(line=line, name=(imported or [name])[0]))
         if name in GRADER:
             raise StudentError(words.REACHES.of(line=line, name=name))
-        if name in exam.without:
+        if name in without:
             raise StudentError(words.WITHOUT.of(line=line, name=name))
     if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
         root: ast.AST = node
@@ -149,6 +155,7 @@ def load(path: Path) -> Student:
     except ValueError as error:  # null bytes
         raise StudentError(words.UNREADABLE.of(reason=error)) from error
     student = Student(path, source, ModuleType(MODULE), tree)
+    student.refuse(())  # before it runs: what it changes could hide it
     student.module.__file__ = str(path)
     sys.modules[MODULE] = student.module  # dataclasses look their module up
     try:

@@ -45,6 +45,7 @@ BROKEN = {
     "runs a text": (ANSWER + "return eval('1')\n", "line 2 uses `eval`"),
     "looks up the stack": ("import sys\n" + ANSWER + "return sys._getframe(1).f_locals\n", "line 3 uses `_getframe`"),
     "changes a library": ("import math\nmath.isclose = max\n", "line 2 changes `math.isclose`"),
+    "changes what looks for changes": ("import ast\nast.walk = lambda tree: []\n", "line 2 changes `ast.walk`"),
     "calls the library": ("import tightgrad as tg\n", "line 1 uses `tightgrad`, which does the exercise for you"),
     "recursion": (ANSWER + "return answer(gradient, bound)\n", "line 2 raises RecursionError"),
 }
