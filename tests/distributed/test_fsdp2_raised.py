@@ -41,7 +41,10 @@ def broken(model, index, place):
 
 def train(wrapper, plan, at, place):
     model, reference = wrap(small_model(), wrapper), small_model().double()
-    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), PLANS[plan])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(KeyboardInterrupt):  # in a loop by hand, before
+        broken(model, 0, place).sum().backward()
+    pipe = tg.attach(model, optimizer, PLANS[plan])
     stepping = torch.optim.SGD(reference.parameters(), lr=0.1)
     for step in range(3):
         try:

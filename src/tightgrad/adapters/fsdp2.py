@@ -276,8 +276,6 @@ class FSDP2Adapter(PlainAdapter):
         if self._gradient_sync is not None:  # the window may have been left after a forward, on some ranks the last one
             self.model.set_reshard_after_backward(True, recurse=False)
             forget_iteration(self.model)
-            for leaf in () if self._moves_gradients else self.leaves():
-                leaf.grad = None  # of a backward that has raised before it was reduced
         self._gradient_sync = None  # the user may have set it since
         self._is_reduced = False
         if self.sync == "every":

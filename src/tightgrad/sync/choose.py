@@ -17,7 +17,7 @@ from tightgrad.adapters.ddp_hook import BucketHandOver, held_hook, refuses_hook
 from tightgrad.adapters.fsdp2 import FSDP2Adapter
 from tightgrad.adapters.fsdp2_hand_over import NodeHandOver, UnitHandOver, sum_by_themselves
 from tightgrad.adapters.parts.ddp_ignored import check_reduces_all
-from tightgrad.adapters.parts.fsdp2_torch import check_internals, fsdp_modules, is_fsdp2
+from tightgrad.adapters.parts.fsdp2_torch import check_internals, forget_iteration, fsdp_modules, is_fsdp2
 from tightgrad.adapters.parts.placement import check_not_split, check_split_by_fsdp2, mesh_is_smaller, smaller_mesh
 from tightgrad.adapters.plain import PlainAdapter, trainable_parameters, unwrap_compiled
 from tightgrad.collectives import SingleCollective, TorchCollective
@@ -174,7 +174,7 @@ def _fsdp2(model: nn.Module, asked: _Asked) -> Pair:
     plan, accumulate = asked.plan, asked.plan.accumulate
     check_internals(model)
     assert is_fsdp2(model)
-    model.reshard()  # a forward without a backward leaves the root's parameters unsharded
+    forget_iteration(model)  # a forward without a backward leaves the root's parameters unsharded
     check_split_by_fsdp2(model)
     if accumulate.on_oom == "split" or plan.compress.overlap == "none":
         raise UnsupportedError(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 
+from tightgrad.adapters.parts.fsdp2_grads import moves_itself, unsharded_param
 from tightgrad.adapters.parts.torch_private import check_has, unknown_torch
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ def forget_iteration(model: Any) -> None:
     Args:
         model: the root module.
     """
+    params = fsdp_params(model)
+    for leaf in () if moves_itself(params) else map(unsharded_param, params):
+        if leaf is not None:
+            leaf.grad = None  # of a backward that has raised before it was reduced
     state: Any = model._get_fsdp_state()  # private in torch 2.9 to 2.14
     if not state._is_root:  # None before the first forward; False in a larger model, whose iteration is not ours to end
         model.reshard()
