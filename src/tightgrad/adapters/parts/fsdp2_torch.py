@@ -93,10 +93,10 @@ def forget_iteration(model: Any) -> None:
         model.reset_iter_state()
         return
     for module in fsdp_modules(model):
-        module.reshard()
         parts: list[Any] = [module._get_fsdp_state(), *param_groups(module)]
         for part in parts:
             part._training_state = type(part._training_state).IDLE
+        module.reshard()  # does nothing in the state of a forward
     state._state_ctx.iter_forward_root = None
     state._state_ctx.post_backward_final_callback_queued = False
     state._comm_ctx.post_forward_order.clear()
