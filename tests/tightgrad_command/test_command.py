@@ -69,7 +69,7 @@ def test_with_the_lab_it_does_the_rest_and_a_fault_of_the_lab_is_not_taken_for_i
 @pytest.mark.parametrize("without", [ALONE, ()])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_seen_enough_is_no_error(without, unbuffered):
-    code = PROGRAM.format(arguments=["methods"], without=without)
+    code = PROGRAM.format(arguments=["methods", "topk"], without=without)
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as process:

@@ -125,6 +125,7 @@ def _name(node: ast.expr) -> str:
 def page() -> str:
     """Return the page in Markdown."""
     lines = [
+        *("---", "search: {boost: 4}", "---", ""),  # a long page weighs little in a search for words of a message
         "# Troubleshooting",
         "",
         "Every error and warning that TightGrad raises on purpose, taken from its code. Search for a few words",
