@@ -8,8 +8,8 @@ import sys
 from importlib.metadata import version
 
 WRONG_ARGUMENTS = 2
-NOBODY_READS = 141
-"""As the shell says for a program that SIGPIPE has ended, such as the first one of `tightgrad methods | head -1`."""
+NOBODY_READS = 1
+"""The reader has seen enough, as in `tightgrad methods | head -1`; typer and rich say the same."""
 INSTALL = "pip install 'tightgrad[lab]'"
 
 
