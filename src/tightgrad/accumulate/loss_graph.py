@@ -1,4 +1,4 @@
-"""Reads the end of a loss's graph: its cross entropies, what they were divided by, what they compare.
+"""Reads the end of a loss's graph: what it was divided by, its cross entropies, what these compare.
 
 A loss may compare each sample with every other, as InfoNCE, CLIP and NT-Xent do: then the scores of a cross entropy are
 a product of two tensors neither of which is a parameter. Either a tensor was multiplied with itself, as in NT-Xent, or
@@ -10,8 +10,10 @@ Torch's cross entropies are looked for below sums of several terms, below produc
 few terms. Names of autograd's nodes are the same in torch 2.9 to 2.14; under other names nothing is found.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -19,10 +21,13 @@ from torch import Tensor
 
 MEAN, SUM = 1, 2  # torch's numbers for reduction="mean" and "sum"
 _MOST_NODES = 32
-_SUMS = ("AddBackward0", "SubBackward0", "NegBackward0", "ToCopyBackward0")
+_SAME = ("ToCopyBackward0", "CloneBackward0", "ViewBackward0", "SqueezeBackward0", "UnsqueezeBackward0")
+_SUMS = ("AddBackward0", "SubBackward0", "NegBackward0", *_SAME)
 _PRODUCTS = ("MulBackward0", "MulBackward1", "DivBackward0", "DivBackward1")
-_OF_SEVERAL = ("StackBackward0", "CatBackward0", "MeanBackward0", "SumBackward0", "UnsqueezeBackward0")
+_OF_SEVERAL = ("StackBackward0", "CatBackward0", "MeanBackward0", "SumBackward0")
 _MEANS = ("MeanBackward0", "MeanBackward1")
+_TOTALS = ("SumBackward0", "SumBackward1")
+_HAND_MADE = 4e-3  # how far a number rounded to bfloat16 may be off
 FEWEST = 4  # samples; a batch of two whose labels are 0 and 1 is common
 _DEEP = 10
 _LEAF = "AccumulateGrad"
@@ -65,11 +70,21 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class _Below:
-    """A node on the way down, and the numbers by which what is below was divided and multiplied; None: not known."""
+    """A node on the way down, and what is below was scaled by, from above; None: not known."""
 
     function: Any
-    scale: tuple[float, float] | None
+    scale: "tuple[_Factor, ...] | None"
     rounding: float
+
+
+@dataclass(frozen=True)
+class _Factor:
+    number: float
+    divides: bool
+
+    @property
+    def divisor(self) -> float:
+        return self.number if self.divides else 1 / self.number
 
 
 def cross_entropies(loss: Tensor) -> Iterator[CrossEntropy]:
@@ -80,7 +95,7 @@ def cross_entropies(loss: Tensor) -> Iterator[CrossEntropy]:
     """
     if loss.grad_fn is None:
         return
-    nodes = [_Below(loss.grad_fn, (1.0, 1.0), torch.finfo(loss.dtype).eps)]
+    nodes = [_Below(loss.grad_fn, (), torch.finfo(loss.dtype).eps)]
     for _ in range(_MOST_NODES):
         if not nodes:
             return
@@ -97,7 +112,9 @@ def _read(here: _Below) -> Iterator[CrossEntropy]:
     divisors: tuple[float, ...] = ()
     rounding = here.rounding
     if reduction in (MEAN, SUM) and isinstance(total, Tensor) and here.scale is not None:
-        is_mean, (divided, multiplied) = reduction == MEAN, here.scale
+        is_mean = reduction == MEAN
+        divided = math.prod(factor.number for factor in here.scale if factor.divides)
+        multiplied = math.prod(factor.number for factor in here.scale if not factor.divides)
         base = float(total) if is_mean else 1.0
         choices = tuple(dict.fromkeys((base, base * divided, base * divided / multiplied)))
         divisors = choices if is_mean or divided == 1 else choices[1:]
@@ -121,10 +138,7 @@ def _children(here: _Below) -> Iterator[_Below]:
         rounding = here.rounding
         if isinstance(factor, Tensor) and factor.is_floating_point():
             rounding = max(rounding, torch.finfo(factor.dtype).eps)
-        scale = here.scale
-        if scale is not None:
-            divided, multiplied = scale
-            scale = (divided, multiplied * number) if name.startswith("Mul") else (divided * number, multiplied)
+        scale = None if here.scale is None else (*here.scale, _Factor(number, name.startswith("Div")))
         yield from (_Below(child, scale, rounding) for child in below if child is not None)
 
 
@@ -140,20 +154,64 @@ def _factor(function: Any, name: str) -> Tensor | float | int | None:
     return factor if isinstance(factor, Tensor | float | int) else None
 
 
-def divided_mean(loss: Tensor) -> float | None:
-    """Return what the loss was divided by in its last operation, if what was divided is one mean of torch's and no sum
-    of several terms; else None.
+def is_divided_by(loss: Tensor, count: int) -> bool:
+    """Tell whether a loss that is a mean, or a sum of terms, was divided by `count`, as loops by hand do it.
+
+    What may have another reason is left alone: half a loss, unless it is one mean; a constant factor on squares, whose
+    half is common; and a sum of `count` terms, which is divided into their mean.
     """
-    function: Any = loss.grad_fn
-    while function is not None and function.name() == "ToCopyBackward0":
-        function = next(iter(following(function)), None)
-    if function is None or function.name() != "DivBackward0":
-        return None
-    by, below = _factor(function, "DivBackward0"), next(iter(following(function)), None)
-    while below is not None and below.name() == "ToCopyBackward0":
-        below = next(iter(following(below)), None)
-    is_mean = below is not None and (below.name() in _MEANS or getattr(below, "_saved_reduction", None) == MEAN)
-    return float(by) if is_mean and by is not None else None
+    terms = [] if loss.grad_fn is None else _terms(_Below(loss.grad_fn, (), 0.0))
+    shares = [_share(term.scale or (), count) for term in terms]
+    if not terms or None in shares:
+        return False
+    by_division = all(factor.divides for share in shares for factor in share or ())
+    means = [term for term in terms if _is_mean(term, count)]
+    if len(terms) == 1 and means and by_division and count > 2:
+        return True
+    if not means or any(_has_squares(term.function) for term in terms):
+        return False
+    return by_division or count > 2 if len(terms) == 1 else by_division and count > 2 and len(terms) % count > 0
+
+
+def _terms(here: _Below) -> list[_Below]:
+    """The nodes that a loss is the sum of, each with what it was multiplied with."""
+    nodes, terms = [here], list[_Below]()
+    for _ in range(_MOST_NODES):
+        if not nodes:
+            return terms
+        here = nodes.pop()
+        name = here.function.name()
+        below = list(_children(here)) if name in (*_SUMS, *_PRODUCTS) else []
+        is_scaled = name in _SUMS or any(len(child.scale or ()) > len(here.scale or ()) for child in below)
+        nodes += below if is_scaled else []
+        terms += [] if is_scaled else [here]
+    return []
+
+
+def _share(scale: tuple[_Factor, ...], count: int) -> tuple[_Factor, ...] | None:
+    """Neighbouring factors that divide by `count`; None if there are none."""
+    for first, end in combinations(range(len(scale) + 1), 2):
+        divisor = math.prod(factor.divisor for factor in scale[first:end])
+        if abs(divisor / count - 1) < _HAND_MADE:
+            return scale[first:end]
+    return None
+
+
+def _is_mean(term: _Below, count: int) -> bool:
+    """Whether a term is a mean of torch's, or a sum that was divided by a number besides `count`."""
+    name, scale = term.function.name(), term.scale or ()
+    if name in _MEANS or getattr(term.function, "_saved_reduction", None) == MEAN:
+        return True
+    is_averaged = sum(factor.divides for factor in scale) > 1
+    return name in _TOTALS and is_averaged and count not in term.function._saved_self_sym_sizes
+
+
+def _has_squares(function: Any, deep: int = 5) -> bool:
+    below = following(function)
+    if function.name() in ("PowBackward0", "MseLossBackward0") or (len(below) == 2 and below[0] is below[1]):
+        return True
+    inside = function.name() in (*_ON_THE_WAY, *_MEANS, *_TOTALS, *_SUMS)
+    return inside and deep > 0 and any(_has_squares(child, deep - 1) for child in below)
 
 
 def following(node: Any) -> list[Any]:

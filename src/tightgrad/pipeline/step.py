@@ -72,7 +72,7 @@ class Step:
             losses: of the micro-batch, by name; emptied, so that their tensors are freed as in a loop by hand.
             weights: of the micro-batch, for each loss; where all are 0, exactly 0 is added.
         """
-        self._parts.premises.before_backward(losses)
+        self._parts.premises.before_backward(losses, len(self.window))
         with self._parts.clock("backward"):
             loss = self.loss.scaled(losses, weights)
         losses.clear()

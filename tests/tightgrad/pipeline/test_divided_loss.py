@@ -15,10 +15,13 @@ X, Y, LABELS = torch.randn(4 * K, 6), torch.randn(4 * K, 3), torch.randint(0, 3,
 BATCHES = list(zip(X.split(4), Y.split(4), LABELS.split(4), strict=True))
 
 
-def warned(loss_of, k=K, batches=BATCHES):
+def warned(loss_of, k=K, batches=BATCHES, losses=("loss",)):
     torch.manual_seed(0)
     model = nn.Linear(6, 3)
-    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(accumulate=tg.Accumulate(k)))
+    accumulate = k if isinstance(k, tg.Accumulate) else tg.Accumulate(k, losses=losses)
+    weight = None if losses == ("loss",) else lambda batch: dict.fromkeys(losses, 4.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pipe = tg.attach(model, optimizer, tg.Plan(accumulate=accumulate), weight=weight)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for window in pipe.windows(batches):
@@ -36,6 +39,18 @@ def warned(loss_of, k=K, batches=BATCHES):
         lambda out, y, labels: (out - y).square().mean() / float(K),
         lambda out, y, labels: F.binary_cross_entropy_with_logits(out, y.sigmoid().detach()) / torch.tensor(K),
         lambda out, y, labels: F.cross_entropy(out.bfloat16(), labels).float() / K,
+        lambda out, y, labels: F.cross_entropy(out, labels).mul_(1 / K),
+        lambda out, y, labels: 1 / K * F.cross_entropy(out, labels),
+        lambda out, y, labels: F.cross_entropy(out, labels) * torch.tensor(1 / K, dtype=torch.bfloat16),
+        lambda out, y, labels: torch.div(F.l1_loss(out, y), K).clone(),
+        lambda out, y, labels: F.mse_loss(out, y) / 2 / (K // 2),
+        lambda out, y, labels: F.mse_loss(out, y) / K * 1024,
+        lambda out, y, labels: 1024 * F.cross_entropy(out, labels) * (1 / K),
+        lambda out, y, labels: F.cross_entropy(out, labels, label_smoothing=0.1) / K,
+        lambda out, y, labels: (F.cross_entropy(out, labels) + 0.01 * out.exp().mean()) / K,
+        lambda out, y, labels: F.cross_entropy(out, labels) / K + 0.5 * F.l1_loss(out, y) / K,
+        lambda out, y, labels: F.cross_entropy(out, labels, reduction="none")[:3].sum() / torch.tensor(3) / K,
+        lambda out, y, labels: -(out.log_softmax(1)[:, 0] * y[:, 0]).mean() / K,
     ],
 )
 def test_a_mean_divided_by_the_number_of_micro_batches(loss_of):
@@ -62,6 +77,16 @@ def tempered(out, y, labels):
         lambda out, y, labels: sum(F.mse_loss(out, y * i) for i in range(K)) / K,
         lambda out, y, labels: F.cross_entropy(out, labels) / 2,
         tempered,
+        lambda out, y, labels: 0.25 * (out - y).square().sum(1).mean(),
+        lambda out, y, labels: 0.25 * ((1 - out.sigmoid()) ** 2 * F.softplus(-out)).mean(),  # focal, alpha = 1 / K
+        lambda out, y, labels: sum(F.cross_entropy(out * i, labels) for i in range(K)) / K,
+        lambda out, y, labels: sum(F.cross_entropy(out * i, labels, label_smoothing=0.1) for i in range(K)) / K,
+        lambda out, y, labels: 1 / K * F.cross_entropy(out, labels) + (1 - 1 / K) * F.l1_loss(out, y),
+        lambda out, y, labels: F.cross_entropy(out, labels) * (1 + out.mean().sigmoid()),
+        lambda out, y, labels: F.cross_entropy(out, y.softmax(1)),  # divided by the number of samples, which is K
+        lambda out, y, labels: F.nll_loss(out.log_softmax(1), labels, reduction="sum") / K,
+        lambda out, y, labels: (F.l1_loss(out, y, reduction="sum") + out.square().sum()) / len(y),
+        lambda out, y, labels: F.smooth_l1_loss(out, y, reduction="sum") / len(y) / 3,
     ],
 )
 def test_other_divisors_are_left_alone(loss_of):
@@ -71,6 +96,53 @@ def test_other_divisors_are_left_alone(loss_of):
 @pytest.mark.parametrize("k", [1, 2])
 def test_a_half_is_common_and_not_told(k):
     assert warned(lambda out, y, labels: F.mse_loss(out, y) / k, k=k) == []
+
+
+HALF_ON_PURPOSE = [
+    lambda out, y, labels: 0.5 * F.cross_entropy(out, labels),
+    lambda out, y, labels: 0.5 * F.mse_loss(out, y),
+    lambda out, y, labels: (out - y).pow(2).mean() / 2,
+    lambda out, y, labels: (lambda apart: (apart * apart).sum() / 4 / 2)(out - y),
+    lambda out, y, labels: (F.cross_entropy(out, labels) + F.l1_loss(out, y)) / 2,
+    lambda out, y, labels: (F.cross_entropy(out, labels) + F.cross_entropy(-out, labels) + F.l1_loss(out, y)) / 2,
+    lambda out, y, labels: torch.stack([F.cross_entropy(out, labels), F.l1_loss(out, y)]).sum() / 2,
+]
+
+
+@pytest.mark.parametrize("loss_of", HALF_ON_PURPOSE)
+def test_a_half_that_is_part_of_the_loss(loss_of):
+    assert warned(loss_of, k=2) == []
+
+
+@pytest.mark.parametrize("loss_of", [lambda out, y, labels: F.cross_entropy(out, labels).div_(2)])
+def test_half_of_one_mean_without_squares_is_told(loss_of):
+    (text,) = warned(loss_of, k=2)
+    assert "a mean divided by 2" in text
+    assert "part of the loss itself, ignore" in text
+
+
+def test_the_number_is_that_of_the_window():
+    """Of a schedule, of a loader that is shorter than a window, and of windows by weight."""
+    for accumulate, k in [
+        (tg.Accumulate(((0, 2), (1, 5))), 2),
+        (tg.Accumulate(5, fetch="window"), 4),
+        (tg.Accumulate(None, window_weight=12), 3),
+    ]:
+        assert len(warned(lambda out, y, labels, k=k: F.cross_entropy(out, labels) / k, accumulate)) == 1
+
+
+def test_a_warm_up_to_accumulation_is_looked_at_where_it_begins():
+    divisors = iter([1, 1, 2, 2])
+    accumulate = tg.Accumulate(((0, 1), (2, 2)))
+    assert len(warned(lambda out, y, labels: F.cross_entropy(out, labels) / next(divisors), accumulate)) == 1
+
+
+def test_one_of_several_losses_may_count_a_share():
+    names = ("a", "b")
+    share = lambda out, y, labels: {"a": F.cross_entropy(out, labels), "b": F.l1_loss(out, y) / K}  # noqa: E731
+    both = lambda *batch: {name: loss / (K if name == "a" else 1) for name, loss in share(*batch).items()}  # noqa: E731
+    assert warned(share, losses=names) == []
+    assert len(warned(both, losses=names)) == 1
 
 
 def test_one_look_is_not_enough():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.additive import Forward, check_additive
-from tightgrad.accumulate.loss_graph import compares_samples, divided_mean
+from tightgrad.accumulate.loss_graph import compares_samples, is_divided_by
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.trial_forward import is_compiled, own_statistics
 from tightgrad.core.errors import UnsupportedError
@@ -22,7 +22,6 @@ from tightgrad.pipeline.premises.check_loss import LossCheck, look_at_loss
 from tightgrad.pipeline.premises.scaler_guard import check_unscaled
 
 LOOKS = 4  # micro-batches whose losses are looked at
-FEWEST_DIVIDED = 3  # micro-batches in a window; half a mean is common, whatever the window
 LossOf = Callable[[Any], Tensor | Mapping[str, Tensor]]
 Weigh = Callable[[Any], Mapping[str, float]]
 
@@ -64,16 +63,16 @@ class LossPremise:
             check_unscaled(losses.values())
             self._looks_for_scaler = False
 
-    def look(self, losses: Mapping[str, Tensor], stacklevel: int) -> None:
+    def look(self, losses: Mapping[str, Tensor], micro_batches: int, stacklevel: int) -> None:
         """Warn, once each, if the first losses of a loop are cross entropies of each sample's scores with every other,
-        or are divided by the number of micro-batches.
+        or are divided by the number of micro-batches in their window.
 
         Those of `pipe.run_cached` are not a loop's: they see all samples.
         """
+        self._look_for_division(losses, micro_batches, stacklevel + 1)
         if not self._looks_left:
             return
         self._looks_left -= 1
-        self._look_for_division(losses, stacklevel + 1)
         self._num_in_batch += any(map(compares_samples, losses.values()))
         if self._num_in_batch < 2:  # labels may be 0, 1, 2, ... once by chance
             return
@@ -87,20 +86,20 @@ class LossPremise:
                 stacklevel + 1,
             )
 
-    def _look_for_division(self, losses: Mapping[str, Tensor], stacklevel: int) -> None:
-        most = self._accumulate.micro_batches
-        if not self._looks_for_division or not isinstance(most, int) or most < FEWEST_DIVIDED:
+    def _look_for_division(self, losses: Mapping[str, Tensor], count: int, stacklevel: int) -> None:
+        if not self._looks_for_division or count < 2:
             return
-        self._num_divided += any(divided_mean(loss) == most for loss in losses.values())
-        if self._num_divided < 2:
+        self._looks_for_division = all(is_divided_by(loss, count) for loss in losses.values())
+        self._num_divided += self._looks_for_division
+        if self._num_divided < 2:  # once by chance
             return
         self._looks_for_division = False
         if self._adapter.collective.rank == 0:
             warn(
-                f"the loss is a mean divided by {most}, the number of micro-batches in a window, as loops by hand do "
-                f"it. The pipeline divides by the weight of the whole window itself, so the gradient would be {most} "
-                "times too small: write pipe.backward(loss) with the micro-batch's own mean. If the loss is meant to "
-                f"be divided by {most}, write loss * {1 / most:g}, which is not warned of.",
+                f"the loss is a mean divided by {count}, the number of micro-batches in a window, as loops by hand do "
+                f"it. The pipeline divides by the weight of the whole window itself, so the gradient would be {count} "
+                "times too small: write pipe.backward(loss) with the micro-batch's own mean. If the factor is part of "
+                "the loss itself, ignore this TightGradWarning.",
                 stacklevel + 1,
             )
 

@@ -76,9 +76,9 @@ class Premises:
         check_still_held(self._optimizers, self._held)
         self._batch_norm.look(stacklevel=4)
 
-    def before_backward(self, losses: Mapping[str, Tensor]) -> None:
+    def before_backward(self, losses: Mapping[str, Tensor], micro_batches: int) -> None:
         """Look at what may have changed since the window's backward before, and at the loop's first losses."""
-        self.loss.look(losses, stacklevel=4)
+        self.loss.look(losses, micro_batches, stacklevel=4)
         self.model.before_backward()
         self.weights.look(stacklevel=5)
 
