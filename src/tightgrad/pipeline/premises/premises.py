@@ -17,6 +17,7 @@ from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.premises.check_loss import batch_norm_message
 from tightgrad.pipeline.premises.loss_premise import LossOf, LossPremise
 from tightgrad.pipeline.premises.model_watch import ModelWatch
+from tightgrad.pipeline.premises.other_optimizers import OtherOptimizers
 from tightgrad.pipeline.premises.weight_watch import WeightWatch
 
 MOST_NAMED = 5
@@ -66,6 +67,7 @@ class Premises:
             warn_of_unheld(optimizers, trainable, adapter.parameters, stacklevel + 1)
         self._batch_norm = BatchNormNotice(model, several=accumulate.several_backwards, speaks=speaks)
         self._batch_norm.look(stacklevel + 1)
+        self._others = OtherOptimizers(optimizers, self._held, speaks=speaks)
         self.model = ModelWatch(unwrap(model), adapter)
         self.weights = WeightWatch(adapter.parameters, model.modules() if accumulate.several_backwards else ())
 
@@ -74,6 +76,7 @@ class Premises:
         self.model.look()
         check_no_unknown(self._optimizers, self._adapter.parameters, self._named)
         check_still_held(self._optimizers, self._held)
+        self._others.look(stacklevel=4)
         self._batch_norm.look(stacklevel=4)
 
     def before_backward(self, losses: Mapping[str, Tensor], micro_batches: int) -> None:
