@@ -34,6 +34,7 @@ from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.premises.check_loss import LossCheck, check_loss
 from tightgrad.pipeline.saving import load, save
+from tightgrad.pipeline.saving_async import save_async
 from tightgrad.plan.guard import Guard
 from tightgrad.plan.local_updates import DiLoCo, LocalSGD
 from tightgrad.plan.plan import Compress, Plan
@@ -91,6 +92,7 @@ __all__ = [
     "records",
     "reducers",
     "save",
+    "save_async",
     "scale_adam",
     "scale_lr",
     "scaling",

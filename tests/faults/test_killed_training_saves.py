@@ -56,7 +56,11 @@ def kill_at(operation):
     sys.addaudithook(heard)
 
 
-def save_and_die(folder):
+def save_later(*args, **settings):
+    return tg.save_async(*args, **settings).result()
+
+
+def save_and_die(folder, save=tg.save):
     """In a child for each number: a save that is killed there, until one is not."""
     model, optimizer, pipe = made()
     for marker in (1, 2):
@@ -69,16 +73,17 @@ def save_and_die(folder):
         child = os.fork()
         if child == 0:
             kill_at(operation)
-            tg.save(copy, model, optimizer, pipe, extra={"progress": {"marker": 3}}, keep=2)
+            save(copy, model, optimizer, pipe, extra={"progress": {"marker": 3}}, keep=2)
             os._exit(0)
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
             return
 
 
 @pytest.mark.timeout(patience(60))
-def test_a_process_killed_at_the_file_operations_of_a_save(tmp_path):
+@pytest.mark.parametrize("save", ["tg.save", "save_later"])
+def test_a_process_killed_at_the_file_operations_of_a_save(tmp_path, save):
     tests = Path(__file__).parent.parent
-    code = f"from faults.test_killed_training_saves import save_and_die; save_and_die({str(tmp_path / 'saves')!r})"
+    code = f"from faults.test_killed_training_saves import *; save_and_die({str(tmp_path / 'saves')!r}, {save})"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), *sys.path]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, env=environment, timeout=patience(60), capture_output=True, text=True, check=False)

@@ -189,7 +189,8 @@ def _terms(here: _Below) -> list[_Below]:
 
 
 def _share(scale: tuple[_Factor, ...], count: int) -> tuple[_Factor, ...] | None:
-    """Neighbouring factors that divide by `count`; None if there are none."""
+    """Neighbouring factors that divide by `count`; None if there are none. A framework may divide and multiply again."""
+    scale = _without_cancelled(scale)
     for first, end in combinations(range(len(scale) + 1), 2):
         divisor = math.prod(factor.divisor for factor in scale[first:end])
         if abs(divisor / count - 1) < _HAND_MADE:
@@ -197,12 +198,22 @@ def _share(scale: tuple[_Factor, ...], count: int) -> tuple[_Factor, ...] | None
     return None
 
 
+def _without_cancelled(scale: tuple[_Factor, ...]) -> tuple[_Factor, ...]:
+    left = list[_Factor]()
+    for factor in scale:
+        if left and abs(left[-1].divisor * factor.divisor - 1) < _HAND_MADE:
+            left.pop()
+        else:
+            left.append(factor)
+    return tuple(left)
+
+
 def _is_mean(term: _Below, count: int) -> bool:
     """Whether a term is a mean of torch's, or a sum that was divided by a number besides `count`."""
     name, scale = term.function.name(), term.scale or ()
     if name in _MEANS or getattr(term.function, "_saved_reduction", None) == MEAN:
         return True
-    is_averaged = sum(factor.divides for factor in scale) > 1
+    is_averaged = sum(factor.divides for factor in _without_cancelled(scale)) > 1
     return name in _TOTALS and is_averaged and count not in term.function._saved_self_sym_sizes
 
 

@@ -78,3 +78,13 @@ def derived_group(parent: dist.ProcessGroup, ranks: list[int]) -> dist.ProcessGr
     )
     assert isinstance(group, dist.ProcessGroup)
     return group
+
+
+def gloo_group(parent: dist.ProcessGroup) -> dist.ProcessGroup:
+    """Make a group of a group's ranks that sends tensors of the CPU, for a thread of its own, with the same time-out.
+    Collective: only these ranks call it.
+    """
+    ranks = dist.get_process_group_ranks(parent)
+    group = dist.new_group(ranks, timeout=timeout_of(parent), backend="gloo", use_local_synchronization=True)
+    assert isinstance(group, dist.ProcessGroup)
+    return group

@@ -1,9 +1,7 @@
 """Tensors in a checkpoint of torch.distributed.checkpoint (DCP), by key."""
 
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -22,8 +20,6 @@ Template = Callable[[str, torch.Size, torch.dtype], Tensor]
 
 WRITTEN = ".metadata"
 """What DCP writes last: a folder that has it is whole."""
-
-_FILTERS = threading.Lock()  # ranks may be threads, which share the filters of warnings
 
 
 def empty_like_saved(
@@ -73,8 +69,8 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, collective: Colle
         return
     writer = FileSystemWriter(folder)  # flushes its files to the disk, and writes `WRITTEN` last
     try:
-        with _quiet():
-            save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
+        let_torch_be_quiet()
+        save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
     except CheckpointException as error:
         raise CheckpointError(f"torch cannot write its part of the checkpoint: {_reason(error)}.") from error
 
@@ -111,8 +107,8 @@ def read_tensors(
             if not isinstance(about, TensorStorageMetadata):
                 raise CheckpointError(f"{key} in {source} is not a tensor; was it written by tightgrad?")
             tensors[key] = template(key, about.size, about.properties.dtype)
-        with _quiet():
-            load(tensors, storage_reader=reader, no_dist=True)
+        let_torch_be_quiet()
+        load(tensors, storage_reader=reader, no_dist=True)
     except (CheckpointException, OSError, ValueError, LookupError, RuntimeError, EOFError, AssertionError) as error:
         raise CheckpointError(f"{source} cannot be read as a torch checkpoint: {_reason(error)}.") from None
     return tensors
@@ -126,9 +122,8 @@ def _reason(error: BaseException) -> str:
     )
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let torch not warn that one process does it alone; where ranks are processes, the lock is free."""
-    with _FILTERS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def let_torch_be_quiet() -> None:
+    """Let torch not warn that one process does it alone, from here on: filters belong to all threads of a process, so
+    one that goes back to those before would do so under another thread's feet.
+    """
+    warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)

@@ -32,6 +32,7 @@ class Checkpoints:
     _step: Step | None
     _recorder: Recorder
     _resumed: Resumed | None = None
+    under_way: Callable[[], object] | None = None
 
     def __deepcopy__(self, memo: object) -> Self:
         """Return the pipeline itself: a copied module that holds it has no gradients of its own in it."""
@@ -65,7 +66,14 @@ class Checkpoints:
             CheckpointError: on every rank, if any has no state to save or could not write it; the checkpoint before
                 stays in force. Where there is none to save, the reason itself.
         """
+        self.wait_for_save()
         return save_state(self.state_dict, Path(folder), self.adapter.collective)
+
+    def wait_for_save(self) -> None:
+        """Wait until what `tg.save_async` writes is on the disk; raise what went wrong, once."""
+        under_way, self.under_way = self.under_way, None
+        if under_way is not None:
+            under_way()
 
     def load(self, folder: str | Path) -> int:
         """Restore the newest complete checkpoint below `folder`; return its `num_consumed`. Collective: every rank

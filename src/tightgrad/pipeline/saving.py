@@ -1,37 +1,22 @@
 """One call that saves a whole training loop, and one that takes it up again."""
 
-import os
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from tightgrad.adapters.plain import unwrap
-from tightgrad.checkpoint.folder import agree, has_checkpoint, save_state
-from tightgrad.checkpoint.save_folder import Newest, step_of
-from tightgrad.checkpoint.saved_parts import Part, module_part, object_part, optimizer_part, parameter_names
-from tightgrad.checkpoint.training_state import MODEL, Read, Taken, read_training, training_file_name
-from tightgrad.collectives.dcp import WRITTEN
-from tightgrad.core.check import check_integer
-from tightgrad.core.errors import (
-    CheckpointError,
-    ConfigError,
-    StateMismatchError,
-    TightGradError,
-    UnsupportedError,
-    UsageError,
-)
+from tightgrad.checkpoint.folder import has_checkpoint
+from tightgrad.checkpoint.save_folder import Newest
+from tightgrad.checkpoint.saved_parts import Part
+from tightgrad.checkpoint.training_state import Read, read_training
+from tightgrad.core.errors import CheckpointError, StateMismatchError, TightGradError
 from tightgrad.pipeline.pipeline import GradientPipeline
-from tightgrad.pipeline.premises.collaborators import check_model, checked_optimizers
+from tightgrad.pipeline.prepared import parts_of, pipe_of, prepare
 from tightgrad.pipeline.resumed import Resumed
-
-_REMOVED = ".removed-"
 
 
 def save(
@@ -51,8 +36,8 @@ def save(
     GradScaler that `attach` was given, Python's, NumPy's and torch's random generators of each rank, and what is passed
     beside. A rank that is killed in a save leaves the checkpoint before in force. Tensors are written by
     `torch.distributed.checkpoint`: those that all ranks have once, shards by the ranks that hold them, and what differs
-    by rank for each rank. It returns when all is on the disk; there is no asynchronous save. Load only files that you
-    trust: like torch's own, they may run code when loaded.
+    by rank for each rank. It returns when all is on the disk; `tg.save_async` when all is copied. Load only files that
+    you trust: like torch's own, they may run code when loaded.
 
     Args:
         folder: of this run's checkpoints, on a disk that all ranks share.
@@ -92,43 +77,10 @@ def save(
         >>> tg.load(folder, model, optimizer, pipe)
         5
     """
-    if keep is not None:
-        check_integer("keep", keep, low=1)
-    target, collective = Path(folder), pipe_of(pipe).adapter.collective
-    parts = _parts(model, optimizers, pipe, scheduler, loader, extra)
-    resumable = pipe.resumable()
-    taken: Taken | None = None
-    cause: Exception | None = None
-    try:
-        _check_loader_stands_at_a_window(pipe, loader)
-        taken = Taken.of(parts)
-    except Exception as error:
-        cause = error
-    try:
-        agree(cause, target, collective)
-    except CheckpointError:
-        if isinstance(cause, TightGradError):
-            raise cause from None
-        raise
-    assert taken is not None
-    own = taken.own(collective)
-    about = {
-        "resumed": asdict(resumable),
-        "plan": pipe.plan.to_config(),
-        "buffers": [(name,) for name, _ in unwrap(model).named_buffers()],
-    }
-    name = training_file_name(collective.rank, collective.world_size)
-    written = save_state(
-        pipe.state_dict,
-        target,
-        collective,
-        lambda save_id: {name: taken.file(own, save_id, about)},
-        lambda here: taken.write(own, here, collective),
-    )
-    pipe.count_sent(resumable.sent_nbytes)
-    if keep is not None and collective.rank == 0:
-        with suppress(OSError):  # what is left over is no reason to end a run
-            _remove_old(target, written, keep)
+    pipe_of(pipe).wait_for_save()
+    prepared = prepare(folder, model, optimizers, pipe, scheduler, loader, extra, keep)
+    written = prepared.write(pipe.adapter.collective)
+    pipe.count_sent(prepared.sent_nbytes)
     return written
 
 
@@ -184,8 +136,9 @@ def load(
         0
     """
     source, collective = Path(folder), pipe_of(pipe).adapter.collective
+    pipe.wait_for_save()
     pipe.ownership.check()
-    parts = _parts(model, optimizers, pipe, scheduler, loader, extra)
+    parts = parts_of(model, optimizers, pipe, scheduler, loader, extra)
     if missing_ok and not has_checkpoint(source, collective):
         return 0
     found: list[Read] = []
@@ -209,58 +162,6 @@ def load(
     if taken.resumed is not None:
         pipe.resume(Resumed.from_saved(taken.resumed))
     return 0 if "loader" in taken.states else int(state["num_consumed"])
-
-
-def pipe_of(pipe: object) -> GradientPipeline:
-    """Return the pipeline, if it is one that `attach` has made."""
-    if isinstance(pipe, GradientPipeline):
-        return pipe
-    kind = type(pipe).__name__
-    if kind == "OuterPipeline":
-        raise UnsupportedError(
-            "pipe is an OuterPipeline, whose models differ by rank between two outer steps; save each rank's model and "
-            "optimizer in a file of its own, and the pipeline with outer.save()."
-        )
-    raise ConfigError(
-        f"pipe is a {kind}; pass what tg.attach(model, optimizer, plan) returned: save(folder, model, optimizer, pipe)."
-    )
-
-
-def _parts(
-    model: nn.Module, optimizers: Any, pipe: GradientPipeline, scheduler: Any, loader: Any, extra: Any
-) -> dict[str, Part]:
-    """What is saved, by names for messages, in the order in which it is put back."""
-    check_model(model)
-    if unwrap(model) is not unwrap(pipe.parts.premises.module):
-        raise ConfigError("model is not the one that pipe was attached to; pass the model that attach() was given.")
-    if extra is not None and not (isinstance(extra, Mapping) and all(isinstance(name, str) for name in extra)):
-        raise ConfigError(f'extra is a {type(extra).__name__}; give objects by name, extra={{"ema": ema}}.')
-    # FSDP2 puts whole parameters into the model in mid-window; the optimizers always have those of the adapter.
-    names = parameter_names(unwrap(model)) | {
-        id(parameter): name for name, parameter in pipe.adapter.parameters.items()
-    }
-    scaler = getattr(pipe.parts.scaling, "scaler", None)
-    schedulers = _each_once(pipe.parts.optimizer.schedulers, _listed(scheduler))
-    stepped = _each_once(pipe.optimizers, checked_optimizers(optimizers))
-    parts = {MODEL: module_part("the model", unwrap(model))}
-    for number, optimizer in enumerate(stepped):
-        what = f"optimizer {number} ({type(optimizer).__name__})"
-        if hasattr(optimizer, "consolidate_state_dict"):  # ZeroRedundancyOptimizer
-            raise UnsupportedError(
-                f"{what} holds the state of this rank's share of the parameters only, which has no place in a "
-                "checkpoint. Shard with fully_shard in its place; or call optimizer.consolidate_state_dict(to=0), save "
-                "its state_dict() and the model's on rank 0, and pipe.save(folder) on every rank."
-            )
-        parts[f"optimizer {number}"] = optimizer_part(what, optimizer, names)
-    others = {f"scheduler {number}": one for number, one in enumerate(schedulers)}
-    if scaler is not None:
-        others["scaler"] = scaler
-    if _has_state(loader):
-        others["loader"] = loader
-    others |= {f"extra[{name!r}]": given for name, given in (extra or {}).items()}
-    for what, given in others.items():
-        parts[what] = object_part(what, unwrap(given) if isinstance(given, nn.Module) else given, names)
-    return parts
 
 
 def _put_all(parts: Mapping[str, Part], states: Mapping[str, Any], source: Path, pipe: GradientPipeline) -> None:
@@ -309,46 +210,3 @@ def _settings(config: Any, path: str = "") -> dict[str, Any]:
         return {path: config}
     inner = [_settings(value, f"{path}.{key}" if path else str(key)) for key, value in config.items()]
     return {name: value for settings in inner for name, value in settings.items()}
-
-
-def _check_loader_stands_at_a_window(pipe: GradientPipeline, loader: Any) -> None:
-    if _has_state(loader) and not pipe.is_between_windows:
-        raise UsageError(
-            "the loader has given batches of a window that is not over, and going on from its place would lose them; "
-            "save after pipe.step(), or leave loader out and skip the batches that load() counts."
-        )
-
-
-def _remove_old(folder: Path, written: Path, keep: int) -> None:
-    """Leave the newest complete checkpoints of `save`, of which `written` is the newest, and what `pipe.save` wrote."""
-    for name in os.listdir(folder):
-        if name.startswith(_REMOVED):
-            shutil.rmtree(folder / name, ignore_errors=True)
-    found = [folder / name for name in os.listdir(folder) if step_of(name) is not None and name != written.name]
-    complete = {path: (path / WRITTEN).stat().st_mtime_ns for path in found if (path / WRITTEN).exists()}
-    cut_off = [path for path in found if path not in complete and _is_cut_off(path)]
-    oldest = sorted(complete, key=lambda path: (complete[path], path.name))
-    for path in [*cut_off, *oldest[: max(0, len(oldest) + 1 - keep)]]:
-        removed = folder / f"{_REMOVED}{path.name}"
-        path.rename(removed)  # first, so that what is half removed does not look like a checkpoint
-        shutil.rmtree(removed, ignore_errors=True)
-
-
-def _is_cut_off(path: Path) -> bool:
-    """Whether a save was killed here. A rank writes its training file first, which `pipe.save` does not write."""
-    names = os.listdir(path)
-    return not names or any("training-" in name for name in names)
-
-
-def _has_state(loader: Any) -> bool:
-    return all(callable(getattr(loader, name, None)) for name in ("state_dict", "load_state_dict"))
-
-
-def _listed(given: Any) -> list[Any]:
-    if given is None:
-        return []
-    return list(given) if isinstance(given, list | tuple) else [given]
-
-
-def _each_once(first: Iterable[Any], more: Iterable[Any]) -> list[Any]:
-    return list({id(one): one for one in (*first, *more)}.values())

@@ -45,6 +45,7 @@ def warned(loss_of, k=K, batches=BATCHES, losses=("loss",)):
         lambda out, y, labels: torch.div(F.l1_loss(out, y), K).clone(),
         lambda out, y, labels: F.mse_loss(out, y) / 2 / (K // 2),
         lambda out, y, labels: F.mse_loss(out, y) / K * 1024,
+        lambda out, y, labels: F.mse_loss(out, y) / K / K * K,  # by hand, and by a framework whose division is undone
         lambda out, y, labels: 1024 * F.cross_entropy(out, labels) * (1 / K),
         lambda out, y, labels: F.cross_entropy(out, labels, label_smoothing=0.1) / K,
         lambda out, y, labels: (F.cross_entropy(out, labels) + 0.01 * out.exp().mean()) / K,
@@ -69,6 +70,8 @@ def tempered(out, y, labels):
     [
         lambda out, y, labels: F.cross_entropy(out, labels),
         lambda out, y, labels: F.cross_entropy(out / K, labels),
+        lambda out, y, labels: F.cross_entropy(out, labels) / K * K,
+        lambda out, y, labels: 0.5 * F.cross_entropy(out, labels) / K * K,
         lambda out, y, labels: F.cross_entropy(out, labels, label_smoothing=1 / K),
         lambda out, y, labels: F.cross_entropy(out, labels, reduction="sum") / len(labels),
         lambda out, y, labels: (out - y).square().sum() / len(y),
