@@ -189,7 +189,7 @@ def _terms(here: _Below) -> list[_Below]:
 
 
 def _share(scale: tuple[_Factor, ...], count: int) -> tuple[_Factor, ...] | None:
-    """Neighbouring factors that divide by `count`; None if there are none. A framework may divide and multiply again."""
+    """Neighbouring factors that divide by `count`; None if there are none. What a framework undoes is left out."""
     scale = _without_cancelled(scale)
     for first, end in combinations(range(len(scale) + 1), 2):
         divisor = math.prod(factor.divisor for factor in scale[first:end])
