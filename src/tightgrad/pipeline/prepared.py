@@ -129,7 +129,7 @@ def pipe_of(pipe: object) -> GradientPipeline:
 def parts_of(
     model: nn.Module, optimizers: Any, pipe: GradientPipeline, scheduler: Any, loader: Any, extra: Any
 ) -> dict[str, Part]:
-    """What is saved, by names for messages, in the order in which it is put back."""
+    """Look up what is saved, by names for messages, in the order in which it is put back."""
     check_model(model)
     if unwrap(model) is not unwrap(pipe.parts.premises.module):
         raise ConfigError("model is not the one that pipe was attached to; pass the model that attach() was given.")
