@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from tightgrad.accumulate.trial_forward import is_compiled
 from tightgrad.adapters.fsdp2_hand_over import UnitHandOver, sum_by_themselves
 from tightgrad.adapters.parts.fsdp2_grads import (
     HeldGrad,
@@ -35,12 +36,14 @@ from tightgrad.adapters.parts.fsdp2_torch import (
     fsdp_modules,
     is_fsdp2,
     look_before_post_backward,
+    param_groups,
     reduces_unused,
     set_reduces_unused,
     stop_looking,
     trained_units,
 )
 from tightgrad.adapters.parts.placement import check_whole_mesh, like_sharded
+from tightgrad.adapters.parts.same_units import SameUnits
 from tightgrad.adapters.plain import PlainAdapter
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.backends import backend_name
@@ -101,6 +104,13 @@ class FSDP2Adapter(PlainAdapter):
         units = trained_units(model, {id(parameter): name for name, parameter in self.parameters.items()})
         self._modules = fsdp_modules(model)
         self._groups = [group for _, group, _ in units]
+        named: dict[str, nn.Module] = {
+            name: module for name, module in model.named_modules() if is_fsdp2(module) and param_groups(module)
+        }
+        # Units that are handed over may differ from node to node: their weights are gathered within one.
+        gathers = self._groups[0].fsdp_params[0].mesh_info.shard_process_group if hand_over else None
+        gathers = gathers or getattr(self.collective, "group", None)
+        self._same_units = SameUnits({} if is_compiled(model) else named, gathers)
         self._fsdp_params = {name: param for _, _, params in units for name, param in params}
         self._held = {name: HeldGrad(param) for name, param in self._fsdp_params.items()}
         self._moves_gradients = moves_itself(self._fsdp_params.values())
@@ -207,7 +217,10 @@ class FSDP2Adapter(PlainAdapter):
             self.model.set_reshard_after_backward(reduces, recurse=False)
             self._gradient_sync = reduces
         self._synced += reduces
+        self._same_units.begin()
         yield
+        if is_last:
+            self._same_units.end_window()
         if reduces and any(self._held[name].is_left() for name in self._used):
             raise UsageError(
                 "FSDP2 did not reduce the gradients of this micro-batch, so they were not summed over ranks: leave out "
@@ -216,6 +229,10 @@ class FSDP2Adapter(PlainAdapter):
         self._is_reduced |= is_last
         if is_last and self.sync == "last":
             self._check_restored_are_taken()
+
+    def before_backward(self) -> None:
+        """Make sure that no rank is still in its forward, in the first windows."""
+        self._same_units.before_backward()
 
     def _check_restored_are_taken(self) -> None:
         left = [name for name in self._restored if self._held[name].is_left()]
@@ -303,6 +320,7 @@ class FSDP2Adapter(PlainAdapter):
             module.set_requires_gradient_sync(True, recurse=False)
         for group in self._groups:
             stop_looking(group)
+        self._same_units.stop()
         set_reduces_unused(self._modules, False)
 
     def sent_nbytes(self) -> int:

@@ -66,6 +66,9 @@ class PlainAdapter:
         """Hold nothing back, since nothing is synchronised."""
         return nullcontext()
 
+    def before_backward(self) -> None:
+        """Leave everything as it is: nobody waits."""
+
     def after_backward(self) -> None:
         """Leave everything as it is: nobody waits."""
 

@@ -65,6 +65,9 @@ class Adapter(Protocol):
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
         """Return the context for forward and backward of micro-batch `index` of a window of `count`."""
 
+    def before_backward(self) -> None:
+        """End the forward of a micro-batch: other ranks may be elsewhere in theirs."""
+
     def after_backward(self) -> None:
         """Finish the backward of a micro-batch: other ranks may wait for gradients that it has not given."""
 

@@ -83,6 +83,7 @@ class Step:
         with self._parts.clock("backward"):
             if loss is not None:
                 check_has_gradient(loss)
+                self._parts.adapter.before_backward()
                 with self._around(weights):
                     loss.backward()
                 self._parts.adapter.after_backward()

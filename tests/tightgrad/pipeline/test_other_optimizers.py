@@ -92,14 +92,15 @@ def test_optimizers_made_of_others():
 
 
 def test_the_old_one_is_left_alone_after_another_attach():
-    model = nn.Linear(4, 1)
-    first = torch.optim.SGD(model.parameters(), lr=0.1)
-    for optimizer in (first, torch.optim.AdamW(model.parameters())):
-        pipe = tg.attach(model, optimizer, PLAN)
+    model, kept = nn.Linear(4, 1), []
+    for kind in (torch.optim.SGD, torch.optim.AdamW):
+        kept.append(kind(model.parameters(), lr=0.1))
+        pipe = tg.attach(model, kept[-1], PLAN)
         for window in pipe.windows([torch.ones(3, 4)] * (4 * K)):
             for batch in window:
                 pipe.backward(model(batch).square().mean())
             pipe.step()
+            kept.append(list(model.parameters()))
 
 
 def told(wrap):

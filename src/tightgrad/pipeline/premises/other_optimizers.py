@@ -2,12 +2,14 @@
 
 import gc
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 
 from torch import nn, optim
 
 from tightgrad.core.notices import warn
 
+_ATTACHED: "weakref.WeakSet[optim.Optimizer]" = weakref.WeakSet()
 _SCANS = 4
 _FIRST = 2  # windows: losses that the loop keeps, and optimizer state, begin to refer to parameters
 
@@ -28,6 +30,7 @@ class OtherOptimizers:
     def __init__(
         self, optimizers: Sequence[optim.Optimizer], parameters: Mapping[str, nn.Parameter], *, speaks: bool
     ) -> None:
+        _ATTACHED.update(optimizers)  # those of a pipeline before may live on
         self._optimizers, self._parameters = optimizers, list(parameters.values())
         self._scans_left, self._windows = _SCANS if speaks else 0, 0
         self._counts = self._counted()
@@ -65,7 +68,7 @@ class OtherOptimizers:
         own = {id(self._parameters), id(grown), *(id(group["params"]) for group in groups)}
         if not any(isinstance(one, list) and id(one) not in own for one in gc.get_referrers(grown[0], grown[-1])):
             return []
-        wanted, inner = {id(grown[0]), id(grown[-1])}, _within(self._optimizers)
+        wanted, inner = {id(grown[0]), id(grown[-1])}, _within([*self._optimizers, *_ATTACHED])
         found = [one for one in gc.get_objects() if issubclass(type(one), optim.Optimizer) and id(one) not in inner]
         return [
             one

@@ -1,0 +1,113 @@
+"""Ranks that call different modules under `fully_shard` are told so before torch mixes parts of their weights."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.utils.checkpoint import checkpoint
+
+import tightgrad as tg
+from support.ranks import run_ranks
+from tightgrad.adapters.parts.fsdp2_torch import fsdp_modules
+
+PLAN = tg.Plan(tg.Accumulate(2), clip=tg.clip.GlobalNorm(1.0))
+CASES = {  # which experts each rank calls, and what is said of ranks 0 and 1
+    "others": (([0], [1]), ("'experts.0'", "'experts.1'")),
+    "one rank only": (([1], []), ("'experts.1'", "'head'")),
+    "in another order": (([0, 1], [1, 0]), ("'experts.0'", "'experts.1'")),
+    "once more": (([0, 0], [0]), ("'experts.0'", "'head'")),
+    "last": (([], []), ("'head'", "begins its backward")),
+}
+
+
+class Routed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.experts = nn.ModuleList([nn.Linear(8, 8) for _ in range(2)])
+        self.again = lambda module, inputs: module(inputs)
+
+    def forward(self, inputs, experts):
+        hidden = self.trunk(inputs)
+        for number in experts:
+            hidden = hidden + self.again(self.experts[number], hidden)
+        return self.head(hidden)
+
+
+def made(plan=PLAN):
+    torch.manual_seed(0)
+    model = Routed()
+    for module in (*model.experts, model.head):
+        fully_shard(module)
+    fully_shard(model)
+    return model, tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan)
+
+
+def hooks(model):
+    hooks = [hook for module in fsdp_modules(model) for hook in module._forward_pre_hooks.values()]
+    return [hook for hook in hooks if getattr(getattr(hook, "func", hook), "__module__", "").startswith("tightgrad")]
+
+
+def differ(from_window):
+    said = {}
+    for case, (uses, _) in CASES.items():
+        model, pipe = made()
+        window = 0
+        try:
+            for window, batches in enumerate(pipe.windows([torch.ones(2, 6)] * 6)):
+                experts = uses[dist.get_rank()] if window == from_window else [0, 1]
+                for batch in batches:
+                    out = model(batch, experts)
+                    if case == "last" and window == from_window and dist.get_rank() == 0:
+                        out = out + model.head(torch.ones(2, 8))
+                    pipe.backward(out.square().mean())
+                pipe.step()
+        except tg.UsageError as error:
+            said[case] = (window, str(error))
+        assert hooks(model) == []
+        pipe.close()
+    return said
+
+
+@pytest.mark.parametrize("from_window", [0, 1])
+def test_a_difference_is_an_error_on_every_rank_that_names_the_modules(from_window):
+    for said in run_ranks(2, differ, from_window):
+        for case, (_, (first, second)) in CASES.items():
+            window, text = said[case]
+            assert window == from_window, case
+            assert f"rank 0 {'' if first.startswith('begins') else 'calls '}{first}" in text, case
+            assert f"rank 1 {'' if second.startswith('begins') else 'calls '}{second}" in text, case
+            assert "same order in each forward" in text
+
+
+def alike():
+    """Recomputed forwards, forwards without gradients, other calls in each micro-batch, and none of a module."""
+    model, pipe = made(tg.Plan(tg.Accumulate(2, allow_skip=True), clip=tg.clip.GlobalNorm(1.0)))
+    assert len(hooks(model)) == 4
+    model.again = lambda module, inputs: checkpoint(module, inputs, use_reentrant=False)
+    calls = iter([[0, 1], [1], [], [1, 0], [0], [1]])
+    for batches in pipe.windows([torch.ones(2, 6)] * 6):
+        for batch in batches:
+            experts = next(calls)
+            with torch.no_grad():
+                model(batch, experts)
+            pipe.backward(model(batch, experts).square().mean())
+        pipe.step()
+    model(torch.ones(2, 6), [0])
+    return len(hooks(model)), pipe.state.step
+
+
+def test_ranks_that_do_the_same_are_left_alone_and_later_not_looked_at():
+    assert run_ranks(2, alike) == [(0, 3), (0, 3)]
+
+
+def released():
+    model, pipe = made()
+    pipe.close()
+
+    return len(hooks(model))
+
+
+def test_nothing_is_left_behind_by_close():
+    assert run_ranks(2, released) == [0, 0]
