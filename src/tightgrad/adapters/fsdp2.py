@@ -36,7 +36,6 @@ from tightgrad.adapters.parts.fsdp2_torch import (
     fsdp_modules,
     is_fsdp2,
     look_before_post_backward,
-    param_groups,
     reduces_unused,
     set_reduces_unused,
     stop_looking,
@@ -104,9 +103,8 @@ class FSDP2Adapter(PlainAdapter):
         units = trained_units(model, {id(parameter): name for name, parameter in self.parameters.items()})
         self._modules = fsdp_modules(model)
         self._groups = [group for _, group, _ in units]
-        named: dict[str, nn.Module] = {
-            name: module for name, module in model.named_modules() if is_fsdp2(module) and param_groups(module)
-        }
+        held = set(map(id, self._modules))
+        named = {name: module for name, module in model.named_modules() if id(module) in held}
         # Units that are handed over may differ from node to node: their weights are gathered within one.
         gathers = self._groups[0].fsdp_params[0].mesh_info.shard_process_group if hand_over else None
         gathers = gathers or getattr(self.collective, "group", None)
