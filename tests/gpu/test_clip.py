@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 import tightgrad as tg
 from conformance.cases import CLIPPERS, ClipCase
-from support.device import DEVICE, needs_device, without_waiting
+from support.device import DEVICE, skip_without_device, without_waiting
 from tightgrad.clip.norm import tensor_norms, total_norm
 from tightgrad.core.types import Grads, State
 
-pytestmark = needs_device
+skip_without_device()
 ROUNDING = 1e-6
 SHAPES = {"conv": (4, 3, 3, 3), "bias": (7,), "matrix": (50, 600), "scalar": (), "empty": (0, 3), "long": (200_003,)}
 NORM_TYPES = (0.0, 0.5, 1.0, 2.0, 3.0, 7.0, math.inf)

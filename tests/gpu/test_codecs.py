@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from conformance.cases import CODECS
-from support.device import DEVICE, generator, needs_device, without_waiting
+from support.device import DEVICE, generator, skip_without_device, without_waiting
 from tightgrad.codecs import FP8, QSGD, Cast, IntBlock, Natural, Sign, TernGrad, int_block, natural, qsgd, terngrad
 from tightgrad.codecs.bits.pieces import uniform
 from tightgrad.core.protocols import Codec
@@ -16,7 +16,7 @@ from tightgrad.core.wire import from_bytes, most_nbytes, to_bytes
 from tightgrad.testing.inputs import INPUTS, normal
 from tightgrad_lab.bench.codecs import CODECS as MEASURED
 
-pytestmark = needs_device
+skip_without_device()
 every_codec = pytest.mark.parametrize("codec", CODECS, ids=repr)
 every_input = pytest.mark.parametrize("name", INPUTS)
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from conformance.cases import CODECS
-from support.device import DEVICE, generator, needs_device, synchronize
+from support.device import DEVICE, generator, skip_without_device, synchronize
 from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec
 from tightgrad.core.types import GradSpec
 from tightgrad.core.wire import from_bytes, to_bytes
 from tightgrad.testing.inputs import normal
 
-pytestmark = needs_device
+skip_without_device()
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=repr)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import tightgrad as tg
-from support.device import DEVICE, ON_CUDA, needs_device, without_waiting
+from support.device import DEVICE, ON_CUDA, skip_without_device, without_waiting
 from tightgrad.clip.fold import can_fold, folded
 from tightgrad.clip.one_factor import clip_coefficient
 from tightgrad.scaling import LAMB, LARS
 
-pytestmark = needs_device
+skip_without_device()
 
 Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 FUSED: dict[str, Make] = {

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import tightgrad as tg
 from support.capture import Capture
-from support.device import DEVICE, ON_CUDA, needs_device
+from support.device import DEVICE, ON_CUDA, skip_without_device
 from tightgrad import codecs, feedback, reducers
 
-pytestmark = needs_device
+skip_without_device()
 
 Batch = tuple[Tensor, Tensor]
 COMPRESS = {

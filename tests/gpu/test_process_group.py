@@ -18,11 +18,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
 from gpu.test_pipeline import COMPRESS, batches, loss_of, network
-from support.device import BACKENDS, DEVICE, ON_CUDA, needs_device
+from support.device import BACKENDS, DEVICE, ON_CUDA, skip_without_device
 from support.wrapping import full
 from tightgrad.collectives import TorchCollective
 
-pytestmark = needs_device
+skip_without_device()
 SMALL_BUCKETS = 0.001  # MB: each parameter of any size in its own
 PLANS = {"dense": tg.Compress(), **COMPRESS}
 

@@ -12,13 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
 from gpu.test_pipeline import COMPRESS, loss_of, network
-from support.device import DEVICE, needs_device
+from support.device import DEVICE, skip_without_device
 from support.ranks import run_ranks
 from support.waiting import patience
 from support.wrapping import full, ragged_batches
 from tightgrad.collectives import TorchCollective
 
-pytestmark = [needs_device, pytest.mark.timeout(patience(60))]
+skip_without_device()
+pytestmark = pytest.mark.timeout(patience(60))
 TIMEOUT_SECONDS = patience(20)
 PLANS = {"dense": tg.Compress(), **COMPRESS}
 
