@@ -7,7 +7,9 @@ import os
 import runpy
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing import forkserver
 from typing import Any, BinaryIO
 
@@ -34,8 +36,15 @@ class ForkedModule:
         self._process = context.Process(target=_run_module, args=args)
         self._process.start()
         self.pid = self._process.pid
+        with suppress(ProcessLookupError):
+            while os.getpgid(self.pid) != self.pid:  # it is ended as a group
+                time.sleep(0.001)
 
     def poll(self) -> int | None:
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:  # the server has it ended, and has not said so yet
+            self._process.join()
         return self._process.exitcode
 
     def wait(self) -> int | None:
