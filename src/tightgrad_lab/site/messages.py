@@ -52,7 +52,7 @@ def _texts_by_name(trees: Iterable[ast.Module]) -> dict[str, str]:
             returned = [
                 _text(inner.value, {}) for inner in ast.walk(node) if isinstance(inner, ast.Return) and inner.value
             ]
-            found[node.name] = max(returned, key=len, default="")
+            found[node.name] = max([found.get(node.name, ""), *returned], key=len)
     return {name: text for name, text in found.items() if _is_sentence(text)}
 
 
@@ -92,21 +92,23 @@ def _text(node: ast.expr, said: Mapping[str, str]) -> str:
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else ""
     if isinstance(node, ast.JoinedStr):
-        return "".join(_part(value) for value in node.values)
+        return "".join(_part(value, said) for value in node.values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _text(node.left, said) + _text(node.right, said)
     if isinstance(node, ast.Call):
-        return _text(node.func, said)
+        return said.get(getattr(node.func, "attr", ""), "") or _text(node.func, said)
     if isinstance(node, ast.Name):
         return said.get(node.id, "")
     return ""
 
 
-def _part(node: ast.expr) -> str:
+def _part(node: ast.expr, said: Mapping[str, str]) -> str:
     if isinstance(node, ast.Constant):
         return str(node.value)
     assert isinstance(node, ast.FormattedValue)
     inner = node.value
+    if isinstance(inner, ast.Name) and inner.id.isupper() and inner.id in said:  # words of several messages
+        return said[inner.id]
     if isinstance(inner, ast.IfExp):  # both ways are literals more often than not
         return _text(inner.body, {}) or _text(inner.orelse, {}) or "{...}"
     return "{" + _name(inner) + "}"
