@@ -19,6 +19,7 @@ MAY_READ_CLOCKS = {
     "faults/test_processes.py",
     "field/test_out_of_memory.py",
     "tightgrad_lab/network/test_network.py",
+    "tightgrad_lab/test_forking.py",
 }
 
 

@@ -85,7 +85,8 @@ def test_every_slide_is_whole_and_has_its_notes_and_sources(chromium: Any, built
     try:
         names = page.evaluate("[...document.querySelectorAll('.slides > section')].map((one) => one.id)")
         questions = [name for name in names if name.endswith("-predict")]
-        assert 40 <= len(names) - len(questions) <= 50
+        continued = [name for name in names if name.endswith("-figure")]  # the rest of a figure too tall for one slide
+        assert 40 <= len(names) - len(questions) - len(continued) <= 50
         assert 1 <= len(questions) <= len(PREDICTED)
         seen, faults = [], {}
         for _ in names:
@@ -118,7 +119,7 @@ def test_figures_and_tables_are_those_of_the_book(chromium: Any, built: Path, la
         measured = {path.stem for path in published_files()} | {"combinations", "image_case"}
         assert page.locator("section figure svg").count() >= len(measured)
         labels = page.locator("figcaption .label").all_text_contents()
-        assert [int(re.sub(r"\D", "", label)) for label in labels] == sorted(
+        assert list(dict.fromkeys(int(re.sub(r"\D", "", label)) for label in labels)) == sorted(
             number for name, number in NUMBERS.items() if name in measured
         )
         rows = page.evaluate("[...document.querySelectorAll('.fit tbody')].map((one) => one.rows.length)")

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import tightgrad_lab.audit.script.child as child
-import tightgrad_lab.audit.script.surroundings  # noqa: F401
+import tightgrad_lab.audit.script.surroundings.ways_round  # noqa: F401
 from tightgrad_lab.audit.script import Settings, launch
 from tightgrad_lab.audit.script.finding import Remark
 from tightgrad_lab.audit.script.judge import judge

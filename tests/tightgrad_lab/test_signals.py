@@ -11,6 +11,7 @@ import pytest
 
 from tightgrad_lab.cli import app
 from tightgrad_lab.experiments.workers import run_all
+from tightgrad_lab.forking import process_context
 from tightgrad_lab.signals import ended_by_signals, interrupts_deferred
 from tightgrad_lab.training import ranks
 
@@ -105,10 +106,17 @@ def test_workers_end_with_the_command_in_mid_job(end, monkeypatch):
     def report(share, words):
         raise end
 
-    before = set(active_children())
-    with pytest.raises(type(end) if isinstance(end, SystemExit) else end):
-        run_all(sleeps, [0, 3600], report)
-    assert set(active_children()) <= before
+    other = process_context().Process(target=sleeps, args=(3600,), daemon=True)
+    other.start()
+    try:
+        before = set(active_children())
+        with pytest.raises(type(end) if isinstance(end, SystemExit) else end):
+            run_all(sleeps, [0, 3600], report)
+        assert set(active_children()) <= before
+        assert other.is_alive()
+    finally:
+        other.kill()
+        other.join()
 
 
 @pytest.mark.parametrize(("raised", "code"), [(SystemExit(143), 143), (KeyboardInterrupt(), 130)])
@@ -131,7 +139,8 @@ def test_a_command_that_a_signal_ended_does_not_take_the_interpreter_down(raised
 
 def test_what_was_printed_arrives_and_temporary_folders_go(tmp_path):
     program = (
-        "import sys, tempfile; from tightgrad_lab.signals import leave_at_once\n"
+        "import sys, tempfile; from tightgrad_lab.forking import process_context
+from tightgrad_lab.signals import leave_at_once\n"
         f"folder = tempfile.TemporaryDirectory(dir={str(tmp_path)!r})\n"
         "print('one'); leave_at_once(143)"
     )
@@ -141,7 +150,8 @@ def test_what_was_printed_arrives_and_temporary_folders_go(tmp_path):
 
 
 def test_a_reader_that_is_gone_is_no_error_then():
-    program = "from tightgrad_lab.signals import leave_at_once; print('x' * 100); leave_at_once(130)"
+    program = "from tightgrad_lab.forking import process_context
+from tightgrad_lab.signals import leave_at_once; print('x' * 100); leave_at_once(130)"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", program], env=environment, **pipes) as process:

@@ -45,8 +45,7 @@ class Step:
     """
 
     def __init__(self, parts: Parts, window: Window[Any], find_totals: Callable[[], Weights]) -> None:
-        noise = parts.plan.noise_scale
-        self.window = window
+        self.window, noise = window, parts.plan.noise_scale
         self.loss = WindowLoss(parts, find_totals)
         self.noise = None if noise is None else NoiseMeter(noise, parts.adapter.collective)
         self.quality = CompressionQuality(parts.state.step, parts.plan.compress.reducer)

@@ -57,7 +57,8 @@ def audit(
         ),
     ] = None,
     limit: Annotated[
-        float, typer.Option(min=1, metavar="SECONDS", help="End a script that has not taken its steps after this time.")
+        float,
+        typer.Option(min=1, metavar="SECONDS", help="Stop a script that has not taken its steps by then."),
     ] = 900.0,
     stub: Annotated[
         list[str] | None, typer.Option(help="Replace these packages by empty ones if they are missing.")

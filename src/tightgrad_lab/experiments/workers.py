@@ -42,6 +42,7 @@ def run_all(
     """
     begin, end = share
     workers = max(1, min(usable_cores(), len(jobs)))
+    others = set(active_children())
     pool = ProcessPoolExecutor(workers, process_context(), initializer=_start)
     with pool:
         futures: list[Future[Found]] = [pool.submit(body, job) for job in jobs]
@@ -50,7 +51,7 @@ def run_all(
                 future.result()
                 report(begin + (end - begin) * done / len(jobs), f"{done} of {len(jobs)} runs")
         except (KeyboardInterrupt, SystemExit):
-            for worker in active_children():  # a job may take minutes
+            for worker in set(active_children()) - others:  # a job may take minutes
                 worker.kill()
             raise
         except Exception:

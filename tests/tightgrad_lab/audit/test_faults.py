@@ -89,8 +89,12 @@ def children(parent: int | str, name: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_its_ranks_end_with_it(number: signal.Signals, code: int) -> None:
-    command = [sys.executable, "-m", "tightgrad_lab.cli", "audit", str(CORPUS / "correct_sam.py"), "--ranks", "2"]
+def test_its_ranks_end_with_it(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    sleeps = CRASHES.replace("RANKS = 1", "RANKS = 2").replace(
+        'return settings["lr"]', "__import__('time').sleep(3600)"
+    )
+    (tmp_path / "sleeps.py").write_text(sleeps, encoding="utf-8")
+    command = [sys.executable, "-m", "tightgrad_lab.cli", "audit", str(tmp_path / "sleeps.py"), "--ranks", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts) as process:
         assert process.stderr is not None
         assert "starting 2 ranks" in process.stderr.readline()  # a line at once, though stderr is no terminal

@@ -62,7 +62,7 @@ class SameUnits:
         """Raise `UsageError` on every rank where another enters something else than this one. Collective."""
         if not self._looks or self._collective is None:
             return
-        mine = torch.tensor([number]).to(self._collective.control_device)
+        mine = torch.tensor([number], device=self._collective.control_device)
         entered = self._collective.all_gather(mine).view(-1).tolist()
         if len(set(entered)) > 1:
             self.stop()

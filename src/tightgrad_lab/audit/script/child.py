@@ -14,14 +14,14 @@ from types import ModuleType
 from typing import NoReturn
 
 import tightgrad_lab.audit.script.losses as losses
-import tightgrad_lab.audit.script.removed as removed
-import tightgrad_lab.audit.script.written as written
+import tightgrad_lab.audit.script.surroundings.removed as removed
+import tightgrad_lab.audit.script.surroundings.written as written
 from tightgrad_lab.audit.crash import where_it_failed
-from tightgrad_lab.audit.script.imports import Changer, Nothing
-from tightgrad_lab.audit.script.imports import install as install_imports
 from tightgrad_lab.audit.script.recorder import Enough, Recorder
 from tightgrad_lab.audit.script.records import Ledger
 from tightgrad_lab.audit.script.settings import Settings
+from tightgrad_lab.audit.script.surroundings.imports import Changer, Nothing
+from tightgrad_lab.audit.script.surroundings.imports import install as install_imports
 
 LEAVE = os._exit
 ELSEWHERE = "elsewhere"
@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
     Nothing.folder = str(folder)
     stubs, changer = install_imports(settings, say)
     removed.install(say)
-    import tightgrad_lab.audit.script.surroundings as surroundings
+    import tightgrad_lab.audit.script.surroundings.ways_round as surroundings
 
     losses.install(recorder.loss_seen)
     store = (folder / "store").as_uri()

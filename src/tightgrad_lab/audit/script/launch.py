@@ -17,7 +17,7 @@ from pathlib import Path
 from tightgrad_lab.audit.crash import is_from_another_rank
 from tightgrad_lab.audit.script.records import Ledger
 from tightgrad_lab.audit.script.settings import Settings
-from tightgrad_lab.audit.script.written import remove_new
+from tightgrad_lab.audit.script.surroundings.written import remove_new
 from tightgrad_lab.errors import ArgumentError
 from tightgrad_lab.signals import ended_by_signals
 

@@ -173,6 +173,7 @@ class Reducer:
 
 class OldDDP:
     broadcast_buffers = find_unused_parameters = static_graph = False
+    _join_config = None
 
     def __init__(self, reducer):
         self.require_forward_param_sync = True

@@ -10,9 +10,9 @@ from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import Any
 
-from tightgrad_lab.audit.script import invented
-from tightgrad_lab.audit.script.constants import compiled
 from tightgrad_lab.audit.script.settings import Settings, parse_shrink
+from tightgrad_lab.audit.script.surroundings import invented
+from tightgrad_lab.audit.script.surroundings.constants import compiled
 
 LOGGERS = (
     "aim",

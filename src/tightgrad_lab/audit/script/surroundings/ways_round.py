@@ -16,9 +16,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
-from tightgrad_lab.audit.script import checkpoints, schedules
+from tightgrad_lab.audit.script import schedules
 from tightgrad_lab.audit.script.arithmetic import Arithmetic
 from tightgrad_lab.audit.script.recorder import Recorder
+from tightgrad_lab.audit.script.surroundings import checkpoints
 
 Say = Callable[[str], None]
 _NO_CUDA = (

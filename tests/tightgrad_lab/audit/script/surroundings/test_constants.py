@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tightgrad_lab.audit.script.constants import compiled
 from tightgrad_lab.audit.script.settings import parse_shrink
+from tightgrad_lab.audit.script.surroundings.constants import compiled
 from tightgrad_lab.errors import ArgumentError
 
 SCRIPT = '''"""A script."""

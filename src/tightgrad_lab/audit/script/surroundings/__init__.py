@@ -1,0 +1,1 @@
+"""What a script finds around it: packages, data, checkpoints and numbers that stand in for what is not there."""
