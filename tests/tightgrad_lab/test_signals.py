@@ -139,8 +139,7 @@ def test_a_command_that_a_signal_ended_does_not_take_the_interpreter_down(raised
 
 def test_what_was_printed_arrives_and_temporary_folders_go(tmp_path):
     program = (
-        "import sys, tempfile; from tightgrad_lab.forking import process_context
-from tightgrad_lab.signals import leave_at_once\n"
+        "import sys, tempfile; from tightgrad_lab.signals import leave_at_once\n"
         f"folder = tempfile.TemporaryDirectory(dir={str(tmp_path)!r})\n"
         "print('one'); leave_at_once(143)"
     )
@@ -150,8 +149,7 @@ from tightgrad_lab.signals import leave_at_once\n"
 
 
 def test_a_reader_that_is_gone_is_no_error_then():
-    program = "from tightgrad_lab.forking import process_context
-from tightgrad_lab.signals import leave_at_once; print('x' * 100); leave_at_once(130)"
+    program = "from tightgrad_lab.signals import leave_at_once; print('x' * 100); leave_at_once(130)"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", program], env=environment, **pipes) as process:
