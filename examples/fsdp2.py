@@ -4,11 +4,11 @@ Two epochs of 3,000 images of clothes, four micro-batches a step. A rank sends 1
 
 $ torchrun --nproc-per-node 2 examples/fsdp2.py
 loss 0.691, accuracy 0.749 after 48 steps
-60728 bytes a step sent by rank 0, for a gradient of 940584 bytes
+60737 bytes a step sent by rank 0, for a gradient of 940584 bytes
 
 $ torchrun --nproc-per-node 2 examples/fsdp2.py plain
 loss 0.674, accuracy 0.761 after 48 steps
-940631 bytes a step sent by rank 0, for a gradient of 940584 bytes
+940640 bytes a step sent by rank 0, for a gradient of 940584 bytes
 """
 
 import sys
