@@ -43,9 +43,9 @@ def save_async(
     """Save as `tg.save` does, and return when everything is copied to the CPU, before it is written. Collective: every
     rank must call it.
 
-    A thread writes the copy while training goes on. It is the same checkpoint, which counts when all ranks have
-    written their part; a run that is killed before leaves the checkpoint before in force. A pipeline has one save under
-    way: its next save or load waits for it, and raises what went wrong.
+    A thread writes the copy while training goes on. The checkpoint is the same as that of `tg.save`, and counts when
+    all ranks have written their part; if the run is killed earlier, the previous checkpoint still counts. A pipeline
+    writes one save at a time: its next save or load waits for this one, and raises what went wrong in it.
 
     Args:
         folder: as for `save`, as all other arguments.
