@@ -87,6 +87,7 @@ def test_every_slide_is_whole_and_has_its_notes_and_sources(chromium: Any, built
         questions = [name for name in names if name.endswith("-predict")]
         continued = [name for name in names if name.endswith("-figure")]  # the rest of a figure too tall for one slide
         assert 40 <= len(names) - len(questions) - len(continued) <= 50
+        assert 50 <= len(names) <= 65
         assert 1 <= len(questions) <= len(PREDICTED)
         seen, faults = [], {}
         for _ in names:

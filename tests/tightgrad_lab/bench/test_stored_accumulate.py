@@ -10,8 +10,8 @@ import pytest
 from tightgrad_lab.bench.loops import WRAPPERS, Work
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
-MOST = {"plain": 1.03, "ddp": 1.01, "fsdp2 last": 1.01, "fsdp2 every": 1.01}
-"""Beside both loops by hand. Plain was measured since premises are checked at each step, whose price may be 3 %."""
+MOST = 1.01
+WITH_CHECKS = 1.03  # what issues 21 and 22 allow a plain step since premises are checked in it
 FEWEST_PROCESSES = 3
 BY_BATCH = "tightgrad, fetch=batch"
 OURS = ("tightgrad", BY_BATCH)
@@ -25,12 +25,22 @@ def latest(wrapper: str, ours: str = "tightgrad") -> dict[str, dict[str, Any]]:
     return [rows for rows in found if ours in rows][-1]
 
 
+MISSED = pytest.mark.xfail(strict=True, reason="1.0136 on 30 November: premises are checked in each step; see below")
+
+
 @pytest.mark.parametrize("ours", OURS)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_time_next_to_a_loop_by_hand(wrapper: str, ours: str) -> None:
+def test_time_next_to_a_loop_by_hand(wrapper: str, ours: str, request: pytest.FixtureRequest) -> None:
+    if (wrapper, ours) == ("plain", "tightgrad"):
+        request.applymarker(MISSED)
     row = latest(wrapper, ours)[ours]
     assert len(row["time_ratios_to_both_loops"]) >= FEWEST_PROCESSES
-    assert row["time_ratio_to_both_loops"] <= MOST[wrapper]
+    assert row["time_ratio_to_both_loops"] <= MOST
+
+
+@pytest.mark.parametrize("ours", OURS)
+def test_a_plain_step_with_its_checks(ours: str) -> None:
+    assert latest("plain", ours)[ours]["time_ratio_to_both_loops"] <= WITH_CHECKS
 
 
 @pytest.mark.parametrize(("ours", "runs", "processes"), [("tightgrad", "pqr", 16), (BY_BATCH, "twx", 14)])
@@ -42,7 +52,7 @@ def test_fsdp2_every_over_all_runs(ours: str, runs: str, processes: int) -> None
         (row,) = [row for row in file["rows"] if row["name"] == f"fsdp2 every: {ours}"]
         ratios += row["time_ratios_to_both_loops"]
     assert len(ratios) == processes
-    assert statistics.median(ratios) <= MOST["fsdp2 every"]
+    assert statistics.median(ratios) <= MOST
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)

@@ -28,7 +28,7 @@ def _threads(row: dict[str, Any]) -> int:
 
 
 MOST = {(1, True): 1.1, (1, False): 0.7, (2, True): 1.0, (2, False): 0.7}
-"""By threads that work and whether it clips: a right norm and torch's own multiplication, or no second pass.
+"""By threads and whether it clips: a right norm and torch's own multiplication, or no second pass.
 
 What per cents are worth is not more code: one thread may take a tenth longer than torch since numpy's sum went.
 """
@@ -36,21 +36,26 @@ SHARED = 32_768
 """Numbers from which on torch's threads share a tensor; smaller ones are one thread's work, here and in torch."""
 OLD_CODE = ("2026-11-29-clip-2cores-k.json", "2026-11-30-clip-2cores-n.json")
 """Measured with the code before, beside the code of that day: they say nothing of what the library does now."""
+MISSED = pytest.mark.xfail(strict=True, reason="1.08 in two threads: of tensors that small each is one thread's work")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("active", [True, False])
 @pytest.mark.parametrize("num_tensors", TENSORS)
 @pytest.mark.parametrize("num_parameters", SIZES)
-def test_next_to_torch(num_parameters: int, num_tensors: int, active: bool, threads: int) -> None:
+def test_next_to_torch(
+    num_parameters: int, num_tensors: int, active: bool, threads: int, request: pytest.FixtureRequest
+) -> None:
     (row,) = [
         row
         for row in rows(threads)
         if row["name"] == "clip_grad_norm"
         and (row["num_parameters"], row["num_tensors"], row["active"]) == (num_parameters, num_tensors, active)
     ]
-    working = threads if num_parameters // num_tensors >= SHARED else 1
-    assert row["ratio_to_torch"] <= MOST[working, active]
+    if threads == 2 and active and num_parameters // num_tensors < SHARED:
+        assert row["ratio_to_torch"] <= MOST[1, active]
+        request.applymarker(MISSED)
+    assert row["ratio_to_torch"] <= MOST[threads, active]
     assert row["memory_bytes_per_parameter"] == pytest.approx(12 if active else 4, rel=0.01)
 
 
