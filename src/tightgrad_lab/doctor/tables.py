@@ -51,16 +51,19 @@ def records_of(path: Path) -> list[dict[str, Any]]:
 
 def _rows(ending: str, text: str) -> Iterator[dict[str, Any]]:
     if ending in ("csv", "tsv"):
-        yield from csv.DictReader(text.splitlines(), delimiter="\t" if ending == "tsv" else ",")
+        try:
+            yield from csv.DictReader(text.splitlines(), delimiter="\t" if ending == "tsv" else ",")
+        except csv.Error as error:
+            raise ArgumentError(f"this table cannot be read: {error}") from None
     elif ending == "json":
         try:
             whole = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArgumentError(f"this JSON file cannot be read: {error}") from None
         listed = (
             next((one for one in whole.values() if isinstance(one, list)), []) if isinstance(whole, dict) else whole
         )
-        yield from (row for row in listed if isinstance(row, dict))
+        yield from (row for row in (listed if isinstance(listed, list) else []) if isinstance(row, dict))
     else:
         for line in re.split(r"[\r\n]+", text):  # progress bars write over their line
             yield _literal(line) or _pairs(line)
@@ -75,7 +78,7 @@ def _literal(line: str) -> dict[str, Any] | None:
     for read in (json.loads, lambda one: ast.literal_eval(re.sub(r"\b(nan|inf)\b", r"'\1'", one))):
         try:
             found = read(inner)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, RecursionError):
             continue
         if isinstance(found, dict):
             return {**_pairs(line[:start]), **found}
@@ -108,8 +111,8 @@ def _record(row: dict[str, Any]) -> dict[str, Any]:
 
 def _number(value: Any) -> float | None:
     try:
-        return None if value is None or isinstance(value, bool | list | dict) else float(value)
-    except ValueError:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):  # a list of rates, a name, a whole number of 400 digits
         return None
 
 
