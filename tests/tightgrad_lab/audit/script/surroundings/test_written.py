@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tightgrad_lab.audit.script.surroundings import written
 
 HOOKED = """
@@ -26,6 +28,51 @@ os.symlink("config.json", "link")
 os.rename("folder", "moved")
 open("moved/more", "w").write("new")
 """
+
+HERE = "here = os.open('.', os.O_RDONLY); sub = os.open('folder', os.O_RDONLY)\n"
+BY_DESCRIPTOR = {
+    "moved": "os.rename('notes.txt', 'kept', src_dir_fd=here, dst_dir_fd=sub)",
+    "moved to a name that the script had made": "open('folder/new', 'w').close(); os.remove('new', dir_fd=sub)\n"
+    "os.rename('notes.txt', 'new', dst_dir_fd=sub)",
+    "moved twice, by a name of the script's": "open('t', 'w').close(); os.replace('t', 'u'); os.remove('u')\n"
+    "os.rename('notes.txt', 't', dst_dir_fd=here); os.rename('t', 'v', src_dir_fd=here)",
+    "copied and removed": "shutil.copy('notes.txt', 'copy'); os.unlink('notes.txt', dir_fd=here)",
+    "written to, copied and removed": "open('notes.txt', 'a').write('!'); os.utime('notes.txt')\n"
+    "shutil.copy('notes.txt', 'copy'); os.unlink('notes.txt', dir_fd=here)",
+    "a folder copied and removed": "shutil.copytree('folder', 'new'); shutil.rmtree('folder')",
+    "a folder in the place of the script's": "os.mkdir('runs'); open('runs/own', 'w').close()\n"
+    "os.rename('runs', 'old'); os.rename('folder', 'runs', src_dir_fd=here)",
+    "a link in the place of a folder": "os.mkdir('runs'); open('runs/own', 'w').close()\n"
+    "shutil.rmtree('runs'); os.symlink('folder', 'runs', dir_fd=here)",
+    "a name that is made elsewhere": "os.close(os.open('notes.txt', os.O_CREAT | os.O_WRONLY, dir_fd=sub))\n"
+    "os.unlink('notes.txt', dir_fd=sub)",
+    "linked": "os.link('notes.txt', 'other', dst_dir_fd=sub); os.unlink('notes.txt')",
+}
+"""What a script does with files that were there, relative to open folders among others."""
+
+
+@pytest.mark.parametrize("what", BY_DESCRIPTOR)
+def test_no_content_is_lost_whatever_the_script_does(what, tmp_path):
+    home, log = tmp_path / "home", tmp_path / "log"
+    (home / "folder").mkdir(parents=True)
+    (home / "notes.txt").write_text("notes")
+    (home / "folder" / "own").write_text("own")
+    program = HOOKED.format(path=written.__file__, log=str(log)) + HERE + BY_DESCRIPTOR[what]
+    subprocess.run([sys.executable, "-c", program], cwd=home, check=True)
+    written.remove_new([log])
+    left = {path.read_text().rstrip("!") for path in home.rglob("*") if path.is_file()}
+    assert left >= {"notes", "own"}
+
+
+def test_what_is_made_in_an_open_folder_is_removed(tmp_path):
+    home, log = tmp_path / "home", tmp_path / "log"
+    (home / "folder").mkdir(parents=True)
+    program = HOOKED.format(path=written.__file__, log=str(log)) + HERE
+    program += "os.close(os.open('a', os.O_CREAT | os.O_WRONLY, dir_fd=sub)); os.rename('a', 'b', src_dir_fd=sub)\n"
+    program += "os.mkdir('c', dir_fd=sub); os.symlink('b', 'd', dir_fd=sub); os.mkdir('e'); os.rmdir('e', dir_fd=here)"
+    subprocess.run([sys.executable, "-c", program], cwd=home, check=True)
+    written.remove_new([log])
+    assert [path.name for path in home.rglob("*")] == ["folder"]
 
 
 def test_what_was_there_stays_where_the_script_has_moved_it(tmp_path):
