@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from tightgrad_lab.bench.passes import MemoryTraffic
 from tightgrad_lab.common import byte_model
 from tightgrad_lab.common.labels import label
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
+from tightgrad_lab.schema.clipping import ClipGeometryFigure, ClipGeometryRow, ClippedGradient
 
 BINS = 41
 REACH = 1.5
@@ -149,7 +149,7 @@ def chosen(make: Make, parameters: Mapping[str, nn.Parameter], stream: list[Grad
 
 def row(
     name: str, clipper: Clipper, parameters: Mapping[str, nn.Parameter], stream: list[Grads], settings: Settings
-) -> dict[str, Any]:
+) -> ClipGeometryRow:
     """What a method does to the gradients, and what that costs.
 
     Returns:
@@ -215,7 +215,7 @@ def _fill(own: Grads, grads: Grads) -> None:
         own[name].copy_(grad)
 
 
-def picture(parameters: Mapping[str, nn.Parameter], grads: Grads) -> dict[str, Any]:
+def picture(parameters: Mapping[str, nn.Parameter], grads: Grads) -> ClipGeometryFigure:
     """One gradient in the plane that it spans with its value-clipped self, and the histograms of entries.
 
     Both ways leave half of the norm.
@@ -227,7 +227,7 @@ def picture(parameters: Mapping[str, nn.Parameter], grads: Grads) -> dict[str, A
     assert isinstance(by_value, tg.clip.Value)
     rms = float(before.square().mean().sqrt())
     reach = math.ceil(REACH * by_value.max_value / rms)
-    ways = {}
+    ways: dict[str, ClippedGradient] = {}
     for name, clipper in (("norm", by_norm), ("value", by_value)):
         (after,) = clipped(clipper, parameters, [grads])
         ways[name] = {

@@ -8,7 +8,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from tightgrad_lab.bench.codecs import CODECS
 from tightgrad_lab.common import byte_model
 from tightgrad_lab.common.labels import label
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
+from tightgrad_lab.schema.compression import CodecFamily, CodecGalleryFigure, CodecRow
 from tightgrad_lab.training.files import finite
 
 LAYER = "encoder.layers.2.linear1.weight"
@@ -84,7 +84,7 @@ class CodecGallery(Experiment[Settings]):
         table.append(low_rank_row(grads))
         layer = grads[LAYER]
         shown = stretch(layer, settings.strip)
-        figure = {
+        figure: CodecGalleryFigure = {
             "layer": LAYER,
             "shape": list(layer.shape),
             "num_parameters": whole.numel(),
@@ -144,7 +144,7 @@ def in_rms(values: Tensor, scale: Tensor) -> list[float]:
     return [float(f"{value:.4g}") for value in (values / rms).tolist()]
 
 
-def family(name: str, codec: Codec | None, grads: Grads, shown: slice) -> dict[str, Any]:
+def family(name: str, codec: Codec | None, grads: Grads, shown: slice) -> CodecFamily:
     """What arrives of the layer, and what is left behind."""
     layer = grads[LAYER]
     if codec is None:
@@ -167,7 +167,7 @@ def family(name: str, codec: Codec | None, grads: Grads, shown: slice) -> dict[s
     }
 
 
-def codec_row(codec: Codec, flat: Tensor, settings: Settings) -> dict[str, Any]:
+def codec_row(codec: Codec, flat: Tensor, settings: Settings) -> CodecRow:
     """Everything about one codec on one tensor."""
     spec = GradSpec("gradient", tuple(flat.shape), flat.numel(), seed=1)
     generator = torch.Generator().manual_seed(0)
@@ -198,7 +198,7 @@ def averaged_error(codec: Codec, flat: Tensor, spec: GradSpec, draws: int) -> fl
     return _relative_error(total / draws, flat)
 
 
-def copy_row(flat: Tensor, settings: Settings) -> dict[str, Any]:
+def copy_row(flat: Tensor, settings: Settings) -> CodecRow:
     """A plain copy, to know what the machine can do."""
     out = torch.empty_like(flat)
     speed = _speed(flat, lambda: out.copy_(flat), settings.repeats)
@@ -228,7 +228,7 @@ def low_rank(grads: Grads) -> tuple[Grads, int]:
     return delivered, nbytes
 
 
-def low_rank_row(grads: Grads) -> dict[str, Any]:
+def low_rank_row(grads: Grads) -> CodecRow:
     """PowerSGD on all matrices; its rounds of communication stand between encode and decode, so these have no speed."""
     delivered, nbytes = low_rank(grads)
     whole = torch.cat([grad.flatten() for grad in grads.values()])

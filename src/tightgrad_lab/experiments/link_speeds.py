@@ -13,7 +13,8 @@ from tightgrad_lab.bench.link_work import Work
 from tightgrad_lab.common.recommended import RECOMMENDED
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.network import why_not
-from tightgrad_lab.schema import PAYS, LinkPoint, LinkSpeedsRow
+from tightgrad_lab.schema import PAYS
+from tightgrad_lab.schema.compression import LinkPoint, LinkSpeedsRow
 
 DENSE = "dense"
 """A method pays when its step takes at most this share of the dense one."""

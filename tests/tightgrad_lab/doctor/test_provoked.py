@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from support.row_types import wrong
 from tightgrad_lab.doctor.rules import RULES
-from tightgrad_lab.experiments.common_failures.experiment import Job, provoke
+from tightgrad_lab.experiments.common_failures.experiment import Job, provoke, row
 from tightgrad_lab.experiments.common_failures.runs import FAILURES
+from tightgrad_lab.schema.failures import FailureRow
 
 BETTER = {
     "loss": lambda before, after: before is None or after < 0.75 * before,
@@ -35,6 +37,7 @@ def test_named_and_cured(problem: str) -> None:
     found = provoked_in_new_process(job) if problem in ABOUT_MEMORY else provoke(job)
     assert found["named"], [said["problem"] for said in found["said"]]
     assert found["said_after"] == []
+    assert wrong(row(problem, [found]), FailureRow, "row") == []
     assert BETTER[FAILURES[problem].metric](found["before"], found["after"]), (found["before"], found["after"])
 
 

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from support.row_types import wrong
 from tightgrad.collectives.traffic import all_reduce_nbytes
 from tightgrad_lab.common import byte_model
 from tightgrad_lab.experiments.accumulation_memory import train
 from tightgrad_lab.experiments.accumulation_memory.experiment import EXPERIMENT, Settings
 from tightgrad_lab.experiments.accumulation_memory.train import Work
+from tightgrad_lab.schema.accumulation import AccumulationMemoryFigure, AccumulationMemoryRow
 
 WORK = Work("single", micro_batch=2, effective_batch=8, width=64, layers=1)
 CONTROL_NBYTES = 256
@@ -48,6 +50,8 @@ def test_a_smaller_micro_batch_takes_less_memory_and_no_less_than_what_is_fixed(
 def test_the_wrappers_are_the_same_training_and_differ_in_cost() -> None:
     settings = Settings(8, (2, 8), compared=2, width=64, layers=1, seeds=1, rounds=2)
     measured = EXPERIMENT.run(settings, lambda share, text: None)
+    assert wrong(measured.figure, AccumulationMemoryFigure, "figure") == []
+    assert [at for row in measured.table for at in wrong(row, AccumulationMemoryRow, "row")] == []
     rows = {row["wrapper"]: row for row in measured.table}
     assert list(rows) == list(train.WRAPPERS)
     assert [row["micro_batches"] for row in rows.values()] == [4, 2, 2, 2]

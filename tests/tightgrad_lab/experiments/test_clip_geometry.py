@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 import tightgrad as tg
+from support.row_types import wrong
 from tightgrad_lab.experiments import clip_geometry
 from tightgrad_lab.experiments.clip_geometry import ADAPTIVE, BINS, CHOSEN, KEPT, Settings
 from tightgrad_lab.report.pairs.clip_geometry import METHODS
+from tightgrad_lab.schema.clipping import ClipGeometryFigure, ClipGeometryRow
 
 SETTINGS = Settings(steps=1, gradients=3, repeats=1, batch_size=1)
 PARAMETERS = {"embedding.weight": nn.Parameter(torch.ones(30, 20)), "layer": nn.Parameter(torch.ones(40, 20))}
@@ -45,6 +47,7 @@ def test_bias_is_an_angle_between_means() -> None:
     one[0], other[1] = 10.0, 1.0
     parameters = {"w": nn.Parameter(torch.ones(2))}
     row = clip_geometry.row("global_norm", tg.clip.GlobalNorm(1.0), parameters, [{"w": one}, {"w": other}], SETTINGS)
+    assert wrong(row, ClipGeometryRow, "row") == []
     angle = math.atan2(1, 1) - math.atan2(1, 10)
     assert row["bias"] == pytest.approx(math.sin(angle), rel=1e-6)
     assert row["kept"] == pytest.approx([0.1, 1.0])
@@ -54,6 +57,7 @@ def test_bias_is_an_angle_between_means() -> None:
 def test_the_picture_is_true() -> None:
     (grads,) = stream(1)
     found = clip_geometry.picture(PARAMETERS, grads)
+    assert wrong(found, ClipGeometryFigure, "figure") == []
     before = clip_geometry.flat(grads)
     assert found["norm"] == pytest.approx(float(before.norm()))
     assert found["ways"]["norm"]["cosine"] == pytest.approx(1.0, abs=1e-9)

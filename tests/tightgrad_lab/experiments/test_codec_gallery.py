@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from support.row_types import wrong
 from tightgrad.codecs import Cast, IntBlock, Threshold, TopK
 from tightgrad.core.types import GradSpec
 from tightgrad.reducers import PowerSGD
@@ -11,6 +12,7 @@ from tightgrad_lab.common import byte_model
 from tightgrad_lab.common.labels import label
 from tightgrad_lab.experiments import codec_gallery
 from tightgrad_lab.experiments.codec_gallery import BINS, REACH, Settings
+from tightgrad_lab.schema.compression import CodecRow
 
 SETTINGS = Settings(steps=1, batch_size=1, repeats=1, draws=4)
 
@@ -38,6 +40,7 @@ def test_labels_tell_all_codecs_apart() -> None:
 
 def test_a_row_is_measured() -> None:
     row = codec_gallery.codec_row(IntBlock(4), flat(), SETTINGS)
+    assert wrong(row, CodecRow, "row") == []
     assert row["nbytes"] == IntBlock(4).payload_nbytes(GradSpec.of("x", flat()))
     assert 0.05 < row["relative_error"] < 0.2
     assert row["cosine"] > 0.98

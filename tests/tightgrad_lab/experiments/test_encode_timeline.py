@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from support.row_types import wrong
 from tightgrad_lab.experiments.encode_timeline import peers as peers
 from tightgrad_lab.experiments.encode_timeline import table
 from tightgrad_lab.experiments.encode_timeline.path import PLANS, Lane, measure
 from tightgrad_lab.experiments.encode_timeline.table import COLUMNS, Trial, quoted_rows, run_trials, trials
 from tightgrad_lab.experiments.fragile import HANGS, outcomes
+from tightgrad_lab.schema.compression import EncodeLane, EncodeTimelineRow
 from tightgrad_lab.training.ranks import run_ranks
 
 
@@ -59,6 +61,7 @@ def test_every_cell_is_run_or_has_a_source() -> None:
         table.tightgrad_row(found),
     ]
     for row in rows:
+        assert wrong(row, EncodeTimelineRow, "row") == []
         for column in COLUMNS:
             cell = row[column]
             assert cell["how"] in ("run", "quoted")
@@ -76,6 +79,7 @@ def test_several_answers_come_apart() -> None:
 def test_the_path_of_every_plan() -> None:
     found: list[dict[str, object]] = []
     run_ranks(2, measure, ([Lane(plan, 1, 1, 1) for plan in PLANS],), found.append)
+    assert [at for lane in found for at in wrong(lane, EncodeLane, "lane")] == []
     assert [lane["plan"] for lane in found] == list(PLANS)
     dense, cast, quantise, sparsify, low_rank = found
     assert dense["payload_bytes"] is low_rank["payload_bytes"] is None

@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from support.row_types import wrong
 from tightgrad_lab.common import byte_model
 from tightgrad_lab.experiments.loss_spikes import experiment, train
 from tightgrad_lab.experiments.loss_spikes.experiment import CLEAN, EXPERIMENT
 from tightgrad_lab.experiments.loss_spikes.train import BURST, METHODS, QUIET_STEPS, SPIKE_NATS, Run
 from tightgrad_lab.report.pairs.loss_spikes import METHODS as SHOWN
+from tightgrad_lab.schema.clipping import LossSpikesFigure, LossSpikesRow
 
 RUN = Run("global_norm", 0, outliers=2, steps=120, batch_size=1, width=16, layers=1, learning_rate=1e-3)
 
@@ -61,6 +63,8 @@ def test_a_run_and_its_row() -> None:
     found = [train.train(run) for run in runs]
     json.dumps(found, allow_nan=False)
     measured = experiment.measured(settings, runs, found)
+    assert wrong(measured.figure, LossSpikesFigure, "figure") == []
+    assert [at for row in measured.table for at in wrong(row, LossSpikesRow, "row")] == []
     assert [row["method"] for row in measured.table] == ["none", "global_norm", CLEAN]
     assert found[0]["outliers"] == found[1]["outliers"] == train.outlier_steps(runs[0])
     assert found[2]["outliers"] == []

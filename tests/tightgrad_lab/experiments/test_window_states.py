@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from support.row_types import wrong
 from tightgrad_lab.experiments.window_states import experiment
 from tightgrad_lab.experiments.window_states.loops import CONTESTANTS, Contestant, Job, by_hand, measure
 from tightgrad_lab.experiments.window_states.machine import KINDS, LAST, STAGES, path_of
@@ -25,6 +26,7 @@ from tightgrad_lab.experiments.window_states.windows import (
     judged,
     together,
 )
+from tightgrad_lab.schema.accumulation import WindowStatesFigure, WindowStatesRow
 from tightgrad_lab.training.ranks import run_ranks
 
 SETTINGS = experiment.Settings(4, 4, 32, 1, seeds=1, frameworks={"loop": "2", "tightgrad": "1"})
@@ -149,6 +151,8 @@ def test_the_whole_experiment() -> None:
     told: list[float] = []
     settings = replace(SETTINGS, hang_seconds=6.0, collective_seconds=2.0)
     found = experiment.EXPERIMENT.run(settings, lambda share, text: told.append(share))
+    assert wrong(found.figure, WindowStatesFigure, "figure") == []
+    assert [at for row in found.table for at in wrong(row, WindowStatesRow, "row")] == []
     rows = {row["loop"]: row for row in found.table}
     assert list(rows) == [
         *("loop", "loop_ranks", "weighted", "accelerate", "trainer", "trainer_items", "lightning", "optax", "keras"),

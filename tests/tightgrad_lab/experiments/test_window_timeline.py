@@ -1,6 +1,8 @@
 """Real ranks, real windows; what is accumulated is exact and is sent once."""
 
+from support.row_types import wrong
 from tightgrad_lab.experiments.window_timeline.experiment import EXPERIMENT, Settings
+from tightgrad_lab.schema.accumulation import WindowTimelineFigure, WindowTimelineRow
 
 SETTINGS = Settings((1, 2), 4, 2, 3, 2, 1, 32, 1)
 
@@ -9,7 +11,9 @@ def test_a_short_run() -> None:
     told: list[float] = []
     found = EXPERIMENT.run(SETTINGS, lambda share, _: told.append(share))
     assert [row["micro_batches"] for row in found.table] == [1, 2]
+    assert wrong(found.figure, WindowTimelineFigure, "figure") == []
     for row in found.table:
+        assert wrong(row, WindowTimelineRow, "row") == []
         assert max(row["relative_error"]) < 1e-6
         assert row["peak_memory_bytes"] > 0
     once, twice = found.table

@@ -16,6 +16,7 @@ from tightgrad_lab.experiments.accumulation_memory.train import (
 )
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.experiments.workers import run_all
+from tightgrad_lab.schema.accumulation import AccumulationMemoryFigure, AccumulationMemoryRow, MemoryPoint
 from tightgrad_lab.training.ranks import run_ranks
 
 
@@ -72,21 +73,21 @@ class AccumulationMemory(Experiment[Settings]):
         peaks |= dict(zip(measured, found[len(wrapped) :], strict=True))
         points = [_point(settings, work, peaks, times) for work in single]
         base = times[settings.work("single", settings.compared)]["weights"]
-        rows = []
+        rows: list[AccumulationMemoryRow] = []
         for work in (settings.work("single", settings.compared), *wrapped):
             ranks = 1 if work.wrapper == "single" else settings.ranks
             difference = float((from_numpy(times[work]["weights"]) - from_numpy(base)).abs().max())
-            row = {"wrapper": work.wrapper, "ranks": ranks, "wire_bytes": times[work]["wire_bytes"]}
-            micro = work.micro_batches(ranks)
             rows.append(
                 {
-                    **row,
+                    "wrapper": work.wrapper,
+                    "ranks": ranks,
+                    "wire_bytes": times[work]["wire_bytes"],
                     **_point(settings, work, peaks, times),
-                    "micro_batches": micro,
+                    "micro_batches": work.micro_batches(ranks),
                     "weights_difference": difference,
                 }
             )
-        figure = {
+        figure: AccumulationMemoryFigure = {
             "points": points,
             "fixed_bytes": fixed_nbytes(single[0]),
             "num_parameters": len(base),
@@ -105,9 +106,15 @@ def _times(found: list[dict[str, Any]]) -> dict[Work, dict[str, Any]]:
     return {message["work"]: message for message in found}
 
 
-def _point(settings: Settings, work: Work, peaks: dict[Work, int], times: dict[Work, dict[str, Any]]) -> dict[str, Any]:
+def _point(settings: Settings, work: Work, peaks: dict[Work, int], times: dict[Work, dict[str, Any]]) -> MemoryPoint:
     own = [peaks[settings.work(work.wrapper, work.micro_batch, seed)] for seed in range(settings.seeds)]
-    return {"micro_batch": work.micro_batch, "peak_memory_bytes": own, **timed(times[work]["seconds"])}
+    median, quartiles = timed(times[work]["seconds"])
+    return {
+        "micro_batch": work.micro_batch,
+        "peak_memory_bytes": own,
+        "step_seconds": median,
+        "step_seconds_quartiles": quartiles,
+    }
 
 
 EXPERIMENT = AccumulationMemory()

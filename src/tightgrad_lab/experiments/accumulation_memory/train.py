@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -165,7 +164,7 @@ def measure_both(rank: Rank, send: Send, works: Sequence[Work], rounds: int, mea
     measure_memory(rank, send, measured)
 
 
-def timed(seconds: Sequence[float]) -> dict[str, Any]:
+def timed(seconds: Sequence[float]) -> tuple[float, list[float]]:
     """The median of a step's seconds, and its quartiles."""
     first, _, third = statistics.quantiles(seconds) if len(seconds) > 1 else [seconds[0]] * 3
-    return {"step_seconds": statistics.median(seconds), "step_seconds_quartiles": [first, third]}
+    return statistics.median(seconds), [first, third]

@@ -16,7 +16,7 @@ from tightgrad_lab.experiments.accuracy_vs_bytes import feedback
 from tightgrad_lab.experiments.accuracy_vs_bytes.methods import DGC_CLIP, DGC_START, METHODS, SMALL
 from tightgrad_lab.experiments.accuracy_vs_bytes.train import Done, Job, train_all
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
-from tightgrad_lab.schema import AccuracyVsBytesRow
+from tightgrad_lab.schema.compression import AccuracyVsBytesRow
 from tightgrad_lab.training import case
 from tightgrad_lab.training.ranks import run_ranks
 

@@ -16,7 +16,7 @@ from tightgrad.clip.norm import exact_norm
 from tightgrad.clip.one_factor import clip_coefficient
 from tightgrad_lab.bench.passes import MemoryTraffic
 from tightgrad_lab.common import byte_model
-from tightgrad_lab.schema import ClipLane
+from tightgrad_lab.schema.clipping import ClipLane
 
 STAGES = ("backward", "norm", "factor", "multiply", "optimizer")
 LANES = ("below", "multiply", "fold", "torch")

@@ -13,6 +13,7 @@ from tightgrad_lab.doctor import Finding, History, examine, read_history
 from tightgrad_lab.experiments.common_failures.runs import FAILURES, Failure, Run
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.experiments.workers import run_all
+from tightgrad_lab.schema.failures import CommonFailuresFigure, FailureCurve, FailureRow
 from tightgrad_lab.training.files import finite
 
 CURVES = {
@@ -63,7 +64,7 @@ class CommonFailures(Experiment[Settings]):
             name: [outcome for job, outcome in zip(jobs, outcomes, strict=True) if job.problem == name]
             for name in FAILURES
         }
-        figure = {
+        figure: CommonFailuresFigure = {
             "panels": [
                 {"problem": name, "field": field, "runs": [outcome["curves"] for outcome in by_problem[name]]}
                 for name, field in CURVES.items()
@@ -99,7 +100,7 @@ def _examined(failure: Failure, run: Run) -> tuple[float, History, list[Finding]
     return value, history, examine(history)
 
 
-def _curve(history: History, field: str) -> dict[str, Any]:
+def _curve(history: History, field: str) -> FailureCurve:
     steps, values = history.series(field)
     return {"steps": steps, "values": values, "ended": history.failure is not None}
 
@@ -112,7 +113,7 @@ def _give_back_memory() -> None:
         trim(0)
 
 
-def row(problem: str, outcomes: list[dict[str, Any]]) -> dict[str, Any]:
+def row(problem: str, outcomes: list[dict[str, Any]]) -> FailureRow:
     """One problem over all seeds; what was said is that of the first."""
     first = outcomes[0]
     own = next((said for said in first["said"] if said["problem"] == problem), None)

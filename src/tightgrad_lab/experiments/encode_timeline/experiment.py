@@ -1,12 +1,12 @@
 """Encode, collective, decode, as two ranks run them; and what other frameworks do in their place."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from tightgrad_lab.experiments.encode_timeline.path import PLANS, STAGES, Lane, measure
 from tightgrad_lab.experiments.encode_timeline.peers import HOOKS
 from tightgrad_lab.experiments.encode_timeline.table import make_table
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
+from tightgrad_lab.schema.compression import EncodeLane, EncodeTimelineFigure
 from tightgrad_lab.training.ranks import run_ranks
 
 
@@ -46,9 +46,9 @@ class EncodeTimeline(Experiment[Settings]):
     def run(self, settings: Settings, report: Report) -> Measured:
         """Measure the path, then run the hooks."""
         lanes = [Lane(plan, settings.warm_up, settings.steps, settings.batch_size) for plan in settings.plans]
-        found: list[dict[str, Any]] = []
+        found: list[EncodeLane] = []
 
-        def receive(message: dict[str, Any]) -> None:
+        def receive(message: EncodeLane) -> None:
             found.append(message)
             report(0.4 * len(found) / len(lanes), message["plan"])
 
@@ -56,7 +56,8 @@ class EncodeTimeline(Experiment[Settings]):
         table = make_table(
             settings.hooks, settings.accelerate, settings.seconds, lambda share, text: report(0.4 + 0.6 * share, text)
         )
-        return Measured({"stages": list(STAGES), "ranks": settings.ranks, "lanes": found}, table, backend="gloo")
+        figure: EncodeTimelineFigure = {"stages": list(STAGES), "ranks": settings.ranks, "lanes": found}
+        return Measured(figure, table, backend="gloo")
 
 
 EXPERIMENT = EncodeTimeline()

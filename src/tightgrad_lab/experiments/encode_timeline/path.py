@@ -2,7 +2,6 @@
 
 import statistics
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -13,6 +12,7 @@ from tightgrad.core.types import GradSpec
 from tightgrad.reducers import PowerSGD
 from tightgrad_lab.common import byte_model
 from tightgrad_lab.common.labels import label
+from tightgrad_lab.schema.compression import EncodeLane
 from tightgrad_lab.training.ranks import Rank, Send
 
 STAGES = ("encode", "collective", "decode")
@@ -50,7 +50,7 @@ def measure(rank: Rank, send: Send, lanes: list[Lane]) -> None:
             send(found)
 
 
-def measure_lane(rank: Rank, lane: Lane) -> dict[str, Any]:
+def measure_lane(rank: Rank, lane: Lane) -> EncodeLane:
     """Train a few steps.
 
     Returns:

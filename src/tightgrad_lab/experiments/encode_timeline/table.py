@@ -6,15 +6,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 from tightgrad_lab.experiments.encode_timeline import peers as peers
 from tightgrad_lab.experiments.experiment import Report
 from tightgrad_lab.experiments.fragile import HANGS, outcomes
+from tightgrad_lab.schema.compression import EncodeTimelineRow, PeerCell
 
 RANKS = 2
 AT_ONCE = 2
-COLUMNS = ("ddp", "fsdp2", "feedback", "resume", "cpu")
+Aspect = Literal["ddp", "fsdp2", "feedback", "resume", "cpu"]
+COLUMNS: tuple[Aspect, ...] = ("ddp", "fsdp2", "feedback", "resume", "cpu")
 RUN, QUOTED = "run", "quoted"
 _TORCH = "https://docs.pytorch.org/docs/stable/ddp_comm_hooks.html"
 _QUANTIZATION = (
@@ -42,7 +44,7 @@ class Cell:
     source: str = ""
 
 
-Row = dict[str, Any]
+Row = EncodeTimelineRow
 
 
 def quoted(value: str, source: str) -> Cell:
@@ -51,12 +53,21 @@ def quoted(value: str, source: str) -> Cell:
 
 
 def row(framework: str, method: str, *cells: Cell) -> Row:
-    """A row as JSON values."""
-    assert len(cells) == len(COLUMNS)
-    named = zip(COLUMNS, cells, strict=True)
-    return {"framework": framework, "method": method} | {
-        name: {"value": cell.value, "how": cell.how, "source": cell.source} for name, cell in named
+    """A row as JSON values; the cells are in the order of the columns."""
+    ddp, fsdp2, feedback, resume, cpu = map(_cell, cells)
+    return {
+        "framework": framework,
+        "method": method,
+        "ddp": ddp,
+        "fsdp2": fsdp2,
+        "feedback": feedback,
+        "resume": resume,
+        "cpu": cpu,
     }
+
+
+def _cell(cell: Cell) -> PeerCell:
+    return {"value": cell.value, "how": cell.how, "source": cell.source}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.experiments.large_batches.equal import equal
 from tightgrad_lab.experiments.large_batches.train import RULES, Run, train
 from tightgrad_lab.experiments.workers import run_all
-from tightgrad_lab.schema import LargeBatchesFigure, LargeBatchesRow
+from tightgrad_lab.schema.accumulation import LargeBatchesFigure, LargeBatchesRow
 
 OPTIMIZERS = {"sgd": "none", "lars": "lars", "lamb": "lamb"}
 """Each optimizer, and a rule that uses it."""

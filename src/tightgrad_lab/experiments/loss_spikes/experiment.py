@@ -19,6 +19,7 @@ from tightgrad_lab.experiments.loss_spikes.train import (
     train,
 )
 from tightgrad_lab.experiments.workers import run_all
+from tightgrad_lab.schema.clipping import LossSpikesFigure, LossSpikesRow, SpikeCurve
 
 CLEAN = "clean"
 """The row without clipping and without outliers: what there is to be lost."""
@@ -83,17 +84,31 @@ def make_runs(settings: Settings) -> list[Run]:
 def measured(settings: Settings, runs: Sequence[Run], found: Sequence[dict[str, Any]]) -> Measured:
     """A row for each method, with a value for each seed; the curves of all runs."""
     clean = {run.seed: one["losses"] for run, one in zip(runs, found, strict=True) if not run.outliers}
-    rows: dict[str, dict[str, Any]] = {}
-    curves = []
+    rows: dict[str, LossSpikesRow] = {}
+    curves: list[SpikeCurve] = []
     for run, one in zip(runs, found, strict=True):
         name = run.method if run.outliers else CLEAN
         clip = METHODS[run.method]
         row = rows.setdefault(name, {"method": name, "settings": label(clip) if clip else None, "runs": []})
-        kept = {key: one[key] for key in ("final_loss", "clip_rate", "usual_norm", "outlier_norm")}
-        row["runs"].append({**spikes(one["losses"], clean[run.seed], one["outliers"]), **kept})
-        drawn = {key: one[key] for key in ("losses", "norms", "outliers")}
-        curves.append({"method": name, "seed": run.seed, **drawn})
-    figure = {
+        row["runs"].append(
+            {
+                **spikes(one["losses"], clean[run.seed], one["outliers"]),
+                "final_loss": one["final_loss"],
+                "clip_rate": one["clip_rate"],
+                "usual_norm": one["usual_norm"],
+                "outlier_norm": one["outlier_norm"],
+            }
+        )
+        curves.append(
+            {
+                "method": name,
+                "seed": run.seed,
+                "losses": one["losses"],
+                "norms": one["norms"],
+                "outliers": one["outliers"],
+            }
+        )
+    figure: LossSpikesFigure = {
         "held_out": HELD_OUT,
         "burst": BURST,
         "before": BEFORE,

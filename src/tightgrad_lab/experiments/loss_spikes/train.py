@@ -19,6 +19,7 @@ from torch.nn import functional
 import tightgrad as tg
 from tightgrad.core.protocols import Clipper
 from tightgrad_lab.common import byte_model
+from tightgrad_lab.schema.clipping import Spikes
 from tightgrad_lab.training.files import finite
 
 HELD_OUT = 0.1
@@ -139,7 +140,7 @@ def _optimizers(run: Run, model: torch.nn.Module) -> list[torch.optim.Optimizer]
     return [muon, torch.optim.AdamW(rest, run.learning_rate, BETAS)]
 
 
-def spikes(losses: Sequence[float | None], clean: Sequence[float | None], outliers: Sequence[int]) -> dict[str, Any]:
+def spikes(losses: Sequence[float | None], clean: Sequence[float | None], outliers: Sequence[int]) -> Spikes:
     """How far the loss on text rises after outliers, against training on the same batches without them.
 
     Args:

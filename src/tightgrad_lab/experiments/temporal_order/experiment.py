@@ -11,7 +11,7 @@ from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.experiments.temporal_order import cliff, kinds
 from tightgrad_lab.experiments.temporal_order.task import Task, train
 from tightgrad_lab.experiments.workers import run_all
-from tightgrad_lab.schema import TemporalOrderFigure
+from tightgrad_lab.schema.clipping import TemporalOrderFigure
 
 KINDS = ("rnn", "lstm")
 SHARE_OF_TASKS = 0.7

@@ -15,6 +15,13 @@ from tightgrad_lab.experiments.window_states.ranks import measure as measure_ran
 from tightgrad_lab.experiments.window_states.settings import Settings
 from tightgrad_lab.experiments.window_states.windows import SCENARIOS
 from tightgrad_lab.experiments.workers import run_all
+from tightgrad_lab.schema.accumulation import (
+    OutOfMemoryCell,
+    StateMachine,
+    StepCell,
+    WindowStatesFigure,
+    WindowStatesRow,
+)
 from tightgrad_lab.training.ranks import run_ranks
 
 PUBLISHED = schema.PUBLISHED / "window_states.json"
@@ -46,7 +53,9 @@ class WindowStates(Experiment[Settings]):
         measured = run_all(measure, [Job(name, settings.seeds) for name in names], report, share=(SHARE_OF_RANKS, end))
         alone = dict(zip(names, measured, strict=True))
         memory = out_of_memory(settings, lambda name: report(end, f"out of memory: {name}"))
-        figure = found["machine"] | {
+        machine: StateMachine = found["machine"]
+        figure: WindowStatesFigure = {
+            **machine,
             "tokens": {name: [list(own) for own in scenario.tokens] for name, scenario in SCENARIOS.items()},
             "memory": {"samples": SAMPLES, "fits": FITS},
         }
@@ -54,8 +63,8 @@ class WindowStates(Experiment[Settings]):
 
 
 def make_table(
-    alone: dict[str, dict[str, Any]], on_ranks: dict[str, dict[str, Any]], memory: dict[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
+    alone: dict[str, dict[str, StepCell]], on_ranks: dict[str, dict[str, StepCell]], memory: dict[str, OutOfMemoryCell]
+) -> list[WindowStatesRow]:
     """All rows, in the order of CONTESTANTS.
 
     Args:
@@ -63,7 +72,7 @@ def make_table(
         on_ranks: those of the loops that were run on several ranks.
         memory: what happened when a rank ran out of memory.
     """
-    rows = []
+    rows: list[WindowStatesRow] = []
     for name, contestant in CONTESTANTS.items():
         if name not in alone:
             rows.append(published_row(name, contestant))
@@ -81,9 +90,9 @@ def row(
     contestant: Contestant,
     method: str,
     ranks: int,
-    cells: dict[str, Any],
-    memory: dict[str, Any] | None,
-) -> dict[str, Any]:
+    cells: dict[str, StepCell],
+    memory: OutOfMemoryCell | None,
+) -> WindowStatesRow:
     """One row as JSON values."""
     return {
         "loop": name,
@@ -91,17 +100,22 @@ def row(
         "version": contestant.version,
         "method": method,
         "ranks": ranks,
-        **{cell: cells.get(cell) for cell in CELLS},
+        "equal": cells.get("equal"),
+        "ragged": cells.get("ragged"),
+        "partial": cells.get("partial"),
+        "next": cells.get("next"),
+        "empty": cells.get("empty"),
         "out_of_memory": memory,
         "measured": None,
     }
 
 
-def published_row(name: str, contestant: Contestant) -> dict[str, Any]:
+def published_row(name: str, contestant: Contestant) -> WindowStatesRow:
     """The published row of a framework that is not installed, with the time at which it was "measured"."""
     if PUBLISHED.exists():
         published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-        for found in published["table"]:
+        table: list[WindowStatesRow] = published["table"]
+        for found in table:
             if found["loop"] == name and found["version"] is not None and found["measured"] is None:
                 return {**found, "measured": published["environment"]["time"]}
     return row(name, contestant, contestant.method, 1, {}, None)

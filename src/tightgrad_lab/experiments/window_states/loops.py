@@ -35,6 +35,7 @@ from tightgrad_lab.experiments.window_states.windows import (
     mean_loss,
     num_tokens,
 )
+from tightgrad_lab.schema.accumulation import StepCell
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
@@ -272,7 +273,7 @@ class Job:
     seeds: int
 
 
-def measure(job: Job) -> dict[str, dict[str, Any]]:
+def measure(job: Job) -> dict[str, StepCell]:
     """The cells of one contestant, in a process that may print and keep global state as it likes."""
     os.environ |= OFFLINE
     with _quiet():

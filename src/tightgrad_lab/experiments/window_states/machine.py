@@ -24,6 +24,7 @@ from tightgrad.accumulate import Window
 from tightgrad_lab.common import byte_model, verse
 from tightgrad_lab.experiments.window_states.settings import Settings
 from tightgrad_lab.experiments.window_states.windows import Recorder
+from tightgrad_lab.schema.accumulation import StateMachine
 
 STATES = ("fetch", "count", "micro_batch", "out_of_memory", "vote", "cut", "guard", "skip", "reduce", "clip", "step")
 KINDS = ("full", "out_of_memory", "nonfinite", "partial")
@@ -125,7 +126,7 @@ def path_of(fetched: int, attempts: Sequence[Sequence[str]], *, skipped: bool) -
     return path + ["guard"] + (["skip"] if skipped else ["reduce", "clip", "step"])
 
 
-def run_machine(rank: int, settings: Settings) -> dict[str, Any]:
+def run_machine(rank: int, settings: Settings) -> StateMachine:
     """What the figure shows. Collective: runs on every rank; what rank 0 gives counts."""
     torch.set_num_threads(1)
     windows = Walk(rank, settings).run()
@@ -134,7 +135,7 @@ def run_machine(rank: int, settings: Settings) -> dict[str, Any]:
     return summary(everyone, settings)
 
 
-def summary(everyone: Sequence[Sequence[Mapping[str, Any]]], settings: Settings) -> dict[str, Any]:
+def summary(everyone: Sequence[Sequence[Mapping[str, Any]]], settings: Settings) -> StateMachine:
     """Put together the windows of all ranks."""
     steps = Counter(edge for own in everyone for edge in pairwise(state for one in own for state in one["path"]))
     visits = Counter(state for own in everyone for one in own for state in one["path"])

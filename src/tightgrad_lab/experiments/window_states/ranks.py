@@ -35,6 +35,7 @@ from tightgrad_lab.experiments.window_states.windows import (
     num_tokens,
     together,
 )
+from tightgrad_lab.schema.accumulation import OutOfMemoryCell, StepCell
 from tightgrad_lab.training.ranks import Rank, Send
 
 RANKS = 2
@@ -86,7 +87,7 @@ def measure(rank: Rank, send: Send, settings: Settings) -> None:
         send(("cells", found))
 
 
-def _cells(loop: Loop, rank: Rank, seeds: int) -> dict[str, dict[str, Any]]:
+def _cells(loop: Loop, rank: Rank, seeds: int) -> dict[str, StepCell]:
     found: dict[str, list[dict[str, Any]]] = {}
     for name, scenario in SCENARIOS.items():
         for seed in range(seeds):
@@ -160,7 +161,7 @@ BODIES: dict[str, Callable[[], str]] = {
 """What each does when rank 1 of two runs out of memory."""
 
 
-def out_of_memory(settings: Settings, done: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+def out_of_memory(settings: Settings, done: Callable[[str], None]) -> dict[str, OutOfMemoryCell]:
     """A cell for each body whose framework is installed.
 
     Args:
@@ -183,7 +184,7 @@ def out_of_memory(settings: Settings, done: Callable[[str], None]) -> dict[str, 
     return found
 
 
-def cell_of(said: Sequence[str]) -> dict[str, Any]:
+def cell_of(said: Sequence[str]) -> OutOfMemoryCell:
     """What the ranks said as one cell: "by_rank" what became of each, and rank 0's numbers if it has any."""
     try:
         numbers: list[dict[str, Any]] = [json.loads(one) for one in said]

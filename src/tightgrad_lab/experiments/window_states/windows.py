@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tightgrad_lab.schema.accumulation import StepCell
+
 FEATURES, VOCABULARY, LENGTH = 8, 11, 16
 IGNORED = -100
 MICRO_BATCHES = 4
@@ -153,23 +155,25 @@ def judged(name: str, taken: Sequence[Taken], ranks: Sequence[Sequence[Batch]]) 
     }
 
 
-def together(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def together(cells: Sequence[dict[str, Any]]) -> StepCell:
     """One cell from those of several seeds: the worst outcome, the numbers of each."""
     order = ("not_finite", "no_step", "wrong", "right")
-    found: dict[str, Any] = {"outcome": min((cell["outcome"] for cell in cells), key=order.index)}
-    for key in ("gain", "relative_error", "cosine"):
-        found[key] = [cell[key] for cell in cells]
-    return found
+    return {
+        "outcome": min((cell["outcome"] for cell in cells), key=order.index),
+        "gain": [cell["gain"] for cell in cells],
+        "relative_error": [cell["relative_error"] for cell in cells],
+        "cosine": [cell["cosine"] for cell in cells],
+    }
 
 
-def failed(error: BaseException) -> dict[str, Any]:
+def failed(error: BaseException) -> StepCell:
     """The cell of a framework that raised."""
     return {"outcome": f"fails: {type(error).__name__}", "gain": [], "relative_error": [], "cosine": []}
 
 
-def cells_of(loop: Loop, seeds: int) -> dict[str, dict[str, Any]]:
+def cells_of(loop: Loop, seeds: int) -> dict[str, StepCell]:
     """Run a loop of one process on every scenario; a scenario on which it raises does not stop the others."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, StepCell] = {}
     for name, scenario in SCENARIOS.items():
         several: dict[str, list[dict[str, Any]]] = {}
         keys = ("partial", "next") if name == "partial" else (name,)

@@ -7,6 +7,7 @@ import torch
 from tightgrad_lab.experiments.experiment import Experiment, Measured, Report
 from tightgrad_lab.experiments.window_timeline.settings import Settings
 from tightgrad_lab.experiments.window_timeline.window import errors, measure
+from tightgrad_lab.schema.accumulation import WindowCost, WindowTimelineRow
 from tightgrad_lab.training.ranks import run_ranks
 
 
@@ -34,7 +35,8 @@ class WindowTimeline(Experiment[Settings]):
 
         run_ranks(settings.ranks, measure, (settings,), receive)
         exact = errors(settings, lambda done: report((steps - settings.seeds + done) / steps, "exact gradients"))
-        table = [{**row, **exact[row["micro_batches"]]} for row in found["rows"]]
+        rows: list[WindowCost] = found["rows"]
+        table: list[WindowTimelineRow] = [{**row, **exact[row["micro_batches"]]} for row in rows]
         return Measured(found["window"], table, backend="gloo")
 
 

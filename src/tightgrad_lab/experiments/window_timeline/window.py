@@ -4,7 +4,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -19,12 +19,12 @@ from tightgrad.core.protocols import Collective
 from tightgrad_lab.bench.accumulate import lingering
 from tightgrad_lab.common import byte_model, verse
 from tightgrad_lab.experiments.window_timeline.settings import Settings
+from tightgrad_lab.schema.accumulation import WindowCost, WindowErrors, WindowEvent, WindowTimelineFigure
 from tightgrad_lab.training.memory import peak_memory
 from tightgrad_lab.training.ranks import Rank, Send
 
 MEMORY_STEPS = 2  # optimizer state exists in the second
 MEMORY_TRIES = 2
-Event = dict[str, Any]
 
 
 def measure(rank: Rank, send: Send, settings: Settings) -> None:
@@ -44,7 +44,7 @@ def measure(rank: Rank, send: Send, settings: Settings) -> None:
             start = time.perf_counter()
             runs[k].step()
             seconds[k].append(time.perf_counter() - start)
-    rows = []
+    rows: list[WindowCost] = []
     for place, k in enumerate(settings.micro_batches):
         tell(("progress", (1 + settings.rounds + place, f"memory at K={k}")))
         with lingering():
@@ -57,7 +57,7 @@ def measure(rank: Rank, send: Send, settings: Settings) -> None:
                 "peak_memory_bytes": peak,
                 "seconds_per_sample": statistics.median(per_sample),
                 "seconds_quartiles": statistics.quantiles(per_sample, n=4)[::2],
-                "wire_bytes": runs[k].records[-1].wire_bytes,
+                "wire_bytes": runs[k].step_sent,
                 "wire_bytes_if_each_synced": runs[k].gradient_sent * k,
             }
         )
@@ -88,6 +88,13 @@ class Training:
         ranks = dist.get_world_size()
         return round(2 * (ranks - 1) / ranks * sum(p.numel() * p.element_size() for p in self.model.parameters()))
 
+    @property
+    def step_sent(self) -> int:
+        """Bytes that this rank sent in the last step."""
+        sent = self.records[-1].wire_bytes
+        assert sent is not None
+        return sent
+
     def step(self) -> None:
         """One window."""
         window = next(self._windows)
@@ -108,7 +115,7 @@ def _batches(rank: int, samples: int, seed: int) -> Iterator[Tensor]:
         yield verse.batch(samples, generator)
 
 
-def timeline(rank: Rank, settings: Settings) -> dict[str, Any]:
+def timeline(rank: Rank, settings: Settings) -> WindowTimelineFigure:
     """The window of median duration: what each rank did when, in seconds since the window's first forward.
 
     DDP's all-reduce of a bucket is timed by a hook that does what DDP does without one.
@@ -128,13 +135,13 @@ def timeline(rank: Rank, settings: Settings) -> dict[str, Any]:
     run.ddp.register_comm_hook(None, timed)
     run.step()  # DDP builds its buckets anew after the first backward
     windows = [_timed_window(run, spans, rank.rank) for _ in range(settings.windows)]
-    everyone: list[Any] = [None] * rank.ranks
+    everyone: list[list[_Timed]] = [[] for _ in range(rank.ranks)]
     dist.all_gather_object(everyone, windows)
     spent = [max(event["end"] for own in everyone for event in own[i]["events"]) for i in range(settings.windows)]
     chosen = spent.index(statistics.median_low(spent))
     together = [own[chosen] for own in everyone]
     begin = min(event["begin"] for own in together for event in own["events"])
-    events = [
+    events: list[WindowEvent] = [
         {**event, "begin": event["begin"] - begin, "end": event["end"] - begin}
         for own in together
         for event in own["events"]
@@ -149,10 +156,16 @@ def timeline(rank: Rank, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _timed_window(run: Training, spans: list[tuple[float, float]], rank: int) -> dict[str, Any]:
+class _Timed(TypedDict):
+    events: list[WindowEvent]
+    total_weight: float
+    wire_bytes: int
+
+
+def _timed_window(run: Training, spans: list[tuple[float, float]], rank: int) -> _Timed:
     window = next(run._windows)
     spans.clear()
-    events: list[Event] = []
+    events: list[WindowEvent] = []
 
     def note(kind: str, begin: float, index: int | None = None) -> float:
         now = time.perf_counter()
@@ -171,15 +184,15 @@ def _timed_window(run: Training, spans: list[tuple[float, float]], rank: int) ->
     note("step", now)
     for begin, end in spans:
         events.append({"rank": rank, "kind": "sync", "micro_batch": None, "weight": None, "begin": begin, "end": end})
-    return {"events": events, "total_weight": window.total_weight, "wire_bytes": run.records[-1].wire_bytes}
+    return {"events": events, "total_weight": window.total_weight, "wire_bytes": run.step_sent}
 
 
-def errors(settings: Settings, done: Callable[[int], None]) -> dict[int, dict[str, list[float]]]:
+def errors(settings: Settings, done: Callable[[int], None]) -> dict[int, WindowErrors]:
     """For each K, the relative errors over seeds of what is delivered, and of the loop that divides by K.
 
     The target is the gradient of all samples of all ranks as one batch, on one device, in float64. Ranks are threads.
     """
-    found: dict[int, dict[str, list[float]]] = {
+    found: dict[int, WindowErrors] = {
         k: {"relative_error": [], "relative_error_of_loop": []} for k in settings.micro_batches
     }
     for seed in range(settings.seeds):

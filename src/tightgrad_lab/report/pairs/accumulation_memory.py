@@ -1,6 +1,6 @@
 """Accumulation in large-model training: memory against the micro-batch, and the wrappers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -12,10 +12,13 @@ from tightgrad_lab.report import cells, units
 from tightgrad_lab.report.claims.words import formatted
 from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.measured.files import Runs
-from tightgrad_lab.report.measured.results import Result, notes, read_result
+from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema.accumulation import AccumulationMemoryFigure, AccumulationMemoryRow, MemoryPoint
+
+Result = ResultOf[AccumulationMemoryFigure, AccumulationMemoryRow]
 
 NAME = "accumulation_memory"
 WRAPPERS = {
@@ -25,7 +28,7 @@ WRAPPERS = {
     "fsdp2 every": "accumulation_memory.table.fsdp2_every",
 }
 """The wrappers, and the keys of their names."""
-Point = Mapping[str, Any]
+Point = MemoryPoint
 _MIB = 2**20
 
 

@@ -16,7 +16,8 @@ from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.measured.stats import Comparison, compare, spread
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.texts import Texts
-from tightgrad_lab.schema import AccuracyVsBytesFigure, AccuracyVsBytesRow, label, slug
+from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema.compression import AccuracyVsBytesFigure, AccuracyVsBytesRow
 
 NAME = "accuracy_vs_bytes"
 Result = ResultOf[AccuracyVsBytesFigure, AccuracyVsBytesRow]

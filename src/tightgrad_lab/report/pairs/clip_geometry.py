@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,10 +11,13 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from tightgrad_lab.report import cells, units
 from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.measured.files import Runs
-from tightgrad_lab.report.measured.results import Result, notes, read_result
+from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema.clipping import ClipGeometryFigure, ClipGeometryRow
+
+Result = ResultOf[ClipGeometryFigure, ClipGeometryRow]
 
 NAME = "clip_geometry"
 METHODS = {
@@ -203,7 +205,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
     )
 
 
-def _settings_text(row: Mapping[str, Any]) -> str:
+def _settings_text(row: ClipGeometryRow) -> str:
     return str(row["settings"])
 
 
@@ -257,7 +259,7 @@ def table(result: Result, texts: Texts) -> Table:
     )
 
 
-def _straight(by_name: Mapping[str, Mapping[str, Any]], texts: Texts) -> str:
+def _straight(by_name: Mapping[str, ClipGeometryRow], texts: Texts) -> str:
     """Which methods keep the direction of every gradient."""
     keep = [texts(key) for method, key in METHODS.items() if min(by_name[method]["cosine"]) > _KEEPS_DIRECTION]
     return texts("clip_geometry.table.straight", methods=texts.join(keep))

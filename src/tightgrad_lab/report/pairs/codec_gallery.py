@@ -1,7 +1,6 @@
 """One real gradient through each family of codecs."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,10 +8,13 @@ from matplotlib.figure import Figure
 from tightgrad_lab.report import cells, units
 from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.measured.files import Runs
-from tightgrad_lab.report.measured.results import Result, notes, read_result
+from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema.compression import CodecFamily, CodecGalleryFigure, CodecRow
+
+Result = ResultOf[CodecGalleryFigure, CodecRow]
 
 NAME = "codec_gallery"
 FAMILIES = {
@@ -82,9 +84,7 @@ def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
     return figure
 
 
-def _name(
-    figure: Figure, family: Mapping[str, Any], texts: Texts, narrow: bool, place: tuple[float, float, float]
-) -> None:
+def _name(figure: Figure, family: CodecFamily, texts: Texts, narrow: bool, place: tuple[float, float, float]) -> None:
     left, y, panel = place
     name, method = texts(FAMILIES[family["family"]]), str(family["method"])
     error = f"{texts('codec_gallery.figure.error')} {units.short_text(family['relative_error'])}"
@@ -131,7 +131,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
     )
 
 
-def cancels(row: Mapping[str, Any], draws: int) -> bool | None:
+def cancels(row: CodecRow, draws: int) -> bool | None:
     """Whether the average of `draws` encodings is nearer by about sqrt(draws) than one; None if not measured."""
     if row["averaged_error"] is None or not row["relative_error"]:
         return None

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -13,10 +13,13 @@ from matplotlib.ticker import MaxNLocator
 from tightgrad_lab.report import cells, units
 from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.measured.files import Runs
-from tightgrad_lab.report.measured.results import Result, notes, read_result
+from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema.failures import CommonFailuresFigure, FailureCurve, FailurePanel, FailureRow
+
+Result = ResultOf[CommonFailuresFigure, FailureRow]
 
 NAME = "common_failures"
 PROBLEMS = {
@@ -48,7 +51,7 @@ METRICS: dict[str, tuple[Callable[[float], str], str]] = {
 """By what runs are judged: how it is written, and the key of its name."""
 _BEFORE = {"color": figures.MUTED, "linewidth": 1.1, "linestyle": (0, (3, 2))}
 _MIB = 2**20
-Curve = Mapping[str, Any]
+Curve = FailureCurve
 
 
 def _name(problem: str, texts: Texts) -> str:
@@ -71,7 +74,7 @@ def _together(curves: Sequence[Curve], *, added: bool) -> tuple[list[int], list[
     ]
 
 
-def _fifth(panel: Mapping[str, Any]) -> int:
+def _fifth(panel: FailurePanel) -> int:
     """The step from which on added memory is counted, from 1."""
     steps = panel["runs"][0]["before"]["steps"]
     return int(steps[len(steps) // 5]) + 1
@@ -92,7 +95,7 @@ def _line(axes: Axes, curves: Sequence[Curve], style: Mapping[str, Any], *, adde
 
 def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
     """A panel for each failure: as it was, and as it is after the cure."""
-    panels: list[Mapping[str, Any]] = list(result.figure["panels"])
+    panels: list[FailurePanel] = list(result.figure["panels"])
     columns = 1 if layout is NARROW else 2
     rows = math.ceil(len(panels) / columns)
     left, right, top, bottom, gap, head, tall = 0.5, 0.14, 0.36, 0.42, 0.55, 0.52, 1.25
@@ -150,12 +153,12 @@ def _legend(figure: Figure, texts: Texts, y: float) -> None:
     figures.inch_text(figure, x, y, f"×  {texts('common_failures.figure.ended')}", figures.SIZE_SMALL, va="center")
 
 
-def _mean_text(row: Mapping[str, Any], when: str) -> str:
+def _mean_text(row: FailureRow, when: Literal["before", "after"]) -> str:
     values = [float(value) for value in row[when] if value is not None]
     return METRICS[row["metric"]][0](fmean(values)) if values else units.MISSING
 
 
-def _in_words(row: Mapping[str, Any], texts: Texts) -> str:
+def _in_words(row: FailureRow, texts: Texts) -> str:
     return texts(
         "common_failures.figure.point",
         problem=_name(row["problem"], texts),
@@ -192,7 +195,7 @@ def _verdict(result: Result, texts: Texts) -> str:
     )
 
 
-def _change(row: Mapping[str, Any]) -> str:
+def _change(row: FailureRow) -> str:
     """The parts of the plan that the cure changes, as JSON without what both have."""
     before, after = row["plan_before"], row["plan_after"]
     if after is None:
@@ -223,7 +226,7 @@ _TELLING = (
 )
 
 
-def _spread(row: Mapping[str, Any], when: str, texts: Texts) -> Cell:
+def _spread(row: FailureRow, when: Literal["before", "after"], texts: Texts) -> Cell:
     values = {seed: float(value) for seed, value in enumerate(row[when]) if value is not None}
     if len(values) < len(row[when]):
         return Cell(None, texts("common_failures.table.diverged"))

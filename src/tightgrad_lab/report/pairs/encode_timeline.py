@@ -1,8 +1,7 @@
 """Encode, collective, decode as they were run, and what other frameworks do."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -11,10 +10,13 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from tightgrad_lab.report import units
 from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.measured.files import Runs
-from tightgrad_lab.report.measured.results import Result, notes, read_result
+from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema.compression import EncodeLane, EncodeTimelineFigure, EncodeTimelineRow, PeerCell
+
+Result = ResultOf[EncodeTimelineFigure, EncodeTimelineRow]
 
 NAME = "encode_timeline"
 LANES = {
@@ -33,7 +35,7 @@ VALUES = {
     "none": "encode_timeline.table.none",
     "hangs": "encode_timeline.table.hangs",
 }
-COLUMNS = {
+COLUMNS: dict[Literal["ddp", "fsdp2", "feedback", "resume", "cpu"], str] = {
     "ddp": "encode_timeline.column.ddp",
     "fsdp2": "encode_timeline.column.fsdp2",
     "feedback": "encode_timeline.column.feedback",
@@ -41,7 +43,7 @@ COLUMNS = {
     "cpu": "encode_timeline.column.cpu",
 }
 _MOST = 0.2
-Lane = Mapping[str, Any]
+Lane = EncodeLane
 
 
 def _bytes_after(lane: Lane) -> dict[str, float]:
@@ -178,7 +180,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
     )
 
 
-def _cell(found: Mapping[str, str], texts: Texts) -> Cell:
+def _cell(found: PeerCell, texts: Texts) -> Cell:
     value, how = found["value"], found["how"]
     if value in VALUES:
         shown = Markup("{}").format(texts(VALUES[value]))

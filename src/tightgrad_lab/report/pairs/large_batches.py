@@ -18,7 +18,8 @@ from tightgrad_lab.report.measured.stats import Comparison, compare
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.pairs import studies
 from tightgrad_lab.report.texts import Texts
-from tightgrad_lab.schema import LargeBatchesFigure, LargeBatchesRow, label, slug
+from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema.accumulation import LargeBatchesFigure, LargeBatchesRow
 
 NAME = "large_batches"
 Result = ResultOf[LargeBatchesFigure, LargeBatchesRow]

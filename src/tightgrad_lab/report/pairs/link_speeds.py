@@ -17,7 +17,8 @@ from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.texts import Texts
-from tightgrad_lab.schema import LinkPoint, LinkSpeedsFigure, LinkSpeedsRow, label, slug
+from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema.compression import LinkPoint, LinkSpeedsFigure, LinkSpeedsRow
 
 NAME = "link_speeds"
 Result = ResultOf[LinkSpeedsFigure, LinkSpeedsRow]

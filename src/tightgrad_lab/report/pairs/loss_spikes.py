@@ -1,9 +1,8 @@
 """Loss spikes with injected outliers, without clipping and under five methods."""
 
 import math
-from collections.abc import Mapping
 from statistics import fmean, median
-from typing import Any
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,12 +12,15 @@ from tightgrad_lab.report import cells, units
 from tightgrad_lab.report.claims.words import formatted
 from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.measured.files import Runs
-from tightgrad_lab.report.measured.results import Result, notes, read_result
+from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.measured.stats import Comparison, compare
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.pairs import studies
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema.clipping import LossSpikesFigure, LossSpikesRow, SpikeCurve
+
+Result = ResultOf[LossSpikesFigure, LossSpikesRow]
 
 NAME = "loss_spikes"
 METHODS = {
@@ -33,19 +35,20 @@ METHODS = {
 """The methods, in the order in which they are shown, and the keys of their names."""
 PANELS = [method for method in METHODS if method != "clean"]
 _SMOOTH = 5
-Row = Mapping[str, Any]
+Row = LossSpikesRow
+Measure = Literal["clip_rate", "final_loss", "highest", "lost", "outlier_norm", "spikes", "usual_norm"]
 
 
 def _row(result: Result, method: str) -> Row:
     return next(row for row in result.table if row["method"] == method)
 
 
-def values(row: Row, key: str) -> dict[int, float]:
+def values(row: Row, key: Measure) -> dict[int, float]:
     """One value for each seed; a run that was not finite has none."""
-    return {seed: float(run[key]) for seed, run in enumerate(row["runs"]) if run[key] is not None}
+    return {seed: float(value) for seed, run in enumerate(row["runs"]) if (value := run[key]) is not None}
 
 
-def _curves(result: Result, method: str) -> list[Row]:
+def _curves(result: Result, method: str) -> list[SpikeCurve]:
     return [curve for curve in result.figure["curves"] if curve["method"] == method]
 
 
@@ -156,7 +159,7 @@ def _heading(figure: Figure, result: Result, method: str, texts: Texts, place: t
     figures.inch_text(figure, x + width, y, counted, figures.SIZE_SMALL, color=figures.MUTED, ha="right")
 
 
-def against_none(result: Result, method: str, key: str) -> Comparison | None:
+def against_none(result: Result, method: str, key: Measure) -> Comparison | None:
     """How much lower than without clipping, by seed; None for that itself."""
     if method in ("none", "clean"):
         return None
@@ -243,7 +246,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
     )
 
 
-def _spread(row: Row, key: str) -> Cell:
+def _spread(row: Row, key: Measure) -> Cell:
     found = values(row, key)
     if len(found) < len(row["runs"]):
         return Cell(None, units.MISSING)

@@ -14,7 +14,8 @@ from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.texts import Texts
-from tightgrad_lab.schema import LearnedRun, TemporalOrderFigure, TemporalOrderRow, label, slug
+from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema.clipping import LearnedRun, TemporalOrderFigure, TemporalOrderRow
 
 NAME = "temporal_order"
 Result = ResultOf[TemporalOrderFigure, TemporalOrderRow]

@@ -1,9 +1,8 @@
 """The states that a window passed, and what gradient each framework steps with."""
 
 import statistics
-from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Literal
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -11,10 +10,20 @@ from matplotlib.figure import Figure
 from tightgrad_lab.report import units
 from tightgrad_lab.report.drawing import chart, figures, machine
 from tightgrad_lab.report.measured.files import Runs
-from tightgrad_lab.report.measured.results import Result, notes, read_result
+from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema.accumulation import (
+    MachineWindow,
+    OutOfMemoryCell,
+    StateVisits,
+    StepCell,
+    WindowStatesFigure,
+    WindowStatesRow,
+)
+
+Result = ResultOf[WindowStatesFigure, WindowStatesRow]
 
 NAME = "window_states"
 STATES = {
@@ -36,7 +45,7 @@ WINDOWS = {
     "nonfinite": "window_states.figure.window.nonfinite",
     "partial": "window_states.figure.window.partial",
 }
-CELLS = {
+CELLS: dict[Literal["equal", "ragged", "partial", "next", "empty"], str] = {
     "equal": "window_states.column.equal",
     "ragged": "window_states.column.ragged",
     "partial": "window_states.column.partial",
@@ -64,12 +73,11 @@ LINES = {
 """The lines of the loop as a student writes it, and the colour of each."""
 LOOP = [(0, 0), (1, 0), (2, 0), (3, 0), (3, 1), (2, 1), (1, 1)]
 """Column and row of each line, on a wide figure."""
-Row = Mapping[str, Any]
+Row = WindowStatesRow
 
 
-def _state(result: Result, name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = next(state for state in result.figure["states"] if state["state"] == name)
-    return found
+def _state(result: Result, name: str) -> StateVisits:
+    return next(state for state in result.figure["states"] if state["state"] == name)
 
 
 def _facts(result: Result, texts: Texts) -> dict[str, list[str]]:
@@ -138,7 +146,7 @@ def loop(figure: Figure, texts: Texts, layout: Layout) -> None:
         figures.inch_text(figure, 0.1, y, said, figures.SIZE_SMALL, va="center", gid=part)
 
 
-def _window_in_words(window: Mapping[str, Any], texts: Texts) -> str:
+def _window_in_words(window: MachineWindow, texts: Texts) -> str:
     error = window["relative_error"]
     shown = (
         texts("window_states.figure.skipped")
@@ -183,7 +191,7 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
     )
 
 
-def _gain(cell: Mapping[str, Any] | None, texts: Texts) -> Cell:
+def _gain(cell: StepCell | None, texts: Texts) -> Cell:
     """The gain, and behind it the relative error of a gradient that is wrong."""
     if cell is None:
         return Cell(None, units.MISSING)
@@ -194,7 +202,7 @@ def _gain(cell: Mapping[str, Any] | None, texts: Texts) -> Cell:
         return Cell(None, texts(OUTCOMES[kind]))
     if kind == "no_step":
         return Cell(0.0, texts(OUTCOMES[kind]))
-    gain = statistics.median(cell["gain"])
+    gain = statistics.median(value for value in cell["gain"] if value is not None)
     shown = f"{gain:.3f}×"
     if kind == "right":
         return Cell(gain, shown)
@@ -202,16 +210,16 @@ def _gain(cell: Mapping[str, Any] | None, texts: Texts) -> Cell:
     return Cell(gain, Markup("{}<br><small>{}</small>").format(shown, off))
 
 
-def _known_errors(cell: Mapping[str, Any]) -> list[float]:
-    return [float(value) for value in cell.get("relative_error", ()) if value is not None]
+def _known_errors(cell: StepCell | None) -> list[float]:
+    return [] if cell is None else [value for value in cell["relative_error"] if value is not None]
 
 
-def _error(cell: Mapping[str, Any] | None) -> Cell:
-    known = _known_errors(cell or {})
+def _error(cell: StepCell | None) -> Cell:
+    known = _known_errors(cell)
     return Cell(max(known), units.number_text(max(known))) if known else Cell(None, units.MISSING)
 
 
-def _memory(cell: Mapping[str, Any] | None, texts: Texts) -> Cell:
+def _memory(cell: OutOfMemoryCell | None, texts: Texts) -> Cell:
     """What became of the gradient, or of each rank."""
     if cell is None:
         return Cell(None, units.MISSING)
@@ -305,13 +313,16 @@ def _named(row: Row, texts: Texts) -> str:
 def _verdicts(result: Result, texts: Texts) -> list[str]:
     """Which loops are right everywhere, and how many are not where."""
     run = [row for row in result.table if any(row[name] for name in CELLS)]
-    right = [row for row in run if all(row[name] and row[name]["outcome"] == "right" for name in CELLS)]
+    right = [row for row in run if all(_is_right(row[name]) for name in CELLS)]
     found = []
     if right:
         found.append(texts("window_states.table.all_right", names=texts.join([_named(row, texts) for row in right])))
     wrong = [
         texts(
-            "window_states.table.count", window=texts(key), wrong=sum(_is_off(row[name]) for row in run), count=len(run)
+            "window_states.table.count",
+            window=texts(key),
+            wrong=sum(row[name] is not None and not _is_right(row[name]) for row in run),
+            count=len(run),
         )
         for name, key in CELLS.items()
     ]
@@ -319,8 +330,8 @@ def _verdicts(result: Result, texts: Texts) -> list[str]:
     return found
 
 
-def _is_off(cell: Mapping[str, Any] | None) -> bool:
-    return cell is not None and cell["outcome"] != "right"
+def _is_right(cell: StepCell | None) -> bool:
+    return cell is not None and cell["outcome"] == "right"
 
 
 def _memory_note(result: Result, texts: Texts) -> Markup:
@@ -337,8 +348,8 @@ def _elsewhere(result: Result, texts: Texts) -> list[str]:
     """Which frameworks were not measured on this machine: when they were, or that they are not there."""
     found = []
     for row in result.table:
-        if row["measured"]:
-            date, seeds = str(row["measured"])[:10], len(row["equal"]["gain"])
+        if row["measured"] and row["equal"] is not None:
+            date, seeds = row["measured"][:10], len(row["equal"]["gain"])
             found.append(texts("window_states.table.elsewhere", framework=row["framework"], date=date, seeds=seeds))
         elif row["version"] is None:
             found.append(texts("window_states.table.not_run", framework=row["framework"]))

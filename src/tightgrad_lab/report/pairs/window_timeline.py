@@ -1,7 +1,6 @@
 """One window on a time line, and what accumulation costs as micro-batches get smaller."""
 
 import statistics
-from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -10,10 +9,13 @@ from matplotlib.ticker import MaxNLocator
 from tightgrad_lab.report import units
 from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.measured.files import Runs
-from tightgrad_lab.report.measured.results import Result, notes, read_result
+from tightgrad_lab.report.measured.results import ResultOf, notes, read_result
 from tightgrad_lab.report.model import NARROW, Cell, Column, Content, FigureSpec, Layout, Table, measured_pair
 from tightgrad_lab.report.texts import Texts
 from tightgrad_lab.schema import label, slug
+from tightgrad_lab.schema.accumulation import WindowEvent, WindowTimelineFigure, WindowTimelineRow
+
+Result = ResultOf[WindowTimelineFigure, WindowTimelineRow]
 
 NAME = "window_timeline"
 KINDS = {
@@ -51,7 +53,7 @@ def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
     return figure
 
 
-def _draw_event(axes: Any, event: Mapping[str, Any], ranks: int) -> None:
+def _draw_event(axes: Any, event: WindowEvent, ranks: int) -> None:
     row = ranks - 1 - int(event["rank"])
     begin, seconds = 1e3 * event["begin"], 1e3 * (event["end"] - event["begin"])
     is_sync = event["kind"] == "sync"
