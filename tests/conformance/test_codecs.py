@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from conformance.cases import CODECS
+from conformance.turns import one_scale_in_turn, split
 from tightgrad.testing import CodecTests
 from tightgrad.testing.codec_claims import contracts, is_unbiased
 from tightgrad.testing.golden import VERSION, golden_path
@@ -10,10 +13,21 @@ from tightgrad.testing.golden import VERSION, golden_path
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
+IN_TURN, OTHERS = split(CodecTests.test_claims, one_scale_in_turn)
+
+
 class TestCodecs(CodecTests):
     codecs = CODECS
     test_with_reducers = None  # test_reducers.py has all reducers
     golden = GOLDEN
+    test_claims = IN_TURN
+
+
+@pytest.mark.slow
+class TestCodecsAtOtherScales(CodecTests):
+    codecs = CODECS
+    test_codec = test_with_reducers = test_golden = None
+    test_claims = OTHERS
 
 
 def test_the_claims_are_tested_at_all() -> None:

@@ -1,9 +1,10 @@
-"""What every pair of codec and reducer must do on 1 to 4 ranks."""
+"""What every pair of codec and reducer must do on 1 to 4 ranks; each check on one number of them unless `slow`."""
 
 import pytest
 
 import tightgrad as tg
 from conformance.cases import CODECS, REDUCERS
+from conformance.turns import one_world_size_in_turn, split
 from conformance.wire_bytes import dense_nbytes
 from tightgrad.core.errors import IncompatiblePlanError
 from tightgrad.core.protocols import Codec
@@ -11,10 +12,18 @@ from tightgrad.testing import ReduceCase, ReducerTests
 from tightgrad.testing.reducer_checks import SHAPES
 from tightgrad.testing.reducer_checks import dense_nbytes as shipped_dense_nbytes
 
+IN_TURN, OTHERS = split(ReducerTests.test_reducer, one_world_size_in_turn)
+
 
 class TestReducers(ReducerTests):
     reducers = REDUCERS
     codecs = (None, *CODECS)
+    test_reducer = IN_TURN
+
+
+@pytest.mark.slow
+class TestReducersAtOtherSizes(TestReducers):
+    test_reducer = OTHERS
 
 
 @pytest.mark.parametrize("codec", [None, *CODECS], ids=repr)

@@ -1,0 +1,71 @@
+"""Which of very many like cases run each time; the others are `slow`.
+
+Each choice keeps every check, and every method with each kind of the others.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from tightgrad.testing.feedback_checks import Sending
+from tightgrad.testing.suites import Case, one_test
+
+Choose = Callable[[list[Case]], list[Case]]
+Test = Callable[..., None]
+
+
+def split(test: Test, choose: Choose) -> tuple[Test, Test]:
+    """Return a test of the cases that `choose` keeps, and one of the others."""
+    found: Callable[[object], Iterable[Case]] = test.cases  # type: ignore[attr-defined]
+
+    def others(suite: object) -> list[Case]:
+        every = list(found(suite))
+        kept = {name for name, _ in choose(every)}
+        return [case for case in every if case[0] not in kept]
+
+    return one_test(lambda suite: choose(list(found(suite)))), one_test(others)
+
+
+def one_world_size_in_turn(every: list[Case]) -> list[Case]:
+    """Keep one number of ranks for each check of a pair, another one for the next check and for the next pair.
+
+    The first pair of each reducer is tried with all of them.
+    """
+    numbers: dict[object, int] = {}  # of pairs
+    places: defaultdict[object, dict[object, int]] = defaultdict(dict)  # of the checks of a pair
+    first: dict[object, object] = {}
+    kept = []
+    for name, run in every:
+        pair, *world_size = run.args  # type: ignore[attr-defined]
+        check = run.func  # type: ignore[attr-defined]
+        if world_size and first.setdefault(pair.case.reducer, pair) != pair:
+            number = numbers.setdefault(pair, len(numbers))
+            place = places[pair].setdefault(check, len(places[pair]))
+            if world_size[0] != 1 + (number + place) % 4:
+                continue
+        kept.append((name, run))
+    return kept
+
+
+def one_scale_in_turn(every: list[Case]) -> list[Case]:
+    """Keep one of the three scales at which a codec's draws are averaged, another one for the next codec."""
+    unbiased = [case for case in every if case[0].startswith("unbiased-")]
+    dropped = {name for number, (name, _) in enumerate(unbiased) if number % 3 != number // 3 % 3}
+    return [case for case in every if case[0] not in dropped]
+
+
+def one_reducer_in_turn(every: list[Case]) -> list[Case]:
+    """Keep one reducer for each feedback and codec, another one for the next; none is left out with any feedback.
+
+    `test_combinations.py` has all of them together, for fewer steps.
+    """
+    sendings: list[Sending] = list(dict.fromkeys(run.args[0] for _, run in every))  # type: ignore[attr-defined]
+    by_codec: defaultdict[tuple[object, object], list[Sending]] = defaultdict(list)
+    for sending in sendings:
+        by_codec[sending.case, sending.codec].append(sending)
+    kept = {group[number % len(group)] for number, group in enumerate(by_codec.values())}
+    seen = {(sending.case, sending.reducer) for sending in kept}
+    for sending in sendings:
+        if (sending.case, sending.reducer) not in seen:
+            seen.add((sending.case, sending.reducer))
+            kept.add(sending)
+    return [case for case in every if case[1].args[0] in kept]  # type: ignore[attr-defined]
