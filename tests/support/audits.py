@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from tightgrad_lab.audit.script import Settings, launch
 from tightgrad_lab.audit.script.finding import Remark
 from tightgrad_lab.audit.script.judge import judge
 from tightgrad_lab.errors import ArgumentError
+from tightgrad_lab.forking import PRELOADED
 
 
 def forked(folder: Path, rank: int, ranks: int) -> int:
@@ -53,5 +55,7 @@ def remarks_of(script: str, name: str, ranks: int) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    for module in PRELOADED:  # what a script's first optimizer or backward would import in each rank anew
+        import_module(module)
     chosen = [one.partition(":")[::2] for one in sys.argv[2:]]
     print(json.dumps({name: remarks_of(sys.argv[1], name, int(ranks)) for name, ranks in chosen}))

@@ -48,8 +48,9 @@ def test_one_device():
     assert rows["loop"]["wire_bytes"] == 0
 
 
-def test_ddp():
-    _, rows = measured("ddp", repeats=2)
+@pytest.mark.parametrize("repeats", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_ddp(repeats):
+    _, rows = measured("ddp", repeats=repeats)
     gradient = 4 * sum(parameter.numel() for parameter in WORK.bare_model().parameters())
     assert rows["loop"]["wire_bytes"] == gradient, "an all-reduce over two ranks sends the gradient once"
 
