@@ -1,5 +1,6 @@
 """Opens the report in headless Chromium: layout, text, colour schemes, the two small scripts."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,27 @@ from tightgrad_lab import report
 pytestmark = pytest.mark.browser
 
 PAGES = {"en": "book.html", "zh": "book.zh.html"}
+AXES = ((1, 3), ("en", "zh"), (380, 1400), ("light", "dark"))
+VIEWS = list(itertools.product(*AXES))
+HALF = {view for view in VIEWS if sum(axis.index(one) for axis, one in zip(AXES, view, strict=True)) % 2}
+"""Of the views those that have each three of the values together; the others are slow."""
 
 
-@pytest.fixture(scope="module", params=[1, 3], ids=["one seed", "three seeds"])
+ONE_SEED = pytest.param(1, id="one seed", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[ONE_SEED, pytest.param(3, id="three seeds")])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
     report.build(write_runs(root / "runs", seeds=request.param), root / "out")
     return root / "out"
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("width", [380, 1400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("built", "language", "width", "scheme"),
+    [view if view in HALF else pytest.param(*view, marks=pytest.mark.slow) for view in VIEWS],
+    indirect=["built"],
+)
 def test_the_page_is_whole(chromium: Any, built: Path, language: str, width: int, scheme: str) -> None:
     opened = Opened(chromium, built / PAGES[language], width, scheme)
     page = opened.page

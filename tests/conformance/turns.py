@@ -4,7 +4,7 @@ Each choice keeps every check, and every method with each kind of the others.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from tightgrad.testing.feedback_checks import Sending
 from tightgrad.testing.suites import Case, one_test
@@ -53,19 +53,26 @@ def one_scale_in_turn(every: list[Case]) -> list[Case]:
     return [case for case in every if case[0] not in dropped]
 
 
+def in_turn(pairs: Sequence[tuple[object, object]]) -> set[int]:
+    """Places that keep one right side for each left side, another one for the next; no right side is left out."""
+    by_left: defaultdict[object, list[int]] = defaultdict(list)
+    for place, (left, _) in enumerate(pairs):
+        by_left[left].append(place)
+    kept = {places[number % len(places)] for number, places in enumerate(by_left.values())}
+    seen = {pairs[place][1] for place in kept}
+    for place, (_, right) in enumerate(pairs):
+        if right not in seen:
+            seen.add(right)
+            kept.add(place)
+    return kept
+
+
 def one_reducer_in_turn(every: list[Case]) -> list[Case]:
     """Keep one reducer for each feedback and codec, another one for the next; none is left out with any feedback.
 
     `test_combinations.py` has all of them together, for fewer steps.
     """
     sendings: list[Sending] = list(dict.fromkeys(run.args[0] for _, run in every))  # type: ignore[attr-defined]
-    by_codec: defaultdict[tuple[object, object], list[Sending]] = defaultdict(list)
-    for sending in sendings:
-        by_codec[sending.case, sending.codec].append(sending)
-    kept = {group[number % len(group)] for number, group in enumerate(by_codec.values())}
-    seen = {(sending.case, sending.reducer) for sending in kept}
-    for sending in sendings:
-        if (sending.case, sending.reducer) not in seen:
-            seen.add((sending.case, sending.reducer))
-            kept.add(sending)
+    places = in_turn([((one.case, one.codec), (one.case, one.reducer)) for one in sendings])
+    kept = {sendings[place] for place in places}
     return [case for case in every if case[1].args[0] in kept]  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import pytest
 from faults import guarded
 from support.waiting import patience
 
-FAST = {"faults.payloads": 6_000, "faults.states": 1_000}
+FAST = {"faults.payloads": 2_500, "faults.states": 500}
 FULL = {"faults.payloads": 60_000, "faults.states": 40_000}
 MODULES = sorted(FAST)
 

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
 from conformance.cases import CODECS, REDUCERS
+from conformance.turns import in_turn
 from faults.mutations import BYTES, HUGE
 from support.ranks import run_ranks
 from support.training import on_ranks
@@ -26,6 +27,7 @@ PAIRS = [
     for codec in CODECS
     if reducer.refuses(codec) is None
 ]
+QUICK = in_turn([(codec, reducer) for reducer, codec in PAIRS])
 # Of the same length: what a collective delivers has the length that was asked for.
 KINDS = ("bits", "bytes", "noise", "same", "count", "number")
 
@@ -66,7 +68,11 @@ def step(pipe, net, rank) -> None:
         pipe.step()
 
 
-@pytest.mark.parametrize(("reducer", "codec"), PAIRS, ids=lambda value: repr(value)[:70])
+@pytest.mark.parametrize(
+    ("reducer", "codec"),
+    [pair if place in QUICK else pytest.param(*pair, marks=pytest.mark.slow) for place, pair in enumerate(PAIRS)],
+    ids=lambda value: repr(value)[:70],
+)
 def test_damage_on_one_rank_ends_the_step_on_all_or_on_none(reducer: Reducer, codec: Codec) -> None:
     plan = tg.Plan(
         compress=tg.Compress(codec, reducer, tg.ErrorFeedback()), guard=tg.Guard("skip", max_consecutive_skips=99)

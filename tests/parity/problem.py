@@ -40,6 +40,15 @@ def pairs() -> list[Case]:
     ]
 
 
+def halves_of_pairs() -> tuple[list[Case], list[Case]]:
+    """The pairs in two halves, each with every value of every axis."""
+    halves: tuple[list[Case], list[Case]] = ([], [])
+    for number, case in enumerate(pairs()):
+        row, column = divmod(number, len(PARAMETERS))
+        halves[(row + column // 2) % 2].append(case)
+    return halves
+
+
 class Net(nn.Module):
     """Two layers and a branch; which parameters are frozen, unused or tied is one axis of the grid."""
 

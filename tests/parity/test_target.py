@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from parity.problem import Case, Loaders, grid, loaders, pairs, relative_error, target
+from parity.problem import Case, Loaders, grid, halves_of_pairs, loaders, pairs, relative_error, target
 from parity.runs import Delivered, run_ddp, run_fsdp2, run_plain
 from support.ranks import run_ranks
 
 WORLD_SIZES = (1, 2, 4)
 FETCHES = ("window", "batch")
+HALVES = dict(zip(FETCHES, halves_of_pairs(), strict=True))
 
 # A sum of a few dozen float32 products of order 1: rounding errors of 2^-24 each, added over three layers.
 TOLERANCE = 1e-6
@@ -43,7 +44,7 @@ def test_plain_module_delivers_the_target(cases: list[Case], world_size: int, fe
     ("world_size", "cases"),
     [
         pytest.param(1, pairs(), id="1-pairs"),
-        pytest.param(2, pairs(), id="2-pairs"),
+        pytest.param(2, None, id="2-half"),
         pytest.param(4, pairs()[::3], id="4-some"),
         pytest.param(2, grid(), id="2-grid", marks=pytest.mark.slow),
         pytest.param(4, grid(), id="4-grid", marks=pytest.mark.slow),
@@ -51,9 +52,11 @@ def test_plain_module_delivers_the_target(cases: list[Case], world_size: int, fe
 )
 @pytest.mark.parametrize("reducing", ["wrapper", "pipeline", "backward"])
 @pytest.mark.parametrize("fetch", FETCHES)
-def test_ddp_delivers_the_target(world_size: int, cases: list[Case], reducing: str, fetch: str) -> None:
+def test_ddp_delivers_the_target(world_size: int, cases: list[Case] | None, reducing: str, fetch: str) -> None:
     # What runs in DDP's backward needs a batch; the explicit mode lives without.
-    problems = [(case, loaders(case, world_size, fewest=int(reducing != "pipeline"))) for case in cases]
+    problems = [
+        (case, loaders(case, world_size, fewest=int(reducing != "pipeline"))) for case in cases or HALVES[fetch]
+    ]
     by_rank = run_ranks(world_size, run_ddp, problems, reducing, fetch)
     for index, (case, everyone) in enumerate(problems):
         check(case, everyone, [delivered[index] for delivered in by_rank])
@@ -63,7 +66,7 @@ def test_ddp_delivers_the_target(world_size: int, cases: list[Case], reducing: s
     ("world_size", "cases"),
     [
         pytest.param(1, pairs()[::2], id="1-some"),
-        pytest.param(2, pairs(), id="2-pairs"),
+        pytest.param(2, None, id="2-half"),
         pytest.param(4, pairs()[::6], id="4-some"),
         pytest.param(1, grid(), id="1-grid", marks=pytest.mark.slow),
         pytest.param(2, grid(), id="2-grid", marks=pytest.mark.slow),
@@ -72,11 +75,18 @@ def test_ddp_delivers_the_target(world_size: int, cases: list[Case], reducing: s
 )
 @pytest.mark.parametrize("sync", ["last", "every"])
 @pytest.mark.parametrize("fetch", FETCHES)
-def test_fsdp2_delivers_the_target(world_size: int, cases: list[Case], sync: str, fetch: str) -> None:
-    problems = [(case, loaders(case, world_size, fewest=1)) for case in cases]
+def test_fsdp2_delivers_the_target(world_size: int, cases: list[Case] | None, sync: str, fetch: str) -> None:
+    problems = [(case, loaders(case, world_size, fewest=1)) for case in cases or HALVES[fetch]]
     by_rank = run_ranks(world_size, run_fsdp2, problems, sync, fetch)
     for index, (case, everyone) in enumerate(problems):
         check(case, everyone, [delivered[index] for delivered in by_rank])
+
+
+def test_the_halves_have_all_pairs_and_each_every_value() -> None:
+    assert sorted(map(str, [case for half in HALVES.values() for case in half])) == sorted(map(str, pairs()))
+    for half in HALVES.values():
+        for axis in ("micro_batches", "batches", "parameters", "reduction"):
+            assert {getattr(case, axis) for case in half} == {getattr(case, axis) for case in grid()}
 
 
 def test_the_grid_has_what_it_claims() -> None:
