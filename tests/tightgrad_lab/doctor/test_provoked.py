@@ -1,7 +1,6 @@
 """Every problem of table 14, provoked by a real training, is named, and is gone once the doctor's cure is run."""
 
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from support.row_types import wrong
 from tightgrad_lab.doctor.rules import RULES
 from tightgrad_lab.experiments.common_failures.experiment import Job, provoke, row
 from tightgrad_lab.experiments.common_failures.runs import FAILURES
+from tightgrad_lab.forking import process_context
 from tightgrad_lab.schema.failures import FailureRow
 
 BETTER = {
@@ -27,7 +27,7 @@ def provoked_in_new_process(job: Job) -> dict[str, Any]:
     """As the experiment does: growth of memory does not show where a heap has room to spare, and a limit of memory is
     none where earlier tests' tensors are freed meanwhile.
     """
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, process_context()) as pool:
         return pool.submit(provoke, job).result()
 
 

@@ -1,5 +1,6 @@
 """What comes with the package is shown below what this machine measured, with its machine and its time."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -43,7 +44,10 @@ def test_all_of_them_are_handed_to_the_report(root: Path) -> None:
         assert pair.content is None or published(Runs(root), pair, load("en")) is not None
 
 
-def test_it_stands_beside_a_short_run_and_names_its_machine(root: Path, tmp_path: Path) -> None:
+def test_it_stands_beside_a_short_run_and_names_its_machine(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("tightgrad_lab.report.build"), "LANGUAGES", ("en",))
     _own(root, "tightgrad lab --only 9")
     report.build(root, tmp_path / "out")
     page = (tmp_path / "out" / "book.html").read_text(encoding="utf-8")
