@@ -1,6 +1,8 @@
 """Opens the report in headless Chromium: layout, text, colour schemes, the two small scripts."""
 
+import functools
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +21,32 @@ HALF = {view for view in VIEWS if sum(axis.index(one) for axis, one in zip(AXES,
 """Of the views those that have each three of the values together; the others are slow."""
 
 
-ONE_SEED = pytest.param(1, id="one seed", marks=pytest.mark.slow)
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Gives the report of so many seeds; each is built once."""
+
+    @functools.cache
+    def once(seeds: int) -> Path:
+        root = tmp_path_factory.mktemp("report")
+        report.build(write_runs(root / "runs", seeds=seeds), root / "out")
+        return root / "out"
+
+    return once
 
 
-@pytest.fixture(scope="module", params=[ONE_SEED, pytest.param(3, id="three seeds")])
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("report")
-    report.build(write_runs(root / "runs", seeds=request.param), root / "out")
-    return root / "out"
+@pytest.fixture(params=[pytest.param(1, id="one seed", marks=pytest.mark.slow), pytest.param(3, id="three seeds")])
+def built(request: pytest.FixtureRequest, build: Callable[[int], Path]) -> Path:
+    return build(request.param)
 
 
 @pytest.mark.parametrize(
-    ("built", "language", "width", "scheme"),
+    ("seeds", "language", "width", "scheme"),
     [view if view in HALF else pytest.param(*view, marks=pytest.mark.slow) for view in VIEWS],
-    indirect=["built"],
 )
-def test_the_page_is_whole(chromium: Any, built: Path, language: str, width: int, scheme: str) -> None:
-    opened = Opened(chromium, built / PAGES[language], width, scheme)
+def test_the_page_is_whole(
+    chromium: Any, build: Callable[[int], Path], seeds: int, language: str, width: int, scheme: str
+) -> None:
+    opened = Opened(chromium, build(seeds) / PAGES[language], width, scheme)
     page = opened.page
     try:
         assert opened.complaints == []

@@ -6,6 +6,7 @@ They are forked from a server that has imported torch and has run nothing: to im
 import os
 import pickle
 import queue
+import random
 import tempfile
 import time
 import traceback
@@ -15,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -42,7 +44,8 @@ def run_ranks(
     """Run `body(*args)` in `world_size` gloo processes; return what each returned, by rank.
 
     `body` must be a module-level function, and its result must survive torch.save. Processes are reused, since
-    importing torch costs seconds; a body must leave no global state behind. After an error all are replaced.
+    importing torch costs seconds; what a new process has of its own is restored for each body: random numbers, default
+    dtype and device, and environment. After an error all are replaced.
 
     Args:
         world_size: number of processes.
@@ -127,14 +130,38 @@ def _serve(rank: int, tasks: "mp.Queue[bytes]", answers: "mp.Queue[str]") -> Non
     end_with_parent()
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    make_new = as_new()
     while True:
         task = pickle.loads(tasks.get())
+        make_new()
         try:
             _run_body(rank, task)
         except BaseException:
             answers.put(traceback.format_exc())
         else:
             answers.put("")
+
+
+def as_new() -> Callable[[], None]:
+    """Return what brings the process back to the state that it has now, where bodies are likely to change it."""
+    environment = dict(os.environ)
+    drawn = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    dtype, is_deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
+
+    def restore() -> None:
+        if os.environ != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])
+        torch.set_rng_state(drawn[2])
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(None)
+        torch.set_num_threads(1)
+        torch.set_grad_enabled(True)
+        torch.use_deterministic_algorithms(is_deterministic)
+
+    return restore
 
 
 def _run_body(rank: int, task: _Task) -> None:
@@ -145,6 +172,7 @@ def _run_body(rank: int, task: _Task) -> None:
         world_size=task.world_size,
         timeout=timedelta(seconds=task.timeout_seconds),
     )
+    dist.barrier()  # a body that is through at once closes its connections, to the surprise of one still connecting
     try:
         torch.save(task.body(*task.args), _result_path(task.folder, rank))
     finally:

@@ -1,0 +1,38 @@
+"""Rank processes are kept for the next test, and are as new for it."""
+
+import os
+import random
+
+import numpy as np
+import torch
+
+from support.ranks import run_ranks
+
+
+def seen() -> tuple[object, ...]:
+    """What a body finds: another one that ran before it must not show."""
+    drawn = torch.rand(3).tolist(), np.random.random(3).tolist(), random.random()
+    modes = torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    return os.getpid(), dict(os.environ), drawn, torch.tensor(0.5).dtype, torch.zeros(()).device, modes
+
+
+def leaves_much() -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(True)
+    os.environ["TIGHTGRAD_LEFT_OVER"] = "1"
+    os.environ.pop("GLOO_SOCKET_IFNAME")
+
+
+def test_nothing_that_a_body_leaves_reaches_the_next_one() -> None:
+    before = run_ranks(2, seen)
+    assert [found[1]["GLOO_SOCKET_IFNAME"] for found in before] == ["lo", "lo"]
+    run_ranks(2, leaves_much)
+    after = run_ranks(2, seen)
+    assert [found[0] for found in after] == [found[0] for found in before], "the processes are other ones"
+    assert after == before
