@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from conformance.cases import CODECS
-from conformance.turns import one_scale_in_turn, split
+from conformance.turns import all_variants_at_once, one_scale_in_turn, split
 from tightgrad.testing import CodecTests
 from tightgrad.testing.codec_claims import contracts, is_unbiased
 from tightgrad.testing.golden import VERSION, golden_path
@@ -20,6 +20,7 @@ class TestCodecs(CodecTests):
     codecs = CODECS
     test_with_reducers = None  # test_reducers.py has all reducers
     golden = GOLDEN
+    test_codec = all_variants_at_once(CodecTests.test_codec)
     test_claims = IN_TURN
 
 

@@ -10,6 +10,7 @@ from conformance.test_feedback import TestFeedback as Feedback
 from conformance.test_feedback import TestFeedbackWithOtherReducers as FeedbackLater
 from conformance.test_reducers import TestReducers as Reducers
 from conformance.test_reducers import TestReducersAtOtherSizes as ReducersLater
+from conformance.turns import run_all
 from tightgrad.testing import CodecTests, FeedbackTests, ReducerTests
 
 
@@ -62,3 +63,16 @@ def test_each_codec_is_averaged_at_a_scale_and_each_scale_is_used() -> None:
     )
     for side in (lambda codec, scale: codec, lambda codec, scale: scale):
         assert sides(quick, side) == sides(every, side)
+
+
+def test_variants_that_run_together_are_all_there_and_name_the_one_that_fails() -> None:
+    together, every = runs(Codecs(), "test_codec"), runs(Codecs(), "test_codec", CodecTests)
+    assert [name for _, run in together for name, _ in run.args[0]] == [name for name, _ in every]  # type: ignore[attr-defined]
+    assert 10 * len(together) < 2 * len(every)
+
+    def fails() -> None:
+        raise AssertionError("not right")
+
+    with pytest.raises(AssertionError, match="not right") as error:
+        run_all([("good", list), ("bad", fails)])
+    assert error.value.__notes__ == ["in bad"]

@@ -3,6 +3,8 @@
 Each choice keeps every check, and every method with each kind of the others.
 """
 
+import functools
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -23,6 +25,28 @@ def split(test: Test, choose: Choose) -> tuple[Test, Test]:
         return [case for case in every if case[0] not in kept]
 
     return one_test(lambda suite: choose(list(found(suite)))), one_test(others)
+
+
+def all_variants_at_once(test: Test) -> Test:
+    """Return a test with one case for all variants of a check: pytest takes longer than most of them."""
+    found: Callable[[object], Iterable[Case]] = test.cases  # type: ignore[attr-defined]
+
+    def joined(suite: object) -> Iterable[Case]:
+        for (check, subject), cases in itertools.groupby(found(suite), lambda case: (case[1].func, case[1].args[0])):  # type: ignore[attr-defined]
+            name = f"{check.__name__.removeprefix('check_')}-{subject!r}"
+            yield name, functools.partial(run_all, list(cases))
+
+    return one_test(joined)
+
+
+def run_all(cases: Sequence[Case]) -> None:
+    """Run one case after the other; an error says whose it is."""
+    for name, run in cases:
+        try:
+            run()
+        except BaseException as error:
+            error.add_note(f"in {name}")
+            raise
 
 
 def one_world_size_in_turn(every: list[Case]) -> list[Case]:

@@ -17,7 +17,7 @@ from support.ranks import run_ranks
 from support.wrapping import full, ragged_batches, small_model, wrap
 from tightgrad.collectives import TorchCollective
 
-MANY = 512  # equal bfloat16 gradients add up to half their sum in bfloat16
+MANY = 128  # one sum in bfloat16 is 6 % off by then, rounding once 0.4 %
 SUMS = (
     ("plain", "last", torch.bfloat16),
     ("ddp", "last", torch.bfloat16),
