@@ -5,10 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
+from tightgrad_lab.audit.script.in_place import InPlace
 from tightgrad_lab.audit.script.places import caller
+from tightgrad_lab.audit.script.sequences import Sequences
+from tightgrad_lab.audit.script.terms import DIVISIONS, SUMS, follow
+from tightgrad_lab.audit.script.terms import is_loss as _is_loss
 
-DIVISIONS = ("__truediv__", "__itruediv__", "div", "div_", "true_divide", "divide")
-SUMS = ("__add__", "__radd__", "__iadd__", "add", "add_", "__sub__", "__rsub__", "__isub__", "sub", "sub_")
 DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 SLOPE = "_tightgrad_slope"
 
@@ -20,10 +22,14 @@ class Arithmetic:
         divisors: that scalars with a gradient were divided by, since `forget`.
         dropout: how many were on, and off, since `forget`.
         constants: where the gradient of an input, taken without its graph, was added to a loss; empty if nowhere.
+        sequences: tokens that embeddings were given.
+        in_place: slices of data that were changed in place.
     """
 
     def __init__(self) -> None:
         self.constants = ""
+        self.sequences = Sequences()
+        self.in_place = InPlace()
         self._slopes = False
         self.forget()
 
@@ -39,8 +45,22 @@ class Arithmetic:
                 setattr(one, SLOPE, True)
                 self._slopes = True
 
-    def watch(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+    def before(self, name: str, args: tuple[Any, ...]) -> tuple[Tensor | None, Tensor | None]:
+        """What has to be known once the call that begins has ended."""
+        return self.sequences.before(name, args), self.in_place.before(name, args)
+
+    def watch(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        result: Any,
+        before: tuple[Tensor | None, Tensor | None],
+    ) -> None:
         """One call has ended."""
+        follow(name, args, kwargs, result)
+        self.sequences.watch(name, args, kwargs, result, before[0])
+        self.in_place.watch(name, args, before[1])
         if name in DIVISIONS and len(args) > 1 and _is_loss(args[0]):
             if isinstance(args[1], int | float):  # a tensor is a count of targets, also that of torch's own losses
                 self.divisors.append(float(args[1]))
@@ -59,10 +79,6 @@ class Arithmetic:
             setattr(result, SLOPE, True)
         elif name in SUMS and any(map(_is_loss, given)) and any(hasattr(o, SLOPE) and not o.dim() for o in given):
             self.constants = caller()
-
-
-def _is_loss(value: Any) -> bool:
-    return isinstance(value, Tensor) and not value.dim() and value.requires_grad
 
 
 def _tensors(args: tuple[Any, ...]) -> Iterator[Tensor]:

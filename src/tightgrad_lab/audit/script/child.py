@@ -50,7 +50,7 @@ def main(folder: Path) -> None:
     removed.install(say)
     import tightgrad_lab.audit.script.surroundings.ways_round as surroundings
 
-    losses.install(recorder.loss_seen)
+    losses.install(recorder.loss_seen, recorder.look)
     store = (folder / "store").as_uri()
     cuda = bool(os.environ.get("TIGHTGRAD_PRETEND_CUDA"))
     surroundings.install(recorder, say, store=store, batches=settings.batches, cuda=cuda)

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 
 from tightgrad_lab.audit.script.clipping import check_clips
+from tightgrad_lab.audit.script.division import check_division
 from tightgrad_lab.audit.script.finding import Remark, short
 from tightgrad_lab.audit.script.gradients import Kept, check_gradients
 from tightgrad_lab.audit.script.records import Ledger
 from tightgrad_lab.audit.script.routine import check_routine, listed
+from tightgrad_lab.audit.script.targets import check_batches, check_targets
 from tightgrad_lab.audit.script.weights import check_weights
 from tightgrad_lab.audit.script.windows import Window, windows_of
 from tightgrad_lab.errors import ArgumentError
@@ -43,10 +45,13 @@ def judge(ledgers: Sequence[Ledger]) -> list[Remark]:
             remarks, kept = check_gradients(windows[one], used & shared)
             found += remarks
         found += check_weights(windows[one], kept)
+        found += check_division(windows[one], set(kept))
+        found += check_batches(windows[one])
         found += check_clips(ledgers, windows[one])
         found += _traffic(windows[one], kept)
         found += _worth_knowing(first, windows[one])
     found += check_routine(ledgers, list(windows.values()))
+    found += check_targets(first, ranks)
     found += _unseen(ledgers, ranks)
     if first.sharded:
         words = "parameters are sharded: what each target counts is checked, and not what the optimizer takes"
@@ -84,6 +89,9 @@ EXPLAINS = {
     "clip each rank": ("uneven",),
     "unscaled twice": ("clip before unscale",),
     "sum": ("short window", "leak"),
+    "mass": ("undivided term",),
+    "divided apart": ("mass", "mass of its own", "mean of micro-batch means", "undivided term", "short window", "leak"),
+    "same micro-batch": ("same data",),
     "off by one": ("short window",),
     "nothing to train": ("no gradient", "no optimizer", "unseen"),
     "not cleared": ("leak",),

@@ -9,6 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tightgrad_lab.audit.script.records import LossCall
+from tightgrad_lab.audit.script.sequences import Facts
+from tightgrad_lab.audit.script.terms import begin
+
 Seen = Callable[[str, Tensor, Tensor | None, bool], None]
 """Told of a loss: its function, the targets' losses, which targets are not ignored (None: all), and whether the script
 itself reduces them."""
@@ -29,15 +33,21 @@ BY_CLASS = ("cross_entropy", "nll_loss")
 FUNCTIONS = (*BY_CLASS, *BY_ELEMENT, "ctc_loss")
 
 
-def install(seen: Seen) -> None:
+Look = Callable[[dict[str, Any]], None]
+"""Told of a loss's arguments, by name, before that."""
+
+
+def install(seen: Seen, look: Look) -> None:
     """Replace the losses of `torch.nn.functional`; those of `torch.nn` call them. Before anything else is imported."""
     for name in FUNCTIONS:
         original = getattr(F, name)
         reduce = _by_class if name in BY_CLASS else _ctc if name == "ctc_loss" else _by_element
-        setattr(F, name, _wrapped(name, original, reduce, seen))
+        setattr(F, name, _wrapped(name, original, reduce, seen, look))
 
 
-def _wrapped(name: str, original: Callable[..., Tensor], reduce: Callable[..., Tensor], seen: Seen) -> Any:
+def _wrapped(
+    name: str, original: Callable[..., Tensor], reduce: Callable[..., Tensor], seen: Seen, look: Look = dict
+) -> Any:
     signature = inspect.signature(original)
     busy = False  # a mode of torch makes the original call itself by its name, which is this one's
 
@@ -63,8 +73,13 @@ def _wrapped(name: str, original: Callable[..., Tensor], reduce: Callable[..., T
         predicted = asked["input" if "input" in asked else "log_probs"]
         if legacy or not torch.is_grad_enabled() or not predicted.requires_grad:
             return plain(*args, **kwargs)
+        look(asked)
         each = plain(**{**asked, "reduction": "none"})
-        return reduce(each, asked, functools.partial(seen, name)) if each.requires_grad else plain(*args, **kwargs)
+        if not each.requires_grad:
+            return plain(*args, **kwargs)
+        found = reduce(each, asked, functools.partial(seen, name))
+        begin(found)
+        return found
 
     return loss
 
@@ -107,3 +122,39 @@ def _reduced(each: Tensor, reduction: str) -> Tensor:
 def _in_float32(each: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
     """As torch's kernels reduce: no coarser than float32, then rounded."""
     return reduce(each if each.dtype == torch.float64 else each.float()).to(each.dtype)
+
+
+def call_of(
+    site: str,
+    function: str,
+    ordinal: int,
+    coefficient: Tensor,
+    valid: Tensor | None,
+    own_reduction: bool,
+    facts: Facts,
+) -> LossCall:
+    """What each target's loss counts in the loss of a backward."""
+    flat = coefficient.reshape(-1).double()
+    chosen = torch.ones_like(flat, dtype=torch.bool) if valid is None else valid.reshape(-1)
+    counted = chosen & (flat != 0)
+    own = flat[counted]
+    empty = not own.numel()
+    left = ~chosen & own_reduction
+    return LossCall(
+        site,
+        function,
+        ordinal,
+        int(own.numel()),
+        0.0 if empty else float(own.min()),
+        0.0 if empty else float(own.max()),
+        float(own.sum()),
+        float(flat.sum()),
+        int((left & (flat != 0)).sum()),
+        int((left & (flat == 0)).sum()),
+        torch.finfo(coefficient.dtype).eps,
+        facts.count(facts.padding, counted),
+        facts.count(facts.aside, counted),
+        facts.lag,
+        facts.causal,
+        facts.print,
+    )

@@ -15,8 +15,11 @@ from torch.optim import Optimizer
 
 from tightgrad_lab.audit.script.arithmetic import Arithmetic
 from tightgrad_lab.audit.script.bystanders import Bystanders, names
+from tightgrad_lab.audit.script.losses import call_of
 from tightgrad_lab.audit.script.places import caller
-from tightgrad_lab.audit.script.records import Backward, Clip, Ledger, LossCall, Samples, Step
+from tightgrad_lab.audit.script.records import Backward, Clip, Ledger, Samples, Step
+from tightgrad_lab.audit.script.sequences import Facts
+from tightgrad_lab.audit.script.terms import terms_of
 
 SAMPLES = 512
 """Elements of a parameter's gradient that are kept, evenly spread: what is linear in it holds for each of them."""
@@ -66,20 +69,26 @@ class Recorder:
         self.elsewhere: Callable[[], None] = lambda: None
         self.batches: int | None = None
         self.arithmetic = Arithmetic()
+        self._facts = Facts()
         self._bystanders = Bystanders()
         self._graphs: list[weakref.ref[_Token]] = []
 
     # losses
 
+    def look(self, asked: dict[str, Any]) -> None:
+        """Remember what the arguments of a loss say of its targets."""
+        self._facts = self.arithmetic.sequences.facts(asked.get("target"), asked.get("ignore_index"))
+
     def loss_seen(self, function: str, each: Tensor, valid: Tensor | None, own: bool) -> None:
         """Hook a loss that was computed target by target."""
         site = caller()
         ordinal = self._ordinals[site] = self._ordinals.get(site, -1) + 1
-        valid = None if valid is None else valid.detach()
+        valid, facts = None if valid is None else valid.detach(), self._facts
 
         def hook(coefficient: Tensor) -> None:
             if self._running and self.ledger.backwards:
-                self.ledger.backwards[-1].calls.append(_call(site, function, ordinal, coefficient.detach(), valid, own))
+                call = call_of(site, function, ordinal, coefficient.detach(), valid, own, facts)
+                self.ledger.backwards[-1].calls.append(call)
 
         each.register_hook(hook)
 
@@ -126,6 +135,7 @@ class Recorder:
         record.moved = self._has_moved()
         record.copied = self._bystanders.copies_moved()
         record.divisors = tuple(self.arithmetic.divisors)
+        record.terms = tuple(sorted(terms_of(root)))
         record.dropout = (self.arithmetic.dropout[0], self.arithmetic.dropout[1])
         self.arithmetic.forget()
         self._look_at(roots)
@@ -155,7 +165,7 @@ class Recorder:
         if self._enough:
             steps, backwards, clips = self._enough
             del ledger.steps[steps:], ledger.backwards[backwards:], ledger.clips[clips:]
-        ledger.constants = self.arithmetic.constants
+        ledger.constants, ledger.in_place = self.arithmetic.constants, self.arithmetic.in_place.places
         window = ledger.steps[-1].backwards - ledger.steps[-2].backwards if len(ledger.steps) > 1 else 1
         past = self._graphs[: -2 * max(1, window)]
         ledger.graphs = (sum(one() is not None for one in past), len(past))
@@ -345,30 +355,6 @@ class Recorder:
     def rescaled(self) -> None:
         """A GradScaler has been updated: a new window begins."""
         self._unscaled.clear()
-
-
-def _call(
-    site: str, function: str, ordinal: int, coefficient: Tensor, valid: Tensor | None, own_reduction: bool
-) -> LossCall:
-    flat = coefficient.reshape(-1).double()
-    chosen = torch.ones_like(flat, dtype=torch.bool) if valid is None else valid.reshape(-1)
-    counted = chosen & (flat != 0)
-    own = flat[counted]
-    empty = not own.numel()
-    left = ~chosen & own_reduction
-    return LossCall(
-        site,
-        function,
-        ordinal,
-        int(own.numel()),
-        0.0 if empty else float(own.min()),
-        0.0 if empty else float(own.max()),
-        float(own.sum()),
-        float(flat.sum()),
-        int((left & (flat != 0)).sum()),
-        int((left & (flat == 0)).sum()),
-        torch.finfo(coefficient.dtype).eps,
-    )
 
 
 def _held(optimizer: Optimizer) -> list[Tensor]:

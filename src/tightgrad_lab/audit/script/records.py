@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tightgrad_lab.audit.script.terms import Term
+
 Samples = dict[int, NDArray[np.float64]]
 """Parameter, by its number -> some elements of its gradient, the same ones each time."""
 
@@ -24,6 +26,11 @@ class LossCall:
         zero_counted: ignored targets (their loss is exactly 0) that have a coefficient all the same.
         zero_left_out: ignored targets without one.
         eps: of the coefficients' dtype.
+        padding: how many of those that count are padding.
+        aside: how many of them were marked as ignored before, and are not any more.
+        lag: how many places after an input its target stands; None if that is not known.
+        causal: whether the model is kept from seeing what comes after an input.
+        print: of the targets' values.
     """
 
     site: str
@@ -37,6 +44,11 @@ class LossCall:
     zero_counted: int = 0
     zero_left_out: int = 0
     eps: float = 0.0
+    padding: int = 0
+    aside: int = 0
+    lag: int | None = None
+    causal: bool = False
+    print: int = 0
 
 
 @dataclass
@@ -56,6 +68,7 @@ class Backward:
         apart: whether it was `torch.autograd.grad`, which leaves it to the script what becomes of the gradient.
         undefined: whether the value that it was called on is NaN.
         divisors: numbers that a scalar with a gradient was divided by since the backward before.
+        terms: of the scalar that it was called on: what each is multiplied and divided by.
         dropout: how many dropouts were on, and off, since the backward before.
         copied: whether a copy of the weights, which no optimizer holds, has moved since the backward before.
     """
@@ -72,6 +85,7 @@ class Backward:
     apart: bool = False
     undefined: bool = False
     divisors: tuple[float, ...] = ()
+    terms: tuple[Term, ...] = ((1.0, ()),)
     dropout: tuple[int, int] = (0, 0)
     copied: bool = False
 
@@ -174,6 +188,7 @@ class Ledger:
         schedules: steps of schedulers, in order.
         repeated: where a sampler drew the order of an epoch once more; empty if none did.
         constants: where a gradient without a graph was added to a loss; empty if nowhere.
+        in_place: where data were changed in place that are used -> how often the same ones were, at most.
         graphs: how many losses of windows gone by still have their graph, and of how many.
         names: number of a parameter -> its name in its module.
         unheld: names of parameters that losses reach and no optimizer holds -> whether they were loaded.
@@ -193,6 +208,7 @@ class Ledger:
     schedules: list[Scheduled] = field(default_factory=list)
     repeated: str = ""
     constants: str = ""
+    in_place: dict[str, int] = field(default_factory=dict)
     graphs: tuple[int, int] = (0, 0)
     names: dict[int, str] = field(default_factory=dict)
     unheld: dict[str, bool] = field(default_factory=dict)

@@ -15,11 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import fetch
 
 from tightgrad_lab.audit.script import schedules
 from tightgrad_lab.audit.script.arithmetic import Arithmetic
+from tightgrad_lab.audit.script.in_place import InPlace
 from tightgrad_lab.audit.script.recorder import Recorder
-from tightgrad_lab.audit.script.surroundings import checkpoints
+from tightgrad_lab.audit.script.surroundings import checkpoints, started
 
 Say = Callable[[str], None]
 _NO_CUDA = (
@@ -60,8 +62,9 @@ class OnCpu(TorchFunctionMode):
             args = (args[0], self._device(args[1]), *args[2:])
         if name in ("is_pinned",):
             return False
+        before = self._arithmetic.before(name, args)
         result = func(*args, **named)
-        self._arithmetic.watch(name, args, named, result)
+        self._arithmetic.watch(name, args, named, result, before)
         return result
 
     def _device(self, device: Any) -> Any:
@@ -192,12 +195,7 @@ def _ranks(recorder: Recorder, say: Say, store: str) -> None:
     dist.init_process_group = init_process_group
     dist.distributed_c10d.init_process_group = init_process_group
 
-    def spawn(fn: Any, args: Any = (), nprocs: int = 1, *more: Any, **options: Any) -> None:
-        ranks = int(os.environ.get("WORLD_SIZE", 1))
-        say(f"torch.multiprocessing.spawn of {nprocs}: the audit's {ranks}, each started with the whole script")
-        fn(int(os.environ.get("RANK", 0)), *args)
-
-    vars(torch.multiprocessing).update(spawn=spawn, start_processes=spawn)
+    started.install(say)
 
 
 def _compilation(say: Say) -> None:
@@ -230,11 +228,25 @@ def _loaders(recorder: Recorder, say: Say, batches: int | None) -> None:
         found = iterate(self)
         return found if batches is None else _First(found, batches)
 
+    for fetcher in (fetch._MapDatasetFetcher, fetch._IterableDatasetFetcher):
+        # torch 2.9 to 2.14: the two that a DataLoader draws a batch with, in the process of its workers too
+        setattr(fetcher, "fetch", _marked(fetcher.fetch, recorder.arithmetic.in_place))  # noqa: B010
     DataLoader.__init__ = start  # type: ignore[method-assign]
     DataLoader.__iter__ = run  # type: ignore[method-assign]
     if batches is not None:
         say(f"a DataLoader gives at most {batches} batches in an epoch, as --batches asks")
         DataLoader.__len__ = lambda self: min(batches, length(self))  # type: ignore[method-assign]
+
+
+def _marked(draw: Callable[..., Any], in_place: InPlace) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        in_place.fetching += 1
+        try:
+            return draw(*args, **kwargs)
+        finally:
+            in_place.fetching -= 1
+
+    return run
 
 
 class _First:
