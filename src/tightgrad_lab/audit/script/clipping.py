@@ -28,7 +28,8 @@ def _all(ledgers: Sequence[Ledger], windows: Sequence[Window]) -> Iterator[Remar
                 yield _wrong(
                     "clip before unscale", cause, clip, window, "call scaler.unscale_(optimizer) before the clip."
                 )
-            if clip.backwards < step.backwards and set(clip.parameters) <= set(step.parameters):
+            cleared = any(one.fresh for one in ledgers[0].backwards[clip.backwards : clip.backwards + 1])
+            if clip.backwards < step.backwards and not cleared and set(clip.parameters) <= set(step.parameters):
                 early = sum(one.backwards < step.backwards for one in clips)
                 cause = (
                     f"clip in mid-window: {early} of {len(clips)} clips of this window come before its last backward"

@@ -56,6 +56,9 @@ def _judge(window: Window, seen: Taken, used: set[int]) -> tuple[list[Remark], l
     if error <= window.tolerance:
         return _scaled(window, seen, scale)
     shares = fitted(seen, 0)
+    if shares.error > window.tolerance and window.length > 1 and all(one.fresh for one in window.backwards[0]):
+        words = "what the optimizer takes is put together by hand, of gradients that are cleared in between"
+        return [_note("put together", words, window)], [[0.0] * len(own) for own in window.backwards]
     if shares.error > window.tolerance:
         return _unexplained(window, seen), None
     return _fit(window, shares, used)
@@ -207,6 +210,9 @@ def _unexplained(window: Window, seen: Taken) -> list[Remark]:
         else:
             cause = f"only {len(covered)} of {len(numbers_of)} parameters are clipped"
         cure = "pass all parameters of the optimizer to one call of clip_grad_norm_."
+        places = {clip.place for clip in subsets}
+        if len(subsets) == len(places) > 1 and covered >= set(numbers_of):
+            return [_note("clipped in groups", f"{cause}, at places of their own", window)]
         return [_wrong("clipped in groups", cause, subsets[0].place, window, cure)]
     words = f"parameters are scaled by {len(levels)} different numbers, {min(levels):.3g} to {max(levels):.3g}"
     return [_note("scaled apart", words, window)]

@@ -133,6 +133,7 @@ class Recorder:
         record = Backward(caller(4), value, scale, self.epoch, in_step=bool(self._in_step))
         record.undefined = root is not None and root.numel() == 1 and value != value
         record.moved = self._has_moved()
+        record.fresh = not any(_has_gradient(parameter) for _, parameter in self._parameters.values())
         record.copied = self._bystanders.copies_moved()
         record.divisors = tuple(self.arithmetic.divisors)
         record.terms = tuple(sorted(terms_of(root)))
@@ -355,6 +356,11 @@ class Recorder:
     def rescaled(self) -> None:
         """A GradScaler has been updated: a new window begins."""
         self._unscaled.clear()
+
+
+def _has_gradient(parameter: Tensor) -> bool:
+    gradient = parameter.grad
+    return gradient is not None and (gradient.is_sparse or isinstance(gradient, DTensor) or bool(gradient.any()))
 
 
 def _held(optimizer: Optimizer) -> list[Tensor]:

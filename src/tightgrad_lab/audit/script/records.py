@@ -70,6 +70,7 @@ class Backward:
         divisors: numbers that a scalar with a gradient was divided by since the backward before.
         terms: of the scalar that it was called on: what each is multiplied and divided by.
         dropout: how many dropouts were on, and off, since the backward before.
+        fresh: whether no parameter had a gradient when it began.
         copied: whether a copy of the weights, which no optimizer holds, has moved since the backward before.
     """
 
@@ -88,6 +89,7 @@ class Backward:
     terms: tuple[Term, ...] = ((1.0, ()),)
     dropout: tuple[int, int] = (0, 0)
     copied: bool = False
+    fresh: bool = False
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Faults of terms, divisors, targets and data, and loops beside them that are right (fine_*): `python planted.py NAME`."""
+"""Faults of terms, divisors, targets and data, and loops that are right (fine_*): `python planted.py NAME`."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Faults of terms, divisors, targets and data are named, each alone; loops beside them that are right are not accused."""
+"""Faults of terms, divisors, targets and data are named, each alone; loops that are right are not accused."""
 
 import json
 import subprocess
