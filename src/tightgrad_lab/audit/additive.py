@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Losses = Callable[[list[Any]], list[tuple[float, float]]]
+Loss = tuple[float, float]
+"""Of a micro-batch, with its weight."""
+Losses = Callable[[list[Any]], list[Loss]]
 SAME = 1e-6
 LEAST = 4
 """Samples of a micro-batch that can be told: two in each half."""
@@ -23,6 +25,32 @@ def not_additive(losses: Losses, batches: list[Any]) -> str:
         losses: gives mean loss and weight of micro-batches, the same each time.
         batches: micro-batches; the first that can be cut is looked at.
     """
+    found = _halves(losses, batches)
+    if found is None:
+        return ""
+    size, whole, first, second = found
+    parts = first[0] * first[1] + second[0] * second[1]
+    weight = first[1] + second[1]
+    if not weight or _same(whole[0], parts / weight):
+        return ""
+    return f"{whole[0]:.4g} for {size} samples, {parts / weight:.4g} from their two halves"
+
+
+def is_sum(losses: Losses, batches: list[Any]) -> bool:
+    """Whether the loss of a micro-batch is the sum of its halves', and not their mean."""
+    found = _halves(losses, batches)
+    if found is None:
+        return False
+    _, whole, first, second = found
+    return _same(whole[0], first[0] + second[0]) and _same(whole[1], first[1] + second[1]) and not _same(whole[0], 0.0)
+
+
+def _same(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=SAME, abs_tol=SAME)
+
+
+def _halves(losses: Losses, batches: list[Any]) -> tuple[int, Loss, Loss, Loss] | None:
+    """Samples of a micro-batch, and the losses of it and of its halves; None if it has none that can be told."""
     for batch in batches:
         size = samples(batch)
         if size < LEAST:
@@ -38,15 +66,9 @@ def not_additive(losses: Losses, batches: list[Any]) -> str:
                 ]
             )
         except Exception:  # half of this batch is no batch, and so nothing is known
-            return ""
-        parts = first[0] * first[1] + second[0] * second[1]
-        weight = first[1] + second[1]
-        if not (weight and whole[1] and math.isclose(whole[0], turned[0], rel_tol=SAME, abs_tol=SAME)):
-            return ""
-        if math.isclose(whole[0], parts / weight, rel_tol=SAME, abs_tol=SAME):
-            return ""
-        return f"{whole[0]:.4g} for {size} samples, {parts / weight:.4g} from their two halves"
-    return ""
+            return None
+        return (size, whole, first, second) if whole[1] and _same(whole[0], turned[0]) else None
+    return None
 
 
 def samples(batch: Any) -> int:

@@ -110,7 +110,11 @@ _CLIPS = {
         "a tied weight is clipped twice",
         "pass each parameter once: model.parameters() of the whole model leaves out duplicates.",
     ),
-    "never": Cause("clipping does nothing", "call clip_grad_norm_ after the last backward and before optimizer.step."),
+    "never": Cause(
+        "clipping does nothing",
+        "call clip_grad_norm_ after the last backward and before optimizer.step; the bound is the MAX_NORM that the "
+        "audit sets, read when train runs.",
+    ),
     "before division by W": Cause(
         "clip ran before the division by the world size", "clip after gradients are averaged over ranks."
     ),
@@ -177,6 +181,26 @@ def cause_of(explanation: str, gain: float) -> Cause:
         )
     if kind in ("unheld", "frozen", "additive"):
         return _remark(kind, rest)
+    if kind == "apart":
+        cure = "divide the loss of every micro-batch by the number of micro-batches in its window."
+        return Cause(f"micro-batches of a window are divided apart: {rest}", cure, "apart")
+    if kind == "shares":
+        return Cause(
+            f"micro-batches of a window count {rest} times their due",
+            "compare with sum of losses / total weight over all ranks and micro-batches.",
+            "shares",
+        )
+    if kind == "undivided":
+        return Cause(
+            "a term of the loss is not divided with the rest of it: it is added to each micro-batch's loss, and counts "
+            "as often as there are micro-batches",
+            "divide the whole loss, (loss + term) / K, or add the term once a step.",
+        )
+    if explanation == "in place":
+        return Cause(
+            "train changes its micro-batches in place, and what it computes is no gradient of those that it was given",
+            "change a copy (x = x.clone()), or let make_batches make the change.",
+        )
     if explanation == "empty":
         return Cause(
             "a micro-batch has no target that counts (its weight is 0): its mean is 0/0, which is NaN",

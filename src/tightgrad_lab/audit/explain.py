@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tightgrad_lab.audit.candidates import MicroBatches, Window, bases, exact, factors
 from tightgrad_lab.audit.clipped import clip, clip_mistakes, groups
+from tightgrad_lab.audit.patterns import named
 from tightgrad_lab.audit.scenario import NEVER_CLIPS
 
 Pieces = Callable[[Tensor], dict[str, Tensor]]
@@ -69,7 +70,7 @@ def explain(step: Step) -> list[str]:
     gain = _power_of_two(window.taken, exact(window.micro_batches), tolerance)
     if gain:
         return [f"exact | S={gain:g}"]
-    return _by_parameter(step) or _off_by_one(step)
+    return _by_parameter(step) or _off_by_one(step) or _by_shares(window, tolerance)
 
 
 def _made_of(window: Window, tolerance: float, before: Tensor | None = None) -> list[str]:
@@ -81,6 +82,34 @@ def _made_of(window: Window, tolerance: float, before: Tensor | None = None) -> 
         for factor, scale in by_name.items()
         if distance(taken, value * scale) <= tolerance
     ]
+
+
+def _by_shares(window: Window, tolerance: float) -> list[str]:
+    """Micro-batches that count differently by their place, in least squares."""
+    everything = [micro for rank in window.micro_batches for micro in rank]
+    matrix = torch.stack([micro.gradient for micro in everything], dim=1)
+    if len(everything) < 2 or matrix.shape[0] <= matrix.shape[1]:
+        return []
+    shares = torch.linalg.lstsq(matrix, window.taken[:, None], driver="gelsd").solution
+    if distance((matrix @ shares)[:, 0], window.taken) > tolerance:
+        return []
+    if int(torch.linalg.matrix_rank(matrix)) < len(shares):
+        return []
+    own = shares[:, 0].split([len(rank) for rank in window.micro_batches])
+    for by_weight in (False, True):
+        counts = [
+            [float(one) / (micro.weight if by_weight else 1.0) for one, micro in zip(part, rank, strict=True)]
+            for part, rank in zip(own, window.micro_batches, strict=True)
+            if all(micro.weight for micro in rank)
+        ]
+        found = {named(one, window.length) for one in counts}
+        if len(counts) == window.ranks and len(found) == 1 and (words := found.pop()):
+            return [f"apart {words}"]
+    total = sum(micro.weight for micro in everything)
+    if not all(micro.weight for micro in everything):
+        return []
+    due = [f"{float(one) * total / micro.weight:.3g}" for one, micro in zip(shares[:, 0], everything, strict=True)]
+    return [f"shares {', '.join(due)}"]
 
 
 def _leaked(step: Step) -> list[str]:
@@ -100,7 +129,7 @@ def _clipping(step: Step, max_norm: float) -> list[str]:
     found += [
         f"{name} | 1" for name, base in known.items() if distance(window.taken, clip(base, max_norm)) <= tolerance
     ]
-    return found or _partly_clipped(step, max_norm) or _off_by_one(step)
+    return found or _partly_clipped(step, max_norm) or _off_by_one(step) or _by_shares(window, tolerance)
 
 
 def _off_by_one(step: Step) -> list[str]:

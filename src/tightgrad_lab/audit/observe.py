@@ -1,8 +1,9 @@
 """One rank's side of the audit: runs the user's loop and compares each optimizer step with the reference."""
 
+import copy
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tightgrad_lab.audit.additive import not_additive
+from tightgrad_lab.audit.additive import is_sum, not_additive
 from tightgrad_lab.audit.candidates import Window, exact
 from tightgrad_lab.audit.explain import Step, distance, explain, right
 from tightgrad_lab.audit.frozen import frozen_modules
+from tightgrad_lab.audit.given import batches_of, model_of
+from tightgrad_lab.audit.patterns import undivided
 from tightgrad_lab.audit.randomness import Draws, fixed_randomness, without_dropout
 from tightgrad_lab.audit.reference import Reference
 from tightgrad_lab.audit.scenario import NEVER_CLIPS, Scenario, Windows
@@ -87,6 +90,7 @@ class _Run:
     Args:
         everyone: rank -> its micro-batches.
         rank: this one's place in it.
+        changed: whether the loop has changed its micro-batches in place.
     """
 
     specification: Specification
@@ -95,24 +99,29 @@ class _Run:
     everyone: Sequence[Sequence[Any]]
     rank: int
     max_norm: float | None
+    changed: bool
 
 
 def observe(specification: Specification, index: int, scenario: Scenario, rank: int) -> RankReport:
     """Run one scenario on this rank. Collective: every rank must call it."""
     _seed(SEED)
-    batches = specification.make_batches(scenario.ranks * scenario.count, scenario.ragged)
-    if len(batches) != scenario.ranks * scenario.count:
-        asked = scenario.ranks * scenario.count
-        raise ArgumentError(f"make_batches({asked}, ...) gave {len(batches)} micro-batches; it must give {asked}.")
-    own = batches[rank :: scenario.ranks]
+    batches = batches_of(specification, scenario.ranks * scenario.count, scenario.ragged)
+    own = copy.deepcopy(batches[rank :: scenario.ranks])  # the loop may change or empty what it is given
+    given = list(own)
     _seed(SEED + 1)
-    model = without_dropout(specification.build_model())
+    model = without_dropout(model_of(specification))
     with fixed_randomness() as draws:
         reference = Reference(specification, model)
+        reference.fit(batches[0])
         if reference.is_random(batches[0]):
             raise ArgumentError(
                 "loss(model, batch) gives another value for the same micro-batch when it is called again, so nothing "
                 "can be compared: draw its random numbers with torch (the audit holds those fixed) or in make_batches."
+            )
+        if is_sum(reference.losses, batches):
+            raise ArgumentError(
+                "loss(model, batch) returns the sum of the losses of its samples; return their mean, which is the sum "
+                "divided by the weight."
             )
         everyone = [batches[other :: scenario.ranks] for other in range(scenario.ranks)]
         start = weights_of(model)
@@ -121,13 +130,15 @@ def observe(specification: Specification, index: int, scenario: Scenario, rank: 
         spoken = _collectives()
         with watched(model) as watch:
             specification.train(model, own)
+        _accumulates_as_asked(specification, scenario, len(watch.steps))
         alone = specification.alone and scenario.ranks > 1 and _collectives() == spoken
         if alone:
-            everyone, place = [own], 0
+            everyone, place = [everyone[rank]], 0
         else:
             place = rank
             _average_inside(watch.steps)
-        run = _Run(specification, scenario, reference, everyone, place, max_norm)
+        changed = not all(_unchanged(*pair) for pair in zip(given, batches[rank :: scenario.ranks], strict=True))
+        run = _Run(specification, scenario, reference, everyone, place, max_norm, changed)
         remarks = _remarks(run, watch, draws)
     observations = _observations(run, watch, index, rank)
     weights = digest(weights_of(model))
@@ -146,7 +157,7 @@ def _observations(run: _Run, watch: Watch, index: int, rank: int) -> list[Observ
         previous = before[1] if before is not None and before[0] == taken.names else None
         with fixed_randomness():
             step = _step(run, taken, windows, number, gradient, previous)
-            found.append(_compare(run.specification, step, taken, (index, number, rank)))
+            found.append(_compare(run, step, taken, (index, number, rank)))
         before = taken.names, gradient
     return found
 
@@ -193,7 +204,8 @@ def _step(run: _Run, taken: Taken, windows: Windows, number: int, gradient: Tens
     )
 
 
-def _compare(specification: Specification, step: Step, taken: Taken, place: tuple[int, int, int]) -> Observation:
+def _compare(run: _Run, step: Step, taken: Taken, place: tuple[int, int, int]) -> Observation:
+    specification = run.specification
     gradient, tolerance = step.window.taken, step.tolerance
     likely = right(step)
     meant = min(likely, key=lambda one: distance(gradient, one))
@@ -210,6 +222,11 @@ def _compare(specification: Specification, step: Step, taken: Taken, place: tupl
         names = explain(step)
         if "micro means | 1" in names and _some_are_empty(step.window):
             names.insert(0, "empty counts")
+        size_of = step.window.size
+        if not names and size_of > 1 and all(undivided(sorted(one), size_of, window=True) for one in taken.terms):
+            names = ["undivided"]
+        if not names and run.changed:
+            names = ["in place"]
         if not names and tolerance < error < LOW_PRECISION_LIMIT and dtype != "float32":
             names = [f"low precision {dtype}"]
         if not names and taken.missing:
@@ -226,6 +243,29 @@ def _compare(specification: Specification, step: Step, taken: Taken, place: tupl
         dtype=dtype,
         precision=specification.precision,
     )
+
+
+def _accumulates_as_asked(specification: Specification, scenario: Scenario, steps: int) -> None:
+    """Raise an ArgumentError if the loop accumulates as its file says, and not as the audit does."""
+    k, count = specification.k, scenario.count
+    if k < 1 or k == scenario.micro_batches or steps in {len(scenario.windows(one)) for one in PARTIALS}:
+        return
+    if steps in (scenario.epochs * math.ceil(count / k), scenario.epochs * (count // k), scenario.epochs * count // k):
+        raise ArgumentError(
+            f"train accumulates {k} micro-batches, as the file says, where the audit has set ACCUMULATE to "
+            f"{scenario.micro_batches}: read ACCUMULATE inside train, not in a default argument or under another name."
+        )
+
+
+def _unchanged(now: Any, before: Any) -> bool:
+    """Whether the tensors that both have are the same."""
+    if isinstance(now, Tensor) and isinstance(before, Tensor):
+        return now.shape == before.shape and torch.equal(now, before)
+    if isinstance(now, Mapping) and isinstance(before, Mapping):
+        return all(_unchanged(now[key], before[key]) for key in now if key in before)
+    if isinstance(now, list | tuple) and isinstance(before, list | tuple):
+        return all(_unchanged(*pair) for pair in zip(now, before, strict=False))
+    return not hasattr(now, "__dict__") or _unchanged(vars(now), vars(before))
 
 
 def _some_are_empty(window: Window) -> bool:

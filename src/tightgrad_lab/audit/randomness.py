@@ -16,6 +16,8 @@ from torch.nn.modules.dropout import _DropoutNd  # torch 2.9 to 2.14: the base o
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tightgrad_lab.audit.terms import follow
+
 SEED = 20
 _BY_NAME = {
     F.dropout: "p",
@@ -71,7 +73,9 @@ class _NoDropout(TorchFunctionMode):
                 args = (*args[:place], 0.0, *args[place + 1 :])
             else:
                 named[name] = 0.0
-        return func(*args, **named)
+        result = func(*args, **named)
+        follow(getattr(func, "__name__", ""), args, named, result)
+        return result
 
 
 class Draws(TorchDispatchMode):
@@ -110,6 +114,8 @@ def _in_float32(func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
             return first.copy_(drawn)
         return drawn.to(named.get("dtype") or first.dtype)
     dtype = named.get("dtype")
+    if any(argument.name == "dtype" for argument in func._schema.arguments):
+        dtype = dtype or torch.get_default_dtype()
     if first is None and dtype is not None and dtype.is_floating_point:
         return func(*args, **{**named, "dtype": torch.float32}).to(dtype)
     return func(*args, **named)

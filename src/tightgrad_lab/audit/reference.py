@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # torch 2.9 to 2.14: the base of all kinds, without a public name
 
+from tightgrad_lab.audit.given import loss_of
 from tightgrad_lab.audit.specification import Specification
 from tightgrad_lab.audit.watch import Part, Weights
 
@@ -34,14 +35,43 @@ class Reference:
     """
 
     def __init__(self, specification: Specification, model: nn.Module) -> None:
-        self._loss = specification.loss
-        self._model = copy.deepcopy(model).double()
+        self._specification = specification
+        self._given = model
+        self.frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        self.names = tuple(name for name, _ in model.named_parameters() if name not in self.frozen)
+        self.tied = _times_listed(model)
+        self._use(torch.float64)
+
+    def _use(self, dtype: torch.dtype | None) -> None:
+        """Compute in this precision; in that of the model if None."""
+        self._dtype = dtype
+        self._model = copy.deepcopy(self._given)
+        if dtype is not None:
+            self._model = self._model.to(dtype)
         self._parameters = dict(self._model.named_parameters())
-        self.frozen = {name for name, parameter in self._parameters.items() if not parameter.requires_grad}
         for parameter in self._parameters.values():
             parameter.requires_grad_(parameter.is_floating_point())
-        self.names = tuple(name for name in self._parameters if name not in self.frozen)
-        self.tied = _times_listed(self._model)
+
+    def fit(self, batch: Any) -> None:
+        """Take the finest precision in which the loss can be computed: a forward may ask for one of its own."""
+        for dtype in (torch.float32, None):
+            try:
+                with torch.no_grad():
+                    self._loss(batch)
+            except RuntimeError as error:
+                if not any(word in str(error) for word in ("dtype", "scalar type", "same type")):
+                    raise
+                self._use(dtype)
+            else:
+                return
+
+    def _loss(self, batch: Any) -> tuple[Tensor, float]:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(self._dtype or before)  # of what a forward makes itself, such as a first state
+        try:
+            return loss_of(self._specification, self._model, in_precision(copy.deepcopy(batch), self._dtype))
+        finally:
+            torch.set_default_dtype(before)
 
     def micro_batches(self, parts: Sequence[Part], batches: Sequence[Any]) -> list[MicroBatch]:
         """Gradients and weights of micro-batches: of each part's parameters at the weights that it was taken at."""
@@ -51,8 +81,7 @@ class Reference:
             self._load(part.weights)
             parameters = [self._parameters[name] for name in part.names]
             for place, batch in enumerate(batches):
-                loss, weight = self._loss(self._model, as_double(batch))
-                weights[place] = float(weight)
+                loss, weights[place] = self._loss(batch)
                 pieces[place] += _gradients(loss, parameters, empty=not weights[place])
         return [MicroBatch(torch.cat(piece), weight) for piece, weight in zip(pieces, weights, strict=True)]
 
@@ -62,10 +91,10 @@ class Reference:
         for module in norms:
             module.eval()
         with torch.no_grad():
-            found = [self._loss(self._model, as_double(batch)) for batch in batches]
+            found = [self._loss(batch) for batch in batches]
         for module in norms:
             module.train()
-        return [(float(loss), float(weight)) for loss, weight in found]
+        return [(float(loss), weight) for loss, weight in found]
 
     def is_random(self, batch: Any) -> bool:
         """Whether two calls of `loss` on the same micro-batch differ."""
@@ -107,19 +136,25 @@ def _gradients(loss: Tensor, parameters: Sequence[nn.Parameter], *, empty: bool)
         torch.zeros_like(parameter) if gradient is None else gradient
         for parameter, gradient in zip(parameters, found, strict=True)
     ]
-    return [gradient.reshape(-1) for gradient in whole]
+    return [(one.to_dense() if one.is_sparse else one).reshape(-1).double() for one in whole]
 
 
-def as_double(batch: Any) -> Any:
-    """The batch with its floating-point tensors in float64."""
+def in_precision(batch: Any, dtype: torch.dtype | None) -> Any:
+    """The batch with its floating-point tensors in this precision, whatever holds them; as it is if None."""
+    if dtype is None:
+        return batch
     if isinstance(batch, Tensor):
-        return batch.double() if batch.is_floating_point() else batch
-    if isinstance(batch, dict):
-        return {key: as_double(value) for key, value in batch.items()}
+        return batch.to(dtype) if batch.is_floating_point() else batch
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(as_double(value) for value in batch))
+        return type(batch)(*(in_precision(value, dtype) for value in batch))
     if isinstance(batch, tuple | list):
-        return type(batch)(as_double(value) for value in batch)
+        return type(batch)(in_precision(value, dtype) for value in batch)
+    if isinstance(batch, MutableMapping):
+        for key, value in list(batch.items()):
+            batch[key] = in_precision(value, dtype)
+        return batch
+    for name, value in list(getattr(batch, "__dict__", {}).items()):
+        object.__setattr__(batch, name, in_precision(value, dtype))  # a copy, also one that is frozen
     return batch
 
 

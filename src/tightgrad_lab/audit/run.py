@@ -102,6 +102,9 @@ def audit_files(
         except RunError as error:
             own_error = next((one for one in crashes if not is_from_another_rank(one)), None)
             raise ArgumentError(f"with {words}: {own_error or (crashes or [str(error)])[0]}") from error
+        here = sum(chosen[Path(path)][one.scenario].ranks == count for path, found in seen.items() for one in found)
+        if here < count * sum(len(ahead) for _, ahead in own):
+            raise ArgumentError(f"with {words}: train ended its process before all of it was seen (os._exit?).")
     return {path: _audit(found, seen[str(path)], specifications[path].partial) for path, found in chosen.items()}
 
 
@@ -138,7 +141,7 @@ def _observe_all(rank: Rank, send: Send, work: list[tuple[str, list[tuple[int, S
             specification = load(Path(path))
             for place, scenario in chosen:
                 send((path, observe(specification, place, scenario, rank.rank)))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             send((path, where_it_failed(error, Path(path))))
             raise
 

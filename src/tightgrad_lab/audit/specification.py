@@ -1,6 +1,7 @@
 """What an audited file says: a model, micro-batches, the loss that is meant, and the loop as its author writes it."""
 
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -13,7 +14,14 @@ from torch import Tensor, nn
 
 from tightgrad_lab.errors import ArgumentError
 
-REQUIRED = ("build_model", "make_batches", "loss", "train")
+CALLS: dict[str, tuple[str, ...]] = {
+    "build_model": (),
+    "make_batches": ("count", "ragged"),
+    "loss": ("model", "batch"),
+    "train": ("model", "batches"),
+}
+"""How an audited file's functions are called."""
+REQUIRED = tuple(CALLS)
 PRECISIONS = ("float32", "bfloat16", "float16")
 PARTIALS = ("flush", "drop", "carry")
 
@@ -32,6 +40,7 @@ class Specification:
         make_batches: (count, ragged) -> that many micro-batches; with `ragged`, their weights differ.
         loss: (model, micro-batch) -> its mean loss and the weight that it is averaged over. What is meant.
         train: (model, micro-batches of this rank) -> None. The loop that is audited.
+        k: micro-batches of one step as the file says it, before the audit says another; 0 if it does not accumulate.
         module: the file, whose ACCUMULATE, MAX_NORM and EPOCHS are set for each scenario.
         accumulates: whether the file has ACCUMULATE: micro-batches of one optimizer step.
         clips: whether the file has MAX_NORM: the loop clips the global 2-norm to it.
@@ -48,6 +57,7 @@ class Specification:
     loss: Callable[[nn.Module, Any], tuple[Tensor, Tensor | float]]
     train: Callable[[nn.Module, list[Any]], None]
     module: ModuleType
+    k: int
     accumulates: bool
     clips: bool
     precision: str
@@ -72,7 +82,7 @@ def load(path: Path) -> Specification:
     sys.modules[module.__name__] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ArgumentError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     missing = [name for name in REQUIRED if not callable(getattr(module, name, None))]
     if missing:
@@ -80,12 +90,22 @@ def load(path: Path) -> Specification:
             f"{path} does not define {', '.join(missing)}; an audited file defines {', '.join(REQUIRED)} (see "
             "`tightgrad audit --template raw`)."
         )
+    for name, words in CALLS.items():
+        try:
+            inspect.signature(getattr(module, name)).bind(*words)
+        except TypeError as error:
+            raise ArgumentError(
+                f"{path}: {name} is called as {name}({', '.join(words)}), and does not take that: {error}."
+            ) from error
+        except ValueError:  # a built-in function, which does not say
+            continue
     return Specification(
         build_model=module.build_model,
         make_batches=module.make_batches,
         loss=module.loss,
         train=module.train,
         module=module,
+        k=k if isinstance(k := getattr(module, "ACCUMULATE", 0), int) else 0,
         accumulates=hasattr(module, "ACCUMULATE"),
         clips=getattr(module, "MAX_NORM", None) is not None,
         precision=_one_of(path, module, "PRECISION", PRECISIONS),
@@ -100,7 +120,7 @@ def _ranks(path: Path, module: ModuleType) -> tuple[int, ...] | None:
     value = getattr(module, "RANKS", None)
     if value is None:
         return None
-    found = (value,) if isinstance(value, int) else tuple(value)
+    found = tuple(value) if isinstance(value, tuple | list | str) else (value,)
     if not found or not all(isinstance(one, int) and one > 0 for one in found):
         raise ArgumentError(f"{path}: RANKS is {value!r}; write numbers of local ranks, such as RANKS = (1, 2).")
     return found

@@ -16,6 +16,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from tightgrad_lab.audit.terms import Terms, terms_of
+
 Weights = dict[str, Tensor]
 
 
@@ -44,6 +46,7 @@ class Taken:
         frozen: names of parameters that do not require a gradient and changed all the same.
         moved: whether any weight changed.
         after: a digest of all weights after it.
+        terms: of the losses that `backward` was called on since the step before.
     """
 
     parts: list[Part] = field(default_factory=list)
@@ -53,6 +56,7 @@ class Taken:
     frozen: list[str] = field(default_factory=list)
     moved: bool = False
     after: str = ""
+    terms: list[Terms] = field(default_factory=list)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,6 +77,7 @@ class Watch:
         self.held: set[str] = set()
         self.has_nan_loss = False
         self._backwards = 0
+        self._terms: list[Terms] = []
         self._backwards_at_step = -1
         self._seen: Weights | None = None
         self._before: list[Weights] = []
@@ -81,6 +86,7 @@ class Watch:
     def backward(self, roots: Any) -> None:
         """A backward from `roots` begins; the weights that it sees are those that its gradient is of."""
         self._backwards += 1
+        self._terms.append(terms_of(roots))
         self.has_nan_loss |= isinstance(roots, Tensor) and bool(roots.detach().isnan().any())
         sharded = any(
             hasattr(module, "unshard") for module in self.model.modules()
@@ -141,7 +147,8 @@ class Watch:
         step = self.steps[-1] if self.steps else None
         fresh = self._backwards > self._backwards_at_step
         if step is None or (fresh and set(trains) & set(step.names)):
-            step = Taken()
+            step = Taken(terms=self._terms)
+            self._terms = []
             self.steps.append(step)
         self._backwards_at_step = self._backwards
         new = {name: parameter for name, parameter in trains.items() if name not in step.names}
@@ -207,7 +214,7 @@ def weights_of(model: nn.Module) -> Weights:
 def whole(tensor: Tensor) -> Tensor:
     """A float64 copy of all elements. Collective if the tensor is sharded."""
     full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return full.detach().double().cpu().clone()
+    return (full.to_dense() if full.is_sparse else full).detach().double().cpu().clone()
 
 
 def digest(weights: Weights) -> str:

@@ -8,8 +8,8 @@ from torch import Tensor
 from tightgrad_lab.audit.script.in_place import InPlace
 from tightgrad_lab.audit.script.places import caller
 from tightgrad_lab.audit.script.sequences import Sequences
-from tightgrad_lab.audit.script.terms import DIVISIONS, SUMS, follow
-from tightgrad_lab.audit.script.terms import is_loss as _is_loss
+from tightgrad_lab.audit.terms import DIVISIONS, SUMS, follow
+from tightgrad_lab.audit.terms import is_loss as _is_loss
 
 DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 SLOPE = "_tightgrad_slope"

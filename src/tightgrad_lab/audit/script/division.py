@@ -5,12 +5,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
+from tightgrad_lab.audit.patterns import named, undivided
 from tightgrad_lab.audit.script.finding import Remark
 from tightgrad_lab.audit.script.records import Backward
 from tightgrad_lab.audit.script.windows import Window
 
 LEAST = 5e-3
-EXACT = 1e-6
 ROUND = ("1", "5", "2")
 """Digits of numbers that people write for the weight of a term, the likeliest first."""
 
@@ -42,11 +42,11 @@ def _apart(windows: Sequence[Window], usual: int) -> Iterator[Remark]:
             continue
         if max(first) - min(first) <= LEAST * max(first):
             return  # all count the same
-        named = None if abs(sum(first) / ranks - 1) <= LEAST else _named(first, usual, windows[0].backwards[0])
-        if named:
+        cause = None if abs(sum(first) / ranks - 1) <= LEAST else _cause(first, usual, windows[0].backwards[0])
+        if cause:
             numbers = ", ".join(f"{one / max(first):.3g}" for one in first)
-            cause = f"the micro-batches of a step count {numbers} times the one that counts most: {named[0]}"
-            yield Remark("divided apart", cause, windows[0].backwards[0][-1].place, _where(windows[0]), named[1])
+            words = f"the micro-batches of a step count {numbers} times the one that counts most: {cause[0]}"
+            yield Remark("divided apart", words, windows[0].backwards[0][-1].place, _where(windows[0]), cause[1])
         return
 
 
@@ -67,18 +67,12 @@ def _same(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(abs(mine - theirs) <= LEAST * theirs for mine, theirs in zip(one, other, strict=True))
 
 
-def _named(counts: Sequence[float], usual: int, backwards: Sequence[Backward]) -> tuple[str, str] | None:
+def _cause(counts: Sequence[float], usual: int, backwards: Sequence[Backward]) -> tuple[str, str] | None:
     """What makes micro-batches count this, and the cure."""
-    cure = f"divide the loss of every micro-batch by the number of micro-batches ({usual})."
-    pattern = [one / max(counts) for one in counts]
-    small = [abs(one * usual - 1) <= LEAST for one in pattern]
-    if all(is_small or abs(one - 1) <= LEAST for one, is_small in zip(pattern, small, strict=True)):
-        which = "only the last one is" if sum(small) == 1 and small[-1] else f"{sum(small)} of {usual} are"
-        return f"{which} divided by {usual}", cure
-    if usual > 2 and all(abs(one * place - 1) <= LEAST for place, one in enumerate(pattern, start=1)):
-        return "each is divided by its own number in the window", cure
-    again = all(len(one.calls) == place * len(backwards[0].calls) > 0 for place, one in enumerate(backwards, start=1))
-    if again:
+    words = named(counts, usual)
+    if words:
+        return words, f"divide the loss of every micro-batch by the number of micro-batches ({usual})."
+    if all(len(one.calls) == place * len(backwards[0].calls) > 0 for place, one in enumerate(backwards, start=1)):
         return (
             "backward is called on a running total, so that the first one enters again with every other",
             "call backward on the loss of each micro-batch alone.",
@@ -91,7 +85,7 @@ def _undivided(windows: Sequence[Window], usual: int) -> Iterator[Remark]:
     wholes = [_is_one(window) for window in windows]
     found = set.intersection(
         *(
-            set(_beside(one, usual, whole))
+            set(undivided(one.terms, usual, window=whole, scale=one.scale))
             for window, whole in zip(windows, wholes, strict=True)
             for own in window.backwards
             for one in own
@@ -121,15 +115,6 @@ def _is_one(window: Window) -> bool:
             for call in one.calls:
                 masses[call.site] += call.mass / one.scale / window.ranks
     return any(abs(mass - 1) <= LEAST for mass in masses.values())
-
-
-def _beside(backward: Backward, usual: int, whole: bool) -> list[float]:
-    """Factors of terms that nothing divides, beside one that is divided by the number of micro-batches."""
-    terms = [(abs(factor) / backward.scale, divisors) for factor, divisors in backward.terms]
-    alone = [factor for factor, divisors in terms if not divisors and abs(factor * usual - 1) > EXACT]
-    divided = any(usual in divisors or (divisors and whole) for _, divisors in terms)
-    divided |= whole and len(alone) < len(terms)
-    return [float(f"{factor:.9g}") for factor in alone] if divided else []
 
 
 def _roundness(value: float) -> tuple[int, int]:

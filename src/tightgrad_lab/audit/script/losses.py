@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tightgrad_lab.audit.script.records import LossCall
 from tightgrad_lab.audit.script.sequences import Facts
-from tightgrad_lab.audit.script.terms import begin
+from tightgrad_lab.audit.terms import begin
 
 Seen = Callable[[str, Tensor, Tensor | None, bool], None]
 """Told of a loss: its function, the targets' losses, which targets are not ignored (None: all), and whether the script
@@ -46,7 +46,11 @@ def install(seen: Seen, look: Look) -> None:
 
 
 def _wrapped(
-    name: str, original: Callable[..., Tensor], reduce: Callable[..., Tensor], seen: Seen, look: Look = lambda asked: None
+    name: str,
+    original: Callable[..., Tensor],
+    reduce: Callable[..., Tensor],
+    seen: Seen,
+    look: Look = lambda asked: None,
 ) -> Any:
     signature = inspect.signature(original)
     busy = False  # a mode of torch makes the original call itself by its name, which is this one's

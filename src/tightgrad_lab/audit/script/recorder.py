@@ -19,7 +19,7 @@ from tightgrad_lab.audit.script.losses import call_of
 from tightgrad_lab.audit.script.places import caller
 from tightgrad_lab.audit.script.records import Backward, Clip, Ledger, Samples, Step
 from tightgrad_lab.audit.script.sequences import Facts
-from tightgrad_lab.audit.script.terms import terms_of
+from tightgrad_lab.audit.terms import terms_of
 
 SAMPLES = 512
 """Elements of a parameter's gradient that are kept, evenly spread: what is linear in it holds for each of them."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tightgrad_lab.audit.script.terms import Term
+from tightgrad_lab.audit.terms import Term
 
 Samples = dict[int, NDArray[np.float64]]
 """Parameter, by its number -> some elements of its gradient, the same ones each time."""
