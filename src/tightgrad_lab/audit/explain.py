@@ -108,8 +108,10 @@ def _by_shares(window: Window, tolerance: float) -> list[str]:
     total = sum(micro.weight for micro in everything)
     if not all(micro.weight for micro in everything):
         return []
-    due = [f"{float(one) * total / micro.weight:.3g}" for one, micro in zip(shares[:, 0], everything, strict=True)]
-    return [f"shares {', '.join(due)}"]
+    due = [float(one) * total / micro.weight for one, micro in zip(shares[:, 0], everything, strict=True)]
+    if max(due) - min(due) <= 5 * tolerance * max(map(abs, due)):
+        return []  # all alike: no matter of micro-batches
+    return [f"shares {', '.join(f'{one:.3g}' for one in due)}"]
 
 
 def _leaked(step: Step) -> list[str]:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tightgrad_lab.audit.given import batches_of, loss_of, model_of
 from tightgrad_lab.audit.run import audit_files
+from tightgrad_lab.audit.specification import load
 from tightgrad_lab.errors import ArgumentError
 
 HEAD = """
@@ -46,7 +48,6 @@ def train(model, batches):
         optimizer.zero_grad()
 """
 PENALTY = "1e-2 * sum(one.pow(2).sum() for one in model.parameters())"
-RETURNS = "    return F.cross_entropy(model(inputs), targets), len(targets)"
 BY_HAND = "(loss(model, batch)[0] * weights[place] / sum(weights))"
 
 
@@ -92,8 +93,8 @@ def loss(model, batch):
 RIGHT = {
     "a generator": text(make=MAKE.replace("return [", "return (").replace("sizes]\n", "sizes)\n")),
     "a loader": text(
-        make="def make_batches(count, ragged):\n"
-        "    return DataLoader(TensorDataset(torch.randn(4 * count, 6), torch.randint(3, (4 * count,))), batch_size=4)\n"
+        make="def make_batches(count, ragged):\n    rows = torch.randn(4 * count, 6), torch.randint(3, (4 * count,))\n"
+        "    return DataLoader(TensorDataset(*rows), batch_size=4)\n"
     ),
     "a dataclass": text(make=held("Held(torch.randn(4, 6), torch.randint(3, (4,)))"), loss=FIELDS),
     "a state of zeros": text(
@@ -147,17 +148,17 @@ WRONG = {
         "micro-batches of a window count 3.5, 0.5, 0.5, 0.25, 0.25 times their due",
     ),
     "data drawn anew": (
-        text(train=TRAIN.replace("(loss(model", "batch[0].normal_()\n            (loss(model")),
+        text(train=TRAIN.replace(BY_HAND, "batch[0].normal_()\n            " + BY_HAND)),
         "train changes its micro-batches in place",
     ),
     "data scaled twice": (
-        text(train=TRAIN.replace("(loss(model", "batch[0].mul_(0.5)\n            (loss(model")),
+        text(train=TRAIN.replace(BY_HAND, "batch[0].mul_(0.5)\n            " + BY_HAND)),
         "train changes its micro-batches in place",
     ),
 }
 REFUSED = {
     "loss alone": (text(loss=LOSS.replace(", len(targets)\n", "\n")), "it returned a tensor of shape ()"),
-    "no loss": (text(loss=LOSS.replace("return", "print")), "it returned None. Write return loss, number_of_targets"),
+    "no loss": (text(loss=LOSS.replace("return", "found =")), "it returned None. Write return loss, number_of_targets"),
     "a float": (text(loss=LOSS.replace("targets), l", "targets).item(), l")), "the loss that it returned is float"),
     "a vector": (text(loss=LOSS.replace("targets), l", "targets, reduction='none'), l")), "a tensor of shape (4,)"),
     "a sum": (text(loss=LOSS.replace("targets), l", "targets, reduction='sum'), l")), "returns the sum of the losses"),
@@ -165,10 +166,10 @@ REFUSED = {
     "a negative weight": (text(loss=LOSS.replace(", len", ", -len")), "the weight that it returned is -4"),
     "a weight in words": (text(loss=LOSS.replace("len(targets)\n", "'4'\n")), "the weight that it returned is str '4'"),
     "a model in a pair": (text(build=BUILD.rstrip() + ", 1\n"), "build_model() returned a tuple of 2"),
-    "no model": (text(build=BUILD.replace("return", "")), "build_model() returned None"),
+    "no model": (text(build=BUILD.replace("return", "found =")), "build_model() returned None"),
     "nothing that trains": (text(build=BUILD.rstrip() + ".requires_grad_(False)\n"), "without a parameter"),
     "lazy layers": (text(build=BUILD.replace("Linear(6, 8)", "LazyLinear(8)")), "lazy layers"),
-    "no batches": (text(make=MAKE.replace("return", "")), "returned None; return 10 micro-batches"),
+    "no batches": (text(make=MAKE.replace("return", "found =")), "returned None; return 10 micro-batches"),
     "one batch": (text(make=MAKE.rstrip() + "[:1]\n"), "gave 1 micro-batches; it must give 10"),
     "other arguments": (
         text(train=TRAIN.replace("model, batches", "model")),
@@ -192,11 +193,19 @@ def files(folder: Path, texts: dict[str, str]) -> dict[str, Path]:
     return found
 
 
+def called(path: Path) -> None:
+    """Call what can be called without a rank, and then everything."""
+    specification = load(path)
+    batches = batches_of(specification, 10, False)
+    loss_of(specification, model_of(specification), batches[0])
+    audit_files([path])
+
+
 def test_what_is_right_is_not_accused(tmp_path: Path) -> None:
     paths = files(tmp_path, RIGHT)
     found = audit_files(list(paths.values()))
     wrong = {name: [one.cause for one in found[path].findings] for name, path in paths.items()}
-    assert wrong == dict.fromkeys(RIGHT, [])
+    assert wrong == {name: [] for name in RIGHT}
     assert all(one.steps > 4 for one in found.values())
 
 
@@ -214,5 +223,5 @@ def test_a_fault_is_named(tmp_path: Path) -> None:
 def test_what_cannot_be_audited_is_said(name: str, tmp_path: Path) -> None:
     (path,) = files(tmp_path, {name: REFUSED[name][0]}).values()
     with pytest.raises(ArgumentError) as error:
-        audit_files([path])
+        called(path)
     assert REFUSED[name][1] in str(error.value)
