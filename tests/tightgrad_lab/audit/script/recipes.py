@@ -345,23 +345,6 @@ def masked_language():
         optimizer.zero_grad()
 
 
-def triplets():
-    """Embeddings, a margin, hard negatives, and weights that are normalised in place after each step."""
-    model = net(5)
-    optimizer = sgd(model)
-    for _ in range(STEPS):
-        anchor = model(torch.randn(6, 6))
-        far = torch.cdist(anchor, anchor)
-        labels = torch.arange(6) % 2
-        same = labels[:, None] == labels
-        hardest = (far * same).max(1).values - (far + 99.0 * same).min(1).values
-        optimizer.zero_grad()
-        F.relu(hardest + 0.3).mean().backward()
-        optimizer.step()
-        with torch.no_grad():
-            model[2].weight.div_(model[2].weight.norm(dim=1, keepdim=True))
-
-
 def penalised_each_step():
     """An L2 term of its own backward, once a step, beside accumulated micro-batches of different sizes."""
     model = net()

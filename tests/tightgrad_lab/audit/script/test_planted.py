@@ -11,7 +11,7 @@ import pytest
 import support.audits
 from support.waiting import patience
 
-SCRIPT = Path(__file__).parent / "planted.py"
+SCRIPTS = [Path(__file__).parent / name for name in ("planted.py", "planted_targets.py")]
 KINDS = {
     "undivided": "undivided term",
     "apart": "divided apart",
@@ -24,11 +24,12 @@ KINDS = {
     "mass": "mass",
 }
 """How a function's name begins -> what must be named."""
-NAMES = [
-    line.removeprefix("def ").removesuffix("():")
-    for line in SCRIPT.read_text(encoding="utf-8").splitlines()
+NAMES = {
+    line.removeprefix("def ").removesuffix("():"): script
+    for script in SCRIPTS
+    for line in script.read_text(encoding="utf-8").splitlines()
     if line.startswith("def ") and line.endswith("():")
-]
+}
 FINE = [name for name in NAMES if name.startswith("fine_")]
 WRONG = {name: kind for name in NAMES for start, kind in KINDS.items() if name.startswith(start)}
 WRONG |= dict.fromkeys(["shifted_twice", "shifted_twice_padded"], "shifted twice")
@@ -38,11 +39,13 @@ NOTES = {"fine_autoencoder": "not shifted", "fine_clipped_slices": "changed data
 
 @pytest.fixture(scope="module")
 def remarks() -> dict[str, list[dict[str, Any]]]:
-    names = [f"{name}:{RANKS.get(name, 1)}" for name in [*WRONG, *FINE]]
-    command = [sys.executable, support.audits.__file__, str(SCRIPT), *names]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=patience(300), check=False)
-    assert run.returncode == 0, run.stderr
-    found: dict[str, list[dict[str, Any]]] = json.loads(run.stdout)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for script in SCRIPTS:
+        names = [f"{name}:{RANKS.get(name, 1)}" for name in [*WRONG, *FINE] if NAMES[name] == script]
+        command = [sys.executable, support.audits.__file__, str(script), *names]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=patience(300), check=False)
+        assert run.returncode == 0, run.stderr
+        found |= json.loads(run.stdout)
     return found
 
 
