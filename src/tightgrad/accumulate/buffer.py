@@ -51,7 +51,10 @@ class GradientBuffer:
             if grad is None:
                 continue
             if grad.is_sparse:
-                raise UnsupportedError(f"the gradient of {name!r} is sparse; build its layer with sparse=False.")
+                raise UnsupportedError(
+                    f"the gradient of {name!r} is sparse; build its layer with sparse=False, and take Adam in place of "
+                    "SparseAdam."
+                )
             grads[name] = grad
         return grads
 

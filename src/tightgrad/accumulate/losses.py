@@ -9,12 +9,20 @@ from tightgrad.accumulate.settings import Accumulate
 from tightgrad.core.errors import UsageError
 
 
-def checked_losses(loss: Tensor | Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
+def checked_losses(
+    loss: Tensor | Mapping[str, Tensor], names: tuple[str, ...], options: Mapping[str, object] | None = None
+) -> dict[str, Tensor]:
     """Return one scalar for each of the plan's losses; a single tensor is the first.
 
     Raises:
-        UsageError: one is missing, unknown, not a tensor, or not a scalar.
+        UsageError: one is missing, unknown, not a tensor, or not a scalar; or there are options of torch's backward.
     """
+    if options:
+        raise UsageError(
+            f"pipe.backward(loss) has no {' or '.join(options)}: a micro-batch has one backward, after which its graph "
+            "is gone. Add losses that share a graph and call it once; take gradients that the loop needs besides with "
+            "torch.autograd.grad(loss, tensors, retain_graph=True) before it, which leaves .grad alone."
+        )
     given: Any = loss
     if not isinstance(given, Tensor | Mapping):
         raise UsageError(f"backward() takes the loss, a scalar tensor, and got {_kind(given)}. {_hint(given)}")
@@ -78,7 +86,10 @@ def _kind(value: object) -> str:
 def _hint(value: Any) -> str:
     """What to write instead."""
     if value is None:
-        return "A forward of transformers gives a loss only if it is given labels; a function needs a return."
+        return (
+            "A forward of transformers gives a loss only if it is given labels; a function needs a return. To leave a "
+            "micro-batch out, call pipe.skip() in a loop of your own, or give it the weight 0 in attach(weight=...)."
+        )
     if isinstance(value, Mapping):
         name = next((key for key in value if "loss" in str(key)), None)
         return f"Write pipe.backward(output[{name!r}])." if name is not None else "Write pipe.backward(loss)."

@@ -25,6 +25,7 @@ from tightgrad.accumulate.batch_tree import (
     looks_like_samples,
     odd_kind,
 )
+from tightgrad.accumulate.buffer import LOW_PRECISION
 from tightgrad.core.errors import ConfigError
 
 Number = float | int | Tensor
@@ -58,6 +59,11 @@ def _checked(weight: Number) -> float:
             f"weight(batch) gave a {type(weight).__name__}{shape}; it must give one number, what the batch's loss is "
             "averaged over, such as mask.sum()."
         ) from error
+    if isinstance(weight, Tensor) and weight.dtype in LOW_PRECISION and value * torch.finfo(weight.dtype).eps >= 2:
+        raise ConfigError(
+            f"weight(batch) gave {value:g} in {weight.dtype}, which rounds whole numbers of this size; count in "
+            "float32, such as mask.float().sum()."
+        )
     if not math.isfinite(value) or value < 0:
         raise ConfigError(f"a micro-batch weighs {value}; a weight must be finite and at least 0.")
     return value
@@ -81,9 +87,10 @@ def num_samples(batch: Any) -> int:
 
 
 def _no_tensor(batch: Any) -> ConfigError:
+    leave_out = " Let the loader leave out what is no batch." if batch is None else ""
     return ConfigError(
         f"a batch of type {type(batch).__name__} holds no tensor to count samples by; pass "
-        "attach(..., weight=lambda batch: ...) with the number that its loss is averaged over."
+        f"attach(..., weight=lambda batch: ...) with the number that its loss is averaged over.{leave_out}"
     )
 
 
@@ -242,7 +249,10 @@ def _check_samples(batch: Any, leaves: list[_Leaf]) -> None:
                 f"{of_list}, `weight=lambda batch: {first.path}.shape[1]` if samples are the second dimension",
             )
     if all(leaf.in_list for leaf in leaves):
-        raise _asked(f"{first.described} is in a list, which may be one of samples", of_list)
+        raise _asked(
+            f"{first.described} is in a list, which may be one of samples",
+            f"{of_list}, `weight=lambda batch: len({first.path})` if it is averaged over the first dimension of that",
+        )
 
 
 def _leaves(value: Any, path: str, key: str | None = None, place: int = 0, in_list: bool = False) -> Iterator[_Leaf]:

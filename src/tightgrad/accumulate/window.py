@@ -79,6 +79,7 @@ class Window(Generic[Batch]):
         self.batches = batches
         self.backwards = 0
         self._failed: str | None = None
+        self._under_way: str | None = None
         self._position = -1
         self._held = held
 
@@ -182,17 +183,36 @@ class Window(Generic[Batch]):
             yield
 
     @contextmanager
-    def during_backward(self) -> Iterator[None]:
-        """Remember a backward that raises within: part of its gradient may be in the sum, so there is no step."""
+    def during(self, what: str) -> Iterator[None]:
+        """Within, and if this is cut short, the window is neither complete nor as it was: it has no state to save, and
+        after an error no step either.
+        """
+        before, self._under_way = self._under_way, what
         try:
             yield
         except BaseException as error:
             self._failed = (
-                f"the backward of micro-batch {self._position} of {len(self)} has raised {type(error).__name__}, and "
-                "part of its gradient may be in the sum already: this window cannot be finished. Call pipe.abandon() "
-                "to go on with the next one."
+                f"{what} has raised {type(error).__name__}, and part of a gradient may be in the sum already, or part "
+                "of a step in the weights: this window can neither be finished nor saved. Call pipe.abandon() to save, "
+                "or to go on with the next one; what was fetched of this window is then left out."
             )
             raise
+        finally:
+            self._under_way = before
+
+    def during_backward(self) -> AbstractContextManager[None]:
+        """Remember a backward that raises within."""
+        return self.during(f"the backward of micro-batch {self._position} of {len(self)}")
+
+    def check_can_be_saved(self) -> None:
+        """Raise `UsageError` in the middle of a backward or a step, and after one that was cut short."""
+        self._check_not_failed()
+        if self._under_way is not None:
+            raise UsageError(
+                f"{self._under_way} is under way, in which there is no state to save: part of a window would be in it "
+                "twice, or not at all. A hook, a scheduler, a signal handler or another thread may set a flag; save "
+                "where the loop finds it, after pipe.backward() or pipe.step()."
+            )
 
     def _check_not_failed(self) -> None:
         if self._failed is not None:
@@ -209,13 +229,18 @@ class Window(Generic[Batch]):
             raise UsageError("backward() came before the window's first batch; call it inside `for batch in window:`.")
         if self.backwards > self._position:
             raise UsageError(
-                f"backward() ran twice for micro-batch {self._position} of {len(self)}. Add losses that share a graph, "
-                "and call it once. Pieces of a sequence that each have a backward (truncated backpropagation through "
-                "time) are micro-batches: let the loader of pipe.windows() yield the pieces, and carry the detached "
-                "state over in the loop."
+                f"backward() ran twice for micro-batch {self._position} of {len(self)}, or after its skip(). Add its "
+                "losses (of real and fake samples, of policy and value) and call it once. Pieces of a sequence that "
+                "each have a backward (truncated backpropagation through time) are micro-batches: let the loader of "
+                "pipe.windows() yield the pieces, and carry the detached state over in the loop. A batch that ran out "
+                'of memory is cut by pipe.run(window, loss_of) under Accumulate(on_oom="split").'
             )
         if self.backwards < self._position:
-            raise UsageError(f"backward() was not called for micro-batch {self.backwards} of {len(self)}. {_ALL_COUNT}")
+            raise UsageError(
+                f"backward() was not called for micro-batch {self.backwards} of {len(self)} before the next was taken. "
+                "If the loop reads ahead (list(window), a prefetcher, losses collected first), prefetch in the loader "
+                f"that pipe.windows() is given, and take each loss's backward in its turn. {_ALL_COUNT}"
+            )
         self.backwards += 1
         return self.weights[self._position]
 
@@ -229,7 +254,8 @@ class Window(Generic[Batch]):
         self._check_not_failed()
         if not self.is_complete:
             raise UsageError(
-                f"step() came after {self.backwards} of the window's {len(self)} micro-batches. {_ALL_COUNT} A window "
+                f"step() came after {self.backwards} of the window's {len(self)} micro-batches; loss.backward() does "
+                f"not count, nor do gradients that the loop writes itself. {_ALL_COUNT} A window "
                 "that should be shorter needs a smaller micro_batches, which can be a schedule; pipe.skip() leaves out "
                 "each of the rest of this one, and pipe.abandon() drops one without a step."
             )

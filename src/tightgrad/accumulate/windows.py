@@ -1,6 +1,6 @@
 """Cuts a loader into windows, in step with the other ranks."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from inspect import GEN_CLOSED, getgeneratorstate
 from itertools import chain
@@ -112,7 +112,7 @@ class WindowCutter(Generic[Batch]):
         """
         carried, self.carried = self.carried, []
         self._loader_failure = None
-        batches = chain(carried, loader)  # a loader that cannot even start fails when its first batch is fetched
+        batches = chain(carried, iterated(loader))  # one that cannot even start fails at its first batch
         window = self._next(batches, step())
         while window is not None:
             self._num_windows += 1
@@ -165,7 +165,7 @@ class WindowCutter(Generic[Batch]):
 
     def uncounted_each(self, loader: Iterable[Batch], _step: Callable[[], int]) -> Iterator[Window[Batch]]:
         """Yield a window for each batch, which no other rank is told of."""
-        for batch in loader:
+        for batch in iterated(loader):
             self.num_consumed_before = self.num_consumed
             self.num_consumed += 1
             yield uncounted(batch)
@@ -309,6 +309,17 @@ class WindowCutter(Generic[Batch]):
                 f"rank {', '.join(map(str, empty))} has no batch at all, but its wrapper needs one to take part in "
                 "the other ranks' backward; give every rank at least one batch."
             )
+
+
+def iterated(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield a loader's batches. Raises `ConfigError` where it is nothing that gives batches."""
+    if isinstance(loader, Mapping | str | bytes) or not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
+        is_mapping = isinstance(loader, Mapping)
+        hint = ", of which only the keys would be batches: give one of its values, or zip(*loaders.values())"
+        raise ConfigError(
+            f"pipe.windows() takes a loader of batches, not one {type(loader).__name__}{hint if is_mapping else ''}."
+        )
+    yield from loader
 
 
 def _all_have_ended(start: Count) -> bool:

@@ -47,10 +47,15 @@ class Checkpoints:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything this rank remembers, also in mid-window: plain tensors and numbers. Differs by rank."""
+        """Return everything this rank remembers, also in mid-window: plain tensors and numbers. Differs by rank.
+
+        Raises:
+            UsageError: a backward or a step is under way, or was cut short; or gradients were changed from outside.
+        """
         step = self._step
         if step is None:
             return self.state.state_dict(None, self._cutter.num_consumed)
+        step.window.check_can_be_saved()
         self.ownership.check_grads()
         totals = step.loss.totals or step.window.expected_weights
         grads, sums = self.adapter.accumulated(), self.parts.buffer.sums()

@@ -117,15 +117,14 @@ class GradientPipeline(Checkpoints):
         if self._step is not None:
             raise UsageError(
                 "the previous window has no step(); call pipe.step() once after `for batch in window:`, or "
-                "pipe.abandon() to drop it after an error."
+                "pipe.abandon() to drop it after an error or a `break`. A pipeline has one window at a time."
             )
 
     def set_micro_batches(self, micro_batches: int) -> None:
         """Set how many micro-batches make a window, from the next window on, in place of the plan's number or schedule.
 
         For what the plan's schedule by steps cannot say, such as a number for each epoch. To be called between two
-        windows, with the same number on every rank; where they differ, the next window is an error on every rank. The
-        number is saved and restored with the state.
+        windows, with the same number on every rank, else the next window is an error on all. It is saved, too.
 
         Raises:
             ConfigError: the plan does not accumulate, by number, or never had more than one micro-batch in a window.
@@ -203,12 +202,13 @@ class GradientPipeline(Checkpoints):
             self._restart()
             raise
 
-    def backward(self, loss: Tensor | Mapping[str, Tensor]) -> None:
+    def backward(self, loss: Tensor | Mapping[str, Tensor], **options: object) -> None:
         """Scale the current micro-batch's loss so that gradients add up to the target, and run its backward.
 
         Args:
             loss: a scalar, reduced as the plan's `loss_reduction` says; with several `losses` in the plan, a mapping
                 of one scalar for each.
+            options: those of torch's backward, such as `retain_graph`, are refused with what to write.
 
         Raises:
             UsageError: there is no current micro-batch, a loss is not a scalar, or one is missing; gradients were
@@ -217,7 +217,7 @@ class GradientPipeline(Checkpoints):
             Exception: with `fetch="batch"`, what this rank's loader raised since the window began, once all know.
         """
         step = self._open_step("backward")
-        losses = checked_losses(loss, self.parts.plan.accumulate.losses)
+        losses = checked_losses(loss, self.parts.plan.accumulate.losses, options)
         del loss
         self.ownership.take_grads()
         weights = step.window.take_weights()
@@ -357,20 +357,20 @@ class GradientPipeline(Checkpoints):
         step = self._open_step("step")
         step.complete()
         try:
-            outcome = step.apply(again)
-        except Exception as error:
+            with step.window.during("pipe.step()"):
+                outcome = step.apply(again)
+        except Exception as error:  # an interrupt leaves the window open, as it does in backward()
+            self._restart()
             self._recorder.failed(error)
             raise
-        finally:
-            self._restart()
+        self._restart()
         return self._recorder.record(step, outcome)
 
     def flush(self) -> StepRecord:
         """Deliver what compression has left behind on all ranks: one optimizer step on the sum of all residuals, which
         are empty afterwards. Collective: every rank must call it, between two windows.
 
-        Before the plan or the wrapper changes, or at the end of training. It is a step like others: clipped, counted,
-        and followed by the scheduler's.
+        Before plan or wrapper change, or at the end of training. It is a step like others: clipped, counted, scheduled.
 
         Raises:
             UsageError: a window is open, or the plan keeps no residuals.

@@ -50,7 +50,8 @@ class WholeWindows:
             current[0] = renew()
 
         before_split = self.parts.premises.loss.on_split(window, loss_of)
-        current[0].retries = self.smaller.run(window, backward, start_again, before_split)
+        with window.during("pipe.run()"):
+            current[0].retries = self.smaller.run(window, backward, start_again, before_split)
         window.backwards = len(window)
 
     def cached(self, window: Window[Any], encode: Encode, loss: LossOfAll, step: Step, sees: str) -> None:
@@ -66,4 +67,5 @@ class WholeWindows:
         names, premise, adapter = self.parts.plan.accumulate.losses, self.parts.premises.loss, self.parts.adapter
         look = partial(premise.on_encode, window, encode)
         cached = Cached(premise.model, adapter, names, step.loss.scaled, backward, look)
-        cached.run(window, encode, loss, sees_all=sees == "all_ranks")
+        with window.during("pipe.run_cached()"):
+            cached.run(window, encode, loss, sees_all=sees == "all_ranks")

@@ -132,6 +132,12 @@ _EDIT = (
     "only for a fixed factor or mask, not for a clip, noise or weight decay"
 )
 
+_OTHER_BACKWARD = (
+    "a backward other than pipe.backward() (write pipe.backward(loss) for loss.backward(); give another loss a window "
+    "of its own, or call requires_grad_(False) on these parameters meanwhile; for gradients of inputs take "
+    "torch.autograd.grad)"
+)
+
 
 def foreign_change(found: Changes, another_pipeline: Callable[[], bool]) -> UsageError:
     """Say what happened to which gradients, what usually does that, and what to write instead.
@@ -154,14 +160,14 @@ def foreign_change(found: Changes, another_pipeline: Callable[[], bool]) -> Usag
             "Usually a zero_grad() was left in the loop: remove it, pipe.step() clears the gradients. To edit "
             f"gradients on purpose, write {_EDIT}"
         )
+    elif WRITTEN not in found:
+        cause = f"Usually this is {_OTHER_BACKWARD}"
     else:
         cause = (
             "Usually one of these was left in the loop: clip_grad_norm_ or clip_grad_value_ (put the clip into the "
             "plan: Plan(clip=tg.clip.GlobalNorm(max_norm)) or tg.clip.Value(max_value)); "
             "zero_grad(set_to_none=False) (remove it, pipe.step() clears the gradients); scaler.unscale_ (use "
-            "attach(..., scaler=scaler)); a backward other than pipe.backward() (give the other loss a window of its "
-            "own, or call requires_grad_(False) on these parameters meanwhile); an edit (write "
-            f"{_EDIT})"
+            f"attach(..., scaler=scaler)); {_OTHER_BACKWARD}; an edit (write {_EDIT})"
         )
     return UsageError(
         f"gradients were changed from outside in the middle of a window: {seen}. Until pipe.step() only the pipeline "
