@@ -11,13 +11,13 @@ few terms. Names of autograd's nodes are the same in torch 2.9 to 2.14; under ot
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 MEAN, SUM = 1, 2  # torch's numbers for reduction="mean" and "sum"
 _MOST_NODES = 32
@@ -228,6 +228,19 @@ def _has_squares(function: Any, deep: int = 5) -> bool:
 def following(node: Any) -> list[Any]:
     """Return the nodes that a node passes gradients on to."""
     return [] if node is None else [function for function, _ in node.next_functions if function is not None]
+
+
+def parameters_of(losses: Iterable[Tensor]) -> Iterator[nn.Parameter]:
+    """Yield the parameters that get a gradient from these losses, without those of a checkpointed forward."""
+    nodes, seen = [loss.grad_fn for loss in losses], set[Any]()
+    while nodes:
+        node: Any = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes += following(node)
+        if isinstance(leaf := getattr(node, "variable", None), nn.Parameter):
+            yield leaf
 
 
 def _saved_number(function: Any, name: str) -> Any:

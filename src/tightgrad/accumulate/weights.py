@@ -27,12 +27,16 @@ from tightgrad.accumulate.batch_tree import (
 )
 from tightgrad.accumulate.buffer import LOW_PRECISION
 from tightgrad.core.errors import ConfigError
+from tightgrad.core.notices import warn
 
 Number = float | int | Tensor
 Weight = Callable[[Any], Number | Mapping[str, Number]]
 
 IGNORED = -100
 _LABEL = re.compile(r"label|target|(^|_)(y|tgt|trg|gt)(_|$)", re.IGNORECASE)
+_MASK = re.compile(r"(^|_)masks?(_|$)", re.IGNORECASE)
+_SAMPLE_WEIGHTS = re.compile(r"^((sample|loss|importance)_?weights?|weights)$", re.IGNORECASE)
+_LENGTHS = re.compile(r"(^|_)(len|lens|length|lengths)(_|$)", re.IGNORECASE)
 _NO_LABEL = re.compile(r"(^|_)(len|lens|length|lengths|num|size|sizes|id|ids|idx|index|indices)(_|$)", re.IGNORECASE)
 
 
@@ -158,6 +162,7 @@ class DefaultWeight:
         for leaf in labels:
             if is_integer(leaf.array) and not leaf.is_one_number:
                 raise _asked(f"{leaf.described} looks like labels of tokens or pixels", _for_tokens(leaf.path))
+        self._check_counted_by_another(leaves, labels)
         self._check_shapes(labels or self._unlabelled(leaves))
         self._is_first = False
         return leaves[0].size
@@ -192,6 +197,25 @@ class DefaultWeight:
                 f"`weight=lambda batch: ({leaf.path} >= 0).sum()` if yours does, `weight=lambda batch: "
                 f"len({leaf.path})` if it is averaged over samples",
             )
+
+    def _check_counted_by_another(self, leaves: list[_Leaf], labels: list[_Leaf]) -> None:
+        """What says which entries of the labels count, or how much each sample, is what a loss is averaged over."""
+        for leaf in leaves:
+            if leaf.key is not None and _SAMPLE_WEIGHTS.search(leaf.key):
+                raise _counted_by(leaf, f"{leaf.path}.sum()", "may say how much each sample counts")
+            shape = tuple(leaf.array.shape)
+            others = [one for one in labels or leaves if one is not leaf and (labels or not is_integer(one.array))]
+            is_mask = "bool" in str(leaf.array.dtype) or (leaf.key is not None and _MASK.search(leaf.key))
+            if is_mask and len(shape) > 1 and any(tuple(o.array.shape)[: len(shape)] == shape for o in others):
+                raise _counted_by(leaf, f"{leaf.path}.sum()", "looks like a mask of what is averaged over")
+            is_length = leaf.key is None or _LENGTHS.search(leaf.key)
+            if not (is_length and is_integer(leaf.array) and leaf.is_one_number and self._looks_at(leaf)):
+                continue
+            longest = int(leaf.array.max()) if leaf.size else 0
+            named = leaf.key is not None
+            padded = (o for o in others if o.array.ndim > 2 - named and o.array.shape[1] == longest > 1 and o in labels)
+            if next(padded, None) is not None:
+                raise _counted_by(leaf, f"{leaf.path}.sum()", "looks like lengths of padded labels")
 
     def _check_length(self, batch: Any) -> None:
         """A list whose length changes is a list of samples."""
@@ -282,6 +306,42 @@ def _asked(reason: str, suggestions: str) -> ConfigError:
         f"the number of samples cannot be taken for the weight of a batch: {reason}. Tell attach() what your loss is "
         f"averaged over: {suggestions}."
     )
+
+
+def _counted_by(leaf: _Leaf, count: str, looks: str) -> ConfigError:
+    return _asked(
+        f"{leaf.described} {looks}",
+        f"`weight=lambda batch: {count}` if its loss is divided by that, `weight=lambda batch: len({leaf.path})` for a "
+        "mean over samples",
+    )
+
+
+class FieldsCounted:
+    """Warns, once, of a weight of the user's that is the number of a batch's fields: batches of different sizes weigh
+    as much as they have fields.
+    """
+
+    def __init__(self) -> None:
+        self._sizes: set[int] | None = set()
+
+    def look(self, batch: Any, weight: float, stacklevel: int) -> None:
+        """Look at a batch and what it weighs."""
+        if self._sizes is None:
+            return
+        leaves = [item for _, _, item in entries(batch, "") if is_array(item) and item.ndim and odd_kind(item) is None]
+        sizes = {int(item.shape[0]) for item in leaves}
+        if weight != sum(1 for _ in entries(batch, "")) or len(sizes) != 1 or looks_like_samples(batch):
+            self._sizes = None
+            return
+        self._sizes |= sizes - {weight}
+        if len(self._sizes) > 1:
+            self._sizes = None
+            warn(
+                f"weight(batch) gave {weight:g}, which is how many fields a batch has, for batches of different sizes: "
+                "they count the same, and losses that are averaged over samples are not weighed by them. Write "
+                "weight=lambda batch: len(batch[0]), or leave weight out to count samples.",
+                stacklevel + 1,
+            )
 
 
 def _for_tokens(path: str) -> str:

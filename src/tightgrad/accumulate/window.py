@@ -184,8 +184,8 @@ class Window(Generic[Batch]):
 
     @contextmanager
     def during(self, what: str) -> Iterator[None]:
-        """Within, and if this is cut short, the window is neither complete nor as it was: it has no state to save, and
-        after an error no step either.
+        """Let the window have no state to save within, where it is neither complete nor as it was, nor, after an error,
+        a step.
         """
         before, self._under_way = self._under_way, what
         try:
@@ -229,11 +229,12 @@ class Window(Generic[Batch]):
             raise UsageError("backward() came before the window's first batch; call it inside `for batch in window:`.")
         if self.backwards > self._position:
             raise UsageError(
-                f"backward() ran twice for micro-batch {self._position} of {len(self)}, or after its skip(). Add its "
-                "losses (of real and fake samples, of policy and value) and call it once. Pieces of a sequence that "
-                "each have a backward (truncated backpropagation through time) are micro-batches: let the loader of "
-                "pipe.windows() yield the pieces, and carry the detached state over in the loop. A batch that ran out "
-                'of memory is cut by pipe.run(window, loss_of) under Accumulate(on_oom="split").'
+                f"backward() ran twice for micro-batch {self._position} of {len(self)}, or after its skip(). "
+                "Add losses that share a graph, and call it once; those of one batch without a shared graph (of real "
+                "and fake samples) as well. Pieces of a sequence that each have a backward (truncated backpropagation "
+                "through time) are micro-batches: let the loader of pipe.windows() yield the pieces, and carry the "
+                "detached state over in the loop. A batch that ran out of memory is cut by pipe.run(window, loss_of) "
+                'under Accumulate(on_oom="split").'
             )
         if self.backwards < self._position:
             raise UsageError(

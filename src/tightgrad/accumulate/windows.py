@@ -12,7 +12,7 @@ from tightgrad.accumulate.fetched import Fetched, uncounted
 from tightgrad.accumulate.settings import Accumulate
 from tightgrad.accumulate.split import batch_size, is_repeated, repeated, split_batch
 from tightgrad.accumulate.streamed import Rows, Streamed
-from tightgrad.accumulate.weights import Weight, batch_weights
+from tightgrad.accumulate.weights import DefaultWeight, FieldsCounted, Weight, batch_weights
 from tightgrad.accumulate.window import MicroBatchContext, MicroBatches, Window
 from tightgrad.core.check import check_integer
 from tightgrad.core.errors import ConfigError, UsageError
@@ -20,6 +20,8 @@ from tightgrad.core.protocols import Collective
 
 Batch = TypeVar("Batch")
 Short = Literal["fewer", "repeat"]
+
+_STACK = 9  # the user's line, above pipe.windows() and what it calls, where the whole window is fetched first
 
 NEEDS_WINDOW = (  # after the name of a method
     "needs a window; call it inside `for window in pipe.windows(loader):`, before the window's step(). abandon(), "
@@ -86,7 +88,7 @@ class WindowCutter(Generic[Batch]):
         self.carried: list[Batch] = []
         self.num_consumed = 0
         self.num_consumed_before = 0
-        self._weight = weight
+        self._weight, self._fields = weight, FieldsCounted()
         self._collective = collective
         self._held = held
         self._one_by_one = one_by_one
@@ -179,7 +181,10 @@ class WindowCutter(Generic[Batch]):
         """Return what a batch counts for each loss: nothing, if a rank has repeated it for the sake of others."""
         if self._collective.world_size > 1 and is_repeated(batch):
             return dict.fromkeys(self.settings.losses, 0.0)
-        return batch_weights(batch, self._weight, self.settings.losses)
+        row = batch_weights(batch, self._weight, self.settings.losses)
+        if not isinstance(self._weight, DefaultWeight):
+            self._fields.look(batch, row[self.settings.losses[0]], _STACK)
+        return row
 
     def _next(self, batches: Iterator[Batch], step: int) -> Window[Batch] | None:
         """The next window; None if no rank has one."""

@@ -99,7 +99,7 @@ class GradientPipeline(Checkpoints):
             else:
                 step.begin()
             step.begin_sum()
-            self._step = step
+            self._step, self._resumed = step, None  # a state that was loaded in this loop is taken up by now
             self.ownership.watch_grads()
             yield window
 

@@ -44,6 +44,7 @@ class WindowLoss:
         adapter = self._parts.adapter
         if not (any(weights.values()) or adapter.every_rank_runs):
             return None
+        self._parts.ownership.look_for_others(losses.values())
         totals = self.scale_by_n()
         self.meter.add(losses, weights, totals)
         counted = losses if adapter.every_rank_runs else {name: losses[name] for name in losses if weights[name] > 0}
@@ -56,6 +57,7 @@ class WindowLoss:
             ((name, before),) = self.totals.items()  # N becomes another with fetch="batch" only, which has one loss
             self._parts.adapter.scale_accumulated_(before / totals[name])
             self._parts.buffer.scale_(before / totals[name])
+            self._parts.ownership.warn_of_others(f"from {before:g} to {totals[name]:g}", stacklevel=5)
         self.totals = totals
         return totals
 

@@ -61,6 +61,10 @@ UNAMBIGUOUS = {
     "pairs": lambda n: (images(n), images(n)),
     "uint8 images": lambda n: torch.zeros(n, 8, 8, 3, dtype=torch.uint8),
     "extras": lambda n: {"x": torch.randn(n, 3), "names": ["a"] * n, "temperature": torch.tensor(2.0), "k": 3},
+    "a mask of the input": lambda n: {"x": torch.randn(n, T, 3), "mask": torch.ones(n, T).bool(), "y": torch.randn(n)},
+    "lengths of the input": lambda n: {"x": torch.randn(n, T, 3), "y": torch.randn(n, 2), "len": torch.full((n,), T)},
+    "an end of each": lambda n: (torch.randn(n, 3), torch.zeros(n).bool(), torch.randn(n)),
+    "truth values as labels": lambda n: {"x": torch.randn(n, 3), "labels": torch.ones(n, 7).bool()},
     "named tuple": lambda n: Pair(torch.randn(n, 3), classes(n)),
     "other mappings": lambda n: UserDict(x=torch.randn(n, 3), nested=OrderedDict(y=classes(n))),
     "numpy": lambda n: {"x": np.zeros((n, 3), np.float32), "label": np.arange(n)},
@@ -109,6 +113,31 @@ AMBIGUOUS = {
     "a list of samples": ([images()[0]] * 5, r"len\(batch\)` for a list of samples"),
     "a list of dicts": ([{"input_ids": ids()[0]}] * 5, r"len\(batch\)` for a list of samples"),
     "a list of pairs": ([(images()[0], 1), (images()[0], 2)], "may be one of samples"),
+    "a mask of targets": (
+        {"x": torch.randn(B, T, 3), "y": torch.randn(B, T, 2), "mask": torch.rand(B, T).round()},
+        r'weight=lambda batch: batch\["mask"\].sum\(\)` if its loss is divided by that',
+    ),
+    "a mask of targets, positional": (
+        (torch.randn(B, 3), torch.randn(B, T), torch.ones(B, T).bool()),
+        r"batch\[2\].*mask",
+    ),
+    "a mask of tokens": ({"attention_mask": mask(), "labels": torch.randn(B, T)}, "attention_mask.*looks like a mask"),
+    "a mask of inputs": (
+        {"patches": torch.randn(B, T, 3), "masked": torch.ones(B, T).bool()},
+        "masked.*looks like a mask",
+    ),
+    "weights of samples": (
+        {"x": torch.randn(B, 3), "y": torch.randn(B), "sample_weight": torch.rand(B)},
+        "each sample",
+    ),
+    "lengths of padded targets": (
+        {"x": torch.randn(B, T, 3), "y": torch.randn(B, T, 2), "lengths": torch.tensor([T, 2, 3, 1])},
+        r"looks like lengths of padded labels.*\.sum\(\)",
+    ),
+    "lengths, positional": (
+        (torch.randn(B, T, 3), torch.randn(B, T, 2), torch.tensor([T, 2, 3, 1])),
+        "lengths of padded",
+    ),
     "packed": ((pack_sequence([torch.ones(3), torch.ones(2)]), classes(2)), "PackedSequence"),
     "nested tensor": ({"x": RAGGED}, "nested tensor"),
     "dataclass": (Fields(torch.randn(B, 3), classes()), "batch is a dataclass Fields"),

@@ -103,7 +103,7 @@ CASES = {
     read_ahead: READ_AHEAD,
     collected: READ_AHEAD,
     summed: READ_AHEAD,
-    real_and_fake: "Add its losses .of real and fake samples, of policy and value. and call it once",
+    real_and_fake: r"call it once; those of one batch without a shared graph \(of real and fake samples\) as well",
     skipped_and_run: r"ran twice for micro-batch 0 of 2, or after its skip\(\)",
     two_heads: r"has no retain_graph.*Add losses that share a graph.*torch.autograd.grad\(loss, tensors",
     broken_off: "drop it after an error or a `break`. A pipeline has one window at a time",
@@ -181,3 +181,77 @@ def test_a_parameter_of_no_module_is_told_where_it_belongs():
     model, temperature = nn.Linear(6, 3), nn.Parameter(torch.ones(()))
     with pytest.raises(tg.UsageError, match=r"to none, attach one that has them all, such as nn.ModuleList"):
         tg.attach(model, torch.optim.SGD([*model.parameters(), temperature], lr=0.1), tg.Plan())
+
+
+def head_alone(model):
+    return model[1], [model[1].weight]
+
+
+def one_optimizer_of_two(model):
+    return model, [model[1].weight]
+
+
+def a_parameter_of_the_loop(model):
+    model.prompt = [nn.Parameter(torch.ones(6))]  # in no module
+    return model, list(model.parameters())
+
+
+SIZES = {"ragged": (2, 3, 1, 2), "a window cut short": (2, 2, 2)}
+
+
+@pytest.mark.filterwarnings("ignore:.*not in the optimizer")
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("split", [head_alone, one_optimizer_of_two, a_parameter_of_the_loop])
+def test_gradients_of_what_no_pipeline_has_are_told_not_to_be_exact(split, sizes):
+    model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 3, bias=False))
+    attached_part, held = split(model)
+    pipe = tg.attach(attached_part, torch.optim.SGD(held, lr=0.1), tg.Plan(accumulate=tg.Accumulate(2)))
+    with pytest.warns(tg.TightGradWarning, match=r"on 1 parameter\(s\) that no pipeline steps") as told:  # noqa: PT031
+        for window in pipe.windows(torch.randn(size, 6) for size in sizes):
+            for batch in window:
+                pipe.backward(loss_of(model, batch + getattr(model, "prompt", [0])[0]))
+            pipe.step()
+    assert sum("no pipeline steps" in str(one.message) for one in told) == 1
+
+
+@pytest.mark.parametrize("fetch", ["auto", "window"])
+@pytest.mark.parametrize("sizes", [(2, 2, 2, 2), (2, 3, 1, 2)], ids=["equal", "ragged"])
+def test_gradients_that_are_exact_or_of_another_pipeline_are_not_spoken_of(fetch, sizes):
+    trunk, head = nn.Linear(6, 6, bias=False), nn.Linear(6, 3, bias=False)
+    plan = tg.Plan(accumulate=tg.Accumulate(2, fetch=fetch))
+    pipe = tg.attach(head, torch.optim.SGD(head.parameters(), lr=0.1), plan)
+    other = tg.attach(trunk, torch.optim.SGD(trunk.parameters(), lr=0.1), tg.Plan()) if fetch == "auto" else None
+    for window in pipe.windows(torch.randn(size, 6) for size in sizes):
+        for batch in window:
+            pipe.backward(head(trunk(batch)).square().mean())
+        pipe.step()
+    assert other is None or other.state.step == 0
+
+
+@pytest.mark.parametrize("batch", [lambda n: (torch.ones(n, 6), torch.ones(n, 3)), lambda n: {"x": torch.ones(n, 6)}])
+def test_a_weight_that_counts_the_fields_of_a_batch_is_told_once(batch):
+    _, pipe = attached(weight=len)
+    with pytest.warns(tg.TightGradWarning, match="which is how many fields a batch has") as told:  # noqa: PT031
+        for window in pipe.windows(batch(size) for size in (4, 2, 3, 5)):
+            for _ in window:
+                pipe.skip()
+            pipe.step()
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("weight", "batch"),
+    [
+        (len, lambda n: [torch.ones(6)] * n),  # a list of samples
+        (lambda batch: len(batch[0]), lambda n: (torch.ones(n, 6), torch.ones(n, 3))),
+        (lambda batch: 1, lambda n: (torch.ones(n, 6), torch.ones(n, 3))),
+        (len, lambda n: torch.ones(n, 6)),
+        (len, lambda n: (torch.ones(4, 6), torch.ones(4, 3))),  # of one size, so that all count the same
+    ],
+)
+def test_a_weight_that_counts_something_else_is_not_spoken_of(weight, batch):
+    _, pipe = attached(weight=weight)
+    for window in pipe.windows(batch(size) for size in (4, 2, 3, 5)):
+        for _ in window:
+            pipe.skip()
+        pipe.step()

@@ -150,3 +150,18 @@ def test_a_window_that_was_run_in_part_is_not_run_again():
         loop.pipe.run(window, loop.loss_of)
     with pytest.raises(tg.UsageError, match=r"pipe.run\(\) has raised ValueError"):
         loop.pipe.run(window, loop.loss_of)
+
+
+def test_going_back_to_a_checkpoint_within_an_epoch_does_not_repeat_the_next_epochs_numbers(tmp_path):
+    loop, drawn = Loop(), []
+    torch.manual_seed(3)
+    for epoch in range(2):
+        for number, window in enumerate(loop.pipe.windows(BATCHES)):
+            for batch in window:
+                loop.pipe.backward(loop.loss_of(batch))
+            loop.pipe.step()
+            drawn.append(float(torch.rand(())))
+            if epoch == 0 and number == 0:
+                loop.save(tmp_path)
+                tg.load(tmp_path, loop.model, loop.optimizer, loop.pipe)
+    assert len(set(drawn)) == 4

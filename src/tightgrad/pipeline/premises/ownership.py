@@ -3,15 +3,17 @@
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from tightgrad.accumulate.loss_graph import parameters_of
 from tightgrad.core.errors import UsageError
-from tightgrad.core.notices import named
+from tightgrad.core.notices import first_few, named, warn
 from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.premises.gradient_watch import GradientWatch, foreign_change
 
@@ -82,6 +84,7 @@ class Ownership:
         self._names = {id(parameter): name for name, parameter in adapter.parameters.items()}
         self._lost: str | None = None
         self._last_backward = (0, 0)
+        self._others: list[str] | None = None
         with _LOCK:
             others = _sharing(self)
             for other in others:
@@ -153,6 +156,32 @@ class Ownership:
     def forget_grads(self) -> None:
         """Forget the gradients of a window that is over."""
         self._watch.end_window()
+
+    def look_for_others(self, losses: Iterable[Tensor]) -> None:
+        """Take note, in the first backward, of parameters that get gradients from these losses and that no pipeline
+        has.
+        """
+        if self._others is None:
+            with _LOCK:
+                known = frozenset[int]().union(*(one._names.keys() for one in _LIVING))
+            self._others = [str(tuple(p.shape)) for p in parameters_of(losses) if id(p) not in known]
+
+    def warn_of_others(self, change: str, stacklevel: int) -> None:
+        """Warn, once, that gradients of others' parameters were not multiplied as the pipeline's own were when N turned
+        out to be another.
+        """
+        shapes, self._others = self._others, []
+        if not shapes:
+            return
+        warn(
+            f"the loss also depends on {len(shapes)} parameter(s) that no pipeline steps (shapes "
+            f"{first_few(shapes, 3)}), and their gradients are not those of the big batch: batches are fetched one at "
+            f"a time, N has changed {change} since the window's first backward, and only this pipeline's gradients "
+            "were multiplied by that. If another optimizer steps them, attach one module that has them all, with all "
+            'optimizers in a list, or take Accumulate(fetch="window"); if none does, freeze them with '
+            "requires_grad_(False), or ignore this.",
+            stacklevel + 1,
+        )
 
     def _another_ran_since(self) -> bool:
         """Whether another pipeline's backward ran in this thread after this one's last."""
