@@ -208,13 +208,12 @@ class DefaultWeight:
             is_mask = "bool" in str(leaf.array.dtype) or (leaf.key is not None and _MASK.search(leaf.key))
             if is_mask and len(shape) > 1 and any(tuple(o.array.shape)[: len(shape)] == shape for o in others):
                 raise _counted_by(leaf, f"{leaf.path}.sum()", "looks like a mask of what is averaged over")
-            is_length = leaf.key is None or _LENGTHS.search(leaf.key)
-            if not (is_length and is_integer(leaf.array) and leaf.is_one_number and self._looks_at(leaf)):
-                continue
-            longest = int(leaf.array.max()) if leaf.size else 0
             named = leaf.key is not None
-            padded = (o for o in others if o.array.ndim > 2 - named and o.array.shape[1] == longest > 1 and o in labels)
-            if next(padded, None) is not None:
+            padded = [one.array.shape[1] for one in others if labels and one.array.ndim > 2 - named]
+            is_length = not named or _LENGTHS.search(leaf.key or "")
+            if not (padded and is_length and is_integer(leaf.array) and leaf.is_one_number and self._looks_at(leaf)):
+                continue
+            if leaf.size and int(leaf.array.max()) > 1 and int(leaf.array.max()) in padded:
                 raise _counted_by(leaf, f"{leaf.path}.sum()", "looks like lengths of padded labels")
 
     def _check_length(self, batch: Any) -> None:

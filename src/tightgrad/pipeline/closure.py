@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from tightgrad.accumulate import Accumulate
+from tightgrad.accumulate.split import fresh
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.global_rng import GlobalRng
 from tightgrad.core.placement import local_part
 from tightgrad.core.types import State
 from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.premises.collaborators import needs_closure
+from tightgrad.pipeline.premises.loss_premise import LossOf
 from tightgrad.plan.guard import agreed_on_any
 from tightgrad.plan.plan import Plan, Resolved
 
@@ -98,6 +100,16 @@ def repeating(model: nn.Module, start: GlobalRng) -> Iterator[None]:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
+
+
+def repeatable(loss_of: LossOf, optimizer: Any) -> LossOf:
+    """Return a function that gives `loss_of` a copy of each batch, which it may change, where batches run again.
+
+    An optimizer of torch's that does not need a closure calls it at the same weights, at which nothing runs again.
+    """
+    if type(optimizer).__module__.startswith("torch.optim.") and not needs_closure(optimizer):
+        return loss_of
+    return lambda batch: loss_of(fresh(batch))
 
 
 def check_closure(optimizers: tuple[Any, ...], plan: Plan, *, is_sharded: bool) -> None:

@@ -1,7 +1,7 @@
 """What becomes of sums over ranks, in a step of the pipeline as in an outer step of local updates."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,18 +87,19 @@ class Limited:
     folds: Sequence[Tensor | None] = ()
 
 
-def edited(grads: Grads, edit: Callable[[Grads], None]) -> None:
+def edited(grads: Grads, edit: Callable[[Grads], object]) -> None:
     """Let `edit` change gradients in place.
 
     Raises:
-        UsageError: it put others in their place.
+        UsageError: it put others in their place, or returned others.
     """
     given = dict(grads)
-    edit(grads)
-    if grads.keys() != given.keys() or any(grads[name] is not grad for name, grad in given.items()):
+    returned = edit(grads)
+    others = [*grads.values(), *(returned.values() if isinstance(returned, Mapping) else ())]
+    if grads.keys() != given.keys() or not set(map(id, others)) <= set(map(id, given.values())):
         raise UsageError(
-            "before_clip put other gradients in the place of those that it was given; change them in place, such as "
-            "grads[name].mul_(0.5) or grads[name].copy_(new)."
+            "before_clip put other gradients in the place of those that it was given, or returned others, which nobody "
+            "reads; change them in place, such as grads[name].mul_(0.5) or grads[name].copy_(new)."
         )
 
 

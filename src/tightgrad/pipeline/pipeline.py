@@ -18,7 +18,7 @@ from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.core.global_rng import GlobalRng
 from tightgrad.core.types import State
 from tightgrad.pipeline.checkpoints import Checkpoints
-from tightgrad.pipeline.closure import Again, repeating
+from tightgrad.pipeline.closure import Again, repeatable, repeating
 from tightgrad.pipeline.left_out import check_can_skip
 from tightgrad.pipeline.meters.worst import worst
 from tightgrad.pipeline.parts import Parts
@@ -270,7 +270,7 @@ class GradientPipeline(Checkpoints):
         if not self.parts.optimizer.takes_closure(only_declared=is_tight):
             self._add_all(window, loss_of)
             return self._finish()
-        start = GlobalRng.now()
+        start, loss_of = GlobalRng.now(), repeatable(loss_of, self.optimizers[0])
         self._add_all(window, loss_of)
 
         def again() -> tuple[Tensor, State]:

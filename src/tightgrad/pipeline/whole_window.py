@@ -11,6 +11,7 @@ from tightgrad.accumulate import Window
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.representations import Encode
+from tightgrad.accumulate.split import fresh
 from tightgrad.pipeline.cached import Cached, LossOfAll, check_can_cache
 from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.premises.loss_premise import LossOf
@@ -42,7 +43,7 @@ class WholeWindows:
 
         def backward(piece: Any, weights: Mapping[str, float]) -> None:
             with self.parts.adapter.micro_batch(0, 1):
-                losses = checked_losses(loss_of(piece), self.parts.plan.accumulate.losses)
+                losses = checked_losses(loss_of(fresh(piece)), self.parts.plan.accumulate.losses)
                 self.parts.ownership.take_grads()
                 current[0].backward(losses, weights)
 

@@ -100,7 +100,11 @@ def added(grads):
     grads["more"] = torch.zeros(1)
 
 
-@pytest.mark.parametrize("edit", [replaced, removed, added])
+def returned(grads):
+    return {name: grad * 2 for name, grad in grads.items()}
+
+
+@pytest.mark.parametrize("edit", [replaced, removed, added, returned])
 def test_other_tensors_in_their_place_are_an_error(edit):
     with pytest.raises(tg.UsageError, match="change them in place"):
         train(tg.Plan(accumulate=tg.Accumulate(K)), edit)
