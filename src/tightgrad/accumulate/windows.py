@@ -182,7 +182,7 @@ class WindowCutter(Generic[Batch]):
         if self._collective.world_size > 1 and is_repeated(batch):
             return dict.fromkeys(self.settings.losses, 0.0)
         row = batch_weights(batch, self._weight, self.settings.losses)
-        if not isinstance(self._weight, DefaultWeight):
+        if self._collective.rank == 0 and not isinstance(self._weight, DefaultWeight):
             self._fields.look(batch, row[self.settings.losses[0]], _STACK)
         return row
 

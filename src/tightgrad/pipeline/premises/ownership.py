@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from tightgrad.accumulate.loss_graph import parameters_of
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import first_few, named, warn
+from tightgrad.core.placement import is_dtensor
 from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.premises.gradient_watch import GradientWatch, foreign_change
 
@@ -164,6 +165,8 @@ class Ownership:
         if self._others is None:
             with _LOCK:
                 known = frozenset[int]().union(*(one._names.keys() for one in _LIVING))
+            speaks = self._adapter.collective.rank == 0 and not any(map(is_dtensor, self._adapter.parameters.values()))
+            losses = losses if speaks else ()  # the forward of sharded parameters takes gathered ones
             self._others = [str(tuple(p.shape)) for p in parameters_of(losses) if id(p) not in known]
 
     def warn_of_others(self, change: str, stacklevel: int) -> None:
