@@ -327,9 +327,9 @@ class FieldsCounted:
         """Look at a batch and what it weighs."""
         if self._sizes is None:
             return
-        leaves = [item for _, _, item in entries(batch, "") if is_array(item) and item.ndim and odd_kind(item) is None]
-        sizes = {int(item.shape[0]) for item in leaves}
-        if weight != sum(1 for _ in entries(batch, "")) or len(sizes) != 1 or looks_like_samples(batch):
+        fields = [item for _, _, item in entries(batch, "")]
+        sizes = {int(item.shape[0]) for item in fields if is_array(item) and item.ndim and odd_kind(item) is None}
+        if not 1 < len(fields) == weight or len(sizes) != 1 or looks_like_samples(batch):
             self._sizes = None
             return
         self._sizes |= sizes - {weight}

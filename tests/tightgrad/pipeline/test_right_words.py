@@ -228,7 +228,9 @@ def test_gradients_that_are_exact_or_of_another_pipeline_are_not_spoken_of(fetch
     assert other is None or other.state.step == 0
 
 
-@pytest.mark.parametrize("batch", [lambda n: (torch.ones(n, 6), torch.ones(n, 3)), lambda n: {"x": torch.ones(n, 6)}])
+@pytest.mark.parametrize(
+    "batch", [lambda n: (torch.ones(n, 6), torch.ones(n, 3)), lambda n: {"x": torch.ones(n, 6), "k": 3}]
+)
 def test_a_weight_that_counts_the_fields_of_a_batch_is_told_once(batch):
     _, pipe = attached(weight=len)
     with pytest.warns(tg.TightGradWarning, match="which is how many fields a batch has") as told:  # noqa: PT031
@@ -245,6 +247,7 @@ def test_a_weight_that_counts_the_fields_of_a_batch_is_told_once(batch):
         (len, lambda n: [torch.ones(6)] * n),  # a list of samples
         (lambda batch: len(batch[0]), lambda n: (torch.ones(n, 6), torch.ones(n, 3))),
         (lambda batch: 1, lambda n: (torch.ones(n, 6), torch.ones(n, 3))),
+        (lambda batch: 1, lambda n: [torch.ones(n, 6)]),
         (len, lambda n: torch.ones(n, 6)),
         (len, lambda n: (torch.ones(4, 6), torch.ones(4, 3))),  # of one size, so that all count the same
     ],
