@@ -166,8 +166,10 @@ class Ownership:
             with _LOCK:
                 known = frozenset[int]().union(*(one._names.keys() for one in _LIVING))
             speaks = self._adapter.collective.rank == 0 and not any(map(is_dtensor, self._adapter.parameters.values()))
-            losses = losses if speaks else ()  # the forward of sharded parameters takes gathered ones
-            self._others = [str(tuple(p.shape)) for p in parameters_of(losses) if id(p) not in known]
+            # The forward of sharded parameters takes gathered ones; a loss of others alone is told of at the step.
+            found = list(parameters_of(losses)) if speaks else []
+            has_own = any(id(parameter) in self._names for parameter in found)
+            self._others = [str(tuple(p.shape)) for p in found if has_own and id(p) not in known]
 
     def warn_of_others(self, change: str, stacklevel: int) -> None:
         """Warn, once, that gradients of others' parameters were not multiplied as the pipeline's own were when N turned
