@@ -4,18 +4,23 @@ import gc
 from collections.abc import Generator, Iterator
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-
-from support.waiting import COLLECTIVE_SECONDS
-from tightgrad.collectives import run_threaded
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
-# Tests call it directly in many places; with its own time-out a busy machine looks like a deadlock.
-assert run_threaded.__kwdefaults__ is not None
-run_threaded.__kwdefaults__["timeout_seconds"] = COLLECTIVE_SECONDS
+
+
+# Nothing here imports torch before tests are collected: the process that only hands them to workers would take seconds
+# for it, while these wait.
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Tests call `run_threaded` in many places; with its own time-out a busy machine looks like a deadlock."""
+    if isinstance(collector, pytest.Session):
+        from support.waiting import COLLECTIVE_SECONDS
+        from tightgrad.collectives import run_threaded
+
+        assert run_threaded.__kwdefaults__ is not None
+        run_threaded.__kwdefaults__["timeout_seconds"] = COLLECTIVE_SECONDS
 
 
 @pytest.hookimpl(wrapper=True)
@@ -32,6 +37,8 @@ def pytest_collection() -> Generator[None, object, object]:
 @pytest.fixture(params=[1, 2])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """So many threads of torch's during the test; `indirect` parametrization chooses others."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param

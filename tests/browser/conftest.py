@@ -1,11 +1,16 @@
 """One Chromium for all browser tests, without which they are skipped, unless TIGHTGRAD_REQUIRE_BROWSER=1."""
 
+import functools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from browser.fixture_runs import write_runs
+from tightgrad_lab import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = [
@@ -32,3 +37,24 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_png() -> Iterator[None]:
+    """No page shows the images beside its drawings, and each takes a quarter of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tightgrad_lab.report.drawing.figures.save_png", lambda figure, path: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Gives the folder of the report of so many seeds, which is to be read only: each is built once."""
+
+    @functools.cache
+    def once(seeds: int) -> Path:
+        root = tmp_path_factory.mktemp("report")
+        report.build(write_runs(root / "runs", seeds=seeds), root / "out")
+        return root / "out"
+
+    return once

@@ -2,15 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from browser.conftest import ARGUMENTS, CHROMIUM
-from browser.fixture_runs import write_runs
-from tightgrad_lab import report
 
 pytestmark = pytest.mark.browser
 
@@ -67,11 +65,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[An
     browser.close()
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("book")
-    report.build(write_runs(root / "runs"), root / "out")
-    return root / "out"
+@pytest.fixture
+def built(reports: Callable[[int], Path]) -> Path:
+    return reports(1)
 
 
 def fonts(page: Any, selector: str) -> list[tuple[str, dict[str, int]]]:

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,9 @@ SMALL = """
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_tables_print_at_eight_points_or_more_and_a_title_page_comes_first(
-    chromium: Any, tmp_path: Path, language: str
+    chromium: Any, reports: Callable[[int], Path], language: str
 ) -> None:
-    folder = Path(os.environ.get("TIGHTGRAD_REPORT", tmp_path)).resolve()
-    if folder == tmp_path.resolve():
-        report.build(write_runs(tmp_path / "runs"), tmp_path)
+    folder = Path(os.environ.get("TIGHTGRAD_REPORT") or reports(1)).resolve()
     page = Opened(chromium, folder / file_name(WHOLE, language), 720, "light").page
     try:
         page.emulate_media(media="print")

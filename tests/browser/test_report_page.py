@@ -1,6 +1,5 @@
 """Opens the report in headless Chromium: layout, text, colour schemes, the two small scripts."""
 
-import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from browser.fixture_runs import write_runs
 from browser.opened import CHECK_SVG, CONTRAST, Opened
-from tightgrad_lab import report
 
 pytestmark = pytest.mark.browser
 
@@ -21,22 +18,9 @@ HALF = {view for view in VIEWS if sum(axis.index(one) for axis, one in zip(AXES,
 """Of the views those that have each three of the values together; the others are slow."""
 
 
-@pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """Gives the report of so many seeds; each is built once."""
-
-    @functools.cache
-    def once(seeds: int) -> Path:
-        root = tmp_path_factory.mktemp("report")
-        report.build(write_runs(root / "runs", seeds=seeds), root / "out")
-        return root / "out"
-
-    return once
-
-
 @pytest.fixture(params=[pytest.param(1, id="one seed", marks=pytest.mark.slow), pytest.param(3, id="three seeds")])
-def built(request: pytest.FixtureRequest, build: Callable[[int], Path]) -> Path:
-    return build(request.param)
+def built(request: pytest.FixtureRequest, reports: Callable[[int], Path]) -> Path:
+    return reports(request.param)
 
 
 @pytest.mark.parametrize(
@@ -44,9 +28,9 @@ def built(request: pytest.FixtureRequest, build: Callable[[int], Path]) -> Path:
     [view if view in HALF else pytest.param(*view, marks=pytest.mark.slow) for view in VIEWS],
 )
 def test_the_page_is_whole(
-    chromium: Any, build: Callable[[int], Path], seeds: int, language: str, width: int, scheme: str
+    chromium: Any, reports: Callable[[int], Path], seeds: int, language: str, width: int, scheme: str
 ) -> None:
-    opened = Opened(chromium, build(seeds) / PAGES[language], width, scheme)
+    opened = Opened(chromium, reports(seeds) / PAGES[language], width, scheme)
     page = opened.page
     try:
         assert opened.complaints == []
