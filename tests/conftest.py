@@ -13,14 +13,13 @@ settings.load_profile("busy")
 
 # Nothing here imports torch before tests are collected: the process that only hands them to workers would take seconds
 # for it, while these wait.
-def pytest_collectstart(collector: pytest.Collector) -> None:
+def pytest_collectstart() -> None:
     """Tests call `run_threaded` in many places; with its own time-out a busy machine looks like a deadlock."""
-    if isinstance(collector, pytest.Session):
-        from support.waiting import COLLECTIVE_SECONDS
-        from tightgrad.collectives import run_threaded
+    from support.waiting import COLLECTIVE_SECONDS
+    from tightgrad.collectives import run_threaded
 
-        assert run_threaded.__kwdefaults__ is not None
-        run_threaded.__kwdefaults__["timeout_seconds"] = COLLECTIVE_SECONDS
+    assert run_threaded.__kwdefaults__ is not None
+    run_threaded.__kwdefaults__["timeout_seconds"] = COLLECTIVE_SECONDS
 
 
 @pytest.hookimpl(wrapper=True)

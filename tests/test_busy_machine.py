@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support.waiting import COLLECTIVE_SECONDS
+from tightgrad.collectives import run_threaded
+
 TESTS = Path(__file__).parent
 SHORT_SECONDS = 600
 WAITING = {"timeout", "timeout_seconds"}
@@ -74,3 +77,8 @@ def test_the_rules_find_what_they_are_about():
 def test_hypothesis_has_no_deadline():
     assert settings.default.deadline is None
     assert HealthCheck.too_slow in settings.default.suppress_health_check
+
+
+def test_ranks_in_threads_wait_long() -> None:
+    assert run_threaded.__kwdefaults__ is not None
+    assert run_threaded.__kwdefaults__["timeout_seconds"] == COLLECTIVE_SECONDS
