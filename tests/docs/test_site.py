@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 NAV = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 PAGES = reference.pages()
+LINES = r"https://github\.com/[\w.-]+/[\w.-]+/blob/[0-9a-f]{40}/[\w./-]+#L\d+(-L\d+)?"
+"""Lines of a file at a commit."""
 
 
 @pytest.mark.parametrize("module", reference.public_modules())
@@ -94,7 +96,23 @@ def test_the_addresses_of_the_project_stand_in_one_file():
 def test_what_is_quoted_of_other_libraries_names_its_source():
     page = field.page(RESULTS)
     for name in ("DeepSpeed", "torchft", "hivemind", "Horovod"):
-        assert re.search(rf"^\| {name} \| \[.+\]\(https://.+\) \|", page, re.MULTILINE)
+        assert re.search(rf"^\| {name} \| \[.+\]\({LINES}\) \|", page, re.MULTILINE)
+
+
+def test_every_cell_of_a_peer_was_run_or_names_the_lines_that_were_read():
+    """At a commit, on a date, for the eight libraries that people compare with."""
+    read = json.loads(field.latest(RESULTS, "peers").read_text(encoding="utf-8"))
+    page = field.page(RESULTS)
+    assert f"Read on {read['read']}" in page
+    table = page.partition("## Between backward and step")[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| [")]
+    names = [re.match(r"\| \[([A-Za-z]+)", row[0])[1] for row in rows]
+    assert names == ["PyTorch", "Accelerate", "Lightning", "DeepSpeed", "torchft", "torchcomms", "torchtitan", "optax"]
+    for row in rows:
+        assert len(row) == 1 + len(read["columns"])
+        for cell in row[1:]:
+            test = re.search(r" \(run\): .+; `(tests/field/\w+\.py)`", cell)
+            assert (ROOT / test[1]).is_file() if test else re.search(LINES, cell), cell
 
 
 def test_rows_beside_other_libraries_are_those_of_the_stored_run():

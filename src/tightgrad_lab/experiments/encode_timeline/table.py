@@ -18,15 +18,31 @@ AT_ONCE = 2
 Aspect = Literal["ddp", "fsdp2", "feedback", "resume", "cpu"]
 COLUMNS: tuple[Aspect, ...] = ("ddp", "fsdp2", "feedback", "resume", "cpu")
 RUN, QUOTED = "run", "quoted"
-_TORCH = "https://docs.pytorch.org/docs/stable/ddp_comm_hooks.html"
-_QUANTIZATION = (
-    "https://github.com/pytorch/pytorch/blob/main/torch/distributed/algorithms/ddp_comm_hooks/quantization_hooks.py"
+_GITHUB = "https://github.com"
+_PYTORCH = f"{_GITHUB}/pytorch/pytorch/blob/cf30153c4c131c8164ee7798e5022d810682e2cb/torch"
+_HOOKS = f"{_PYTORCH}/distributed/algorithms/ddp_comm_hooks"
+_TORCH = f"{_HOOKS}/__init__.py#L59-L110"
+_QUANTIZATION = f"{_HOOKS}/quantization_hooks.py#L46-L220"
+_ACCELERATE = (
+    f"{_GITHUB}/huggingface/accelerate/blob/16cb6eb80dd9aa8b4df1a63ef57863e455d53b83"
+    "/src/accelerate/utils/dataclasses.py#L202-L239"
 )
-_ACCELERATE = "https://huggingface.co/docs/accelerate/usage_guides/ddp_comm_hook"
-_TORCHFT = "https://github.com/meta-pytorch/torchft/blob/main/torchft/collectives.py"
-_HIVEMIND = "https://github.com/learning-at-home/hivemind/blob/master/hivemind/optim/power_sgd_averager.py"
-_DEEPSPEED = "https://www.deepspeed.ai/tutorials/onebit-adam/"
-_HOROVOD = "https://github.com/horovod/horovod/blob/master/horovod/torch/compression.py"
+_TORCHFT = (
+    f"{_GITHUB}/meta-pytorch/torchft/blob/7eb7087885f7ffaf51148a9df3289d73b8709fbd/torchft/collectives.py#L297-L402"
+)
+_HIVEMIND = (
+    f"{_GITHUB}/learning-at-home/hivemind/blob/4bd43b77895019b20d18d81d0d0c1a5ab9a10847"
+    "/hivemind/optim/power_sgd_averager.py#L28-L222"
+)
+_DEEPSPEED = (
+    f"{_GITHUB}/deepspeedai/DeepSpeed/blob/edaa7221267243c7be7fb49c5d5f5c4fb97b4641"
+    "/deepspeed/runtime/fp16/onebit/adam.py#L87-L308"
+)
+_HOROVOD = (
+    f"{_GITHUB}/horovod/horovod/blob/2626dc87a3a8eb8fb7d2216198ce45bce0f9e65a/horovod/torch/compression.py#L46-L74"
+)
+READ = "2026-11-30"
+"""When the quoted sources were last read, at the commits that they name."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +186,7 @@ def quoted_rows() -> list[Row]:
             quoted("no", _DEEPSPEED),
             quoted("no", _DEEPSPEED),
             quoted("yes", _DEEPSPEED),
-            quoted("part", _DEEPSPEED),
+            quoted("no", _DEEPSPEED),
             quoted("no", _DEEPSPEED),
         ),
         row(
