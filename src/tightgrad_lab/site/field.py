@@ -91,7 +91,7 @@ def _compression() -> list[str]:
     lines = [
         "## Which compression works where",
         "",
-        f"Read in the linked source on {READ}, not run; TightGrad's row is held by its tests. Table 12 of the handbook,",
+        f"Read in the linked source on {READ}, not run; TightGrad's row is held by tests. Table 12 of the handbook,",
         "made by `tightgrad lab --only 12`, has these rows and runs the hooks of torch and Accelerate beside them.",
         "*Feedback*: what compression leaves out is sent later. *Resume*: a run that was stopped keeps what the method",
         "remembers.",
