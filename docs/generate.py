@@ -21,6 +21,8 @@ from tightgrad_lab.site import examples, field, messages, reference
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
+BOOSTS = {"decisions/": 0.3, "zh/": 0.3, "integrations/": 4}
+"""How early pages below a folder come in the search: guides to a framework before names that have its own in them."""
 TITLES = {
     "accumulate": "Accumulation",
     "clip": "Clipping",
@@ -53,6 +55,13 @@ def on_files(files: Any, config: Any) -> Any:
     for path, text in pages().items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> None:
+    """Called by mkdocs for each page, which says here how early it comes in the search where that is not as written."""
+    for folder, boost in BOOSTS.items():
+        if page.url.startswith(folder):
+            page.meta.setdefault("search", {"boost": boost})
 
 
 def _cell(text: str) -> str:

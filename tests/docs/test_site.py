@@ -1,6 +1,8 @@
 """The generated pages of the site leave nothing out: public names, messages, rows of the field tests."""
 
 import ast
+import importlib
+import inspect
 import json
 import re
 from pathlib import Path
@@ -23,11 +25,50 @@ LINES = r"https://github\.com/[\w.-]+/[\w.-]+/blob/[0-9a-f]{40}/[\w./-]+#L\d+(-L
 def test_every_public_name_has_its_place_in_the_reference(module):
     names = reference.public_names(module)
     assert names
-    page = PAGES[reference.file_of(module)]
-    listed = re.findall(r"^::: (\S+)$", page, re.MULTILINE)
-    assert listed == [f"{module}.{name}" for name in names]
+    listed = listed_in(module)
+    called = {f"{module}.{name}.{member}" for name in names for member in members(name)}
+    assert [name for name in listed if name not in called] == [f"{module}.{name}" for name in names]
     for name in names:
         assert f"[`{name}`](" in PAGES["reference/index.md"]
+
+
+def listed_in(module):
+    return re.findall(r"^::: (\S+)$", PAGES[reference.file_of(module)], re.MULTILINE)
+
+
+def members(name):
+    return " ".join(reference.CALLED.get(name, {}).values()).split()
+
+
+@pytest.mark.parametrize("module", reference.public_modules())
+def test_the_reference_has_no_internals(module):
+    """No private name, no module that users do not import, and of a class only what they call."""
+    names = reference.public_names(module)
+    for path in listed_in(module):
+        assert not any(part.startswith("_") for part in path.split(".")), path
+        name, _, member = path.removeprefix(f"{module}.").partition(".")
+        assert name in names, path
+        assert not member or member in members(name), path
+    options = yaml.safe_load(NAV[NAV.index("plugins:") : NAV.index("markdown_extensions:")])["plugins"][1]
+    shown = options["mkdocstrings"]["handlers"]["python"]["options"]
+    assert shown["members"] == []  # whatever is not listed stays out
+    assert shown["show_bases"] is False  # which live in modules that users do not import
+
+
+def test_what_users_call_of_a_class_is_there_and_says_what_it_does():
+    homes = {name: module for module in reference.public_modules() for name in reference.public_names(module)}
+    assert reference.CALLED.keys() <= homes.keys()
+    for name in reference.CALLED:
+        found = getattr(importlib.import_module(homes[name]), name)
+        for member in members(name):
+            assert inspect.getdoc(getattr(found, member)), f"{name}.{member}"
+
+
+def test_the_reference_of_the_pipeline_has_every_call_of_the_guides_and_examples():
+    paths = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.py"), ROOT / "README.md"]
+    called = {name for path in paths for name in re.findall(r"\bpipe\.([a-z]\w*)\(", path.read_text(encoding="utf-8"))}
+    assert called >= {"windows", "backward", "step", "skip", "run"}
+    assert called <= {*members("GradientPipeline")}
 
 
 def test_all_names_of_the_package_itself_are_there():
@@ -77,6 +118,13 @@ def test_the_page_has_what_a_user_would_search_for():
         assert f"## {kind}" in page
     for words in ("step() came after", "does not accumulate", "holds none of the model's", "leaves nothing behind"):
         assert words in page.replace("\\", ""), words
+
+
+def test_the_first_sentence_of_a_message_is_a_heading_which_a_search_looks_at_first():
+    headings = re.findall(r"^### (.+)$", messages.page(), re.MULTILINE)
+    assert len(headings) == len(messages.messages())
+    plain = {heading.replace("\\", "") for heading in headings}
+    assert "a plan of version {version} cannot be read; this is version {PLAN_VERSION}." in plain
 
 
 @pytest.mark.parametrize("name", ["attach", "GlobalNorm", "clip_grad_norm_", "state_dict"])

@@ -127,13 +127,14 @@ def _name(node: ast.expr) -> str:
 def page() -> str:
     """Return the page in Markdown."""
     lines = [
-        *("---", "search: {boost: 4}", "---", ""),  # a long page weighs little in a search for words of a message
+        *("---", "search: {boost: 2}", "hide: [toc]", "---", ""),  # hundreds of headings: messages are found by search
         "# Troubleshooting",
         "",
-        "Every error and warning that TightGrad raises on purpose, taken from its code. Search for a few words",
-        "of the message that you have; names in braces stand for what is filled in, so that",
-        "`max_norm=-1 must be above 0` is found by *must be*. Each message says what failed and what to write instead.",
-        "All errors derive from `tightgrad.TightGradError`.",
+        "Every error and warning that TightGrad raises on purpose, taken from its code. Paste the message, or a few",
+        "words of it, into the search; names in braces stand for what is filled in. Each message says what failed and",
+        "what to write instead. All errors derive from `tightgrad.TightGradError`: "
+        + ", ".join(f"[{kind}](#{kind.lower()})" for kind in kinds())
+        + ".",
         "",
     ]
     everything = messages()
@@ -141,13 +142,18 @@ def page() -> str:
         own = [message for message in everything if message.kind == kind]
         found = getattr(tightgrad, kind, None) or getattr(importlib.import_module("tightgrad.core.errors"), kind)
         lines += [f"## {kind}", "", inspect.getdoc(found) or "", ""]
-        lines += [f"- {_cell(message)}" for message in own]
-        lines.append("")
+        for message in own:
+            lines += _section(message)
     return "\n".join(lines)
 
 
-def _cell(message: Message) -> str:
-    text = " ".join(message.text.split())
-    for mark in "\\`*_<>[]|":
+def _section(message: Message) -> list[str]:
+    """A message's first sentence is a heading, for which a search looks first."""
+    first, dot, rest = " ".join(message.text.split()).partition(". ")
+    return [f"### {_escaped(first)}{dot.strip()}", "", f"{_escaped(rest)} <small>{message.file}</small>".strip(), ""]
+
+
+def _escaped(text: str) -> str:
+    for mark in "\\`*_<>[]|{}#":
         text = text.replace(mark, "\\" + mark)
-    return f"{text} <small>{message.file}</small>"
+    return text

@@ -8,6 +8,7 @@ from typing import Any
 
 import tightgrad
 
+COLLECTIVE = "all_reduce_ all_gather start_all_gather all_to_all split broadcast_"
 FAMILIES = ("clip", "codecs", "reducers", "feedback", "scaling", "collectives", "records", "dcp", "testing")
 INTEGRATIONS = ("accelerate", "lightning", "transformers")
 TITLES = {
@@ -22,6 +23,36 @@ TITLES = {
     "tightgrad.dcp": "tightgrad.dcp: state for torch.distributed.checkpoint",
     "tightgrad.testing": "tightgrad.testing: the conformance suite",
 }
+
+CALLED = {
+    "GradientPipeline": {
+        "windows and micro-batches": "windows backward skip set_micro_batches",
+        "the step and its record": "step run run_cached flush",
+        "after an error, and at the end": "abandon leave close",
+        "state": "state_dict load_state_dict save load wait_for_save",
+        "looking in": "optimizer worst",
+    },
+    "CommHook": {"": "num_backwards wire_bytes residual_norm state_dict load_state_dict save load"},
+    "OuterPipeline": {"": "step outer_step state_dict load_state_dict save load"},
+    "Plan": {"": "to_json from_json to_config from_config"},
+    "StepRecord": {"": "to_dict"},
+    "NoiseScale": {"": "initial updated value"},
+    "SingleCollective": {"": COLLECTIVE},
+    "ThreadedCollective": {"": COLLECTIVE},
+    "TorchCollective": {"": COLLECTIVE},
+    "RecordWriter": {"": "start begin write failed close"},
+    "TightAccelerator": {"": "prepare accumulate backward clip_grad_norm_ clip_grad_value_ pipe"},
+    "TightGrad": {"": "pipe"},
+    "TightTrainer": {"": "pipe"},
+}
+"""What users call of a class, by group; a group without a name has no heading.
+
+What only the library calls (a codec's `encode`, a plan's `slots`) is left out: such a class is documented by its
+settings.
+"""
+
+SHORT = {"GradientPipeline": "pipe", "OuterPipeline": "outer"}
+"""What the object is called in the examples of this site: users search for `pipe.skip`."""
 
 FIRST_IN_SEARCH = ("---", "search: {boost: 2}", "---", "")
 """A name that is searched for is looked up: its reference comes before pages that mention it."""
@@ -88,11 +119,22 @@ def _page(module: str) -> str:
         names = public_names(module)
     except ModuleNotFoundError as error:
         return "\n".join([*lines, f"Needs {error.name}, which is not installed where this page was built.", ""])
-    if module.startswith("tightgrad.integrations."):
+    own_import = module.startswith("tightgrad.integrations.")
+    if own_import:
         lines += [f"Imported by its own name: `from {module} import ...`.", ""]
     for name in names:
-        lines += [f"::: {module}.{name}", ""]
+        written = f"{module}.{name}"  # as users write it, after `import tightgrad as tg`
+        lines += _directive(written, written if own_import else written.replace("tightgrad", "tg", 1), 3)
+        for group, called in CALLED.get(name, {}).items():
+            lines += [f"#### {name}: {group}", ""] if group else []
+            for member in called.split():
+                short = f", {SHORT[name]}.{member}" if name in SHORT else ""
+                lines += _directive(f"{module}.{name}.{member}", f"{name}.{member}{short}", 5 if group else 4)
     return "\n".join(lines)
+
+
+def _directive(path: str, heading: str, level: int) -> list[str]:
+    return [f"::: {path}", "    options:", f'      heading: "{heading}"', f"      heading_level: {level}", ""]
 
 
 def _index() -> str:
