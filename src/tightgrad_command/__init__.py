@@ -3,7 +3,9 @@
 It is outside of `tightgrad`, whose import brings torch: a version, a help text and a completion come at once.
 """
 
+import atexit
 import os
+import signal
 import sys
 from importlib.metadata import version
 
@@ -15,6 +17,7 @@ INSTALL = "pip install 'tightgrad[lab]'"
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
+    atexit.register(_let_interrupts_end_it)  # before any other, so that it is called after them
     try:
         try:
             _run(sys.argv[1:] if arguments is None else arguments)
@@ -23,6 +26,12 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is for nobody, at the exit too
         sys.exit(NOBODY_READS)
+
+
+def _let_interrupts_end_it() -> None:
+    """Ctrl-C ends what is left of the exit at once: with torch, on busy cores, that takes seconds."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _run(arguments: list[str]) -> None:

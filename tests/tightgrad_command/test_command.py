@@ -1,6 +1,7 @@
 """The command as `pip install tightgrad` brings it, without the lab."""
 
 import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -75,3 +76,19 @@ def test_a_reader_that_has_seen_enough_is_no_error(without, unbuffered):
     with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as process:
         process.stdout.close()  # before it has printed a line
         assert (process.stderr.read(), process.wait()) == (b"", 1)
+
+
+def test_an_interrupt_after_the_work_is_done_ends_the_exit_at_once():
+    program = (
+        "import atexit, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background jobs ignore
+        "atexit.register(lambda: (print('ends', flush=True), time.sleep(600)))\n"  # as slow as torch on busy cores
+        "from tightgrad_command import main\n"
+        "main(['--version'])\n"
+    )
+    done = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert done.stdout.readline().startswith("tightgrad ")
+    assert done.stdout.readline() == "ends\n"
+    done.send_signal(signal.SIGINT)
+    assert done.communicate() == ("", "")
+    assert done.returncode == -signal.SIGINT
