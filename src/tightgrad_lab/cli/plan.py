@@ -134,4 +134,4 @@ def _print(found: "Answer") -> None:
         largest = "-" if row.largest_micro_batch is None else f"{row.largest_micro_batch:,}"
         table.add_row(row.plan, step, nbytes_text(row.wire_bytes), nbytes_text(row.memory_bytes), largest, row.reason)
     console.print(table)
-    console.print(f"[bold]{found.advice.recommended or 'do not compress'}[/]: {found.advice.reason}", soft_wrap=True)
+    console.print(f"[bold]recommended[/]: {found.advice.reason}", soft_wrap=True)

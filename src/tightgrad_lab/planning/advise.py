@@ -113,8 +113,8 @@ def _reason(chosen: str, dense: float, seconds: Mapping[str, float], compute: Co
             return "there is no plan to compare."
         name, fastest = min(seconds.items(), key=lambda pair: pair[1])
         return (
-            f"do not compress: dense takes {dense:.3g} s a step, of which {compute.seconds:.3g} s are computing, and "
-            f"the fastest plan, {name}, would take {fastest:.3g} s."
+            f"do not compress, since dense takes {dense:.3g} s a step, of which {compute.seconds:.3g} s are computing, "
+            f"and the fastest plan, {name}, would take {fastest:.3g} s."
         )
     faster = dense / seconds[chosen]
     name = next(name for name, each in seconds.items() if each <= NEARLY * seconds[chosen])
