@@ -159,8 +159,8 @@ def test_every_cell_of_a_peer_was_run_or_names_the_lines_that_were_read():
     for row in rows:
         assert len(row) == 1 + len(read["columns"])
         for cell in row[1:]:
-            test = re.search(r" \(run\): .+; `(tests/field/\w+\.py)`", cell)
-            assert (ROOT / test[1]).is_file() if test else re.search(LINES, cell), cell
+            test = re.search(r" \(run\): .+; `(test_\w+\.py)`", cell)
+            assert (ROOT / "tests" / "field" / test[1]).is_file() if test else re.search(LINES, cell), cell
 
 
 def test_rows_beside_other_libraries_are_those_of_the_stored_run():

@@ -35,7 +35,7 @@ Batch = TypeVar("Batch")
 
 
 class GradientPipeline(Checkpoints):
-    """Runs a plan on an adapter; made by `tightgrad.attach`.
+    """Runs a plan; made by `tightgrad.attach`. To be read: `plan`, `optimizers`, and `state.step`, the steps so far.
 
     Every rank must call `windows`, `backward` and `step` in the same order. Until a window's `step` nobody else may
     change `parameter.grad`, and until `close` nobody else may step the optimizer, except under an empty plan.

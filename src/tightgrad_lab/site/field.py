@@ -15,6 +15,7 @@ OURS = {
     "resume": "checkpoints.md",
 }
 """Where this site says more of TightGrad's own cells, by column."""
+TESTS = "tests/field/"
 CHAPTERS = {"A": "Accumulation", "C": "Clipping", "Z": "Compression"}
 
 
@@ -67,7 +68,7 @@ def _side_by_side(read: dict[str, Any]) -> list[str]:
         "## Between backward and step",
         "",
         f"Read on {read['read']} in the linked lines, at the commit that the link names. Cells marked *run*",
-        "are asserted by the test of this repository that they name. TightGrad's row is held by its own tests.",
+        "are asserted by the test that they name, in `tests/field`. TightGrad's row is held by its own tests.",
         "",
         f"| Library | {' | '.join(titles.values())} |",
         "|---" * (len(titles) + 1) + "|",
@@ -80,8 +81,8 @@ def _side_by_side(read: dict[str, Any]) -> list[str]:
 
 
 def _source(row: dict[str, Any], value: str, words: str, place: str) -> str:
-    if place.startswith("tests/"):
-        return f"{WORDS[value]} (run): {words}; `{place}`"
+    if place.startswith(TESTS):
+        return f"{WORDS[value]} (run): {words}; `{place.removeprefix(TESTS)}`"
     link = f"[{WORDS[value]}]({row['repository']}/blob/{row['commit']}/{place})"
     return f"{link}: {words}" if words else link
 
