@@ -9,11 +9,11 @@ $ python examples/nanogpt.py
 
 $ torchrun --nproc-per-node 2 examples/nanogpt.py
 100 steps on 2 rank(s), plan plain: 3.757 bits per byte
-0.158 s and 547880 bytes a step, for a gradient of 547840 bytes
+0.158 s and 547888 bytes a step, for a gradient of 547840 bytes
 
 $ torchrun --nproc-per-node 2 examples/nanogpt.py --plan compressed
 100 steps on 2 rank(s), plan compressed: 3.808 bits per byte
-0.196 s and 26694 bytes a step, for a gradient of 547840 bytes
+0.196 s and 26702 bytes a step, for a gradient of 547840 bytes
 """
 
 import argparse

@@ -5,11 +5,11 @@ with iproute2. Over 10 Mbit/s a step of the compressed plan takes a third of the
 
 $ python examples/two_nodes.py --mbit 10 examples/nanogpt.py --plan plain --steps 20
 20 steps on 2 rank(s), plan plain: 4.719 bits per byte
-0.825 s and 547880 bytes a step, for a gradient of 547840 bytes
+0.825 s and 547888 bytes a step, for a gradient of 547840 bytes
 
 $ python examples/two_nodes.py --mbit 10 examples/nanogpt.py --plan compressed
 100 steps on 2 rank(s), plan compressed: 3.808 bits per byte
-0.247 s and 26694 bytes a step, for a gradient of 547840 bytes
+0.247 s and 26702 bytes a step, for a gradient of 547840 bytes
 """
 
 import argparse

@@ -6,7 +6,7 @@ loss 0.898; 0 bytes a step, for a gradient of 1232360 bytes
 
 $ torchrun --nproc-per-node 2 examples/integrations/accelerate_images.py
 accuracy 0.619 after 12 steps
-loss 1.062; 160059 bytes a step, for a gradient of 1232360 bytes
+loss 1.062; 160067 bytes a step, for a gradient of 1232360 bytes
 """
 
 import torch
