@@ -6,7 +6,7 @@ loss 0.706; 0 bytes a step, for a gradient of 2365232 bytes
 
 $ torchrun --nproc-per-node 2 examples/integrations/trainer_glosses.py
 accuracy 0.400 after 64 steps
-loss 0.709; 602322 bytes a step, for a gradient of 2365232 bytes
+loss 0.709; 602330 bytes a step, for a gradient of 2365232 bytes
 """
 
 import tempfile
