@@ -6,11 +6,11 @@ weights at the end are those of a run in which nobody was killed (`--calm`), to 
 
 $ python examples/ray_train.py
 began at step 12, ended at step 24 with loss 0.595
-26423 bytes sent by rank 0 in the last step; sum of all weights -33.623642105249
+26431 bytes sent by rank 0 in the last step; sum of all weights -33.623642105249
 
 $ python examples/ray_train.py --calm
 began at step 0, ended at step 24 with loss 0.595
-26423 bytes sent by rank 0 in the last step; sum of all weights -33.623642105249
+26431 bytes sent by rank 0 in the last step; sum of all weights -33.623642105249
 """
 
 import argparse
