@@ -2,14 +2,17 @@
 
 Torch's cross entropy keeps the sum of the weights of the labels that it has averaged over: without those that it
 ignores, and with class weights, which no batch shows. Weights have to be in proportion to it. Cross entropies are
-looked for at the end of the graph, below sums of several terms and below products with numbers.
+looked for at the end of the graph, below sums of several terms and below products with numbers; and so are sums over
+the samples that are not divided by their number, and means that are taken for sums.
 """
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from tightgrad.accumulate.loss_graph import MEAN, SUM, cross_entropies
+from tightgrad.accumulate.loss_graph.cross_entropy import cross_entropies
+from tightgrad.accumulate.loss_graph.over_samples import is_of_parameters, over_samples
+from tightgrad.accumulate.loss_graph.terms import MEAN, SUM, terms
 from tightgrad.core.notices import warn
 
 LOOKS = 16  # micro-batches that are looked at: each look waits for the device
@@ -41,6 +44,8 @@ class DenominatorCheck:
     def __init__(self) -> None:
         self._looks = LOOKS
         self._lone: Seen | None = None
+        self._sums = list[tuple[float, float]]()  # what the last losses' sums are divided by, and the weights
+        self._num_means = 0
 
     def compare(self, loss: Tensor, weight: float, first: Seen | None, *, total: float) -> Seen | None:
         """Compare one micro-batch with the first of its window, or of the window before if each has one.
@@ -57,19 +62,22 @@ class DenominatorCheck:
         if not self._looks or weight >= total:
             return first
         self._looks -= 1
-        terms = [term for term in cross_entropies(loss) if term.divisors]
-        if not terms:
-            return first
-        is_plain = terms[0].function is loss.grad_fn
-        if is_plain and terms[0].reduction == SUM and weight != 1:
+        entropies = [entropy for entropy in cross_entropies(loss) if entropy.divisors]
+        is_plain = bool(entropies) and entropies[0].function is loss.grad_fn
+        if is_plain and entropies[0].reduction == SUM and weight != 1:
             self._warn(
                 f'the loss is a sum (cross entropy with reduction="sum") of a micro-batch that weighs {weight:.6g}, '
                 'and loss_reduction="mean" takes it for a mean: write Accumulate(loss_reduction="sum"), or let the '
                 "loss be a mean."
             )
             return first
-        divisors = tuple(divisor for term in terms for divisor in term.divisors)
-        seen = Seen(divisors, weight, max(term.rounding for term in terms), is_plain and terms[0].reduction == MEAN)
+        if (sums := self._sums_that_are_no_mean(loss, weight)) is not None:
+            self._warn(sums)
+        if not entropies or sums is not None:
+            return first
+        divisors = tuple(divisor for entropy in entropies for divisor in entropy.divisors)
+        rounding = max(entropy.rounding for entropy in entropies)
+        seen = Seen(divisors, weight, rounding, is_plain and entropies[0].reduction == MEAN)
         other, self._lone = first or self._lone, None if first else seen
         if other is not None and _differ(other, seen) and (first is not None or _can_tell(other, seen)):
             self._warn(
@@ -82,19 +90,51 @@ class DenominatorCheck:
             )
         return first or seen
 
+    def _sums_that_are_no_mean(self, loss: Tensor, weight: float) -> str | None:
+        """Say that the loss has a sum over the samples that is no mean. One that is divided may be a mean over any
+        number, but not if that stays the same whatever the micro-batches weigh.
+        """
+        found = [] if weight == 1 else [over_samples(term, weight) for term in terms(loss)]
+        divisor = min((one.divisor for one in found if one is not None and one.is_sum), default=None)
+        if divisor is None or (self._sums and self._sums[0][0] != divisor):
+            self._sums = []
+            return None
+        self._sums.append((divisor, weight))
+        others = [other for _, other in self._sums if other != weight]
+        if len(self._sums) < 2 or (divisor != 1 and (len(self._sums) < 3 or not others)):
+            return None
+        by = (
+            "nothing divides it"
+            if divisor == 1
+            else f"it is divided by {divisor:.6g}, as where that is {others[0]:.6g}"
+        )
+        return (
+            f"the loss, or a term of it, is a sum over a micro-batch that weighs {weight:.6g}, and {by}, but "
+            'loss_reduction="mean" takes it for a mean. If all of the loss is a sum, write '
+            'Accumulate(loss_reduction="sum"); else divide the sum by what the micro-batch weighs, as '
+            ".sum() / len(batch) does. If a batch is one sample, such as an episode, pass attach(..., weight=lambda "
+            "batch: 1.0)."
+        )
+
     def look_at_sum(self, loss: Tensor, weight: float) -> None:
         """Look at a loss that the plan takes for a sum: it may be a mean."""
-        if not self._looks:
+        if not self._looks or weight == 1:
             return
         self._looks -= 1
-        term = next((term for term in cross_entropies(loss) if term.divisors), None)
-        if term is None or term.function is not loss.grad_fn or term.reduction != MEAN:
-            return
-        if weight != 1 and term.divisors[0] != 1:
+        entropy = next((one for one in cross_entropies(loss) if one.divisors), None)
+        if entropy is not None and entropy.function is loss.grad_fn and entropy.reduction == MEAN:
+            which = f"cross entropy averaged over {entropy.divisors[0]:.6g}" if entropy.divisors[0] != 1 else ""
+        else:
+            found = [(term, over_samples(term, weight)) for term in terms(loss)]
+            means = [one for _, one in found if one is not None and not one.is_sum]
+            others = [term for term, one in found if (one is None or one.is_sum) and not is_of_parameters(term)]
+            self._num_means = self._num_means + 1 if means and not others else 0
+            which = "over its samples" if self._num_means > 1 else ""  # once by chance
+        if which:
             self._warn(
-                f"the loss is a mean (cross entropy averaged over {term.divisors[0]:.6g}) of a micro-batch that weighs "
-                f'{weight:.6g}, and loss_reduction="sum" takes it for a sum: write '
-                'Accumulate(loss_reduction="mean"), or let the loss be a sum.'
+                f"the loss is a mean ({which}) of a micro-batch that weighs {weight:.6g}, and "
+                'loss_reduction="sum" takes it for a sum: write Accumulate(loss_reduction="mean"), or let the loss be '
+                "a sum."
             )
 
     def _warn(self, message: str) -> None:

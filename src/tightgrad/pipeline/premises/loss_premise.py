@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.additive import Forward, check_additive
-from tightgrad.accumulate.loss_graph import compares_samples, is_divided_by
+from tightgrad.accumulate.loss_graph.cross_entropy import compares_samples
+from tightgrad.accumulate.loss_graph.division import is_divided_by
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.trial_forward import is_compiled, own_statistics
 from tightgrad.core.errors import UnsupportedError

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from tightgrad.accumulate.loss_graph import parameters_of
+from tightgrad.accumulate.loss_graph.terms import parameters_of
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import first_few, named, warn
 from tightgrad.core.placement import is_dtensor

@@ -1,0 +1,68 @@
+"""Tells whether a loop has divided a loss by the number of its micro-batches by hand."""
+
+import math
+from itertools import combinations
+from typing import Any
+
+from torch import Tensor
+
+from tightgrad.accumulate.loss_graph.cross_entropy import ON_THE_WAY
+from tightgrad.accumulate.loss_graph.terms import MEAN, MEANS, SUMS, TOTALS, Factor, Term, following, terms
+
+_HAND_MADE = 4e-3  # how far a number rounded to bfloat16 may be off
+
+
+def is_divided_by(loss: Tensor, count: int) -> bool:
+    """Tell whether a loss that is a mean, or a sum of terms, was divided by `count`, as loops by hand do it.
+
+    What may have another reason is left alone: half a loss, unless it is one mean; a constant factor on squares, whose
+    half is common; and a sum of `count` terms, which is divided into their mean.
+    """
+    found = terms(loss)
+    shares = [_share(term.scale or (), count) for term in found]
+    if not found or None in shares:
+        return False
+    by_division = all(factor.divides for share in shares for factor in share or ())
+    means = [term for term in found if _is_mean(term, count)]
+    if len(found) == 1 and means and by_division and count > 2:
+        return True
+    if not means or any(_has_squares(term.function) for term in found):
+        return False
+    return by_division or count > 2 if len(found) == 1 else by_division and count > 2 and len(found) % count > 0
+
+
+def _share(scale: tuple[Factor, ...], count: int) -> tuple[Factor, ...] | None:
+    """Neighbouring factors that divide by `count`; None if there are none. What a framework undoes is left out."""
+    scale = _without_cancelled(scale)
+    for first, end in combinations(range(len(scale) + 1), 2):
+        divisor = math.prod(factor.divisor for factor in scale[first:end])
+        if abs(divisor / count - 1) < _HAND_MADE:
+            return scale[first:end]
+    return None
+
+
+def _without_cancelled(scale: tuple[Factor, ...]) -> tuple[Factor, ...]:
+    left = list[Factor]()
+    for factor in scale:
+        if left and abs(left[-1].divisor * factor.divisor - 1) < _HAND_MADE:
+            left.pop()
+        else:
+            left.append(factor)
+    return tuple(left)
+
+
+def _is_mean(term: Term, count: int) -> bool:
+    """Whether a term is a mean of torch's, or a sum that was divided by a number besides `count`."""
+    name, scale = term.function.name(), term.scale or ()
+    if name in MEANS or getattr(term.function, "_saved_reduction", None) == MEAN:
+        return True
+    is_averaged = sum(factor.divides for factor in _without_cancelled(scale)) > 1
+    return name in TOTALS and is_averaged and count not in term.function._saved_self_sym_sizes
+
+
+def _has_squares(function: Any, deep: int = 5) -> bool:
+    below = following(function)
+    if function.name() in ("PowBackward0", "MseLossBackward0") or (len(below) == 2 and below[0] is below[1]):
+        return True
+    inside = function.name() in (*ON_THE_WAY, *MEANS, *TOTALS, *SUMS)
+    return inside and deep > 0 and any(_has_squares(child, deep - 1) for child in below)
