@@ -106,12 +106,12 @@ def _reduced(function: Any) -> tuple[bool, Sizes, list[Edge]]:
         return is_sum, sizes, [] if isinstance(saved(function, "weight"), Tensor) else below
     if kind(function) not in ("Sum", "Mean"):
         return False, (), []
-    sizes = tuple(function._saved_self_sym_sizes)
-    while below and kind(inner := below[0][0]) == "Sum":
-        inner_sizes = tuple(inner._saved_self_sym_sizes)
-        if not is_sum and 0 not in _dimensions(inner, len(inner_sizes)):
+    sizes = shape(*below[0])
+    while kind(inner := below[0][0]) == "Sum":
+        if not is_sum and 0 not in _dimensions(inner, len(shape(*_edges(inner)[0]))):
             break
-        is_sum, sizes, below = True, inner_sizes, _edges(inner)
+        is_sum, below = True, _edges(inner)
+        sizes = shape(*below[0])
     return is_sum, sizes, below
 
 
@@ -167,7 +167,7 @@ class _Walk:
             of_samples, before = self.is_of_samples(child, divisors, is_linear=is_linear), shape(*child)
             is_broadcast = _ELEMENTWISE.fullmatch(name) and (len(before), before[:1]) != (len(sizes), sizes[:1])
             found.append(None if of_samples and is_broadcast else of_samples)
-        if is_product and None in found:  # a sum of weights, by which a mean is divided
+        if is_product and (None in found or (has_constant and found == [False])):  # a sum of weights; or data
             return None
         return True if True in found else None if None in found else False
 
@@ -193,7 +193,7 @@ class _Walk:
         factor = None if name is None else saved(function, name)
         if isinstance(factor, int | float):
             factor = torch.tensor(float(factor))
-        if type(factor) is not Tensor or factor.is_sparse or not factor.numel():
+        if type(factor) is not Tensor or factor.is_sparse or factor.is_complex() or not factor.numel():
             return math.inf
         values = factor.float().abs()
         values = 1 / values if kind(function) == "Div" else values

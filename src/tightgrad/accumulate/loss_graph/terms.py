@@ -155,8 +155,9 @@ def kind(function: Any) -> str:
 
 
 def shape(function: Any, output: int) -> tuple[int, ...]:
-    """Return the shape of one of a node's outputs."""
-    return tuple(function._input_metadata[output].shape)
+    """Return the shape of one of a node's outputs; () for a nested tensor, which has none."""
+    metadata = function._input_metadata[output]
+    return () if metadata.is_nested_tensor else tuple(metadata.shape)
 
 
 def saved_number(function: Any, name: str) -> Any:

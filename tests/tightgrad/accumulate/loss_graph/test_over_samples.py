@@ -6,12 +6,14 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from support.ranks import run_ranks
 from torch import distributions, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 import tightgrad as tg
+from support.ranks import run_ranks
+from tightgrad.accumulate.loss_graph.over_samples import over_samples
+from tightgrad.accumulate.loss_graph.terms import terms
 from tightgrad.core.notices import TightGradWarning
 
 SEED = torch.Generator().manual_seed(0)
@@ -78,7 +80,9 @@ WRONG = {
     "smooth l1": of(lambda out, t: F.smooth_l1_loss(out, t, reduction="sum")),
     "bce with logits": of(lambda out, t: F.binary_cross_entropy_with_logits(out, t, reduction="sum")),
     "kl": of(lambda out, t: F.kl_div(out.log_softmax(1), t.softmax(1), reduction="sum")),
-    "nll and a penalty": lambda m, out, t, y: F.nll_loss(out.log_softmax(1), y, reduction="sum") + 1e-2 * m.table.norm(),
+    "nll and a penalty": lambda m, out, t, y: (
+        F.nll_loss(out.log_softmax(1), y, reduction="sum") + 1e-2 * m.table.norm()
+    ),
     "cross entropy, smoothed": lambda m, out, t, y: F.cross_entropy(out, y, label_smoothing=0.1, reduction="sum"),
     "cross entropy of probabilities": of(lambda out, t: F.cross_entropy(out, t.softmax(1), reduction="sum")),
     "gaussian nll": of(lambda out, t: F.gaussian_nll_loss(out, t, out.exp(), reduction="sum")),
@@ -100,18 +104,22 @@ WRONG = {
     "a likelihood": normal,
     "a categorical likelihood": lambda m, out, t, y: -distributions.Categorical(logits=out).log_prob(y).sum(),
     "and a mean of parameters": lambda m, out, t, y: (out - t).square().sum() + 0.1 * m.table.square().mean(),
-    "and a sum of parameters": lambda m, out, t, y: sum(p.square().sum() for p in m.parameters()) + (out - t).abs().sum(),
+    "and a sum of parameters": lambda m, out, t, y: (
+        sum(p.square().sum() for p in m.parameters()) + (out - t).abs().sum()
+    ),
     "beside a mean": of(lambda out, t: F.mse_loss(out, t) + out.abs().sum()),
     "a mask of ones": of(lambda out, t: (torch.ones(len(t), 1) * (out - t).square()).sum()),
-    "checkpointed layers": lambda m, out, t, y: (checkpoint(m.head, out.repeat(1, 2), use_reentrant=False) - t).abs().sum(),
-}  # fmt: skip
+    "checkpointed layers": lambda m, out, t, y: (
+        (checkpoint(m.head, out.repeat(1, 2), use_reentrant=False) - t).abs().sum()
+    ),
+}
 
 
 @pytest.mark.parametrize("loss_of", WRONG.values(), ids=WRONG.keys())
 def test_a_sum_over_the_samples_is_no_mean(loss_of):
     (text,) = told(loss_of, windows=2)
     assert "is a sum" in text
-    assert 'that weighs 4' in text
+    assert "that weighs 4" in text
     assert 'Accumulate(loss_reduction="sum")' in text
     assert told(loss_of, windows=2, loss_reduction="sum") == []
 
@@ -155,22 +163,33 @@ RIGHT = {
     "divided by roots, in two": of(lambda out, t: F.mse_loss(out / len(t) ** 0.5, t / len(t) ** 0.5, reduction="sum")),
     "divided by a number that may be any": of(lambda out, t: 0.5 * (out - t).square().sum() / (len(t) - 1)),
     "over a mask": lambda m, out, t, y: masked(out, t, y),
-    "over a mask that multiplies": lambda m, out, t, y: (F.l1_loss(out, t, reduction="none").mean(1) * (y > 0)).sum()
-    * (1 / (y > 0).sum()),
-    "over what is not ignored": lambda m, out, t, y: F.cross_entropy(out, y, reduction="none", ignore_index=0).sum() / 2,
+    "over a mask that multiplies": lambda m, out, t, y: (
+        (F.l1_loss(out, t, reduction="none").mean(1) * (y > 0)).sum() * (1 / (y > 0).sum())
+    ),
+    "over what is not ignored": lambda m, out, t, y: (
+        F.cross_entropy(out, y, reduction="none", ignore_index=0).sum() / 2
+    ),
     "over what is left": lambda m, out, t, y: (out - t).abs().mean(1).masked_fill(y == 0, 0.0).sum() * 0.5,
     "over what is picked": lambda m, out, t, y: (out - t).abs().mean(1)[y > 0].sum() / (y > 0).sum(),
     "shares": of(lambda out, t: (SHARES[: len(t), None] / SHARES[: len(t)].sum() * (out - t).square()).sum()),
-    "shares of roots": of(lambda out, t: ((SHARES[: len(t)] / SHARES[: len(t)].sum()).sqrt()[:, None] * (out - t)).square().sum()),
+    "shares of roots": of(
+        lambda out, t: ((SHARES[: len(t)] / SHARES[: len(t)].sum()).sqrt()[:, None] * (out - t)).square().sum()
+    ),
     "equal shares": of(lambda out, t: (torch.full((len(t), 1), 1 / len(t)) * (out - t).square()).sum()),
     "learnt shares": of(lambda out, t: (out[:, 0].softmax(0) * (out - t).square().sum(1)).sum()),
-    "learnt shares by hand": of(lambda out, t: (out[:, 0].exp() / out[:, 0].exp().sum() * (out - t).square().sum(1)).sum()),
+    "learnt shares by hand": of(
+        lambda out, t: (out[:, 0].exp() / out[:, 0].exp().sum() * (out - t).square().sum(1)).sum()
+    ),
     "a weight of each sample": of(lambda out, t: -(out.log_softmax(1)[:, 0] * t[:, 0]).sum()),
     "a penalty": lambda m, out, t, y: F.mse_loss(out, t) + 1e-2 * sum(p.pow(2).sum() for p in m.parameters()),
     "a heavy penalty": lambda m, out, t, y: F.cross_entropy(out, y) + sum(p.abs().sum() for p in m.parameters()),
     "a penalty of as many rows as samples": lambda m, out, t, y: F.mse_loss(out, t) + m.table.square().sum(),
-    "a penalty of products": lambda m, out, t, y: F.mse_loss(out, t) + (m.table @ m.table.T - torch.eye(4)).square().sum(),
-    "a distribution over all samples": of(lambda out, t: F.kl_div(out.softmax(1).mean(0).log(), PRIOR, reduction="sum")),
+    "a penalty of products": lambda m, out, t, y: (
+        F.mse_loss(out, t) + (m.table @ m.table.T - torch.eye(4)).square().sum()
+    ),
+    "a distribution over all samples": of(
+        lambda out, t: F.kl_div(out.softmax(1).mean(0).log(), PRIOR, reduction="sum")
+    ),
     "distance of means": of(lambda out, t: (out.mean(0) - t.mean(0)).square().sum()),
     "distance of means, by torch": of(lambda out, t: F.mse_loss(out.mean(0), t.mean(0), reduction="sum")),
     "distance of summed means": of(lambda out, t: (out.sum(0) / len(out) - t.mean(0)).square().sum()),
@@ -185,10 +204,104 @@ RIGHT = {
     "a product with averages": of(lambda out, t: (out - t).square().sum(1) @ torch.full((len(t),), 1 / len(t))),
     "selected": of(lambda out, t: (out - t)[0].square().sum()),
     "times another loss": of(lambda out, t: (out - t).square().sum() * F.l1_loss(out, t)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("sizes", [EQUAL, RAGGED])
 @pytest.mark.parametrize("loss_of", RIGHT.values(), ids=RIGHT.keys())
 def test_what_is_no_sum_over_the_samples(loss_of, sizes):
     assert told(loss_of, loader(sizes), windows=2) == []
+
+
+NOT_ASKED = {
+    "each of weight 1": ((4, 4, 4, 4), lambda batch: 1.0),
+    "one sample each": ((1, 1, 1, 1), None),
+    "another weight": (EQUAL, lambda batch: 7.0),
+    "the whole window": ((4,), None),
+}
+
+
+@pytest.mark.parametrize(("sizes", "weight"), NOT_ASKED.values(), ids=NOT_ASKED.keys())
+def test_sums_that_their_weights_make_right_or_unknown(sizes, weight):
+    assert told(WRONG["squares by hand"], loader(sizes), weight, fetch="window") == []
+
+
+@pytest.mark.parametrize(
+    "loss_of",
+    [
+        of(lambda out, t: (out - t).square().sum() / 3),
+        of(lambda out, t: 0.01 * F.mse_loss(out, t, reduction="sum")),
+        of(lambda out, t: (out - t).square().sum() / 6 + out.abs().mean()),
+    ],
+)
+def test_a_sum_over_a_constant_is_told_where_weights_differ(loss_of):
+    (text,) = told(loss_of, loader(RAGGED))
+    assert "is divided by" in text
+    assert told(loss_of, loader(EQUAL), windows=2) == []
+
+
+def test_the_number_of_what_a_mask_leaves_may_be_the_weight():
+    loss = lambda m, out, t, y: (F.cross_entropy(out, y, reduction="none") * (y > 0)).sum()  # noqa: E731
+    (text,) = told(loss, weight=lambda batch: (batch[2] > 0).sum())
+    assert "is a sum" in text
+    assert told(loss) == []
+
+
+MEANS = {
+    "mse": of(lambda out, t: F.mse_loss(out, t)),
+    "by hand": of(lambda out, t: (out - t).square().mean()),
+    "summed over features": of(lambda out, t: (out - t).square().sum(1).mean()),
+    "half": of(lambda out, t: 0.5 * F.smooth_l1_loss(out, t)),
+    "bce": of(lambda out, t: F.binary_cross_entropy(out.sigmoid(), t)),
+    "two terms": lambda m, out, t, y: F.cross_entropy(out, y) / 2 + F.l1_loss(out, t),
+    "and a penalty": lambda m, out, t, y: F.huber_loss(out, t) + 1e-2 * sum(p.square().sum() for p in m.parameters()),
+}
+
+
+@pytest.mark.parametrize("loss_of", MEANS.values(), ids=MEANS.keys())
+def test_a_mean_is_no_sum(loss_of):
+    (text,) = told(loss_of, windows=2, loss_reduction="sum")
+    assert "is a mean" in text
+    assert 'Accumulate(loss_reduction="mean")' in text
+    assert told(loss_of, loader((1, 1, 1, 1)), loss_reduction="sum") == []
+
+
+NO_MEANS = {
+    "a mean times its number": of(lambda out, t: F.mse_loss(out, t) * len(t)),
+    "a mean times a number": of(lambda out, t: F.mse_loss(out, t) * 64),
+    "a sum and a mean of parameters": lambda m, out, t, y: (out - t).square().sum() + m.table.square().mean(),
+    "a sum and a mean": of(lambda out, t: (out - t).square().sum() + out.abs().mean()),
+    "averaged over features": of(lambda out, t: (out - t).square().mean(1).sum()),
+    "a mean of parameters": lambda m, out, t, y: m.table.square().mean() + out.square().sum(),
+    "a mean of means": of(lambda out, t: torch.stack([(out - t)[i].square().sum() for i in range(len(t))]).mean() * 4),
+}
+
+
+@pytest.mark.parametrize("loss_of", NO_MEANS.values(), ids=NO_MEANS.keys())
+def test_what_is_a_sum_or_may_be_one(loss_of):
+    assert told(loss_of, windows=2, loss_reduction="sum") == []
+
+
+def test_saved_values_with_hooks_are_left_alone():
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: pytest.fail("unpacked before backward")):
+        loss = (torch.ones(4, 1) * Model()(X[:4]).square()).sum() / torch.tensor(4.0)
+    assert [over_samples(term, 4.0) for term in terms(loss)] == [None]
+
+
+def test_values_are_read_as_often_as_one_looks():
+    loss = F.mse_loss(Model()(X[:4]), T[:4]) * torch.tensor(0.5)
+    assert terms(loss)[0].divisor == terms(loss)[0].divisor == 2
+
+
+def on_a_rank():
+    sees = {"DDP": lambda: DistributedDataParallel(Model(), find_unused_parameters=True)}
+    return [
+        told(lambda m, out, t, y: F.mse_loss(out, t, reduction="sum"), loader((4, 4)), make=sees["DDP"], windows=4),
+        told(lambda m, out, t, y: F.mse_loss(out, t), loader((4, 4)), make=sees["DDP"], windows=4),
+    ]
+
+
+def test_ranks():
+    for wrong, right in run_ranks(2, on_a_rank):
+        assert ["is a sum over a micro-batch that weighs 4" in text for text in wrong] == [True]
+        assert right == []
