@@ -14,6 +14,8 @@ torch.manual_seed(0)
 X, Y, LABELS = torch.randn(4 * K, 6), torch.randn(4 * K, 3), torch.randint(0, 3, (4 * K,))
 BATCHES = list(zip(X.split(4), Y.split(4), LABELS.split(4), strict=True))
 
+SIX = BATCHES + BATCHES[:2]
+
 
 def warned(loss_of, k=K, batches=BATCHES, losses=("loss",)):
     torch.manual_seed(0)
@@ -151,3 +153,38 @@ def test_one_of_several_losses_may_count_a_share():
 def test_one_look_is_not_enough():
     divisors = iter([K, 1, 1, 1])
     assert warned(lambda out, y, labels: F.mse_loss(out, y) / next(divisors)) == []
+
+
+FOLLOWING = [
+    lambda out, y, k: F.mse_loss(out, y) * (1 / k),
+    lambda out, y, k: 0.5 * F.mse_loss(out, y) * (1 / k),
+    lambda out, y, k: 1 / k * (out - y).square().sum(1).mean(),
+    lambda out, y, k: (F.mse_loss(out, y) + 0.1 * out.square().mean()) / k,
+    lambda out, y, k: sum(F.mse_loss(out[:, i], y[:, i]) for i in range(2)) / k,
+    lambda out, y, k: (out - y).square().sum() / len(y) / k,
+]
+
+
+@pytest.mark.parametrize("loss_of", FOLLOWING)
+def test_a_factor_that_follows_the_window_is_told_whatever_the_loss_is(loss_of):
+    """The loader's last window is shorter; a schedule changes K."""
+    short = iter([4, 4, 4, 4, 2, 2])
+    (text,) = warned(lambda out, y, labels: loss_of(out, y, next(short)), tg.Accumulate(4, fetch="window"), SIX)
+    assert "divided by 2, the number of micro-batches" in text
+    longer = iter([2, 2, 4, 4, 4, 4])
+    assert len(warned(lambda out, y, labels: loss_of(out, y, next(longer)), tg.Accumulate(((0, 2), (1, 4))), SIX)) == 1
+
+
+@pytest.mark.parametrize("constant", [2, 4])
+@pytest.mark.parametrize("loss_of", FOLLOWING)
+def test_a_factor_that_stays_is_not(loss_of, constant):
+    assert warned(lambda out, y, labels: loss_of(out, y, constant), tg.Accumulate(4, fetch="window"), SIX) == []
+    assert warned(lambda out, y, labels: loss_of(out, y, constant), tg.Accumulate(((0, 2), (1, 4))), SIX) == []
+
+
+def test_what_a_function_given_to_run_returns():
+    model = nn.Linear(6, 3)
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(accumulate=tg.Accumulate(K)))
+    window = next(iter(pipe.windows(BATCHES)))
+    with pytest.warns(tg.TightGradWarning, match="a mean divided by 4, the number of micro-batches"):
+        pipe.run(window, lambda batch: F.cross_entropy(model(batch[0]), batch[2]) / K)

@@ -1,6 +1,7 @@
 """Tells whether a loop has divided a loss by the number of its micro-batches by hand."""
 
 import math
+from collections.abc import Collection
 from itertools import combinations
 from typing import Any
 
@@ -10,6 +11,35 @@ from tightgrad.accumulate.loss_graph.cross_entropy import ON_THE_WAY
 from tightgrad.accumulate.loss_graph.terms import MEAN, MEANS, SUMS, TOTALS, Factor, Term, following, terms
 
 _HAND_MADE = 4e-3  # how far a number rounded to bfloat16 may be off
+
+
+class DivisionCheck:
+    """Looks at the first losses of a loop, and again where another number of micro-batches makes a window."""
+
+    def __init__(self) -> None:
+        self._looks, self._num_divided = True, 0
+        self._seen: tuple[int, list[float]] | None = None
+
+    def is_sure(self, losses: Collection[Tensor], count: int) -> bool:
+        """Tell, once, whether losses are divided by `count`, the number of micro-batches in their window.
+
+        Two losses tell that, or windows of two lengths, whatever the loss is: a factor that follows their length has no
+        other reason.
+        """
+        if not self._looks or count < 2 or (self._seen is not None and self._seen[0] == count):
+            return False
+        if self._seen is None and all(is_divided_by(loss, count) for loss in losses):
+            self._num_divided += 1
+            self._looks = self._num_divided < 2
+            return not self._looks
+        found = [term for loss in losses for term in terms(loss)]
+        before, now = self._seen, (count, [term.divisor / count for term in found])
+        may_be = bool(found) and all(_share(term.scale or (), count) for term in found) and not self._num_divided
+        self._seen = now
+        self._looks = may_be and before is None
+        if not may_be or before is None or len(before[1]) != len(now[1]):
+            return False
+        return all(abs(one / other - 1) < _HAND_MADE for one, other in zip(before[1], now[1], strict=True))
 
 
 def is_divided_by(loss: Tensor, count: int) -> bool:

@@ -4,7 +4,7 @@ Only what is proved is said: the loss of a batch is evaluated, and compared with
 loader are compared only if the user asks for it, since a batch may be one sequence or one graph, which has no halves.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.additive import Forward, check_additive
 from tightgrad.accumulate.loss_graph.cross_entropy import compares_samples
-from tightgrad.accumulate.loss_graph.division import is_divided_by
+from tightgrad.accumulate.loss_graph.division import DivisionCheck
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.trial_forward import is_compiled, own_statistics
 from tightgrad.core.errors import UnsupportedError
@@ -49,8 +49,8 @@ class LossPremise:
         self._checks_run = check is None and is_cut and accumulate.several_backwards and not is_compiled(model)
         has_parts = accumulate.several_backwards or adapter.collective.world_size > 1
         self._looks_left = LOOKS if has_parts else 0
-        self._num_in_batch = self._num_divided = 0
-        self._looks_for_division = True
+        self._num_in_batch = 0
+        self._division = DivisionCheck()
         self._looks_for_scaler = True
         self._checks_encode = has_parts and not is_compiled(model)
 
@@ -70,7 +70,7 @@ class LossPremise:
 
         Those of `pipe.run_cached` are not a loop's: they see all samples.
         """
-        self._look_for_division(losses, micro_batches, stacklevel + 1)
+        self._look_for_division(losses.values(), micro_batches, stacklevel + 1)
         if not self._looks_left:
             return
         self._looks_left -= 1
@@ -87,15 +87,8 @@ class LossPremise:
                 stacklevel + 1,
             )
 
-    def _look_for_division(self, losses: Mapping[str, Tensor], count: int, stacklevel: int) -> None:
-        if not self._looks_for_division or count < 2:
-            return
-        self._looks_for_division = all(is_divided_by(loss, count) for loss in losses.values())
-        self._num_divided += self._looks_for_division
-        if self._num_divided < 2:  # once by chance
-            return
-        self._looks_for_division = False
-        if self._adapter.collective.rank == 0:
+    def _look_for_division(self, losses: Collection[Tensor], count: int, stacklevel: int) -> None:
+        if self._division.is_sure(losses, count) and self._adapter.collective.rank == 0:
             warn(
                 f"the loss is a mean divided by {count}, the number of micro-batches in a window, as loops by hand do "
                 f"it. The pipeline divides by the weight of the whole window itself, so the gradient would be {count} "
@@ -131,7 +124,6 @@ class LossPremise:
         Raises:
             UnsupportedError: on every rank, if the loss is no weighted mean on any.
         """
-        self._looks_for_division = False  # what is a loop's, a function of a batch has no reason for
         checks, self._checks_run = self._checks_run, False
         if not checks or own_statistics(self.model) or not window.begun_everywhere():
             return
