@@ -94,8 +94,9 @@ def _parts(here: Term) -> list[Term]:
     number = abs(float(factor)) if factor is not None else 0.0
     if not 0.0 < number < math.inf:  # a factor with a gradient of its own, or one for each sample
         return []
-    low = isinstance(factor, Tensor) and factor.is_floating_point()
-    rounding = max(here.rounding, torch.finfo(factor.dtype).eps) if low else here.rounding
+    rounding = here.rounding
+    if isinstance(factor, Tensor) and factor.is_floating_point():
+        rounding = max(rounding, torch.finfo(factor.dtype).eps)
     scale = (*(here.scale or ()), Factor(number, name.startswith("Div")))
     return [Term(child, scale, rounding) for child in following(here.function)]
 
