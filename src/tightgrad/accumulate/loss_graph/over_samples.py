@@ -81,7 +81,8 @@ def over_samples(term: Term, weight: float) -> OverSamples | None:
         return None
     if not is_sum:
         return OverSamples(is_sum) if all(divisor > 1 for divisor in divisors) else None  # else it may be a sum by hand
-    if walk.hides and term.divisor > 1:
+    is_counted = any(factor.divides and factor.number == 1 for factor in term.scale)  # such as max(1, the positives)
+    if is_counted or (walk.hides and term.divisor > 1):
         return None
     return OverSamples(is_sum, term.divisor if by_hand else 1.0)
 

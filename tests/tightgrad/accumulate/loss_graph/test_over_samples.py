@@ -171,6 +171,7 @@ RIGHT = {
     ),
     "over what is left": lambda m, out, t, y: (out - t).abs().mean(1).masked_fill(y == 0, 0.0).sum() * 0.5,
     "over what is picked": lambda m, out, t, y: (out - t).abs().mean(1)[y > 0].sum() / (y > 0).sum(),
+    "over as many as are positive": of(lambda out, t: (out - t).abs().sum() / max(1, (t > 2).sum())),
     "shares": of(lambda out, t: (SHARES[: len(t), None] / SHARES[: len(t)].sum() * (out - t).square()).sum()),
     "shares of roots": of(
         lambda out, t: ((SHARES[: len(t)] / SHARES[: len(t)].sum()).sqrt()[:, None] * (out - t)).square().sum()
