@@ -51,6 +51,7 @@ class LossPremise:
         self._looks_left = LOOKS if has_parts else 0
         self._num_in_batch = 0
         self._division = DivisionCheck()
+        self._looks_for_division = True
         self._looks_for_scaler = True
         self._checks_encode = has_parts and not is_compiled(model)
 
@@ -88,7 +89,8 @@ class LossPremise:
             )
 
     def _look_for_division(self, losses: Collection[Tensor], count: int, stacklevel: int) -> None:
-        if self._division.is_sure(losses, count) and self._adapter.collective.rank == 0:
+        is_sure = self._looks_for_division and self._division.is_sure(losses, count)
+        if is_sure and self._adapter.collective.rank == 0:
             warn(
                 f"the loss is a mean divided by {count}, the number of micro-batches in a window, as loops by hand do "
                 f"it. The pipeline divides by the weight of the whole window itself, so the gradient would be {count} "
@@ -124,6 +126,7 @@ class LossPremise:
         Raises:
             UnsupportedError: on every rank, if the loss is no weighted mean on any.
         """
+        self._looks_for_division &= self._accumulate.source == "loader"  # a piece of a batch is no loop's micro-batch
         checks, self._checks_run = self._checks_run, False
         if not checks or own_statistics(self.model) or not window.begun_everywhere():
             return
