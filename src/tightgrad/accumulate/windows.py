@@ -114,7 +114,7 @@ class WindowCutter(Generic[Batch]):
         """
         carried, self.carried = self.carried, []
         self._loader_failure = None
-        batches = chain(carried, iterated(loader))  # one that cannot even start fails at its first batch
+        batches = chain(carried, checked(loader))  # one that cannot even start fails at its first batch
         window = self._next(batches, step())
         while window is not None:
             self._num_windows += 1
@@ -167,7 +167,7 @@ class WindowCutter(Generic[Batch]):
 
     def uncounted_each(self, loader: Iterable[Batch], _step: Callable[[], int]) -> Iterator[Window[Batch]]:
         """Yield a window for each batch, which no other rank is told of."""
-        for batch in iterated(loader):
+        for batch in checked(loader):
             self.num_consumed_before = self.num_consumed
             self.num_consumed += 1
             yield uncounted(batch)
@@ -316,15 +316,21 @@ class WindowCutter(Generic[Batch]):
             )
 
 
-def iterated(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield a loader's batches. Raises `ConfigError` where it is nothing that gives batches."""
+def checked(loader: Iterable[Batch]) -> Iterable[Batch]:
+    """Return a loader as it is, whose generator another loop may go on with; one that raises `ConfigError` when it is
+    asked for its first batch, where it is nothing that gives batches.
+    """
     if isinstance(loader, Mapping | str | bytes) or not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
-        is_mapping = isinstance(loader, Mapping)
-        hint = ", of which only the keys would be batches: give one of its values, or zip(*loaders.values())"
-        raise ConfigError(
-            f"pipe.windows() takes a loader of batches, not one {type(loader).__name__}{hint if is_mapping else ''}."
-        )
-    yield from loader
+        kind, hint = type(loader).__name__, ""
+        if isinstance(loader, Mapping):
+            hint = ", of which only the keys would be batches: give one of its values, or zip(*loaders.values())"
+        return _raising(ConfigError(f"pipe.windows() takes a loader of batches, not one {kind}{hint}."))
+    return loader
+
+
+def _raising(error: Exception) -> Iterator[Any]:
+    raise error
+    yield
 
 
 def _all_have_ended(start: Count) -> bool:

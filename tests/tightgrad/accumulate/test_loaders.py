@@ -69,3 +69,20 @@ def test_the_gradient_is_that_of_the_big_batch(loader, loss_of, weight, whole, t
         assert pipe.step().weight == total
     for ours, parameter in zip(*seen, reference.parameters(), strict=True):
         torch.testing.assert_close(ours, parameter.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "plan", [tg.Plan(), *(tg.Plan(accumulate=tg.Accumulate(2, fetch=f)) for f in ("window", "batch"))]
+)
+def test_a_generator_goes_on_where_a_loop_over_windows_was_left(plan):
+    model, seen = nn.Linear(8, 1), []
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan)
+    generator = ((number, row[None]) for number, row in enumerate(ROWS))
+    for _ in range(3):
+        for window in pipe.windows(generator):
+            for number, row in window:
+                pipe.backward(model(row).square().mean())
+                seen.append(number)
+            pipe.step()
+            break
+    assert seen == list(range(3 * (2 if plan.accumulate else 1)))
