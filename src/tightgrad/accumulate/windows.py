@@ -324,13 +324,13 @@ def checked(loader: Iterable[Batch]) -> Iterable[Batch]:
         kind, hint = type(loader).__name__, ""
         if isinstance(loader, Mapping):
             hint = ", of which only the keys would be batches: give one of its values, or zip(*loaders.values())"
-        return _raising(ConfigError(f"pipe.windows() takes a loader of batches, not one {kind}{hint}."))
+        error = ConfigError(f"pipe.windows() takes a loader of batches, not one {kind}{hint}.")
+        return map(_raise, (error,))
     return loader
 
 
-def _raising(error: Exception) -> Iterator[Any]:
+def _raise(error: Exception) -> Any:
     raise error
-    yield
 
 
 def _all_have_ended(start: Count) -> bool:
