@@ -3,6 +3,7 @@
 They are forked from a server that has imported torch and has run nothing: to import takes each some seconds.
 """
 
+import gc
 import os
 import pickle
 import queue
@@ -128,6 +129,7 @@ def _stop_all() -> None:
 
 def _serve(rank: int, tasks: "mp.Queue[bytes]", answers: "mp.Queue[str]") -> None:
     end_with_parent()
+    gc.freeze()  # what the server has imported stays: garbage collection leaves it out
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     make_new = as_new()

@@ -3,6 +3,7 @@
 Local ranks meet in a file, so no port is chosen and two labs never collide.
 """
 
+import gc
 import logging
 import os
 import queue
@@ -125,6 +126,7 @@ def _local_main(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # and a Ctrl-C since then ends this rank now
     end_with_parent()
+    gc.freeze()  # what the server has imported stays: garbage collection, also before memory is measured, leaves it out
     os.environ.clear()  # that of the server, which is older
     os.environ.update(environment)
     torch.set_num_threads(max(1, usable_cores() // ranks))
