@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes  # private; torch 2.9 to 2.15
+
+# A number that a product has saved becomes an int under a TorchDispatchMode, which none of torch's operations take.
 
 NONE, MEAN, SUM = 0, 1, 2  # torch's numbers for reduction="none", "mean" and "sum"
 MEANS = ("MeanBackward0", "MeanBackward1")
@@ -90,22 +93,23 @@ def _parts(here: Term) -> list[Term]:
     name = here.function.name()
     if name in SUMS or (name in (*MEANS, *TOTALS) and not here.function._saved_self_sym_sizes):
         return [replace(here, function=child) for child in following(here.function)]
-    factor = factor_of(here.function) if name in PRODUCTS else None
-    number = abs(float(factor)) if factor is not None else 0.0
+    number, rounding = _factor(here.function) if name in PRODUCTS else (0.0, 0.0)
     if not 0.0 < number < math.inf:  # a factor with a gradient of its own, or one for each sample
         return []
-    rounding = here.rounding
-    if isinstance(factor, Tensor) and factor.is_floating_point():
-        rounding = max(rounding, torch.finfo(factor.dtype).eps)
     scale = (*(here.scale or ()), Factor(number, name.startswith("Div")))
-    return [Term(child, scale, rounding) for child in following(here.function)]
+    return [Term(child, scale, max(here.rounding, rounding)) for child in following(here.function)]
 
 
-def factor_of(function: Any) -> Tensor | float | int | None:
-    """Return the number that the only other factor was multiplied with, or divided by; None if there is none."""
+@_disable_current_modes()
+def _factor(function: Any) -> tuple[float, float]:
+    """The size of the number that the only other factor was multiplied with, or divided by, and the rounding of what
+    that was computed in; zeros if there is none.
+    """
     name = operand(function)
     value = None if name is None else saved_number(function, name)
-    return value if isinstance(value, Tensor | float | int) else None
+    if isinstance(value, Tensor):
+        return abs(float(value)), torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+    return (abs(float(value)), 0.0) if isinstance(value, float | int) else (0.0, 0.0)
 
 
 def operand(function: Any) -> str | None:
@@ -167,6 +171,7 @@ def saved_number(function: Any, name: str) -> Any:
     return None if isinstance(value, Tensor) and value.numel() != 1 else value
 
 
+@_disable_current_modes()
 def saved(function: Any, name: str) -> Any:
     """Return a value that a node has saved; None where there is none to be had without running a forward again."""
     raw = getattr(function, f"_raw_saved_{name}", None)
