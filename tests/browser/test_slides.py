@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from browser.fixture_runs import write_runs
-from browser.opened import Opened
+from browser.opened import CHECK_SVG, Opened
 from tightgrad_lab import slides
 from tightgrad_lab.experiments.handout import write_handout
 from tightgrad_lab.report import pdf
@@ -55,6 +55,21 @@ CUT = """
     }
   }));
   return found;
+}
+"""
+
+# Pixels of the smallest letter, exponents included, that the drawing of this slide shows; null if it has none.
+SMALLEST = """
+() => {
+  const svg = Reveal.getCurrentSlide().querySelector(".drawing svg");
+  if (!svg) return null;
+  const frame = svg.getBoundingClientRect();
+  const shown = [...svg.querySelectorAll("text, tspan")].filter((one) => {
+    const box = one.getBoundingClientRect();
+    return one.textContent.trim() && box.width && box.bottom > frame.top && box.top < frame.bottom;
+  });
+  return Math.min(...shown.map((one) =>
+    parseFloat(getComputedStyle(one).fontSize) * (one.closest("text") ?? one).getScreenCTM().a));
 }
 """
 
@@ -109,6 +124,24 @@ def test_every_slide_is_whole_and_has_its_notes_and_sources(chromium: Any, built
         assert page.evaluate(HERE) == names[-2]
         assert found.complaints == []
         assert [url for url in found.requests if not url.startswith(("file://", "data:"))] == []
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_smallest_text_of_each_figure_can_be_read(chromium: Any, built: Path, language: str) -> None:
+    page = opened(chromium, built, language).page
+    try:
+        sizes, faults = {}, {}
+        for number in range(page.locator(".slides > section").count()):
+            page.evaluate(f"Reveal.slide({number})")
+            name = page.evaluate(HERE)
+            if smallest := page.evaluate(SMALLEST):
+                sizes[name] = smallest
+                faults[name] = [one for one in page.evaluate(CHECK_SVG) if one.startswith("overlap")]
+        assert len(sizes) >= 14  # parts of figures; of three pairs nothing is stored
+        assert {name: size for name, size in sizes.items() if size < 12} == {}
+        assert {name: found for name, found in faults.items() if found} == {}
     finally:
         page.close()
 

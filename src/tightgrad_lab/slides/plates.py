@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from tightgrad_lab.report.book.library import Library, ShownSection
@@ -21,9 +22,15 @@ from tightgrad_lab.report.texts import Texts
 Row = TypeVar("Row")
 MOST_ROWS, FEW_ROWS = 8, 6
 """A table of at most so many rows is shown whole; of a longer one so few. The browser leaves out what does not fit."""
-FLAT, TALL = 1.75, 1.3
-"""Width over height from which on a figure fills the slide's width; a taller one stands beside its points, and one that
-is taller still is cut into two parts, each on a slide of its own: side by side they would be too small to read."""
+FLAT = 1.75
+"""Width over height from which on a figure fills the slide's width; a taller one stands beside its points."""
+BELOW, BESIDE, ALONE = (1168, 405), (832, 480), (1168, 515)
+"""Pixels of a slide of 1280 x 720 that a figure has below its points, beside them, and without points."""
+LEAST = 12.1
+"""Pixels that the smallest text has on such a slide. A figure whose text would be smaller is cut in two, if it has a
+second part, each on a slide of its own; what is smaller even then is written larger."""
+EXPONENT = 0.7
+"""How large matplotlib writes an exponent, beside what it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +84,49 @@ def _drawings(item: FigureSpec, texts: Texts) -> Iterator[Drawing]:
     with figures.style():
         drawn = item.draw(texts, WIDE)
         for number, band in enumerate(bands(drawn)):
-            svg = part(drawn, f"slide-{item.slug}-{number}", item.alt, band)
-            yield Drawing(item, svg, band, float(drawn.get_figwidth() / (band[1] - band[0])))
+            ratio = float(drawn.get_figwidth() / (band[1] - band[0]))
+            with legible(drawn, band, ALONE if number else room(ratio)):
+                svg = part(drawn, f"slide-{item.slug}-{number}", item.alt, band)
+            yield Drawing(item, svg, band, ratio)
 
 
 def bands(figure: Figure) -> list[tuple[float, float]]:
     """Return from which height to which the parts of a figure reach, in inches, the upper one first."""
     width, height = (float(one) for one in figure.get_size_inches())
-    place = cut(figure) if width / height < TALL else None
-    return [(0.0, height)] if place is None else [(place, height), (0.0, place)]
+    whole = (0.0, height)
+    small = min((size for _, size in _sizes(figure)), default=LEAST) < _least(figure, whole, room(width / height))
+    place = cut(figure) if small else None
+    return [whole] if place is None else [(place, height), (0.0, place)]
+
+
+def room(ratio: float) -> tuple[int, int]:
+    """The pixels that a slide with points has for a figure of a width over its height."""
+    return BESIDE if ratio < FLAT else BELOW
+
+
+@contextmanager
+def legible(figure: Figure, band: tuple[float, float], room: tuple[float, float]) -> Iterator[None]:
+    """Write the smallest texts larger, so that they can be read when a band of the figure fills a room in pixels."""
+    least = _least(figure, band, room)
+    small = [(text, text.get_fontsize(), size) for text, size in _sizes(figure) if size < least]
+    for text, own, size in small:
+        text.set_fontsize(own * least / size)
+    yield
+    for text, own, _ in small:
+        text.set_fontsize(own)
+
+
+def _sizes(figure: Figure) -> list[tuple[Text, float]]:
+    """Every text that is drawn, and the size of its smallest letter in points."""
+    figure.canvas.draw()  # type: ignore[no-untyped-call]  # makes the labels of the ticks
+    texts = [one for one in figure.findobj(Text) if isinstance(one, Text) and one.get_visible() and one.get_text()]
+    return [(one, one.get_fontsize() * (EXPONENT if "^" in one.get_text() else 1.0)) for one in texts]
+
+
+def _least(figure: Figure, band: tuple[float, float], room: tuple[float, float]) -> float:
+    """The points that come out as the fewest pixels when a band of the figure fills a room."""
+    scale = min(room[0] / figure.get_figwidth(), room[1] / (band[1] - band[0])) / 72
+    return LEAST / scale
 
 
 def _boxes(figure: Figure) -> list[tuple[Artist, float, float]]:

@@ -5,6 +5,7 @@ Needs python-pptx: `pip install 'tightgrad[pptx]'`.
 
 import io
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,17 +18,20 @@ from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.model import WIDE, Table
 from tightgrad_lab.report.texts import LANGUAGES, load
 from tightgrad_lab.slides.deck import Deck, Slide
-from tightgrad_lab.slides.plates import Drawing, few, within
+from tightgrad_lab.slides.plates import Drawing, few, legible, within
 from tightgrad_lab.slides.words import load_words
 
 WIDTH, HEIGHT, MARGIN = 13.333, 7.5, 0.6
 """Of a slide, in inches."""
+PIXELS, BESIDE = 96, 4.0
+"""Pixels of an inch on a slide 1280 pixels wide; from where on a figure stands that has its points on its left."""
 INK, MUTED = "24272C", "5E646E"
 FONT = {"en": "Calibri", "zh": "Microsoft YaHei"}
 LINE = {"en": 1.3, "zh": 1.5}
 """Height of a line over the size of its type, with the taller fonts that stand in where those above are missing."""
-SIZES = (15, 14, 13, 12, 11, 10)
-"""Of the type of a table, in points: it takes the largest with which it fits."""
+SIZES = (15, 14, 13, 12)
+"""Of the type of a table, in points: it takes the largest with which it fits; with the last it takes several slides."""
+Rows = Sequence[Sequence[str]]
 
 
 def build_powerpoint(runs: Path, out: Path) -> list[Path]:
@@ -48,7 +52,9 @@ def build_powerpoint(runs: Path, out: Path) -> list[Path]:
         presentation: Any = pptx.Presentation()
         presentation.slide_width, presentation.slide_height = _inches(WIDTH), _inches(HEIGHT)
         for one in deck.slides():
-            Sheet(presentation, deck, one).fill()
+            rest: Rows = ()
+            while (sheet := Sheet(presentation, deck, one, rest)).fill():
+                rest = sheet.rest
         path = Path(out) / f"slides.{language}.pptx"
         presentation.save(str(path))
         written.append(path)
@@ -65,6 +71,18 @@ def text_width(text: str, size: float) -> float:
     return letters * size / 72
 
 
+def lines_of(text: str, size: float, width: float) -> int:
+    """How many lines a text takes in a width in inches, if lines break between words and Chinese characters."""
+    lines, at = 1, 0.0
+    for word in re.findall(r"[\u2e80-\uffef]|[^\s\u2e80-\uffef]+\s*|\s+", text):
+        wide = text_width(word.rstrip(), size)
+        if at and at + wide > width:
+            lines, at = lines + 1, 0.0
+        lines += int(wide // width)  # a word longer than the line is broken
+        at += text_width(word, size) % width if wide > width else text_width(word, size)
+    return lines
+
+
 class Sheet:
     """Fills one slide.
 
@@ -72,24 +90,29 @@ class Sheet:
         presentation: of python-pptx, to which the slide is added.
         deck: it belongs to.
         one: what stands on it.
+        rows: those of its table that did not fit on the slides before; none on the first.
     """
 
-    def __init__(self, presentation: Any, deck: Deck, one: Slide) -> None:
+    def __init__(self, presentation: Any, deck: Deck, one: Slide, rows: Rows = ()) -> None:
         self.deck = deck
         self.one = one
+        self.rows = rows
+        self.rest: Rows = ()
         self.slide = presentation.slides.add_slide(presentation.slide_layouts[5])
         self.top = 1.35
 
-    def fill(self) -> None:
-        """Write the heading, the content and the notes."""
+    def fill(self) -> bool:
+        """Write the heading, the content and the notes; return whether rows are left for another slide."""
         title, first = self.slide.shapes.title, self.one.kind == "title"
         place = (MARGIN, 2.0 if first else 0.45, 12.1, 0.9 if first else 0.75)
         title.left, title.top, title.width, title.height = (_inches(one) for one in place)
-        self._write(title.text_frame, [self.one.title], 40 if first else 28, bold=True)
+        more = self.deck.words("continued") if self.rows else ""
+        self._write(title.text_frame, [self.one.title + more], 40 if first else 28, bold=True)
         if not first:
             self.text([self.one.above], 12, at=(MARGIN, 0.2, 12.1, 0.3), color=MUTED)
         getattr(self, f"_{self.one.kind}")(self.one.content)
         self.slide.notes_slide.notes_text_frame.text = "\n".join(self._notes())
+        return bool(self.rest)
 
     def _notes(self) -> list[str]:
         spoken, words = self.one.spoken, self.deck.words
@@ -142,23 +165,26 @@ class Sheet:
         if at is None:
             self.top += high + 0.08
 
-    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], *, bottom: float) -> int:
-        """Write a table that ends above a height; return how many of its rows it shows."""
+    def table(self, heads: Sequence[str], rows: Rows, *, bottom: float) -> None:
+        """Write a table that ends above a height; what does not fit is left for the next slide."""
         from pptx.util import Pt
 
-        rows = list(rows)
+        rows = self.rows or rows
         width = WIDTH - 2 * MARGIN
-        while True:
-            columns = [[line[place] for line in [heads, *rows]] for place in range(len(heads))]
-            needs = [min(max(max(text_width(cell, 12) for cell in column), 0.7), 12.0) ** 0.6 for column in columns]
-            widths = [width * need / sum(needs) for need in needs]
-            lines, room = [heads, *rows], bottom - self.top
-            found = next((size for size in SIZES if sum(self._heights(lines, widths, size)) < room), 0)
-            if found or len(rows) < 3:
-                break
-            rows.pop(len(rows) // 2)
-        size = found or SIZES[-1]
-        heights = self._heights([heads, *rows], widths, size)
+        columns = [[line[place] for line in [heads, *rows]] for place in range(len(heads))]
+        needs = [min(max(max(text_width(cell, 12) for cell in column), 0.7), 12.0) ** 0.6 for column in columns]
+        words = [max(text_width(word, 12) for cell in column for word in [*cell.split(), ""]) for column in columns]
+        least = [min(word, 1.6) + 0.25 for word in words]
+        free = max(0.0, width - sum(least))
+        widths = [(one + free * need / sum(needs)) for one, need in zip(least, needs, strict=True)]
+        widths = [one * width / sum(widths) for one in widths]
+        lines, room = [heads, *rows], bottom - self.top
+        size = next((size for size in SIZES if sum(self._heights(lines, widths, size)) < room), SIZES[-1])
+        heights = self._heights(lines, widths, size)
+        while len(rows) > 1 and sum(heights[: len(rows) + 1]) > room:
+            rows = rows[:-1]
+        self.rest = [*lines[len(rows) + 1 :]]
+        heights = heights[: len(rows) + 1]
         shape = self.slide.shapes.add_table(
             len(rows) + 1, len(heads), *(_inches(one) for one in (MARGIN, self.top, width, sum(heights)))
         )
@@ -171,24 +197,24 @@ class Sheet:
                 target.margin_top = target.margin_bottom = Pt(2)
                 self._write(target.text_frame, [cell], size, bold=place == 0, color="FFFFFF" if place == 0 else INK)
         self.top += sum(heights) + 0.1
-        return len(rows)
 
-    def _heights(self, lines: Sequence[Sequence[str]], widths: Sequence[float], size: float) -> list[float]:
+    def _heights(self, lines: Rows, widths: Sequence[float], size: float) -> list[float]:
         def rows(line: Sequence[str]) -> int:
-            needed = (text_width(cell, size) / (width - 0.22) for cell, width in zip(line, widths, strict=True))
-            return max(1, *(math.ceil(one) for one in needed))
+            return max(lines_of(cell, size, width - 0.22) for cell, width in zip(line, widths, strict=True))
 
         return [rows(line) * size * LINE[self.deck.texts.language] / 72 + 0.09 for line in lines]
 
-    def picture(self, drawing: Drawing, *, bottom: float) -> None:
-        """Place a figure, or its part that this slide shows, as large as it fits."""
+    def picture(self, drawing: Drawing, *, bottom: float, left: float = MARGIN) -> None:
+        """Place a figure, or its part that this slide shows, as large as it fits to the right of a place."""
+        wide, tall = WIDTH - MARGIN - left, bottom - self.top
         with figures.style():
             figure = drawing.item.draw(self.deck.texts, WIDE)
             out, whole, (low, high) = io.BytesIO(), figure.get_figheight(), drawing.band
-            with within(figure, drawing.band):
+            room = (PIXELS * wide, PIXELS * tall)
+            with legible(figure, drawing.band, room), within(figure, drawing.band):
                 figure.savefig(out, format="png", dpi=220, metadata={"Software": None})
-        width = min(WIDTH - 2 * MARGIN, (bottom - self.top) * drawing.ratio)
-        place = (_inches(one) for one in ((WIDTH - width) / 2, self.top, width, width / drawing.ratio))
+        width = min(wide, tall * drawing.ratio)
+        place = (_inches(one) for one in (left + (wide - width) / 2, self.top, width, width / drawing.ratio))
         shape = self.slide.shapes.add_picture(out, *place)
         # Cropped here: matplotlib's bbox_inches does not move what is placed in inches.
         shape.crop_top, shape.crop_bottom = 1 - high / whole, low / whole
@@ -235,16 +261,20 @@ class Sheet:
         self.text([self.deck.words("predict.next")], 14, color=MUTED)
 
     def _points(self, content: dict[str, Any]) -> None:
-        if self.one.spoken.points:
+        drawing, paper, left = content["figure"], content["paper"], MARGIN
+        if self.one.spoken.points and drawing is not None and drawing.beside:
+            self.text(self.one.spoken.points, 15, at=(MARGIN, self.top, BESIDE - MARGIN - 0.2, 4.0), mark="• ")
+            left = BESIDE
+        elif self.one.spoken.points:
             self.text(self.one.spoken.points, 15, mark="• ")
-        drawing, paper = content["figure"], content["paper"]
         if drawing is None:
             self._missing(content, "figure")
         else:
             label = self.deck.texts("figure.label", label=drawing.item.label)
             more = self.deck.words("figure.more") if self.one.kind == "figure" else ""
-            self.text([f"{label}  {drawing.item.title}{more}"], 14)
-            self.picture(drawing, bottom=6.7)
+            self.text([f"{label}  {drawing.item.title}{more}"], 14, at=(left, self.top, WIDTH - MARGIN - left, 0.38))
+            self.top += 0.4
+            self.picture(drawing, bottom=6.7, left=left)
             self._source(drawing.item)
         said = f"{self.deck.words('paper')} {paper.authors} ({paper.year}). {paper.title}. {paper.venue}"
         self.text([said], 10, at=(MARGIN, 6.98, 12.1, 0.3), color=MUTED)
@@ -257,8 +287,8 @@ class Sheet:
             self._missing(content, "table")
             return
         self.text([f"{self.deck.texts('table.label', label=table.label)}  {table.title}"], 14)
-        said = [one.striptags() for one in content["measured"]]
-        lines = sum(math.ceil(text_width(one, 14) / 11.8) for one in said)
+        said = [] if self.rows else [one.striptags() for one in content["measured"]]
+        lines = sum(lines_of(one, 14, 11.8) for one in said)
         shown = [place for place, column in enumerate(table.columns) if column.shown]
         rows = [
             [
@@ -267,11 +297,12 @@ class Sheet:
             ]
             for row in few(table.rows)
         ]
-        heads = [table.columns[place].heading for place in shown]
-        count = self.table(heads, rows, bottom=6.1 - lines * 0.3)
-        if count < len(table.rows):
+        self.table([table.columns[place].heading for place in shown], rows, bottom=6.35 - lines * 0.3)
+        if self.rest:
+            self.text([self.deck.words("continues")], 11, color=MUTED)
+        elif len(rows) < len(table.rows):
             label = self.deck.texts("table.label", label=table.label)
-            self.text([f"{self.deck.words('rows', shown=count, count=len(table.rows))} {label}"], 11, color=MUTED)
+            self.text([f"{self.deck.words('rows', shown=len(rows), count=len(table.rows))} {label}"], 11, color=MUTED)
         if said:
             self.text(said, 14)
         self._source(table)

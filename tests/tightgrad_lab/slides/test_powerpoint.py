@@ -18,7 +18,7 @@ from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.texts import load
 from tightgrad_lab.slides.deck import Deck
 from tightgrad_lab.slides.plates import Drawing
-from tightgrad_lab.slides.powerpoint import Sheet, build_powerpoint, text_width
+from tightgrad_lab.slides.powerpoint import HEIGHT, WIDTH, Sheet, build_powerpoint, lines_of, text_width
 from tightgrad_lab.slides.words import load_words
 
 LANGUAGES = ("en", "zh")
@@ -44,7 +44,8 @@ def texts_of(slide: Any) -> str:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_it_has_the_slides_of_the_deck_with_their_notes(built: dict[str, Any], runs: Path, language: str) -> None:
     deck = Deck(Runs(runs), load(language), load_words(language)).slides()
-    slides = list(built[language].slides)
+    continued = load_words(language)("continued")
+    slides = [one for one in built[language].slides if not one.shapes.title.text_frame.text.endswith(continued)]
     assert [slide.shapes.title.text_frame.text for slide in slides] == [one.title for one in deck]
     for slide, one in zip(slides, deck, strict=True):
         said = slide.notes_slide.notes_text_frame.text
@@ -82,6 +83,42 @@ def test_nothing_leaves_a_slide_or_lies_on_something_else(built: dict[str, Any],
             across = min(one[2], other[2]) - max(one[0], other[0])
             up = min(one[3], other[3]) - max(one[1], other[1])
             assert across <= 0 or up < 914400 * 0.12, f"slide {number} of {language}"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_long_table_continues_on_the_next_slide(runs: Path, language: str) -> None:
+    deck = Deck(Runs(runs), load(language), load_words(language))
+    one = next(one for one in deck.slides() if one.kind == "verdicts")
+    word = {"en": "word of a cell ", "zh": "单元格里的字"}[language]
+    rows = [[f"{number}", word * (3 + number % 12)] for number in range(30)]
+    presentation = pptx.Presentation()
+    presentation.slide_width, presentation.slide_height = round(914400 * WIDTH), round(914400 * HEIGHT)
+    found: list[list[str]] = []
+    titles, rest = [], rows
+    while rest:
+        sheet = Sheet(presentation, deck, one, rest if rest is not rows else ())
+        sheet._verdicts = lambda content, sheet=sheet: sheet.table(["n", "words"], rows, bottom=7.2)  # type: ignore
+        sheet.fill()
+        (shape,) = [shape for shape in sheet.slide.shapes if shape.has_table]
+        assert shape.top + sum(row.height for row in shape.table.rows) <= 914400 * 7.2
+        sizes = {run.font.size.pt for cell in shape.table.iter_cells() for run in cell.text_frame.paragraphs[0].runs}
+        assert min(sizes) >= 12
+        lines = [[cell.text_frame.text for cell in row.cells] for row in shape.table.rows]
+        assert lines[0] == ["n", "words"]
+        found += lines[1:]
+        titles.append(sheet.slide.shapes.title.text_frame.text)
+        rest = [*sheet.rest]
+    assert found == rows
+    assert len(titles) > 1
+    assert titles == [one.title, *[one.title + load_words(language)("continued")] * (len(titles) - 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [("", 1), ("word", 1), ("word word word", 3), ("wordwordword", 3), ("梯度裁剪梯度裁剪梯度", 2), ("a 梯度", 1)],
+)
+def test_lines_break_between_words(text: str, lines: int) -> None:
+    assert lines_of(text, 14, text_width("裁剪梯度裁剪", 14) if "梯" in text else text_width("word_", 14)) == lines
 
 
 def test_an_upper_part_that_is_drawn_in_inches_is_not_blank() -> None:

@@ -14,13 +14,16 @@ Window = list[tuple[Tensor, Tensor]]
 
 
 def cases(draw: Draw) -> list[Case]:
-    """One start of the processes for three ragged windows, since starting them takes longest."""
+    """One start of the processes for three ragged windows, since starting them takes longest.
+
+    The processes have different numbers of micro-batches, each the most once; neither has only one.
+    """
     runs = []
-    for count in (2, 3, 4):
+    for counts in draw.shuffled([(2, 3), (3, 2), (4, 2)]):
         weights = (draw.normal(2, 3).tolist(), draw.normal(2).tolist())
         windows = []
         for rank in range(WORLD):
-            sizes = [draw.pick((1, 2, 5, 16)) + 3 * rank for _ in range(count)]
+            sizes = [draw.pick((1, 2, 5, 16)) + 3 * rank for _ in range(counts[rank])]
             windows.append([(draw.normal(n, 3), torch.tensor([draw.integer(0, 1) for _ in range(n)])) for n in sizes])
         runs.append((weights, windows))
     return [(runs,)]
@@ -72,7 +75,8 @@ def _window(
             loss = functional.cross_entropy(model(inputs), labels)
             counts = {"all": everything, "own": own, "own times W": own / WORLD}
             share = len(labels) / counts[count] * (WORLD if world and count == "all" else 1)
-            share = {"items": share, "K": 1 / len(window), "none": 1.0}[weight]
+            most = sum(map(len, windows)) / WORLD
+            share = {"items": share, "K": 1 / len(window), "mean K": 1 / most, "none": 1.0}[weight]
             (loss * share).backward()
             before = [torch.zeros_like(one) if clear == "micro" else one for one in total]
             total = [
@@ -84,7 +88,7 @@ def _window(
     gradients = [(torch.stack(parts).mean(0)).tolist() for parts in zip(*totals, strict=True)]
     if sync == "never":
         gradients = [one.tolist() for one in totals[0]]
-    if sync == "first":  # what came after it stays as this process has it
+    if sync in ("first", "each"):  # what came after it stays as this process has it
         shared = [torch.stack(parts).mean(0) for parts in zip(*firsts, strict=True)]
         rest = [total - first for total, first in zip(totals[0], firsts[0], strict=True)]
         gradients = [(one + other).tolist() for one, other in zip(shared, rest, strict=True)]
@@ -92,6 +96,10 @@ def _window(
     return {"gradients": gradients, "exchanges": exchanges[sync]}
 
 
+BY_COUNT = (
+    "this divides by the number of micro-batches, which may differ in size and in number",
+    "这里除以了微批次数，而微批次的大小和个数都可能不同",
+)
 EXAM = Exam(
     function="window_gradient",
     cases=cases,
@@ -140,11 +148,8 @@ EXAM = Exam(
             "在微批次之间清零了：只剩最后一个微批次",
             clear="micro",
         ),
-        slip(
-            "this divides by the number of micro-batches, which may differ in size",
-            "这里除以了微批次数，而微批次大小并不相等",
-            weight="K",
-        ),
+        slip(*BY_COUNT, weight="K"),
+        slip(*BY_COUNT, weight="mean K"),
         slip("the losses are not weighted at all", "损失完全没有加权", weight="none"),
     ),
 )

@@ -8,15 +8,20 @@ from tightgrad_lab.exercises.model import Case, Draw, Exam, slip
 
 
 def cases(draw: Draw) -> list[Case]:
-    """Differences within the noise and outside; few words with many tokens in every third."""
+    """Differences just within the noise and just outside, of either sign, with little noise and with much.
+
+    No bound that is the same for all cases tells them apart. Every third case has few words for its tokens.
+    """
     found: list[Case] = []
     for index in range(12):
         n, centre = draw.integer(3, 6), draw.real(70.0, 90.0, 1)
-        gap = draw.pick((-4.0, -2.0, 0.0, 0.3, 3.0))
-        plain, combined = (
-            [round(centre + shift + draw.signed(0.1, 1.5, 1), 1) for _ in range(n)] for shift in (0.0, gap)
-        )
+        scatter = (0.3, 1.0, 4.0)[index // 4]
         t = {3: 2.776, 4: 2.447, 5: 2.306, 6: 2.228}[n]
+        plain, combined = ([round(centre + draw.signed(0.2, 1.0) * scatter, 2) for _ in range(n)] for _ in range(2))
+        halfwidth = t * math.sqrt((variance(plain) + variance(combined)) / n)
+        sign, share = ((1, 0.8), (1, 1.25), (-1, 0.8), (-1, 1.25))[index % 4]
+        shift = sign * share * halfwidth - (mean(combined) - mean(plain))
+        combined = [round(one + shift, 2) for one in combined]
         vocabulary, tokens = (
             (draw.integer(200, 400), 500) if index % 3 == 2 else (draw.integer(2, 20) * 1000, draw.integer(1, 19) * 100)
         )
@@ -25,9 +30,9 @@ def cases(draw: Draw) -> list[Case]:
             sd += 0.013  # nearly an integer: rounding would decide
         if index == 0:  # exactly an integer, and equal is not larger
             sd, least = draw.pick((0.5, 1.0)), draw.pick((0.5, 1.0))
-        sizes = (draw.integer(1, 50) * 10**5, draw.integer(1, 30) * 100, draw.pick((2, 4, 8)))
+        sizes = (draw.integer(1, 50) * 10**5, draw.integer(1, 30) * 100, (2, 4, 8)[index % 3])
         found.append((plain, combined, t, sd, least, *sizes, vocabulary, draw.pick((64, 128, 256)), tokens))
-    return found
+    return draw.shuffled(found)
 
 
 def right(
@@ -70,7 +75,13 @@ def right(
             "second": math.sqrt(second / n),
         }[noise]
     )
-    larger = abs(difference) > halfwidth if seen == "size" else difference > halfwidth
+    larger = {
+        "size": abs(difference) > halfwidth,
+        "sign": difference > halfwidth,
+        "sd": abs(difference) > sd,
+        "best": max(combined) > max(plain),
+        "apart": max(combined) < min(plain) or max(plain) < min(combined),
+    }[seen]
     exact = {"both": 8.0, "one": 4.0, "t": 2.0}[seeds if seeds in ("one", "t") else "both"] * (sd / gap) ** 2
     counts = {"floor": math.floor(exact), "exact": exact, "ceil": math.ceil(exact)}
     share = {
@@ -126,6 +137,15 @@ EXAM = Exam(
             noise="added",
         ),
         slip("a loss is a difference as well: compare its size", "变差也是差别：应当比较绝对值", seen="sign"),
+        slip(
+            "compare with the half-width of this case, not with sd", "应当与本例的半宽比较，而不是与 sd 比较", seen="sd"
+        ),
+        slip("one lucky seed decides: compare the means", "只看了最好的一个种子：应当比较均值", seen="best"),
+        slip(
+            "runs of the two settings may overlap although their means differ by more than the half-width",
+            "两组的单次结果可以有重叠，而均值之差仍然大于半宽",
+            seen="apart",
+        ),
         slip("rounded down, the difference is not yet larger", "向下取整时，差别还不够大", seeds="floor"),
         slip(
             "where the root gives an integer, the difference is equal and not yet larger: one seed more",

@@ -21,6 +21,10 @@ WRONG = (
         "math.floor(8 * (sd / gap) ** 2) + 1", "math.floor(4 * (sd / gap) ** 2) + 1", "the 2 under the root is missing"
     ),
     Wrong("math.floor(8 * (sd / gap) ** 2) + 1", "math.ceil(8 * (sd / gap) ** 2)", "one seed more"),
+    Wrong("abs(difference) > halfwidth", "abs(difference) > 1.5", "seen: found"),
+    Wrong("abs(difference) > halfwidth", "abs(difference) > sd", "of this case, not with sd"),
+    Wrong("abs(difference) > halfwidth", "max(combined) > max(plain)", "one lucky seed decides"),
+    Wrong("abs(difference) > halfwidth", "not halfwidth", "seen: it returns the same answer for every case"),
     Wrong("min(tokens, vocabulary)", "tokens", "no more rows than words"),
     Wrong("import mean, variance", "import median as mean, variance", "difference of the medians"),
     Wrong("= t * math", "= 2 * t * math", "the whole width"),

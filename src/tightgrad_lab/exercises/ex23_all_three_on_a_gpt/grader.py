@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tightgrad_lab.common.byte_model import ByteTransformer, loss, plays
 from tightgrad_lab.exercises.comm import Comm, on_threads
-from tightgrad_lab.exercises.model import Case, Draw, Exam, slip
+from tightgrad_lab.exercises.model import Case, Draw, Exam, copied, slip
+from tightgrad_lab.exercises.words import Words
 
 WIDTH, LENGTH = 8, 13
 BYTES_PER_SECOND = 10e6 / 8
@@ -101,9 +102,10 @@ def right(
             chosen = wanted.abs().topk(k).indices
             message = torch.zeros_like(wanted)
             message[chosen] = wanted[chosen].float().double()
-            residuals[rank] = {"full": wanted, "none": wanted, "gradient": gradient, "all": wanted + message}[
-                feedback
-            ] - message
+            kept = {"gradient": gradient, "all": wanted + message}.get(feedback, wanted) - message
+            if feedback == "emptied":
+                kept[chosen] = 0.0
+            residuals[rank] = kept.float().double() if feedback == "float32" else kept
             delivered += message / (world if sum_ == "mean" else 1)
         norms.append(float(delivered.norm()))
         factor = min(1.0, max_norm / norms[-1]) if clip in ("delivered", "both") else 1.0
@@ -121,6 +123,41 @@ def right(
     return {"moved": [_flat(own) - start for _ in ranks], "norms": norms, "seconds": seconds}
 
 
+ROUNDED = (
+    (
+        "emptied",
+        Words(
+            "the residual is set to zero where something was sent: what float32 rounds off is lost; subtract what was sent",
+            "发送过的位置，残差直接清零了：float32 舍入掉的部分就丢了；应当减去实际发送的值",
+        ),
+    ),
+    (
+        "float32",
+        Words(
+            "the residual is kept in float32: what it rounds off is lost; keep it in the dtype of the gradient",
+            "残差用 float32 保存：舍入掉的部分就丢了；应当用梯度的数据类型保存",
+        ),
+    ),
+)
+NEARER = 100.0
+"""An answer so many times nearer to that of a rounded residual than to the right one has rounded its residual."""
+
+
+def rounds(function: Callable[..., Any], draw: Draw) -> Words | None:
+    """Say whether float32 rounds the residual, which is less than an answer may differ for other reasons."""
+    for case in cases(draw):
+        found = ask(function, copied(case))["moved"][0]
+
+        def far(case: Case = case, found: Tensor = found, **flags: Any) -> float:
+            return float((right(*copied(case), **flags)["moved"][0] - found).norm())
+
+        apart = far()
+        for feedback, said in ROUNDED:
+            if NEARER * far(feedback=feedback) < apart:
+                return said
+    return None
+
+
 DENSE = (
     "the message is mostly zeros and is sent whole by all_reduce_: gather positions and values",
     "消息大半是零，却用 all_reduce_ 整个发送：应当只收集位置和值",
@@ -135,6 +172,7 @@ EXAM = Exam(
     right=right,
     ask=ask,
     tolerance=1e-4,
+    more=rounds,
     together=2,
     seconds=45.0,
     slips=(

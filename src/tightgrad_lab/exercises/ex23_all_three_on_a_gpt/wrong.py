@@ -19,6 +19,12 @@ WRONG = (
     Wrong(CLIP, "        gradient = gradient * min(1.0, max_norm / float(gradient.norm()))\n" + CLIP, "clipped twice"),
     Wrong("rate * min(1.0, max_norm / norms[-1]) * delivered", "rate * delivered", "nothing is clipped"),
     Wrong("residual = wanted.clone()", "residual = gradient.clone()", "what was owed before is lost"),
+    Wrong("residual[chosen] -= values.double()", "residual[chosen] = 0", "what float32 rounds off is lost"),
+    Wrong(
+        "residual[chosen] -= values.double()",
+        "residual[chosen] -= values.double()\n        residual = residual.float()",
+        "the residual is kept in float32",
+    ),
     Wrong(CLIP, "        wanted = gradient + 0 * residual\n", "there is no feedback"),
     Wrong(
         "        norms.append(float(delivered.norm()))",

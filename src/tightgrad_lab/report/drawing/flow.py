@@ -15,6 +15,8 @@ from tightgrad_lab.report.texts import Texts
 
 Stage = Mapping[str, Any]
 _MAX_LINK = 0.13
+LARGER = 1.14
+"""A slide writes the small texts so much larger; lines leave room for it."""
 _TECHNIQUE = {
     "accumulate": "accumulate",
     "feedback": "compress",
@@ -39,7 +41,7 @@ class Grid:
 
 def _grid(layout: Layout) -> Grid:
     if layout.name == "wide":
-        return Grid(4, 1.46, 0.98, 0.42, 0.56, 0.25)
+        return Grid(4, 1.6, 0.98, 0.233, 0.56, 0.25)
     return Grid(1, 2.75, 0.82, 0.0, 0.3, 0.35)
 
 
@@ -251,10 +253,10 @@ def _box(
     inner = grid.box_width - 0.2
     top = y + grid.box_height - 0.235
     figures.inch_text(figure, x + 0.1, top, stage_name(stage, texts), va="center", zorder=3)
-    line = top - 0.185
-    for fact in _pack(figure, facts, inner):
+    line = top - 0.17
+    for fact in _pack(figure, facts, inner / LARGER):
         figures.inch_text(figure, x + 0.1, line, fact, figures.SIZE_SMALL, color=figures.MUTED, va="center", zorder=3)
-        line -= 0.152
+        line -= 0.146
     seconds = _values(stage, "seconds")
     if seconds is None:
         return

@@ -104,7 +104,8 @@ def draw(result: Result, texts: Texts, layout: Layout) -> Figure:
         share = 1.0 if narrow else lengths[place] / sum(lengths)
         x = 0.1 if narrow or place == 0 else 0.1 + layout.width * sum(lengths[:place]) / sum(lengths)
         heading = texts("temporal_order.figure.learned", kind=texts(KINDS[kind])) if place == 0 else texts(KINDS[kind])
-        figures.inch_text(figure, x, y - 0.2, heading, figures.SIZE_SMALL, va="center")
+        gid = figures.PART if place == 0 else None
+        figures.inch_text(figure, x, y - 0.2, heading, figures.SIZE_SMALL, va="center", gid=gid)
         recurrent.learned(figure, result.figure["runs"], kind, (x, y - 0.46, layout.width * share - 0.3), texts)
         if narrow:
             y -= tall[kind] + 0.12
