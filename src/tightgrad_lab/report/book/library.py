@@ -176,8 +176,15 @@ class Library:
         """The template with the facts that it names; `what` says in an error whose template it is."""
         if unknown := set(re.findall(r"\{(\w+)(?: \?|\})", template)) - finding.facts.keys():
             raise ReportError(f"{what} has no {', '.join(sorted(unknown))}; its facts are {', '.join(finding.facts)}.")
-        facts = {key: self.renderer.hold(shown(fact, self.texts)) for key, fact in finding.facts.items()}
-        return re.sub(r"\{(\w+)\}", lambda match: facts[match[1]], follow(template, finding.facts))
+        facts = {key: shown(fact, self.texts) for key, fact in finding.facts.items()}
+
+        def held(match: re.Match[str]) -> str:
+            before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
+            around = self.texts.laid(f"{before}{facts[match[1]]}{after}")
+            left, right = around.startswith(f"{before} ") and before, around.endswith(f" {after}") and after
+            return f"{' ' if left else ''}{self.renderer.hold(facts[match[1]])}{' ' if right else ''}"
+
+        return re.sub(r"\{(\w+)\}", held, follow(template, finding.facts))
 
     def machine(self, finding: Finding) -> dict[str, str]:
         """The processor and the date of a finding that another machine measured; nothing for this one's."""

@@ -11,6 +11,10 @@ from markupsafe import Markup, escape
 LANGUAGES = ("en", "zh")
 _NOUNS = "epoch seed run step method link rank sequence sample round thread core kind gradient batch process"
 _SINGULAR = {f"{noun}{'es' if noun in ('batch', 'process') else 's'}": noun for noun in _NOUNS.split()}
+_TAGS = r"((?:<[^>]*>)*)"
+_TOUCHING = re.compile(
+    rf"([\u4e00-\u9fff](?=(?:<[^>]*>)*[A-Za-z0-9])|[A-Za-z0-9%](?=(?:<[^>]*>)*[\u4e00-\u9fff])){_TAGS}(?=(.))"
+)
 _ONE = re.compile(rf"((?<![\d.,−-])1(?:</data>)?[ \u00a0](?:micro-)?)({'|'.join(_SINGULAR)})\b(?!-)")
 
 
@@ -23,11 +27,16 @@ class Texts:
 
     def __call__(self, key: str, **values: object) -> str:
         """Plain text, for figures, CSV files and attributes."""
-        return self.counted(self.entries[key].format(**values))
+        return self.laid(self.entries[key].format(**values), self.entries[key], *values.values())
 
     def html(self, key: str, **values: object) -> Markup:
         """HTML: values are escaped unless they are Markup, `x` becomes code."""
-        return Markup(self.counted(str(prose(self.entries[key]).format(**values))))
+        template = prose(self.entries[key])
+        return Markup(self.laid(str(template.format(**values)), template, *values.values()))
+
+    def laid(self, text: str, *parts: object) -> str:
+        """Return text, made of a template and of values, in which the values agree with what stands beside them."""
+        return spaced(text, *parts) if self.language == "zh" else self.counted(text)
 
     def counted(self, text: str) -> str:
         """Return text whose nouns are in the singular behind a 1; Chinese has none to change."""
@@ -47,6 +56,19 @@ class Texts:
 
     def join(self, parts: list[str]) -> str:
         return ("、" if self.language == "zh" else ", ").join(parts)
+
+
+def spaced(text: str, *parts: object) -> str:
+    """Return Chinese text with a space beside each Latin letter or digit, except where a part of it has none."""
+    written = "\n".join(map(str, parts))
+
+    def apart(found: re.Match[str]) -> str:
+        left, tags, right = (one or "" for one in found.groups())
+        if left + tags + right in written:
+            return found[0]
+        return f"{left} {tags}" if "\u4e00" <= left <= "\u9fff" else f"{left}{tags} "
+
+    return _TOUCHING.sub(apart, text)
 
 
 def prose(text: str | Markup) -> Markup:

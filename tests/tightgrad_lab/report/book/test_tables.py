@@ -25,7 +25,9 @@ ORDER = {
     "|缺一不可|更[慢快高低好差]",
 }
 """Words that put methods in an order, as only measured numbers may."""
-NO_CLAIM = re.compile(r"The larger the matrix|largest 1 %|gradient hardly changes|[Ss]low links?|too slow|链路很慢")
+NO_CLAIM = re.compile(
+    r"The larger the matrix|largest 1 %|gradient hardly changes|[Ss]low links?|too slow|链路很慢|encodes twice"
+)
 """What such a word says of a setting, a derivation or a symptom, and not of a measurement."""
 EVIDENCE = re.compile(r"@(\w+) (.+)")
 
