@@ -108,7 +108,7 @@ def room(ratio: float) -> tuple[int, int]:
 def legible(figure: Figure, band: tuple[float, float], room: tuple[float, float]) -> Iterator[None]:
     """Write the smallest texts larger, so that they can be read when a band of the figure fills a room in pixels."""
     least = _least(figure, band, room)
-    small = [(text, text.get_fontsize(), size) for text, size in _sizes(figure) if size < least]
+    small = [(text, float(text.get_fontsize()), size) for text, size in _sizes(figure) if size < least]
     for text, own, size in small:
         text.set_fontsize(own * least / size)
     yield
@@ -118,9 +118,9 @@ def legible(figure: Figure, band: tuple[float, float], room: tuple[float, float]
 
 def _sizes(figure: Figure) -> list[tuple[Text, float]]:
     """Every text that is drawn, and the size of its smallest letter in points."""
-    figure.canvas.draw()  # type: ignore[no-untyped-call]  # makes the labels of the ticks
-    texts = [one for one in figure.findobj(Text) if isinstance(one, Text) and one.get_visible() and one.get_text()]
-    return [(one, one.get_fontsize() * (EXPONENT if "^" in one.get_text() else 1.0)) for one in texts]
+    figure.canvas.draw()  # makes the labels of the ticks
+    texts = [one for one in figure.findobj(Text) if one.get_visible() and one.get_text()]
+    return [(one, float(one.get_fontsize()) * (EXPONENT if "^" in one.get_text() else 1.0)) for one in texts]
 
 
 def _least(figure: Figure, band: tuple[float, float], room: tuple[float, float]) -> float:

@@ -92,7 +92,7 @@ def _window(function: Callable[..., Any], model: nn.Module, window: Any) -> dict
         nonlocal exchanges
         exchanges += 1
         if exchanges > 1:  # counted only: the other process may have fewer micro-batches, and would not answer
-            done: torch.futures.Future[torch.Tensor] = torch.futures.Future()  # type: ignore[name-defined]
+            done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
             done.set_result(bucket.buffer())
             return done
         work = dist.all_reduce(bucket.buffer().div_(WORLD), async_op=True)
