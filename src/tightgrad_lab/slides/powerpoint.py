@@ -297,7 +297,7 @@ class Sheet:
             ]
             for row in few(table.rows)
         ]
-        self.table([table.columns[place].heading for place in shown], rows, bottom=6.35 - lines * 0.3)
+        self.table([table.columns[place].heading for place in shown], rows, bottom=6.1 - lines * 0.3)
         if self.rest:
             self.text([self.deck.words("continues")], 11, color=MUTED)
         elif len(rows) < len(table.rows):
