@@ -68,7 +68,7 @@ def lab(tmp_path_factory):
     own = factorial.case_settings
 
     def tiny(*args, **kwargs):
-        return replace(own(*args, **kwargs), batch_size=240, micro_batches=2)
+        return replace(own(*args, **kwargs), batch_size=240, micro_batches=4)
 
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -110,10 +110,9 @@ def test_compression_factor_comes_from_counted_bytes(lab):
 
 
 def test_accumulation_saves_memory(lab):
-    """It takes 0.65 of it; 0.71 where gloo, on a busy machine, frees a bucket of gradients late."""
     rows = {row["combination"]: row for row in lab[0]["rows"]}
-    assert rows["accumulate"]["peak_memory_bytes"] < 0.75 * rows["none"]["peak_memory_bytes"]
-    assert rows["clip+accumulate"]["peak_memory_bytes"] < 0.75 * rows["clip"]["peak_memory_bytes"]
+    assert rows["accumulate"]["peak_memory_bytes"] < 0.7 * rows["none"]["peak_memory_bytes"]
+    assert rows["clip+accumulate"]["peak_memory_bytes"] < 0.7 * rows["clip"]["peak_memory_bytes"]
 
 
 @pytest.mark.parametrize("combination", factorial.COMBINATIONS)
@@ -134,21 +133,21 @@ def test_files_of_a_run(lab, combination):
     assert all(step.keys() == STEP for step in steps)
     assert all((step["clip_coef"] is not None) == ("clip" in combination) for step in steps)
     assert all((step["residual_norm"] is not None) == ("compress" in combination) for step in steps)
-    assert all(step["micro_batches"] == (2 if "accumulate" in combination else 1) for step in steps[:-1])
+    assert all(step["micro_batches"] == (4 if "accumulate" in combination else 1) for step in steps[:-1])
     assert summary["wire_bytes"] == sum(step["wire_bytes"] for step in steps)
     assert summary["epochs"][-1]["value"] == summary["value"]
     assert (summary["train_samples"], summary["test_samples"]) == (750, 125)
 
 
 def _settings():
-    return replace(factorial.case_settings("image", full=False, seeds=None, epochs=1), batch_size=240, micro_batches=2)
+    return replace(factorial.case_settings("image", full=False, seeds=None, epochs=1), batch_size=240, micro_batches=4)
 
 
 def test_flow_has_every_stage_with_measured_bytes(lab):
     flow = json.loads((lab[1] / "runs" / "image" / "flow.json").read_text())
     stages = {stage["id"]: stage for stage in flow["stages"]}
     assert list(stages) == [*STAGES, "optimizer"]
-    assert stages["data"] == {"id": "data", "shape": [60, 1, 28, 28], "bytes": 60 * 28 * 28 * 4}
+    assert stages["data"] == {"id": "data", "shape": [30, 1, 28, 28], "bytes": 30 * 28 * 28 * 4}
     assert stages["encode"]["bytes"] <= stages["collective"]["bytes"] < stages["backward"]["bytes"]
     assert all(stages[name]["seconds"] > 0 for name in STAGES if name not in ("data", "feedback"))
 
