@@ -111,3 +111,26 @@ def released():
 
 def test_nothing_is_left_behind_by_close():
     assert run_ranks(2, released) == [0, 0]
+
+
+def differ_later(uses):
+    model, pipe = made()
+    told, window = "", 0
+    try:
+        for window, batches in enumerate(pipe.windows([torch.ones(2, 6)] * 12)):
+            experts = uses[dist.get_rank()] if window == 3 else [0, 1]
+            for batch in batches:
+                pipe.backward(model(batch, experts).square().mean())
+            pipe.step()
+    except tg.UsageError as error:
+        told = str(error)
+        pipe.abandon()
+    return window, told
+
+
+@pytest.mark.parametrize("uses", [([0], [1]), ([0, 1], [1, 0])])
+def test_later_a_difference_that_torch_does_not_see_is_told_in_the_next_window(uses):
+    for window, told in run_ranks(2, differ_later, uses):
+        assert window == 3  # the fourth, of which there was a step; there is no fifth
+        assert "rank 1 has called other modules that fully_shard was called on, or in another order" in told
+        assert "load the last checkpoint" in told

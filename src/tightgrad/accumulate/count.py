@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tightgrad.accumulate.alike import NOTHING, Alike, difference, parted, settings_parted, steps_parted
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Collective
 
@@ -49,7 +50,7 @@ class Count:
         collective: the ranks; None for this one alone.
         most: micro-batches of a full window, the same on every rank; 0 if it has no such number.
         is_short: whether this rank's loader has ended.
-        alike: what all ranks have to have alike: the first learning rate, and a number for all optimizer settings.
+        alike: what all ranks have to have alike.
         failure: what went wrong on this rank; raised when the other ranks know. `WindowLeftError` if it leaves.
     """
 
@@ -64,14 +65,14 @@ class Count:
         most: int = 0,
         is_short: bool = False,
         failure: Exception | None = None,
-        alike: tuple[float, float] = (0.0, 0.0),
+        alike: Alike = NOTHING,
     ) -> None:
         self.losses = tuple(losses)
-        self._failure = failure
+        self._failure, self._alike = failure, alike
         self._rank = 0 if collective is None else collective.rank
         sums = [sum(row[name] for row in weights) for name in self.losses]
         state = _WELL if failure is None else _LEFT if isinstance(failure, WindowLeftError) else _FAILED
-        row = [*sums, len(weights), float(most), float(state + _ENDED * is_short), *alike]
+        row = [*sums, len(weights), float(most), float(state + _ENDED * is_short), alike.rate, alike.number]
         self._receive: Callable[[], Table] | None = _gathered(row, collective)
 
     def wait(self) -> Counted:
@@ -99,7 +100,7 @@ class Count:
             self.wait()
 
     def _read(self, table: Table) -> Counted:
-        *weights, num_batches, most, flags, rates, settings = zip(*table, strict=True)
+        *weights, num_batches, most, flags, rates, numbers = zip(*table, strict=True)
         are_short, states = zip(*(divmod(int(flag), _ENDED) for flag in flags), strict=True)
         failed, left = ([rank for rank, found in enumerate(states) if found == state] for state in (_FAILED, _LEFT))
         if self._failure is not None and (self._rank in failed or not failed):
@@ -115,27 +116,20 @@ class Count:
                 "finish it; call abandon() on every rank."
             )
         if len(set(most)) > 1:
-            numbers = ", ".join(f"{number:g} on rank {rank}" for rank, number in enumerate(most))
+            shown = ", ".join(f"{number:g} on rank {rank}" for rank, number in enumerate(most))
             raise UsageError(
-                f"the ranks have different numbers of micro-batches in a window ({numbers}); set the same number on "
+                f"the ranks have different numbers of micro-batches in a window ({shown}); set the same number on "
                 "every rank, in the same window."
             )
-        if len(set(settings)) > 1:
-            raise UsageError(_parted(rates, settings))
+        part = difference(numbers)
+        if part == "steps":
+            raise UsageError(steps_parted(numbers))
+        if part == "settings":
+            raise UsageError(settings_parted(rates, numbers))
+        if part is not None:
+            raise UsageError(parted(part, numbers, self._alike.here(part)))
         totals = {name: sum(column, 0.0) for name, column in zip(self.losses, weights, strict=True)}
         return Counted(totals, [int(number) for number in num_batches], all(are_short))
-
-
-def _parted(rates: Sequence[float], settings: Sequence[float]) -> str:
-    """Say that the ranks' optimizers have other settings."""
-    others = ", ".join(str(rank) for rank, number in enumerate(settings) if number != settings[0])
-    shown = ", ".join(f"{rate:g} on rank {rank}" for rank, rate in enumerate(rates))
-    what = f"learning rate {shown}" if len(set(rates)) > 1 else "weight decay, betas, momentum or a later rate"
-    return (
-        f"the optimizer of rank {others} has other settings than that of rank 0 ({what}), so the next step would part "
-        "the ranks' weights. No weight was changed since. Step schedulers on every rank equally often, or give them to "
-        "attach(..., scheduler=scheduler), and change settings on every rank between the same two windows."
-    )
 
 
 def _gathered(row: list[float], collective: Collective | None) -> Callable[[], Table]:

@@ -13,8 +13,9 @@ import torch
 
 from tightgrad.accumulate.split import batch_size, split_batch
 from tightgrad.accumulate.window import Window
-from tightgrad.core.errors import ConfigError, OutOfMemoryError
+from tightgrad.core.errors import ConfigError, OutOfMemoryError, UsageError
 from tightgrad.core.memory import is_out_of_memory
+from tightgrad.core.other_ranks import NOTHING, cause, told
 from tightgrad.core.protocols import Collective
 
 Weights = Mapping[str, float]
@@ -59,15 +60,27 @@ class SmallerMicroBatches:
         Raises:
             OutOfMemoryError: on every rank, when micro-batches of one sample are too large on any.
             ConfigError: on every rank, the pieces of a micro-batch on any do not weigh together what it weighs.
+            Exception: what `backward` has raised here, when the other ranks know.
+            UsageError: it has raised on another rank.
         """
         retries = 0
         while True:
             pieces, refusal = self._cut_all(window)
-            failed = _runs_out_of_memory(pieces, backward)
+            error = _error_of(pieces, backward)
+            failed = error is not None and is_out_of_memory(error)
             hopeless = failed and self.pieces >= max(map(batch_size, window.batches), default=1)
-            states = [failed, hopeless, refusal is not None]
+            raised = error is not None and not failed
+            states = [failed, hopeless, refusal is not None, raised]
             flags = torch.tensor(states, dtype=torch.int32, device="cpu").to(self._collective.control_device)
-            any_failed, any_hopeless, any_refused = self._collective.all_reduce_(flags, "max").tolist()
+            any_failed, any_hopeless, any_refused, any_raised = self._collective.all_reduce_(flags, "max").tolist()
+            if any_raised:
+                text = told(cause(error) if raised else NOTHING, self._collective)
+                if error is not None and raised:
+                    raise error
+                raise UsageError(
+                    f"the window has failed on another rank ({text}), so it has no step. Call pipe.abandon() on every "
+                    "rank to go on with the next one."
+                )
             if any_refused:
                 discard()
                 raise refusal or ConfigError("another rank's batches cannot be cut into pieces; see the error there.")
@@ -109,12 +122,10 @@ class SmallerMicroBatches:
         return cut
 
 
-def _runs_out_of_memory(pieces: list[Piece], backward: Callable[[Any, Weights], None]) -> bool:
+def _error_of(pieces: list[Piece], backward: Callable[[Any, Weights], None]) -> Exception | None:
     try:
         for piece, weights in pieces:
             backward(piece, weights)
     except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        return True
-    return False
+        return error
+    return None

@@ -250,6 +250,11 @@ class Window(Generic[Batch]):
         """Tell whether backward ran for every micro-batch."""
         return self.backwards == len(self)
 
+    @property
+    def has_run(self) -> bool:
+        """Tell whether the backward of every micro-batch has run to its end."""
+        return self.is_complete and self._failed is None
+
     def check_complete(self) -> None:
         """Raise `UsageError` unless backward ran for every micro-batch, and none has raised."""
         self._check_not_failed()

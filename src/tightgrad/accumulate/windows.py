@@ -6,6 +6,7 @@ from inspect import GEN_CLOSED, getgeneratorstate
 from itertools import chain
 from typing import Any, Generic, Literal, TypeVar
 
+from tightgrad.accumulate.alike import NOTHING, Alike
 from tightgrad.accumulate.count import Count
 from tightgrad.accumulate.draw_order import DrawOrder
 from tightgrad.accumulate.fetched import Fetched, uncounted
@@ -67,8 +68,7 @@ class WindowCutter(Generic[Batch]):
         one_by_one: whether each batch is fetched when its turn comes, and not a window's batches first.
         when_short: what a rank with fewer micro-batches than another does: go without ("fewer"), or repeat its last
             batch with weight 0, so that a wrapper's collectives match ("repeat").
-        settings_of_rank: gives what every rank has to have alike beside the window: the first learning rate, and a
-            number for all settings of the optimizers.
+        alike: gives what every rank has to have alike beside the window.
         waits_in_forward: says whether ranks wait for each other before a window's first backward anyway. Then the
             count is waited for first, since a rank that failed while fetching would not come.
     """
@@ -82,7 +82,7 @@ class WindowCutter(Generic[Batch]):
         one_by_one: bool,
         when_short: Short,
         waits_in_forward: Callable[[], bool],
-        settings_of_rank: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
+        alike: Callable[[], Alike] = lambda: NOTHING,
     ) -> None:
         self.settings = self._planned = settings
         self.carried: list[Batch] = []
@@ -94,7 +94,7 @@ class WindowCutter(Generic[Batch]):
         self._one_by_one = one_by_one
         self._repeats = when_short == "repeat"
         self._waits_in_forward = waits_in_forward
-        self._settings_of_rank = settings_of_rank
+        self._alike = alike
         self._last: list[Batch] = []
         self._loader_failure: Exception | None = None
         self._num_windows = 0
@@ -248,7 +248,7 @@ class WindowCutter(Generic[Batch]):
 
     def _count(self, weights: Rows, failure: Exception | None, *, is_short: bool = False) -> Count:
         losses, most = self.settings.losses, self._most or 0
-        alike = self._settings_of_rank() if self._collective.world_size > 1 else (0.0, 0.0)
+        alike = self._alike() if self._collective.world_size > 1 else NOTHING
         return Count(weights, losses, self._collective, most=most, is_short=is_short, failure=failure, alike=alike)
 
     def _knows_its_part(self, fetched: Fetched[Batch], full: int | None) -> bool:

@@ -149,13 +149,14 @@ class DDPAdapter(PlainAdapter):
         if self.hand_over is not None:
             self.hand_over.hook.start_with(grads)
 
-    def forget_window(self) -> None:
+    def forget_window(self, *, is_complete: bool = False) -> None:
         """Let DDP forget a synchronised forward whose backward has not run, or has failed. Collective: every rank must
         call it.
 
-        The next backward would be reduced in its place, under `no_sync` as well. DDP agrees on its buckets anew.
+        The next backward would be reduced in its place, under `no_sync` as well. DDP agrees on its buckets anew. After
+        a backward that DDP itself has reduced nothing is left, and other ranks may have stepped with it.
         """
-        if self.every_rank_runs:
+        if self.every_rank_runs and not (self.reduces and is_complete):
             self.model._has_rebuilt_buckets = False
             self.model.reducer._reset_state()
 

@@ -99,6 +99,7 @@ class FSDP2Adapter(PlainAdapter):
         self._has_noted = False
         self._gradient_sync: bool | None = None
         self._is_reduced = False
+        self._is_in_forward = self._ran_elsewhere = False
         self._restored: Set[str] = frozenset()
         units = trained_units(model, {id(parameter): name for name, parameter in self.parameters.items()})
         self._modules = fsdp_modules(model)
@@ -142,6 +143,18 @@ class FSDP2Adapter(PlainAdapter):
         """Tell whether "last" waits for the last backward: torch 2.15 shows such gradients in `parameter.grad`."""
         return self._gradient_sync is False
 
+    def begin_window(self) -> None:
+        """Take note that the window's forwards are still to come."""
+        self._same_units.begin_window()
+
+    def take_called_modules(self) -> int | None:
+        """Return, once, a hash of the modules under `fully_shard` that were called in the window before."""
+        return self._same_units.take_called()
+
+    def forget_window(self, *, is_complete: bool = False) -> None:
+        """Tell ranks that are still in a forward, in the first windows. Collective: every rank must call it."""
+        self._same_units.leave()
+
     def connect(self) -> None:
         """Choose between "last" and "every". Collective: every rank must call it."""
         if self.sync == "auto":
@@ -152,6 +165,7 @@ class FSDP2Adapter(PlainAdapter):
     def _before_reduction(self, params: NamedParams) -> None:
         """Note which parameters of a unit the backward that ends has reached, and make its gradients ready."""
         self._has_noted = True
+        self._ran_elsewhere |= self._is_in_forward and any(param.sharded_param.requires_grad for _, param in params)
         for name, param in params:
             if name not in self._used and unsharded_grad(param) is not None:
                 self._used.add(name)
@@ -215,8 +229,10 @@ class FSDP2Adapter(PlainAdapter):
             self.model.set_reshard_after_backward(reduces, recurse=False)
             self._gradient_sync = reduces
         self._synced += reduces
-        self._same_units.begin()
+        self._same_units.begin(is_last=is_last)
+        self._is_in_forward, self._ran_elsewhere = True, False
         yield
+        self._is_in_forward = False
         if is_last:
             self._same_units.end_window()
         if reduces and any(self._held[name].is_left() for name in self._used):
@@ -229,8 +245,21 @@ class FSDP2Adapter(PlainAdapter):
             self._check_restored_are_taken()
 
     def before_backward(self) -> None:
-        """Make sure that no rank is still in its forward, in the first windows."""
+        """Make sure that no rank is still in its forward, in the first windows.
+
+        Raises:
+            UnsupportedError: another backward has run in this forward, which FSDP2 takes for the micro-batch's own.
+        """
+        self._is_in_forward = False
         self._same_units.before_backward()
+        if self._ran_elsewhere:
+            raise UnsupportedError(
+                "a backward has run inside this micro-batch's forward through modules that fully_shard was called on, "
+                "as torch.autograd.grad does for a gradient penalty or the inner step of meta-learning. FSDP2 takes it "
+                "for the backward of the micro-batch: it reduces gradients that are not there yet, and frees weights "
+                "that the second one needs. Nothing has been stepped. Train with such a loss under "
+                "DistributedDataParallel, or as a plain module with collective=tg.collectives.TorchCollective()."
+            )
 
     def _check_restored_are_taken(self) -> None:
         left = [name for name in self._restored if self._held[name].is_left()]
@@ -318,7 +347,7 @@ class FSDP2Adapter(PlainAdapter):
             module.set_requires_gradient_sync(True, recurse=False)
         for group in self._groups:
             stop_looking(group)
-        self._same_units.stop()
+        self._same_units.close()
         set_reduces_unused(self._modules, False)
 
     def sent_nbytes(self) -> int:

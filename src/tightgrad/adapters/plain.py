@@ -56,6 +56,10 @@ class PlainAdapter:
         """Tell that gradients may be taken at any time."""
         return False
 
+    def take_called_modules(self) -> int | None:
+        """Tell that no module waits for other ranks, or that they are not known."""
+        return None
+
     def connect(self) -> None:
         """Prepare nothing: there is no wrapper."""
 
@@ -95,7 +99,7 @@ class PlainAdapter:
             if parameter.grad is not None:
                 parameter.grad.detach().mul_(factor)
 
-    def forget_window(self) -> None:
+    def forget_window(self, *, is_complete: bool = False) -> None:
         """Leave everything as it is: a forward holds nothing."""
 
     def release(self) -> None:

@@ -51,6 +51,11 @@ class Adapter(Protocol):
     def divisor(self) -> int:
         """Return what the wrapper divides its sum by; losses are multiplied by it. 1 if it divides by nothing."""
 
+    def take_called_modules(self) -> int | None:
+        """Return, once, a hash of the modules whose calls wait for other ranks, in the order of the window before; None
+        where none wait, or they are not known.
+        """
+
     def connect(self) -> None:
         """Prepare the wrapper, once, when ranks know that they do the same: no communication before it. Collective:
         every rank must call it.
@@ -104,9 +109,12 @@ class Adapter(Protocol):
         does not reduce, after it.
         """
 
-    def forget_window(self) -> None:
+    def forget_window(self, *, is_complete: bool = False) -> None:
         """Drop a window in its middle: a forward may have run whose backward will not. Collective: every rank must call
         it.
+
+        Args:
+            is_complete: whether the window's last backward has run on this rank.
         """
 
     def release(self) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,8 +12,9 @@ from torch import Tensor
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.clip.fold import Fold, multiplied
 from tightgrad.core.clock import StageClock
-from tightgrad.core.errors import GradientSpikeError, NonFiniteGradientError, UsageError
+from tightgrad.core.errors import GradientSpikeError, NonFiniteGradientError, TightGradError, UsageError
 from tightgrad.core.notices import warn
+from tightgrad.core.other_ranks import cause
 from tightgrad.core.protocols import Adapter, GradNorm
 from tightgrad.core.types import Clipped, Grads, State
 from tightgrad.pipeline.meters.worst import worst
@@ -22,6 +24,7 @@ from tightgrad.plan.plan import Resolved
 from tightgrad.sync.compressed import merge, without_nonfinite
 from tightgrad.sync.drift import check_no_drift
 from tightgrad.sync.protocol import Summed
+from tightgrad.sync.same_edit import check_same_edit
 
 SkipReason = Literal["nonfinite", "spike", "zero_weight", "no_residual"]
 
@@ -87,20 +90,29 @@ class Limited:
     folds: Sequence[Tensor | None] = ()
 
 
-def edited(grads: Grads, edit: Callable[[Grads], object]) -> None:
-    """Let `edit` change gradients in place.
+def edited(grads: Grads, edit: Callable[[Grads], object], adapter: Adapter) -> None:
+    """Let `edit` change gradients in place, alike on all ranks. Collective: every rank must call it.
 
     Raises:
-        UsageError: it put others in their place, or returned others.
+        Exception: what `edit` has raised here.
+        UsageError: it put others in their place, or returned others, or has raised on another rank.
+        RankMismatchError: on every rank, if it has made other gradients on one than on the others.
     """
-    given = dict(grads)
-    returned = edit(grads)
-    others = [*grads.values(), *(returned.values() if isinstance(returned, Mapping) else ())]
-    if grads.keys() != given.keys() or not set(map(id, others)) <= set(map(id, given.values())):
-        raise UsageError(
-            "before_clip put other gradients in the place of those that it was given, or returned others, which nobody "
-            "reads; change them in place, such as grads[name].mul_(0.5) or grads[name].copy_(new)."
-        )
+    given, error = dict(grads), None
+    try:
+        returned = edit(grads)
+        others = [*grads.values(), *(returned.values() if isinstance(returned, Mapping) else ())]
+        if grads.keys() != given.keys() or not set(map(id, others)) <= set(map(id, given.values())):
+            raise UsageError(
+                "before_clip put other gradients in the place of those that it was given, or returned others, which "
+                "nobody reads; change them in place, such as grads[name].mul_(0.5) or grads[name].copy_(new)."
+            )
+    except Exception as raised:
+        error = raised
+    with suppress(*(() if error is None else (TightGradError,))):
+        check_same_edit(given, adapter.parameters, cause(error), adapter.collective)
+    if error is not None:
+        raise error
 
 
 @dataclass(frozen=True, slots=True)

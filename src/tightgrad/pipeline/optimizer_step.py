@@ -48,8 +48,8 @@ class OptimizerStep:
             with folded(optimizer, fold), self._ownership.stepping(), without_closure(optimizer):
                 optimizer.step()
 
-    def settings_in_window(self) -> tuple[float, float]:
-        """Return what ranks compare in each window: the first learning rate, and a number that all settings make."""
+    def settings_in_window(self) -> tuple[float, int]:
+        """Return what ranks compare in each window: the first learning rate, and a hash of all settings."""
         return in_window(self.optimizers)
 
     def takes_closure(self, *, only_declared: bool) -> bool:

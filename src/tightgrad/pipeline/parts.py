@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tightgrad.accumulate.alike import Alike, packed
 from tightgrad.accumulate.buffer import GradientBuffer
 from tightgrad.accumulate.denominator import DenominatorCheck
 from tightgrad.checkpoint.state import PipelineState
@@ -53,6 +54,19 @@ class Parts:
     check: DenominatorCheck = field(default_factory=DenominatorCheck)
     measures: bool = False
     before_clip: Callable[[Grads], None] | None = None
+
+    def alike(self) -> Alike:
+        """Return what ranks compare in each window."""
+        rate, settings = self.optimizer.settings_in_window()
+        watch = self.premises.model
+        number = packed(
+            steps=self.state.step,
+            settings=settings,
+            frozen=watch.frozen_now,
+            modes=watch.take_modes(),
+            modules=self.adapter.take_called_modules(),
+        )
+        return Alike(rate, number, watch.said)
 
     def restart(self) -> None:
         """Wait for what is under way on this rank, and clear all gradients."""

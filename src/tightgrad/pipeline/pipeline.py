@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 
 from tightgrad.accumulate import DefaultWeight, Window
-from tightgrad.accumulate.count import WindowLeftError
 from tightgrad.accumulate.fetched import NO_WINDOW
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.oom import SmallerMicroBatches
 from tightgrad.accumulate.weights import Weight, one
-from tightgrad.accumulate.windows import NEEDS_WINDOW, WindowCutter, Windows
-from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
+from tightgrad.accumulate.windows import WindowCutter, Windows
+from tightgrad.core.errors import ConfigError, UsageError
 from tightgrad.core.global_rng import GlobalRng
 from tightgrad.core.types import State
-from tightgrad.pipeline.checkpoints import Checkpoints
 from tightgrad.pipeline.closure import Again, repeatable, repeating
+from tightgrad.pipeline.leaving import Leaving
 from tightgrad.pipeline.left_out import check_can_skip
 from tightgrad.pipeline.meters.worst import worst
 from tightgrad.pipeline.parts import Parts
@@ -34,7 +33,7 @@ from tightgrad.records.step_record import StepRecord
 Batch = TypeVar("Batch")
 
 
-class GradientPipeline(Checkpoints):
+class GradientPipeline(Leaving):
     """Runs a plan; made by `tightgrad.attach`. To be read: `plan`, `optimizers`, and `state.step`, the steps so far.
 
     Every rank must call `windows`, `backward` and `step` in the same order. Until a window's `step` nobody else may
@@ -54,7 +53,7 @@ class GradientPipeline(Checkpoints):
             plan.fetches_one_by_one(is_alone=is_alone and not any(map(needs_closure, self.optimizers))),
             "repeat" if adapter.every_rank_runs and not is_alone else "fewer",
             lambda: adapter.waits_in_forward,  # not self: the pipeline ends with its last reference
-            parts.optimizer.settings_in_window,
+            parts.alike,
         )
         self._whole = WholeWindows(parts, SmallerMicroBatches(adapter.collective, self._cutter.weigh))
         self._recorder = Recorder(parts, plan, records)
@@ -89,8 +88,10 @@ class GradientPipeline(Checkpoints):
         windows = cut(batches, lambda: self.state.step)
         while True:
             self._check_no_open_window()
+            self._is_begun, self._has_run = True, False
             window = next(windows, None)
             if window is None:
+                self._is_begun = False
                 return
             self.parts.premises.loss.on_window(window, self._cutter.weigh)
             step = self._new_step(window)
@@ -105,12 +106,6 @@ class GradientPipeline(Checkpoints):
 
     def _new_step(self, window: Window[Any]) -> Step:
         return (PlainStep if self.plan.is_empty else Step)(self.parts, window, lambda: self._wait_for_total(window))
-
-    def _open_step(self, method: str) -> Step:
-        self.ownership.check()
-        if self._step is None:
-            raise UsageError(f"{method}() {NEEDS_WINDOW}")
-        return self._step
 
     def _check_no_open_window(self) -> None:
         self.ownership.check()
@@ -153,54 +148,6 @@ class GradientPipeline(Checkpoints):
             )
         self._cutter.set_micro_batches(micro_batches)
         self.state.micro_batches = micro_batches
-
-    def abandon(self) -> None:
-        """Drop the open window and its gradients, after an error in the loop; nothing else changes.
-
-        Collective: every rank must call it, also one whose `backward` or `step` has raised. The batches that were
-        fetched are gone, with `fetch="batch"` perhaps not as many on each rank.
-        """
-        if not self.ownership.is_held:
-            self._step = None  # gradients and wrapper are another pipeline's by now
-            return
-        self.adapter.forget_window()
-        if self._step is not None and not self._step.window.close():
-            self._cutter.take_back()
-        else:
-            self.parts.sync.abandon()
-        self._restart()
-
-    def leave(self) -> None:
-        """Drop the open window on all ranks, though only this one has a reason to. Waits for the others, whose `step()`
-        raises `UsageError` and says that another rank has left; all go on with the next window.
-
-        Raises:
-            UnsupportedError: the other ranks wait for this one's backward, and would not get as far as their step.
-            UsageError: there is no window.
-        """
-        step = self._open_step("leave")
-        if self.plan.is_empty or self.adapter.every_rank_runs or self.parts.sync.commits_in_backward:
-            raise UnsupportedError(
-                "leave() reaches the other ranks at their step(), but under this plan and wrapper they wait in their "
-                "backward for that of this rank; finish the window with pipe.skip(loss) for what is to be left out."
-            )
-        if not step.window.batches.is_counted:
-            raise UnsupportedError('leave() needs a window that was fetched as a whole, fetch="window".')
-        step.fail()
-        self._restart()
-
-    def _wait_for_total(self, window: Window[Any]) -> Mapping[str, float]:
-        """N for each loss. If a rank failed while fetching, no rank has this window."""
-        try:
-            return window.wait_for_total()
-        except WindowLeftError:
-            raise
-        except Exception:
-            if window.begun_everywhere():
-                self.adapter.forget_window()
-            self._cutter.take_back()
-            self._restart()
-            raise
 
     def backward(self, loss: Tensor | Mapping[str, Tensor], **options: object) -> None:
         """Scale the current micro-batch's loss so that gradients add up to the target, and run its backward.
@@ -286,12 +233,13 @@ class GradientPipeline(Checkpoints):
 
     def _add_all(self, window: Window[Batch], loss_of: Callable[[Batch], Tensor | Mapping[str, Tensor]]) -> None:
         """Run forward and backward of all micro-batches, in smaller pieces where the plan wants that."""
-        if self.parts.plan.accumulate.on_oom == "raise":
-            for batch in window:
-                self.backward(loss_of(batch))
-            return
-        self._wait_for_total(window)
-        self._whole.in_pieces(window, loss_of, self._open_step("run"), lambda: self._renewed(window))
+        with self._telling(window):
+            if self.parts.plan.accumulate.on_oom == "raise":
+                for batch in window:
+                    self.backward(loss_of(batch))
+                return
+            self._wait_for_total(window)
+            self._whole.in_pieces(window, loss_of, self._open_step("run"), lambda: self._renewed(window))
 
     def _renewed(self, window: Window[Any]) -> Step:
         """Take the window up anew: what was gathered is forgotten."""
@@ -337,7 +285,8 @@ class GradientPipeline(Checkpoints):
             (4, 32.0)
         """
         check_without_closure(self.optimizers, "run_cached() gives it one gradient a window; take another optimizer.")
-        self._whole.cached(window, encode, loss, self._open_step("run_cached"), sees)
+        with self._telling(window):
+            self._whole.cached(window, encode, loss, self._open_step("run_cached"), sees)
         return self.step()
 
     def step(self) -> StepRecord:
@@ -356,9 +305,12 @@ class GradientPipeline(Checkpoints):
         """Step, with a closure that runs the window `again` or without one."""
         step = self._open_step("step")
         step.complete()
+        self._has_run = True
         try:
             with step.window.during("pipe.step()"):
                 outcome = step.apply(again)
+            self._is_begun = False
+            self.parts.premises.model.end_window()
         except Exception as error:  # an interrupt leaves the window open, as it does in backward()
             self._restart()
             self._recorder.failed(error)

@@ -40,6 +40,9 @@ class PlainStep(Step):
         self.window.check_complete()
         self.total_weight = float(self._parts.adapter.collective.world_size)
 
+    def tell(self, why: str) -> None:
+        """Tell nobody: other ranks wait in a backward, or for nothing."""
+
     def apply(self, again: Again | None = None) -> Outcome:
         """Step the optimizer with the gradients that are there, without a closure."""
         clipped = self._measured() if self._parts.measures else None

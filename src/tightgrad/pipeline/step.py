@@ -5,7 +5,7 @@ apply      sum over ranks (all finite?) -> before_clip -> guard -> clip -> optim
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from tightgrad.accumulate.losses import check_has_gradient
 from tightgrad.adapters.plain import adding_zero
 from tightgrad.clip.norm import CachedNorm
 from tightgrad.core.errors import UsageError
+from tightgrad.core.other_ranks import cause
 from tightgrad.core.types import State
 from tightgrad.pipeline.closure import Again, Passes
 from tightgrad.pipeline.delivery import Limited, Outcome, StepSkippedError, edited
@@ -28,6 +29,7 @@ from tightgrad.pipeline.window_loss import Weights, WindowLoss
 from tightgrad.sync.compressed import merge
 from tightgrad.sync.flush import held_residuals, residual_slots, without_residuals
 from tightgrad.sync.protocol import Summed, WindowFacts
+from tightgrad.sync.same_edit import check_same_edit
 
 
 class Step:
@@ -51,6 +53,7 @@ class Step:
         self.quality = CompressionQuality(parts.state.step, parts.plan.compress.reducer)
         self._parts, self.left_out, self.retries = parts, LeftOut(), 0
         self.total_weight: float | None = None
+        self._has_told = False
 
     def begin(self) -> None:
         """Check model and optimizer again, and clear all gradients; not for a window that a checkpoint reopens."""
@@ -114,19 +117,33 @@ class Step:
                 self._parts.ownership.check_grads()  # a backward that was not the pipeline's is named as such
             self.window.check_complete()
             self._parts.premises.look_again()
-        except UsageError:
-            if self.window.is_complete or not self._parts.adapter.every_rank_runs:  # else others wait in backward
-                self.fail()
+            self._parts.ownership.take_grads()
+        except UsageError as error:
+            self.tell(cause(error))
             raise
-        self._parts.ownership.take_grads(self.fail)
         kept = self.left_out.agree(self.loss.scale_by_n(), self._parts.plan, self._parts.adapter)
         self.total_weight = next(iter(kept.values()))
 
-    def fail(self) -> None:
-        """Take part in what other ranks wait for, to tell them that this one has failed. Collective."""
+    def tell(self, why: str) -> None:
+        """Take part in what other ranks wait for at their step, once, to make it an error there. Collective: every rank
+        must call it, or come to its step.
+
+        Ranks that wait in a backward for that of this one, or that have no such window, are told nothing.
+
+        Args:
+            why: this rank cannot go on.
+        """
+        waits_elsewhere = self._parts.adapter.every_rank_runs and not self.window.has_run
+        if self._has_told or waits_elsewhere or not self.window.batches.is_counted:
+            return
+        self._has_told = True
         self.left_out.agreed_weight(self._parts.plan, self._parts.adapter)
-        if not self.window.counts_for_nothing:
-            self._parts.sync.fail()
+        if self.window.counts_for_nothing:
+            return
+        self._parts.sync.fail(why)
+        if self._parts.before_clip is not None and not self._parts.sync.votes:
+            with suppress(UsageError):
+                check_same_edit({}, self._parts.adapter.parameters, why, self._parts.adapter.collective)
 
     def apply(self, again: Again | None = None) -> Outcome:
         """Sum over ranks, clip, and step the optimizer, which may run the window `again` in its closure. Collective."""
@@ -143,6 +160,7 @@ class Step:
         return self.loss.over_ranks(), slots
 
     def _summed(self) -> tuple[Summed, CachedNorm]:
+        self._has_told = True  # from here on the sum itself says what has failed, once
         with self._parts.clock("accumulate"):
             grads = self._parts.buffer.grads()
             self.left_out.rescale_(grads)
@@ -187,7 +205,7 @@ class Step:
                 delivery.compare(summed.grads)
                 self.quality.add_factors(state.slots, summed.slots, parts.plan.slots, summed.grads)
                 if parts.before_clip is not None:
-                    edited(summed.grads, parts.before_clip)
+                    edited(summed.grads, parts.before_clip, parts.adapter)
                     norm = CachedNorm()
             admitted = delivery.admit(summed, norm)
             if admitted.skipped is not None:

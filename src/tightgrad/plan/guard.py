@@ -10,6 +10,7 @@ from tightgrad.clip.dtensor import zero_nonfinite_
 from tightgrad.clip.norm_history import history_slots, known_norms, with_norm
 from tightgrad.core.check import check_choice, check_integer, check_number
 from tightgrad.core.errors import NonFiniteGradientError, UsageError
+from tightgrad.core.other_ranks import NOTHING, told
 from tightgrad.core.protocols import Collective, GradNorm
 from tightgrad.core.types import Grads, Slot, State
 
@@ -160,22 +161,24 @@ def vote(used: Collection[str], names: Sequence[str], finite: bool, collective: 
     not_finite, *anywhere = collective.all_reduce_(flags.to(collective.control_device), "max").tolist()
     if not_finite == _FAILED:
         raise UsageError(
-            f"another rank has failed before this step and says why; rank {collective.rank} stops as well. No weight "
-            "was changed. Call pipe.abandon() on every rank to go on with the next window."
+            f"another rank has failed before this step ({told(NOTHING, collective)}); rank {collective.rank} stops as "
+            "well. No weight was changed. Call pipe.abandon() on every rank to go on with the next window."
         )
     return Vote(not not_finite, frozenset(name for name, flag in zip(names, anywhere, strict=True) if flag))
 
 
-def vote_failure(names: Sequence[str], collective: Collective) -> None:
+def vote_failure(names: Sequence[str], collective: Collective, why: str) -> None:
     """Take part in a vote only to make it an error on the other ranks. Collective: every rank must call it, or `vote`.
 
     Args:
         names: as in `vote`.
         collective: the ranks.
+        why: what the other ranks are told.
     """
     if collective.world_size > 1:
         flags = torch.tensor([_FAILED, *(0 for _ in names)], dtype=torch.uint8, device="cpu")
         collective.all_reduce_(flags.to(collective.control_device), "max")
+        told(why, collective)
 
 
 def agreed_on_any(flag: bool, collective: Collective) -> bool:

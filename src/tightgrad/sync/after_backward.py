@@ -100,6 +100,6 @@ class AfterBackward(GradientSync):
         totals = densely_summed(on_every_rank(residuals, self._adapter), collective, self._clock)
         return {name: total.to(parameters[name].dtype) for name, total in totals.items()}
 
-    def fail(self) -> None:
+    def fail(self, why: str) -> None:
         """Take part in the vote only to make it an error on the other ranks. Collective, as `sum`."""
-        vote_failure(list(self._adapter.parameters), self._adapter.collective)
+        vote_failure(list(self._adapter.parameters), self._adapter.collective, why)

@@ -14,6 +14,8 @@ from tightgrad.sync.protocol import GradientSync, Summed
 class ByWrapper(GradientSync):
     """Takes gradients that DistributedDataParallel has summed."""
 
+    votes = False
+
     def sum(self, grads: Grads, norm: GradNorm) -> Summed:
         """Return the wrapper's sums, unscaled."""
         unscale_(grads, self._facts.factor)
@@ -27,6 +29,8 @@ class ByWrapper(GradientSync):
 class ByFSDP2(ByWrapper):
     """Takes gradients that FSDP2 has summed: of a parameter that no rank used they are zeros, and not delivered."""
 
+    votes = True
+
     def __init__(self, adapter: FSDP2Adapter) -> None:
         self._adapter = adapter
 
@@ -37,9 +41,9 @@ class ByFSDP2(ByWrapper):
         unscale_(grads, self._facts.factor)
         return Summed(completed(grads, voted.used, parameters), self._facts.slots)
 
-    def fail(self) -> None:
+    def fail(self, why: str) -> None:
         """Take part in the vote only to make it an error on the other ranks. Collective, as `sum`."""
-        vote_failure(list(self._adapter.parameters), self._adapter.collective)
+        vote_failure(list(self._adapter.parameters), self._adapter.collective, why)
 
     def sum_residuals(self, residuals: Grads) -> Grads:
         """Return what one process has, placed as its parameters are."""

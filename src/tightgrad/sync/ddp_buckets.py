@@ -103,7 +103,7 @@ class DDPBuckets(AfterBackward):
         if error is not None:
             raise error
 
-    def fail(self) -> None:
+    def fail(self, why: str) -> None:
         """Tell the other ranks, which are at the end of the step, that this one has left it. Collective, as `sum`."""
         self.abandon()
 

@@ -203,10 +203,10 @@ class FSDP2Shards(GradientSync):
         shards, _ = reduce_scatter_encoded(mine, sizes, Cast("float32"), context)
         return {name: self._hand_over.as_gradient(name, shard) for name, shard in shards.items()}
 
-    def fail(self) -> None:
+    def fail(self, why: str) -> None:
         """Take part in the vote only to make it an error on the other ranks. Collective, as `sum`."""
         if self._finite:  # else all ranks know already
-            vote_failure((), self._adapter.collective)
+            vote_failure((), self._adapter.collective, why)
         self.cancel()
 
     def cancel(self) -> None:

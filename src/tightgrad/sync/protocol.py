@@ -61,6 +61,8 @@ class GradientSync(ABC):
 
     commits_in_backward: ClassVar[bool] = False
     """Whether gradients are compressed and sent before the window's last backward has ended."""
+    votes: ClassVar[bool] = True
+    """Whether `sum` asks the other ranks, so that one that fails can tell them."""
     _facts: WindowFacts
 
     def connect(self) -> None:  # noqa: B027, not every sync needs groups of its own
@@ -93,10 +95,13 @@ class GradientSync(ABC):
             residuals: this rank's, in the shapes that are remembered; left out where there is none.
         """
 
-    def fail(self) -> None:
+    def fail(self, why: str) -> None:
         """Take part in `sum` only to make it an error on the other ranks. Collective: every rank must call it, or that
         one. Under DistributedDataParallel without compression `sum` asks nobody: the others step, and stop at their
         next collective.
+
+        Args:
+            why: what they are told.
         """
         self.abandon()
 

@@ -47,7 +47,7 @@ def of_the_head(model, optimizer):
 
 
 @pytest.mark.parametrize("change", [anew, with_schedule, of_the_head])
-@pytest.mark.parametrize("at", [1, 4])
+@pytest.mark.parametrize("at", [0, 1, 4])
 def test_a_new_optimizer_is_told_once(change, at):
     (text,) = train(change, at=at)
     assert "SGD) " in text
@@ -69,8 +69,9 @@ def test_a_new_optimizer_is_told_once(change, at):
         lambda model, optimizer: anew(model, optimizer).param_groups[0]["lr"],  # gone again
     ],
 )
-def test_what_else_may_refer_to_parameters(change):
-    assert train(change) == []
+@pytest.mark.parametrize("at", [0, 4])
+def test_what_else_may_refer_to_parameters(change, at):
+    assert train(change, at=at) == []
 
 
 class Wrapped(torch.optim.Optimizer):
@@ -103,13 +104,14 @@ def test_the_old_one_is_left_alone_after_another_attach():
             kept.append(list(model.parameters()))
 
 
-def told(wrap):
-    return train(anew, wrap=wrap)
+def told(wrap, at):
+    return train(anew, wrap=wrap, at=at)
 
 
+@pytest.mark.parametrize("at", [0, 4])
 @pytest.mark.parametrize("wrap", [nn.parallel.DistributedDataParallel, fully_shard])
-def test_rank_zero_tells_under_a_wrapper(wrap):
-    first, second = run_ranks(2, told, wrap)
+def test_rank_zero_tells_under_a_wrapper(wrap, at):
+    first, second = run_ranks(2, told, wrap, at)
     assert len(first) == 1
     assert "another optimizer (SGD)" in first[0]
     assert second == []

@@ -98,3 +98,65 @@ def test_weights_that_were_put_back_are_said_to_be_harmless():
     assert len(told) == 1
     train(plain)
     assert all(torch.equal(a, b) for a, b in zip(swapped.parameters(), plain.parameters(), strict=True))
+
+
+def data_write(model, number):
+    if number == 0:
+        model[0].weight.data.mul_(0.9)
+
+
+def swapped_pointer(model, number):
+    if number == 1:
+        model[2].bias.data = model[2].bias.data + 1
+
+
+def fused_step(model, number):
+    torch.optim.AdamW([model[2].bias], lr=0.1, fused=True).step()
+
+
+@pytest.mark.parametrize(
+    ("between", "name"), [(data_write, "'0.weight'"), (swapped_pointer, "'2.bias'"), (fused_step, "'2.bias'")]
+)
+def test_what_torch_does_not_count_is_told_in_the_first_window(between, name):
+    with pytest.warns(tg.TightGradWarning, match=f"between two backwards of one window: {name}") as told:
+        train(net(), between)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("plan", [None, tg.Plan(clip=tg.clip.GlobalNorm(1.0))], ids=["three", "one"])
+def test_another_optimizer_that_steps_before_the_step_is_told_once(plan, fused):
+    model = net()
+    other = torch.optim.SGD([model[2].bias], lr=0.1, fused=fused)
+    with pytest.warns(tg.TightGradWarning, match=r"middle of a window, SGD over '2.bias'") as told:
+        train(model, before_step=lambda model: other.step(), plan=plan)
+    assert len(told) == 1
+
+
+def of_another_model(model):
+    stranger = nn.Linear(2, 1)
+    stranger(torch.ones(1, 2)).sum().backward()
+    torch.optim.SGD(stranger.parameters(), lr=0.1).step()
+
+
+def without_gradients(model):
+    frozen = nn.Parameter(torch.ones(2))
+    torch.optim.SGD([frozen], lr=0.1).step()
+
+
+@pytest.mark.parametrize("before_step", [of_another_model, without_gradients])
+def test_optimizers_of_other_parameters_are_left_alone(before_step):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(net(), before_step=before_step)
+        train(net(), between=lambda model, number: before_step(model))
+
+
+def test_steps_between_windows_are_the_loops_own():
+    model = net()
+    other = torch.optim.SGD(model.parameters(), lr=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(model)
+        model(torch.ones(1, 6)).sum().backward()
+        other.step()

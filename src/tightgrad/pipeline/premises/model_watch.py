@@ -1,6 +1,11 @@
-"""What may happen to a model after `attach`: layers are put in, or a hook takes gradients before the pipeline does."""
+"""What may happen to a model after `attach`: layers are put in or frozen, training mode is left, or a hook takes
+gradients before the pipeline does.
+"""
 
+import operator
 import weakref
+from collections.abc import Iterable
+from itertools import compress
 
 from torch import nn
 
@@ -11,7 +16,8 @@ from tightgrad.core.protocols import Adapter
 
 
 class ModelWatch:
-    """Looks for parameters that came later or were frozen, and for gradients that a hook has cleared.
+    """Looks for parameters that came later or were frozen, for modules that leave training mode, and for gradients that
+    a hook has cleared.
 
     Args:
         model: without its wrapper.
@@ -24,6 +30,11 @@ class ModelWatch:
         self._frozen: set[str] | None = None
         self._known = weakref.WeakSet(model.modules())
         self._hooked: dict[str, list[object]] = {}
+        self._modules = list(model.modules())
+        self._modes: tuple[bool, ...] | None = None
+        self._last_modes: tuple[bool, ...] | None = None
+        self._is_new = False
+        self._tells_of_modes = True
         shards = any(map(is_dtensor, self._parameters.values()))  # fully_shard registers other tensors around a forward
         self._ids = None if shards else set(map(id, model.parameters()))  # which Premises keeps alive
 
@@ -46,7 +57,7 @@ class ModelWatch:
                 "would be neither summed over ranks nor clipped nor cleared. Replace layers first, give all parameters "
                 "to the optimizer, and call attach() then, or again between two windows."
             )
-        self._frozen = None
+        self._frozen, self._modes, self._modules = None, None, list(self._model.modules())
         frozen = self._frozen_now() if self._adapter.needs_every_gradient else ()
         if frozen:
             raise UsageError(
@@ -56,12 +67,13 @@ class ModelWatch:
             )
         self._hooked = {name: hooks for name, parameter in self._parameters.items() if (hooks := _hooks(parameter))}
 
-    def before_backward(self) -> None:
-        """Look before each backward of a window.
+    def before_backward(self, stacklevel: int) -> None:
+        """Look before each backward of a window, and warn, once, if training mode was left.
 
         Raises:
             UsageError: a parameter was frozen or unfrozen since the first.
         """
+        self._look_at_modes(stacklevel + 1)
         now = self._frozen_now()
         if self._frozen is None:
             self._frozen = now
@@ -70,6 +82,62 @@ class ModelWatch:
                 f"{named(sorted(changed))} was frozen or unfrozen between two backwards of one window, and would be "
                 "stepped with the gradient of a part of the micro-batches; do it between two windows."
             )
+
+    def _look_at_modes(self, stacklevel: int) -> None:
+        now = tuple([module.training for module in self._modules])
+        before, self._modes = self._modes, self._modes or now
+        if not self._tells_of_modes:
+            return
+        if before is not None and before != now:
+            told = (
+                f"{self._named_modules(map(operator.ne, before, now))} changed between training and evaluation mode "
+                "from one micro-batch of a window to another, so that dropout and normalisation are not the same in "
+                "them. Usually an evaluation stands inside `for batch in window:` and leaves eval() on: move it behind "
+                "pipe.step(), and call model.train() after it. If micro-batches are meant to differ"
+            )
+        elif (
+            self._last_modes and self._last_modes[0] and not self._model.training and self._adapter.collective.rank == 0
+        ):
+            told = (
+                "the model was in training mode in the windows before and is in evaluation mode now: dropout is off, "
+                "and running statistics stand still. Usually model.train() is missing after an evaluation. If the rest "
+                "is meant to be trained so"
+            )
+        else:
+            return
+        self._tells_of_modes = False
+        warn(f"{told}, ignore this TightGradWarning.", stacklevel + 1)
+
+    def _named_modules(self, chosen: Iterable[bool]) -> str:
+        found = list(compress(self._modules, chosen))
+        names = {id(module): name for name, module in self._model.named_modules()}
+        return "the model" if found[0] is self._model else named([names.get(id(one), "?") for one in found])
+
+    def end_window(self) -> None:
+        """Remember the modes of a window that was stepped."""
+        if self._modes is not None:
+            self._last_modes, self._is_new = self._modes, True
+
+    def take_modes(self) -> int | None:
+        """Return, once, a hash of the modules' modes in the last window that was stepped; None if there was none."""
+        self._is_new, is_new = False, self._is_new
+        return hash(self._last_modes) if is_new else None
+
+    @property
+    def frozen_now(self) -> int:
+        """Return a hash of which parameters are frozen."""
+        return hash(tuple([parameter.requires_grad for parameter in self._parameters.values()]))
+
+    def said(self, part: str) -> str:
+        """Say what this rank has of what ranks compare in each window."""
+        here = f"Here, on rank {self._adapter.collective.rank}"
+        if part == "frozen":
+            frozen = self._frozen_now()
+            return f"{here}, {named(sorted(frozen)) if frozen else 'no parameter'} is frozen."
+        if part == "modes":
+            in_eval = [not mode for mode in self._last_modes or ()]
+            return f"{here}, {self._named_modules(in_eval) if any(in_eval) else 'no module'} was in evaluation mode."
+        return f"{here}, others were called."
 
     def _frozen_now(self) -> set[str]:
         return {name for name, parameter in self._parameters.items() if not parameter.requires_grad}

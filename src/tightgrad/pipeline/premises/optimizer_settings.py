@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor, nn, optim
 
 _EVERY_WINDOW = ("lr", "weight_decay", "betas", "momentum")
-_EXACT_BITS = 52  # of a float64, in which the number travels
 
 
 def described(optimizers: Sequence[optim.Optimizer], parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
@@ -35,11 +34,11 @@ def described(optimizers: Sequence[optim.Optimizer], parameters: Mapping[str, nn
     }
 
 
-def in_window(optimizers: Sequence[optim.Optimizer]) -> tuple[float, float]:
-    """Return the first learning rate, and a number that all settings make: the same on every rank, or they differ."""
+def in_window(optimizers: Sequence[optim.Optimizer]) -> tuple[float, int]:
+    """Return the first learning rate, and a hash of all settings: the same on every rank, or they differ."""
     numbers = [number for one in optimizers for group in one.param_groups for number in _numbers(group)]
     first = next(iter(numbers), 0.0)
-    return first, float(hash(tuple(numbers)) & ((1 << _EXACT_BITS) - 1))
+    return first, hash(tuple(numbers))
 
 
 def _numbers(group: Mapping[str, Any]) -> Iterator[float]:

@@ -6,12 +6,13 @@ import weakref
 from collections.abc import Mapping, Sequence
 
 from torch import nn, optim
+from torch.autograd.graph import get_gradient_edge
 
 from tightgrad.core.notices import warn
 
 _ATTACHED: "weakref.WeakSet[optim.Optimizer]" = weakref.WeakSet()
 _SCANS = 4
-_FIRST = 2  # windows: losses that the loop keeps, and optimizer state, begin to refer to parameters
+_FIRST = 2  # windows, before the second of which the first one's graph has begun to refer to parameters
 
 
 class OtherOptimizers:
@@ -19,7 +20,7 @@ class OtherOptimizers:
 
     torch tells nobody of a new optimizer, but it refers to its parameters, and Python counts references. Where there
     are more of them than at the window before, objects in memory are looked through, which takes a part of a second: a
-    few times at most, and not in the first windows.
+    few times at most.
 
     Args:
         optimizers: of the pipeline.
@@ -33,16 +34,17 @@ class OtherOptimizers:
         _ATTACHED.update(optimizers)  # those of a pipeline before may live on
         self._optimizers, self._parameters = optimizers, list(parameters.values())
         self._scans_left, self._windows = _SCANS if speaks else 0, 0
-        self._counts = self._counted()
+        self._counts = self._counted(at_first=True)
 
     def look(self, stacklevel: int) -> None:
         """Look again, before a window."""
         if not self._scans_left:
             return
-        before, self._counts = self._counts, self._counted()
         self._windows += 1
-        grown = [p for p, old, new in zip(self._parameters, before, self._counts, strict=True) if new > old]
-        if not grown or self._windows == _FIRST:
+        before, now = self._counts, self._counted(at_first=self._windows <= _FIRST)
+        self._counts = self._counted() if self._windows == _FIRST else now
+        grown = [p for p, old, new in zip(self._parameters, before, now, strict=True) if new > old]
+        if not grown:
             return
         self._scans_left -= 1
         others = self._others(grown)
@@ -59,8 +61,17 @@ class OtherOptimizers:
             stacklevel + 1,
         )
 
-    def _counted(self) -> list[int]:
-        return list(map(sys.getrefcount, self._parameters))
+    def _counted(self, *, at_first: bool = False) -> list[int]:
+        """References to each parameter; at first with that of a graph, which begins with the first forward, and without
+        that of the optimizer's state, which begins with the first step.
+        """
+        if not at_first:
+            return list(map(sys.getrefcount, self._parameters))
+        states = [getattr(optimizer, "state", ()) for optimizer in self._optimizers]
+        edges = [get_gradient_edge(parameter) for parameter in self._parameters if parameter.requires_grad]
+        counts = [sys.getrefcount(p) - sum(p in state for state in states) for p in self._parameters]
+        del edges
+        return counts
 
     def _others(self, grown: list[nn.Parameter]) -> list[optim.Optimizer]:
         """Optimizers that hold one of the parameters, without the pipeline's and those that these are made of."""
@@ -68,7 +79,7 @@ class OtherOptimizers:
         own = {id(self._parameters), id(grown), *(id(group["params"]) for group in groups)}
         if not any(isinstance(one, list) and id(one) not in own for one in gc.get_referrers(grown[0], grown[-1])):
             return []
-        wanted, inner = {id(grown[0]), id(grown[-1])}, _within([*self._optimizers, *_ATTACHED])
+        wanted, inner = {id(grown[0]), id(grown[-1])}, within([*self._optimizers, *_ATTACHED])
         found = [one for one in gc.get_objects() if issubclass(type(one), optim.Optimizer) and id(one) not in inner]
         return [
             one
@@ -80,7 +91,7 @@ class OtherOptimizers:
         ]
 
 
-def _within(optimizers: Sequence[optim.Optimizer]) -> set[int]:
+def within(optimizers: Sequence[optim.Optimizer]) -> set[int]:
     """Identities of optimizers, and of what they hold as attributes or in lists and mappings there."""
     held = [value for optimizer in optimizers for value in vars(optimizer).values()]
     members = [one for value in held if isinstance(value, list | tuple) for one in value]

@@ -3,7 +3,7 @@
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -139,19 +139,10 @@ class Ownership:
         if found:
             raise foreign_change(found, self._another_ran_since)
 
-    def take_grads(self, on_change: Callable[[], None] | None = None) -> None:
-        """Let the pipeline change them. Raises as `check` and `check_grads` do.
-
-        Args:
-            on_change: called before it is raised that gradients were changed.
-        """
+    def take_grads(self) -> None:
+        """Let the pipeline change them. Raises as `check` and `check_grads` do."""
         self.check()
-        try:
-            self.check_grads()
-        except UsageError:
-            if on_change is not None:
-                on_change()
-            raise
+        self.check_grads()
         self._watch.forget()
 
     def forget_grads(self) -> None:

@@ -69,7 +69,7 @@ class Premises:
         self._batch_norm.look(stacklevel + 1)
         self._others = OtherOptimizers(optimizers, self._held, speaks=speaks)
         self.model = ModelWatch(unwrap(model), adapter)
-        self.weights = WeightWatch(adapter.parameters, model.modules() if accumulate.several_backwards else ())
+        self.weights = WeightWatch(adapter.parameters, model.modules(), optimizers)
 
     def before_window(self) -> None:
         """Look at what may have changed since attach."""
@@ -82,12 +82,13 @@ class Premises:
     def before_backward(self, losses: Mapping[str, Tensor], micro_batches: int) -> None:
         """Look at what may have changed since the window's backward before, and at the loop's first losses."""
         self.loss.look(losses, micro_batches, stacklevel=4)
-        self.model.before_backward()
+        self.model.before_backward(stacklevel=5)
         self.weights.look(stacklevel=5)
 
     def look_again(self) -> None:
         """Look at what may have changed since the window began."""
         check_no_unknown(self._optimizers, self._adapter.parameters, self._named)
+        self.weights.look_at_step(stacklevel=5)
         self._batch_norm.look(stacklevel=4)
 
 

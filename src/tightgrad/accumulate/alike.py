@@ -1,0 +1,130 @@
+"""What all ranks have to have alike in a window: packed into one number, which travels with the count of its weights.
+
+Each part has a few bits of a hash, in which a difference may be missed; those of what may be missed more easily change
+with the step, so that a difference that stays is told a window later.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+_BITS = {"steps": 12, "settings": 16, "frozen": 8, "modes": 8, "modules": 8}
+"""52 together: what a float64 holds exactly."""
+
+_MAY_BE_UNKNOWN = ("modes", "modules")
+"""Parts of which 0 says that a rank does not know: it had no micro-batch."""
+
+_WORDS = {
+    "frozen": (
+        "has other frozen parameters (requires_grad=False) than rank 0, and would leave its batches out of their "
+        "gradients. Freeze the same parameters on every rank, between the same two windows"
+    ),
+    "modes": (
+        "had modules in another mode (train() or eval()) than rank 0 in the window before, so that dropout and "
+        "normalisation were not the same. Call model.train() on every rank before the next backward, also on one that "
+        "has evaluated alone"
+    ),
+    "modules": (
+        "has called other modules that fully_shard was called on, or in another order, than rank 0 in the window "
+        "before. Weights are gathered from all ranks when a module is called, so parts of different modules may have "
+        "been mixed, and that window's step may be wrong. Call the same modules in the same order on every rank, and "
+        "load the last checkpoint"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Holds what this rank has.
+
+    Args:
+        rate: the first learning rate.
+        number: from `packed`.
+        here: says what this rank has of a part, for an error.
+    """
+
+    rate: float = 0.0
+    number: float = 0.0
+    here: Callable[[str], str] = lambda part: ""
+
+
+NOTHING = Alike()
+
+
+def packed(*, steps: int, settings: int, frozen: int, modes: int | None, modules: int | None) -> float:
+    """Return one number for all parts.
+
+    Args:
+        steps: applied so far.
+        settings: a hash of the optimizers' settings.
+        frozen: a hash of which parameters are frozen.
+        modes: a hash of the modules' modes in the window before; None if there was none.
+        modules: a hash of the modules that were called in the window before; None if that is not known.
+    """
+    parts = {
+        "steps": steps % (1 << _BITS["steps"]),
+        "settings": settings % (1 << _BITS["settings"]),
+        "frozen": hash((steps, frozen)) % (1 << _BITS["frozen"]),
+        "modes": 0 if modes is None else 1 + hash((steps, modes)) % ((1 << _BITS["modes"]) - 1),
+        "modules": 0 if modules is None else 1 + hash((steps, modules)) % ((1 << _BITS["modules"]) - 1),
+    }
+    number = 0
+    for name, bits in _BITS.items():
+        number = (number << bits) | parts[name]
+    return float(number)
+
+
+def difference(numbers: Sequence[float]) -> str | None:
+    """Return the first part that differs over ranks, as far as it is known there; None where nothing does."""
+    if len(set(numbers)) == 1:
+        return None
+    return next((part for part in _BITS if len(set(_known(part, numbers))) > 1), None)
+
+
+def _of(part: str, numbers: Sequence[float]) -> list[int]:
+    names = list(_BITS)
+    below = sum(_BITS[name] for name in names[names.index(part) + 1 :])
+    return [(int(number) >> below) % (1 << _BITS[part]) for number in numbers]
+
+
+def _known(part: str, numbers: Sequence[float]) -> list[int]:
+    return [number for number in _of(part, numbers) if number or part not in _MAY_BE_UNKNOWN]
+
+
+def parted(part: str, numbers: Sequence[float], here: str) -> str:
+    """Say that ranks differ in a part of the model.
+
+    Args:
+        part: from `difference`.
+        numbers: of each rank, from `packed`.
+        here: what this rank has.
+    """
+    found = _of(part, numbers)
+    first = found[0] or _known(part, numbers)[0]
+    unknown = 0 if part in _MAY_BE_UNKNOWN else None
+    others = ", ".join(str(rank) for rank, number in enumerate(found) if number not in (first, unknown))
+    return f"ranks differ from rank 0: rank {others} {_WORDS[part]}. {here}"
+
+
+def steps_parted(numbers: Sequence[float]) -> str:
+    """Say that ranks have applied different numbers of steps."""
+    modulo = 1 << _BITS["steps"]
+    shown = ", ".join(f"{number} on rank {rank}" for rank, number in enumerate(_of("steps", numbers)))
+    return (
+        f"the ranks have not applied the same steps (modulo {modulo}: {shown}), so their weights have "
+        "parted. A rank has left a window that others have stepped, after an error between its last backward and its "
+        "pipe.step(), or has loaded another state. Load one checkpoint on every rank. Where an error is caught in the "
+        "loop, catch it around the whole window, and let all ranks know before any goes on."
+    )
+
+
+def settings_parted(rates: Sequence[float], numbers: Sequence[float]) -> str:
+    """Say that ranks' optimizers have other settings."""
+    settings = _of("settings", numbers)
+    others = ", ".join(str(rank) for rank, number in enumerate(settings) if number != settings[0])
+    shown = ", ".join(f"{rate:g} on rank {rank}" for rank, rate in enumerate(rates))
+    what = f"learning rate {shown}" if len(set(rates)) > 1 else "weight decay, betas, momentum or a later rate"
+    return (
+        f"the optimizer of rank {others} has other settings than that of rank 0 ({what}), so the next step would part "
+        "the ranks' weights. No weight was changed since. Step schedulers on every rank equally often, or give them to "
+        "attach(..., scheduler=scheduler), and change settings on every rank between the same two windows."
+    )
