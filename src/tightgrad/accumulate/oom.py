@@ -13,9 +13,9 @@ import torch
 
 from tightgrad.accumulate.split import batch_size, split_batch
 from tightgrad.accumulate.window import Window
+from tightgrad.core.collective import NOTHING, cause, told
 from tightgrad.core.errors import ConfigError, OutOfMemoryError, UsageError
 from tightgrad.core.memory import is_out_of_memory
-from tightgrad.core.other_ranks import NOTHING, cause, told
 from tightgrad.core.protocols import Collective
 
 Weights = Mapping[str, float]

@@ -12,9 +12,9 @@ from torch import Tensor
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.clip.fold import Fold, multiplied
 from tightgrad.core.clock import StageClock
+from tightgrad.core.collective import cause
 from tightgrad.core.errors import GradientSpikeError, NonFiniteGradientError, TightGradError, UsageError
 from tightgrad.core.notices import warn
-from tightgrad.core.other_ranks import cause
 from tightgrad.core.protocols import Adapter, GradNorm
 from tightgrad.core.types import Clipped, Grads, State
 from tightgrad.pipeline.meters.worst import worst

@@ -1,13 +1,18 @@
 """Micro-batches that the loop takes out of their window: their weight leaves N, and nothing of their loss enters."""
 
 from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
 import torch
 
+from tightgrad.accumulate import Window
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Adapter
 from tightgrad.core.types import Grads
+from tightgrad.pipeline.parts import Parts
 from tightgrad.plan.plan import Resolved
+from tightgrad.sync.same_edit import check_same_edit
 
 Weights = Mapping[str, float]
 ROUNDING = 1e-9  # of N; what is left of a sum of weights after the same weights were subtracted
@@ -90,3 +95,27 @@ def _obstacle(plan: Resolved, adapter: Adapter, commits_in_backward: bool) -> st
             "allow_skip=True) on every rank"
         )
     return None
+
+
+def tell_others(parts: Parts, window: Window[Any], left_out: LeftOut, why: str) -> bool:
+    """Take part in what other ranks wait for at their step, to make it an error there. Collective: every rank must call
+    it, or come to its step.
+
+    Args:
+        parts: of the pipeline.
+        window: that is open.
+        left_out: of it.
+        why: this rank cannot go on.
+
+    Returns:
+        False where nothing was told: ranks wait in a backward for that of this one, or have no such window.
+    """
+    if (parts.adapter.every_rank_runs and not window.has_run) or not window.batches.is_counted:
+        return False
+    left_out.agreed_weight(parts.plan, parts.adapter)
+    if not window.counts_for_nothing:
+        parts.sync.fail(why)
+        if parts.before_clip is not None and not parts.sync.votes:
+            with suppress(UsageError):
+                check_same_edit({}, parts.adapter.parameters, why, parts.adapter.collective)
+    return True

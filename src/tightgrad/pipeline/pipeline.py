@@ -16,8 +16,8 @@ from tightgrad.accumulate.windows import WindowCutter, Windows
 from tightgrad.core.errors import ConfigError, UsageError
 from tightgrad.core.global_rng import GlobalRng
 from tightgrad.core.types import State
+from tightgrad.pipeline.checkpoints import Leaving
 from tightgrad.pipeline.closure import Again, repeatable, repeating
-from tightgrad.pipeline.leaving import Leaving
 from tightgrad.pipeline.left_out import check_can_skip
 from tightgrad.pipeline.meters.worst import worst
 from tightgrad.pipeline.parts import Parts

@@ -5,7 +5,7 @@ apply      sum over ranks (all finite?) -> before_clip -> guard -> clip -> optim
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +16,12 @@ from tightgrad.accumulate import Window
 from tightgrad.accumulate.losses import check_has_gradient
 from tightgrad.adapters.plain import adding_zero
 from tightgrad.clip.norm import CachedNorm
+from tightgrad.core.collective import cause
 from tightgrad.core.errors import UsageError
-from tightgrad.core.other_ranks import cause
 from tightgrad.core.types import State
 from tightgrad.pipeline.closure import Again, Passes
 from tightgrad.pipeline.delivery import Limited, Outcome, StepSkippedError, edited
-from tightgrad.pipeline.left_out import LeftOut
+from tightgrad.pipeline.left_out import LeftOut, tell_others
 from tightgrad.pipeline.meters.compression_quality import CompressionQuality
 from tightgrad.pipeline.meters.noise_meter import NoiseMeter
 from tightgrad.pipeline.parts import Parts
@@ -29,7 +29,6 @@ from tightgrad.pipeline.window_loss import Weights, WindowLoss
 from tightgrad.sync.compressed import merge
 from tightgrad.sync.flush import held_residuals, residual_slots, without_residuals
 from tightgrad.sync.protocol import Summed, WindowFacts
-from tightgrad.sync.same_edit import check_same_edit
 
 
 class Step:
@@ -51,9 +50,8 @@ class Step:
         self.loss = WindowLoss(parts, find_totals)
         self.noise = None if noise is None else NoiseMeter(noise, parts.adapter.collective)
         self.quality = CompressionQuality(parts.state.step, parts.plan.compress.reducer)
-        self._parts, self.left_out, self.retries = parts, LeftOut(), 0
+        self._parts, self.left_out, self.retries, self._has_told = parts, LeftOut(), 0, False
         self.total_weight: float | None = None
-        self._has_told = False
 
     def begin(self) -> None:
         """Check model and optimizer again, and clear all gradients; not for a window that a checkpoint reopens."""
@@ -125,25 +123,8 @@ class Step:
         self.total_weight = next(iter(kept.values()))
 
     def tell(self, why: str) -> None:
-        """Take part in what other ranks wait for at their step, once, to make it an error there. Collective: every rank
-        must call it, or come to its step.
-
-        Ranks that wait in a backward for that of this one, or that have no such window, are told nothing.
-
-        Args:
-            why: this rank cannot go on.
-        """
-        waits_elsewhere = self._parts.adapter.every_rank_runs and not self.window.has_run
-        if self._has_told or waits_elsewhere or not self.window.batches.is_counted:
-            return
-        self._has_told = True
-        self.left_out.agreed_weight(self._parts.plan, self._parts.adapter)
-        if self.window.counts_for_nothing:
-            return
-        self._parts.sync.fail(why)
-        if self._parts.before_clip is not None and not self._parts.sync.votes:
-            with suppress(UsageError):
-                check_same_edit({}, self._parts.adapter.parameters, why, self._parts.adapter.collective)
+        """Tell ranks that wait at their step, once, why this one cannot go on. Collective: all call it, or step."""
+        self._has_told = self._has_told or tell_others(self._parts, self.window, self.left_out, why)
 
     def apply(self, again: Again | None = None) -> Outcome:
         """Sum over ranks, clip, and step the optimizer, which may run the window `again` in its closure. Collective."""
@@ -160,9 +141,8 @@ class Step:
         return self.loss.over_ranks(), slots
 
     def _summed(self) -> tuple[Summed, CachedNorm]:
-        self._has_told = True  # from here on the sum itself says what has failed, once
         with self._parts.clock("accumulate"):
-            grads = self._parts.buffer.grads()
+            self._has_told, grads = True, self._parts.buffer.grads()  # the sum itself says what fails
             self.left_out.rescale_(grads)
         with torch.no_grad():
             return self._parts.sync.sum(grads, norm := CachedNorm()), norm

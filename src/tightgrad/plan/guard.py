@@ -9,8 +9,8 @@ from torch import Tensor
 from tightgrad.clip.dtensor import zero_nonfinite_
 from tightgrad.clip.norm_history import history_slots, known_norms, with_norm
 from tightgrad.core.check import check_choice, check_integer, check_number
+from tightgrad.core.collective import NOTHING, told
 from tightgrad.core.errors import NonFiniteGradientError, UsageError
-from tightgrad.core.other_ranks import NOTHING, told
 from tightgrad.core.protocols import Collective, GradNorm
 from tightgrad.core.types import Grads, Slot, State
 

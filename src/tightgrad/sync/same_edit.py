@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from tightgrad.core.collective import told
 from tightgrad.core.errors import RankMismatchError, UsageError
 from tightgrad.core.notices import named
-from tightgrad.core.other_ranks import told
 from tightgrad.core.placement import is_dtensor
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads

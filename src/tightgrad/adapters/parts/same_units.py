@@ -85,7 +85,7 @@ class SameUnits:
         return called
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Stop comparing, and leave no hook behind."""
         self.stop()
         for hook in self._counts:
             hook.remove()

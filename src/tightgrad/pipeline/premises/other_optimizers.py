@@ -92,7 +92,7 @@ class OtherOptimizers:
 
 
 def within(optimizers: Sequence[optim.Optimizer]) -> set[int]:
-    """Identities of optimizers, and of what they hold as attributes or in lists and mappings there."""
+    """Return the identities of optimizers, and of what they hold as attributes or in lists and mappings there."""
     held = [value for optimizer in optimizers for value in vars(optimizer).values()]
     members = [one for value in held if isinstance(value, list | tuple) for one in value]
     members += [one for value in held if isinstance(value, dict) for one in value.values()]
