@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from tightgrad_lab.audit.script.clipping import check_clips
-from tightgrad_lab.audit.script.division import check_division
+from tightgrad_lab.audit.script.checks.clipping import check_clips
+from tightgrad_lab.audit.script.checks.division import check_division
+from tightgrad_lab.audit.script.checks.gradients import Kept, check_gradients
+from tightgrad_lab.audit.script.checks.routine import check_routine, listed
+from tightgrad_lab.audit.script.checks.targets import check_batches, check_targets
+from tightgrad_lab.audit.script.checks.weights import check_weights
 from tightgrad_lab.audit.script.finding import Remark, short
-from tightgrad_lab.audit.script.gradients import Kept, check_gradients
 from tightgrad_lab.audit.script.records import Ledger
-from tightgrad_lab.audit.script.routine import check_routine, listed
-from tightgrad_lab.audit.script.targets import check_batches, check_targets
-from tightgrad_lab.audit.script.weights import check_weights
 from tightgrad_lab.audit.script.windows import Window, windows_of
 from tightgrad_lab.errors import ArgumentError
 
