@@ -154,7 +154,7 @@ def test_a_step_that_one_rank_left_out_is_told_before_the_next():
     assert first[:2] == ["", ""]
     assert second[1] == "BrokenError: no room for a log"
     for told in (*first[2:], *second[2:]):
-        assert "have not applied the same steps (modulo 4096: 2 on rank 0, 1 on rank 1)" in told
+        assert "have applied different numbers of steps (modulo 4096: 2 on rank 0, 1 on rank 1)" in told
 
 
 def left_in_eval(wrapped):
@@ -174,7 +174,7 @@ def test_a_mode_that_differs_over_ranks_is_told_a_window_later(wrapped):
     for rank, (told, then) in enumerate(run_ranks(2, left_in_eval, wrapped, timeout_seconds=patience(30))):
         assert told[:3] == ["", "", ""]
         assert "rank 1 had modules in another mode (train() or eval()) than rank 0" in told[3]
-        assert ("'6' was in evaluation mode" if rank else "no module was in evaluation mode") in told[3]
+        assert ("on this rank (1): '6'" if rank else "on this rank (0): no module") in told[3]
         assert then[1:] == ["", ""]
 
 
@@ -217,7 +217,10 @@ def frozen_on_one(wrapped):
 def test_a_parameter_that_one_rank_alone_freezes(wrapped):
     (first, kept, after), (second, _, then) = run_ranks(2, frozen_on_one, wrapped, timeout_seconds=patience(30))
     assert first[:3] == second[:3] == [""] * 3
-    assert any("rank 1 has other frozen parameters" in text and "no parameter is frozen" in text for text in first[3:])
+    assert any(
+        "rank 1 has other frozen parameters" in text and "Frozen on this rank (0): no parameter" in text
+        for text in first[3:]
+    )
     assert all(second[3:]) or wrapped != "ddp"
     assert kept or wrapped != "ddp"
     assert after == then == ""

@@ -15,19 +15,20 @@ _MAY_BE_UNKNOWN = ("modes", "modules")
 
 _WORDS = {
     "frozen": (
-        "has other frozen parameters (requires_grad=False) than rank 0, and would leave its batches out of their "
-        "gradients. Freeze the same parameters on every rank, between the same two windows"
+        "has other frozen parameters (requires_grad=False) than rank 0, so a parameter that only some ranks have "
+        "frozen would get no gradient from their batches. Freeze the same parameters on every rank, between the same "
+        "two windows"
     ),
     "modes": (
-        "had modules in another mode (train() or eval()) than rank 0 in the window before, so that dropout and "
-        "normalisation were not the same. Call model.train() on every rank before the next backward, also on one that "
-        "has evaluated alone"
+        "had modules in another mode (train() or eval()) than rank 0 in the previous window, so dropout and "
+        "normalisation differed there. Call model.train() on every rank before the next forward, also on a rank that "
+        "alone runs an evaluation"
     ),
     "modules": (
-        "has called other modules that fully_shard was called on, or in another order, than rank 0 in the window "
-        "before. Weights are gathered from all ranks when a module is called, so parts of different modules may have "
-        "been mixed, and that window's step may be wrong. Call the same modules in the same order on every rank, and "
-        "load the last checkpoint"
+        "called other fully_shard modules than rank 0 in the previous window, or called them in another order. Weights "
+        "are gathered from all ranks when a module is called, so parts of different modules may have been mixed, and "
+        "that window's step may be wrong. Load the last checkpoint, and call the same modules in the same order on "
+        "every rank"
     ),
 }
 
@@ -102,7 +103,7 @@ def parted(part: str, numbers: Sequence[float], here: str) -> str:
     first = found[0] or _known(part, numbers)[0]
     unknown = 0 if part in _MAY_BE_UNKNOWN else None
     others = ", ".join(str(rank) for rank, number in enumerate(found) if number not in (first, unknown))
-    return f"ranks differ from rank 0: rank {others} {_WORDS[part]}. {here}"
+    return f"the ranks differ: rank {others} {_WORDS[part]}. {here}"
 
 
 def steps_parted(numbers: Sequence[float]) -> str:
@@ -110,10 +111,10 @@ def steps_parted(numbers: Sequence[float]) -> str:
     modulo = 1 << _BITS["steps"]
     shown = ", ".join(f"{number} on rank {rank}" for rank, number in enumerate(_of("steps", numbers)))
     return (
-        f"the ranks have not applied the same steps (modulo {modulo}: {shown}), so their weights have "
-        "parted. A rank has left a window that others have stepped, after an error between its last backward and its "
-        "pipe.step(), or has loaded another state. Load one checkpoint on every rank. Where an error is caught in the "
-        "loop, catch it around the whole window, and let all ranks know before any goes on."
+        f"the ranks have applied different numbers of steps (modulo {modulo}: {shown}), so their weights differ. "
+        "Either a rank left a window after its last backward, because of an error, and the others stepped, or the "
+        "ranks loaded different checkpoints. Load the same checkpoint on every rank. If the loop catches errors, catch "
+        "them around the whole window, and let all ranks know before any of them goes on."
     )
 
 
@@ -124,7 +125,8 @@ def settings_parted(rates: Sequence[float], numbers: Sequence[float]) -> str:
     shown = ", ".join(f"{rate:g} on rank {rank}" for rank, rate in enumerate(rates))
     what = f"learning rate {shown}" if len(set(rates)) > 1 else "weight decay, betas, momentum or a later rate"
     return (
-        f"the optimizer of rank {others} has other settings than that of rank 0 ({what}), so the next step would part "
-        "the ranks' weights. No weight was changed since. Step schedulers on every rank equally often, or give them to "
-        "attach(..., scheduler=scheduler), and change settings on every rank between the same two windows."
+        f"the optimizer of rank {others} has other settings than that of rank 0 ({what}), so the next step would "
+        "make the ranks' weights differ. No weight has been changed yet. Step schedulers on every rank "
+        "equally often, or give them to attach(..., scheduler=scheduler), and change settings on every rank between "
+        "the same two windows."
     )

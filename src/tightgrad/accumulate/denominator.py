@@ -106,7 +106,7 @@ class DenominatorCheck:
         by = (
             "nothing divides it"
             if divisor == 1
-            else f"it is divided by {divisor:.6g}, as where that is {others[0]:.6g}"
+            else f"it is divided by {divisor:.6g}, as in a micro-batch that weighs {others[0]:.6g}"
         )
         return (
             f"the loss, or a term of it, is a sum over a micro-batch that weighs {weight:.6g}, and {by}, but "
@@ -133,7 +133,7 @@ class DenominatorCheck:
         if which:
             self._warn(
                 f"the loss is a mean ({which}) of a micro-batch that weighs {weight:.6g}, and "
-                'loss_reduction="sum" takes it for a sum: write Accumulate(loss_reduction="mean"), or let the loss be '
+                'loss_reduction="sum" takes it for a sum: write Accumulate(loss_reduction="mean"), or make the loss '
                 "a sum."
             )
 

@@ -19,9 +19,9 @@ def checked_losses(
     """
     if options:
         raise UsageError(
-            f"pipe.backward(loss) has no {' or '.join(options)}: a micro-batch has one backward, after which its graph "
-            "is gone. Add losses that share a graph and call it once; take gradients that the loop needs besides with "
-            "torch.autograd.grad(loss, tensors, retain_graph=True) before it, which leaves .grad alone."
+            f"pipe.backward(loss) has no {' or '.join(options)}: a micro-batch has one backward, which frees its "
+            "graph. Add losses that share a graph, and call it once. If the loop needs other gradients as well, call "
+            "torch.autograd.grad(loss, tensors, retain_graph=True) before it, which does not write to .grad."
         )
     given: Any = loss
     if not isinstance(given, Tensor | Mapping):
@@ -87,8 +87,9 @@ def _hint(value: Any) -> str:
     """What to write instead."""
     if value is None:
         return (
-            "A forward of transformers gives a loss only if it is given labels; a function needs a return. To leave a "
-            "micro-batch out, call pipe.skip() in a loop of your own, or give it the weight 0 in attach(weight=...)."
+            "A model of transformers returns a loss only if it is given labels; a loss function has to return the "
+            "loss. To leave a micro-batch out, call pipe.skip() in a loop of your own, or give it the weight 0 in "
+            "attach(weight=...)."
         )
     if isinstance(value, Mapping):
         name = next((key for key in value if "loss" in str(key)), None)

@@ -78,8 +78,8 @@ class SmallerMicroBatches:
                 if error is not None and raised:
                     raise error
                 raise UsageError(
-                    f"the window has failed on another rank ({text}), so it has no step. Call pipe.abandon() on every "
-                    "rank to go on with the next one."
+                    f"another rank has failed in this window ({text}), so no rank can step. No weight was changed. "
+                    "Call pipe.abandon() on every rank to go on with the next window."
                 )
             if any_refused:
                 discard()

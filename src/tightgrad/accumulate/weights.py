@@ -91,7 +91,7 @@ def num_samples(batch: Any) -> int:
 
 
 def _no_tensor(batch: Any) -> ConfigError:
-    leave_out = " Let the loader leave out what is no batch." if batch is None else ""
+    leave_out = " Let the loader leave out batches that are None." if batch is None else ""
     return ConfigError(
         f"a batch of type {type(batch).__name__} holds no tensor to count samples by; pass "
         f"attach(..., weight=lambda batch: ...) with the number that its loss is averaged over.{leave_out}"
@@ -310,7 +310,7 @@ def _asked(reason: str, suggestions: str) -> ConfigError:
 def _counted_by(leaf: _Leaf, count: str, looks: str) -> ConfigError:
     return _asked(
         f"{leaf.described} {looks}",
-        f"`weight=lambda batch: {count}` if its loss is divided by that, `weight=lambda batch: len({leaf.path})` for a "
+        f"`weight=lambda batch: {count}` if the loss is divided by that, `weight=lambda batch: len({leaf.path})` for a "
         "mean over samples",
     )
 
@@ -336,9 +336,9 @@ class FieldsCounted:
         if len(self._sizes) > 1:
             self._sizes = None
             warn(
-                f"weight(batch) gave {weight:g}, which is how many fields a batch has, for batches of different sizes: "
-                "they count the same, and losses that are averaged over samples are not weighed by them. Write "
-                "weight=lambda batch: len(batch[0]), or leave weight out to count samples.",
+                f"weight(batch) gave {weight:g}, which is how many fields a batch has, for batches of different sizes, "
+                "so that all batches count the same, however many samples they have. If the loss is a mean over "
+                "samples, write weight=lambda batch: len(batch[0]), or leave weight out to count samples.",
                 stacklevel + 1,
             )
 

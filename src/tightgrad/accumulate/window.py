@@ -193,8 +193,8 @@ class Window(Generic[Batch]):
         except BaseException as error:
             self._failed = (
                 f"{what} has raised {type(error).__name__}, and part of a gradient may be in the sum already, or part "
-                "of a step in the weights: this window can neither be finished nor saved. Call pipe.abandon() to save, "
-                "or to go on with the next one; what was fetched of this window is then left out."
+                "of a step in the weights: this window can neither be finished nor saved. Call pipe.abandon() to drop "
+                "it before you save or go on with the next window; the batches fetched for it are then left out."
             )
             raise
         finally:
@@ -209,9 +209,9 @@ class Window(Generic[Batch]):
         self._check_not_failed()
         if self._under_way is not None:
             raise UsageError(
-                f"{self._under_way} is under way, in which there is no state to save: part of a window would be in it "
-                "twice, or not at all. A hook, a scheduler, a signal handler or another thread may set a flag; save "
-                "where the loop finds it, after pipe.backward() or pipe.step()."
+                f"{self._under_way} is under way, so there is no state to save now: part of the window would be in it "
+                "twice, or not at all. Let a hook, a scheduler, a signal handler or another thread set a flag, and "
+                "save in the loop, after pipe.backward() or pipe.step(), if the flag is set."
             )
 
     def _check_not_failed(self) -> None:
@@ -230,8 +230,8 @@ class Window(Generic[Batch]):
         if self.backwards > self._position:
             raise UsageError(
                 f"backward() ran twice for micro-batch {self._position} of {len(self)}, or after its skip(). "
-                "Add losses that share a graph, and call it once; those of one batch without a shared graph (of real "
-                "and fake samples) as well. Pieces of a sequence that each have a backward (truncated backpropagation "
+                "Add the losses of a batch, whether they share a graph or not (such as those of real and fake "
+                "samples), and call it once. Pieces of a sequence that each have a backward (truncated backpropagation "
                 "through time) are micro-batches: let the loader of pipe.windows() yield the pieces, and carry the "
                 "detached state over in the loop. A batch that ran out of memory is cut by pipe.run(window, loss_of) "
                 'under Accumulate(on_oom="split").'
@@ -239,8 +239,8 @@ class Window(Generic[Batch]):
         if self.backwards < self._position:
             raise UsageError(
                 f"backward() was not called for micro-batch {self.backwards} of {len(self)} before the next was taken. "
-                "If the loop reads ahead (list(window), a prefetcher, losses collected first), prefetch in the loader "
-                f"that pipe.windows() is given, and take each loss's backward in its turn. {_ALL_COUNT}"
+                "If the loop reads ahead (list(window), a prefetcher, losses collected first), let the loader given to "
+                f"pipe.windows() prefetch, and call pipe.backward() for each batch before taking the next. {_ALL_COUNT}"
             )
         self.backwards += 1
         return self.weights[self._position]

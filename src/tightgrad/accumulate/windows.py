@@ -323,8 +323,10 @@ def checked(loader: Iterable[Batch]) -> Iterable[Batch]:
     if isinstance(loader, Mapping | str | bytes) or not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
         kind, hint = type(loader).__name__, ""
         if isinstance(loader, Mapping):
-            hint = ", of which only the keys would be batches: give one of its values, or zip(*loaders.values())"
-        error = ConfigError(f"pipe.windows() takes a loader of batches, not one {kind}{hint}.")
+            hint = "; its batches would be the keys. Give one of its values, or zip(*loaders.values())"
+        error = ConfigError(
+            f"pipe.windows() takes a loader, or any iterable of batches, and was given an object of type {kind}{hint}."
+        )
         return map(_raise, (error,))
     return loader
 

@@ -257,7 +257,7 @@ class FSDP2Adapter(PlainAdapter):
                 "a backward has run inside this micro-batch's forward through modules that fully_shard was called on, "
                 "as torch.autograd.grad does for a gradient penalty or the inner step of meta-learning. FSDP2 takes it "
                 "for the backward of the micro-batch: it reduces gradients that are not there yet, and frees weights "
-                "that the second one needs. Nothing has been stepped. Train with such a loss under "
+                "that the micro-batch's own backward needs. Nothing has been stepped. Train with such a loss under "
                 "DistributedDataParallel, or as a plain module with collective=tg.collectives.TorchCollective()."
             )
 

@@ -225,7 +225,7 @@ class Leaving(Checkpoints):
         if self.plan.is_empty or self.adapter.every_rank_runs or self.parts.sync.commits_in_backward:
             raise UnsupportedError(
                 "leave() reaches the other ranks at their step(), but under this plan and wrapper they wait in their "
-                "backward for that of this rank; finish the window with pipe.skip(loss) for what is to be left out."
+                "backward for that of this rank; finish the window with pipe.skip(loss) for each micro-batch left out."
             )
         if not step.window.batches.is_counted:
             raise UnsupportedError('leave() needs a window that was fetched as a whole, fetch="window".')

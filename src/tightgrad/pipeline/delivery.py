@@ -104,8 +104,8 @@ def edited(grads: Grads, edit: Callable[[Grads], object], adapter: Adapter) -> N
         others = [*grads.values(), *(returned.values() if isinstance(returned, Mapping) else ())]
         if grads.keys() != given.keys() or not set(map(id, others)) <= set(map(id, given.values())):
             raise UsageError(
-                "before_clip put other gradients in the place of those that it was given, or returned others, which "
-                "nobody reads; change them in place, such as grads[name].mul_(0.5) or grads[name].copy_(new)."
+                "before_clip put other gradients in the place of those that it was given, or returned new ones, which "
+                "are not used; change them in place, such as grads[name].mul_(0.5) or grads[name].copy_(new)."
             )
     except Exception as raised:
         error = raised

@@ -48,8 +48,8 @@ def check_same_edit(grads: Grads, parameters: Mapping[str, nn.Parameter], why: s
     if apart:
         raise RankMismatchError(
             f"before_clip has made different gradients on different ranks, of {named(apart)}, so the next step would "
-            "part the ranks' weights. No rank applies this step. It is given the gradients summed over ranks, the same "
-            "on each: let it do the same on each, with the same random numbers (a generator seeded alike)."
+            "make the ranks' weights differ. No rank applies this step. before_clip gets the same summed gradients on "
+            "every rank and has to change them alike; if it draws random numbers, seed its generator alike."
         )
 
 

@@ -183,22 +183,22 @@ def cause_of(explanation: str, gain: float) -> Cause:
         return _remark(kind, rest)
     if kind == "apart":
         cure = "divide the loss of every micro-batch by the number of micro-batches in its window."
-        return Cause(f"micro-batches of a window are divided apart: {rest}", cure, "apart")
+        return Cause(f"micro-batches of a window are not all divided alike: {rest}", cure, "apart")
     if kind == "shares":
         return Cause(
-            f"micro-batches of a window count {rest} times their due",
-            "compare with sum of losses / total weight over all ranks and micro-batches.",
+            f"micro-batches of a window count {rest} times what they should",
+            "divide the sum of the losses by the total weight, over all ranks and micro-batches.",
             "shares",
         )
     if kind == "undivided":
         return Cause(
-            "a term of the loss is not divided with the rest of it: it is added to each micro-batch's loss, and counts "
-            "as often as there are micro-batches",
+            "a term of the loss is not divided with the rest of it: it is added to each micro-batch's loss, and so "
+            "counts once per micro-batch instead of once per step",
             "divide the whole loss, (loss + term) / K, or add the term once a step.",
         )
     if explanation == "in place":
         return Cause(
-            "train changes its micro-batches in place, and what it computes is no gradient of those that it was given",
+            "train changes its micro-batches in place, so its gradients are not those of the data that it was given",
             "change a copy (x = x.clone()), or let make_batches make the change.",
         )
     if explanation == "empty":

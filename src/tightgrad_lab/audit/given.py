@@ -12,6 +12,7 @@ from tightgrad_lab.audit.specification import Specification
 from tightgrad_lab.errors import ArgumentError
 
 PAIR = "loss(model, batch) must return the mean loss as a tensor of one number, and its weight"
+_WEIGHT = "Return the number of targets that count."
 
 
 def batches_of(specification: Specification, count: int, ragged: bool) -> list[Any]:
@@ -58,14 +59,14 @@ def loss_of(specification: Specification, model: nn.Module, batch: Any) -> tuple
         raise ArgumentError(f"{PAIR}; it returned {_kind(found)}. Write return loss, number_of_targets.")
     loss, weight = found
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise ArgumentError(f"{PAIR}; the loss that it returned is {_kind(loss)}. Reduce it by mean, without item().")
+        raise ArgumentError(f"{PAIR}; the loss that it returned is {_kind(loss)}. Take the mean, without item().")
     if not isinstance(weight, int | float | Tensor) or (isinstance(weight, Tensor) and weight.numel() != 1):
-        raise ArgumentError(f"{PAIR}; the weight that it returned is {_kind(weight)}. Return how many targets count.")
+        raise ArgumentError(f"{PAIR}; the weight that it returned is {_kind(weight)}. {_WEIGHT}")
     if torch.is_grad_enabled() and not loss.requires_grad:
         raise ArgumentError(f"{PAIR}; the loss that it returned has no gradient: leave out detach and no_grad.")
     number = float(weight)
     if not (math.isfinite(number) and number >= 0):
-        raise ArgumentError(f"{PAIR}; the weight that it returned is {number:g}. Return how many targets count.")
+        raise ArgumentError(f"{PAIR}; the weight that it returned is {number:g}. {_WEIGHT}")
     return loss.reshape(()), number
 
 

@@ -19,7 +19,7 @@ def named(counts: Sequence[float], usual: int) -> str:
         which = "only the last one is" if sum(small) == 1 and small[-1] else f"{sum(small)} of {usual} are"
         return f"{which} divided by {usual}"
     if usual > 2 and all(abs(one * place - 1) <= LEAST for place, one in enumerate(pattern, start=1)):
-        return "each is divided by its own number in the window"
+        return "each is divided by its own number in the window (1, 2, 3, ...)"
     return ""
 
 

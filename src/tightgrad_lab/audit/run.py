@@ -104,7 +104,10 @@ def audit_files(
             raise ArgumentError(f"with {words}: {own_error or (crashes or [str(error)])[0]}") from error
         here = sum(chosen[Path(path)][one.scenario].ranks == count for path, found in seen.items() for one in found)
         if here < count * sum(len(ahead) for _, ahead in own):
-            raise ArgumentError(f"with {words}: train ended its process before all of it was seen (os._exit?).")
+            raise ArgumentError(
+                f"with {words}: train ended its process before the audit had seen all of it; let train return (is "
+                "there an os._exit?)."
+            )
     return {path: _audit(found, seen[str(path)], specifications[path].partial) for path, found in chosen.items()}
 
 

@@ -115,7 +115,7 @@ AMBIGUOUS = {
     "a list of pairs": ([(images()[0], 1), (images()[0], 2)], "may be one of samples"),
     "a mask of targets": (
         {"x": torch.randn(B, T, 3), "y": torch.randn(B, T, 2), "mask": torch.rand(B, T).round()},
-        r'weight=lambda batch: batch\["mask"\].sum\(\)` if its loss is divided by that',
+        r'weight=lambda batch: batch\["mask"\].sum\(\)` if the loss is divided by that',
     ),
     "a mask of targets, positional": (
         (torch.randn(B, 3), torch.randn(B, T), torch.ones(B, T).bool()),

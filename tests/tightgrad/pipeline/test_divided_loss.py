@@ -58,8 +58,8 @@ def warned(loss_of, k=K, batches=BATCHES, losses=("loss",)):
 )
 def test_a_mean_divided_by_the_number_of_micro_batches(loss_of):
     (text,) = warned(loss_of)
-    assert "a mean divided by 4" in text
-    assert "4 times too small: write pipe.backward(loss)" in text
+    assert "the loss is divided by 4" in text
+    assert "4 times too small: give pipe.backward (or pipe.run) the micro-batch's own loss" in text
 
 
 def tempered(out, y, labels):
@@ -122,7 +122,7 @@ def test_a_half_that_is_part_of_the_loss(loss_of):
 @pytest.mark.parametrize("loss_of", [lambda out, y, labels: F.cross_entropy(out, labels).div_(2)])
 def test_half_of_one_mean_without_squares_is_told(loss_of):
     (text,) = warned(loss_of, k=2)
-    assert "a mean divided by 2" in text
+    assert "the loss is divided by 2" in text
     assert "part of the loss itself, ignore" in text
 
 
@@ -186,5 +186,5 @@ def test_what_a_function_given_to_run_returns():
     model = nn.Linear(6, 3)
     pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(accumulate=tg.Accumulate(K)))
     window = next(iter(pipe.windows(BATCHES)))
-    with pytest.warns(tg.TightGradWarning, match="a mean divided by 4, the number of micro-batches"):
+    with pytest.warns(tg.TightGradWarning, match="the loss is divided by 4, the number of micro-batches"):
         pipe.run(window, lambda batch: F.cross_entropy(model(batch[0]), batch[2]) / K)

@@ -50,7 +50,7 @@ WRONG = [
     (lambda loss: {"loss": loss.item()}, "loss is a float, not a tensor"),
     (lambda loss: loss.item(), "got a float. Write pipe.backward(loss) with the tensor"),
     (lambda loss: 0, "got an int"),
-    (lambda loss: None, "got None. A forward of transformers gives a loss only if it is given labels"),
+    (lambda loss: None, "got None. A model of transformers returns a loss only if it is given labels"),
     (lambda loss: loss.expand(4), "loss has the shape (4,); reduce it to a scalar"),
     (lambda loss: torch.empty(0), "loss has the shape (0,)"),
     (lambda loss: loss.detach(), "does not depend on any trainable parameter (it has no grad_fn)"),

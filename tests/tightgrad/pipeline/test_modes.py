@@ -61,7 +61,7 @@ def nothing(model, number, position):
     [
         (left_in_the_middle, "the model changed between training and evaluation mode"),
         (one_layer_in_the_middle, "'1' changed between training and evaluation mode from one micro-batch"),
-        (left_between, "was in training mode in the windows before and is in evaluation mode now"),
+        (left_between, "was in training mode in the previous window and is in evaluation mode now"),
     ],
 )
 def test_it_is_told_once(change, words):

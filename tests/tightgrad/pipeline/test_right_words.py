@@ -92,7 +92,7 @@ def left_out_in_run(model, pipe, window):
     pipe.run(window, lambda batch: None)
 
 
-READ_AHEAD = r"reads ahead \(list\(window\), a prefetcher, losses collected first\), prefetch in the loader"
+READ_AHEAD = r"reads ahead \(list\(window\), a prefetcher, losses collected first\), let the loader given to"
 CASES = {
     left_backward: r"\(new\).*Usually this is a backward other than pipe.backward\(\) \(write pipe.backward\(loss\)",
     left_last_backward: r"\(written in place\).*write pipe.backward\(loss\) for loss.backward\(\)",
@@ -103,7 +103,7 @@ CASES = {
     read_ahead: READ_AHEAD,
     collected: READ_AHEAD,
     summed: READ_AHEAD,
-    real_and_fake: r"call it once; those of one batch without a shared graph \(of real and fake samples\) as well",
+    real_and_fake: r"whether they share a graph or not \(such as those of real and fake samples\), and call it once",
     skipped_and_run: r"ran twice for micro-batch 0 of 2, or after its skip\(\)",
     two_heads: r"has no retain_graph.*Add losses that share a graph.*torch.autograd.grad\(loss, tensors",
     broken_off: "drop it after an error or a `break`. A pipeline has one window at a time",
@@ -136,10 +136,13 @@ def test_the_loop_is_told(loop, text, number):
 @pytest.mark.parametrize(
     ("loader", "text"),
     [
-        (None, "takes a loader of batches, not one NoneType"),
-        (7, "not one int"),
-        ("data/train", "not one str"),
-        ({"a": BATCHES, "b": BATCHES}, r"not one dict, of which only the keys.*zip\(\*loaders.values\(\)\)"),
+        (None, "takes a loader, or any iterable of batches, and was given an object of type NoneType"),
+        (7, "given an object of type int"),
+        ("data/train", "given an object of type str"),
+        (
+            {"a": BATCHES, "b": BATCHES},
+            r"given an object of type dict; its batches would be the keys.*zip\(\*loaders.values\(\)\)",
+        ),
     ],
 )
 def test_what_is_no_loader_is_named(plan, loader, text):
@@ -168,7 +171,7 @@ def test_other_weights_are_taken(weight):
             (0, (BATCHES[0], BATCHES[0])),
             r"weight=lambda batch: len\(batch\[1\]\[0\]\)` if it is averaged",
         ),
-        (None, "Let the loader leave out what is no batch"),
+        (None, "Let the loader leave out batches that are None"),
     ],
 )
 def test_a_batch_that_does_not_show_its_weight(batch, text):

@@ -137,15 +137,15 @@ WRONG = {
         text(
             train=TRAIN.replace(BY_HAND, "(loss(model, batch)[0] / (len(window) if place == len(window) - 1 else 1))")
         ),
-        "divided apart: only the last one is divided by 5",
+        "not all divided alike: only the last one is divided by 5",
     ),
     "by its own number": (
         text(train=TRAIN.replace(BY_HAND, "(loss(model, batch)[0] / (place + 1))")),
-        "divided apart: each is divided by its own number",
+        "not all divided alike: each is divided by its own number",
     ),
     "weights of its own": (
         text(train=TRAIN.replace(BY_HAND, "(loss(model, batch)[0] * (0.7, 0.1, 0.1, 0.05, 0.05)[place])")),
-        "micro-batches of a window count 3.5, 0.5, 0.5, 0.25, 0.25 times their due",
+        "micro-batches of a window count 3.5, 0.5, 0.5, 0.25, 0.25 times what they should",
     ),
     "data drawn anew": (
         text(train=TRAIN.replace(BY_HAND, "batch[0].normal_()\n            " + BY_HAND)),

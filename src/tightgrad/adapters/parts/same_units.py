@@ -116,8 +116,8 @@ class SameUnits:
         if _LEFT in entered:
             left = ", ".join(str(rank) for rank, number in enumerate(entered) if number == _LEFT)
             return (
-                f"rank {left} has left this window by abandon() in the middle of a forward, and says why. Nothing has "
-                "been stepped. Call pipe.abandon() on every rank to go on with the next window."
+                f"rank {left} has left this window by abandon() in the middle of a forward; see the error there. "
+                "Nothing has been stepped. Call pipe.abandon() on every rank to go on with the next window."
             )
         what = {number: repr(self._names[number] or "the model") for number in entered if number != _BACKWARD}
         said = [

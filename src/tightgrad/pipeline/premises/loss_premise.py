@@ -92,10 +92,10 @@ class LossPremise:
         is_sure = self._looks_for_division and self._division.is_sure(losses, count)
         if is_sure and self._adapter.collective.rank == 0:
             warn(
-                f"the loss is a mean divided by {count}, the number of micro-batches in a window, as loops by hand do "
-                f"it. The pipeline divides by the weight of the whole window itself, so the gradient would be {count} "
-                "times too small: write pipe.backward(loss) with the micro-batch's own mean. If the factor is part of "
-                "the loss itself, ignore this TightGradWarning.",
+                f"the loss is divided by {count}, the number of micro-batches in a window, as in a loop without "
+                "TightGrad. The pipeline divides by the weight of the whole window itself, so the gradient would be "
+                f"{count} times too small: give pipe.backward (or pipe.run) the micro-batch's own loss, undivided. If "
+                "the factor is part of the loss itself, ignore this TightGradWarning.",
                 stacklevel + 1,
             )
 

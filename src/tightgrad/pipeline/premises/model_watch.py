@@ -91,17 +91,17 @@ class ModelWatch:
         if before is not None and before != now:
             told = (
                 f"{self._named_modules(map(operator.ne, before, now))} changed between training and evaluation mode "
-                "from one micro-batch of a window to another, so that dropout and normalisation are not the same in "
-                "them. Usually an evaluation stands inside `for batch in window:` and leaves eval() on: move it behind "
-                "pipe.step(), and call model.train() after it. If micro-batches are meant to differ"
+                "from one micro-batch of a window to another, so dropout and normalisation differ between them. "
+                "Usually an evaluation inside `for batch in window:` has left the model in evaluation mode: move it to "
+                "after pipe.step(), and call model.train() when it ends. If micro-batches are meant to differ"
             )
         elif (
             self._last_modes and self._last_modes[0] and not self._model.training and self._adapter.collective.rank == 0
         ):
             told = (
-                "the model was in training mode in the windows before and is in evaluation mode now: dropout is off, "
-                "and running statistics stand still. Usually model.train() is missing after an evaluation. If the rest "
-                "is meant to be trained so"
+                "the model was in training mode in the previous window and is in evaluation mode now: dropout is off, "
+                "and running statistics are not updated. Usually model.train() is missing after an evaluation. If the "
+                "model is meant to be trained in evaluation mode from here on"
             )
         else:
             return
@@ -130,14 +130,14 @@ class ModelWatch:
 
     def said(self, part: str) -> str:
         """Say what this rank has of what ranks compare in each window."""
-        here = f"Here, on rank {self._adapter.collective.rank}"
+        here = f"on this rank ({self._adapter.collective.rank})"
         if part == "frozen":
             frozen = self._frozen_now()
-            return f"{here}, {named(sorted(frozen)) if frozen else 'no parameter'} is frozen."
+            return f"Frozen {here}: {named(sorted(frozen)) if frozen else 'no parameter'}."
         if part == "modes":
             in_eval = [not mode for mode in self._last_modes or ()]
-            return f"{here}, {self._named_modules(in_eval) if any(in_eval) else 'no module'} was in evaluation mode."
-        return f"{here}, others were called."
+            return f"In evaluation mode {here}: {self._named_modules(in_eval) if any(in_eval) else 'no module'}."
+        return f"The names of modules called {here} were not kept."
 
     def _frozen_now(self) -> set[str]:
         return {name for name, parameter in self._parameters.items() if not parameter.requires_grad}

@@ -172,10 +172,10 @@ class Ownership:
         warn(
             f"the loss also depends on {len(shapes)} parameter(s) that no pipeline steps (shapes "
             f"{first_few(shapes, 3)}), and their gradients are not those of the big batch: batches are fetched one at "
-            f"a time, N has changed {change} since the window's first backward, and only this pipeline's gradients "
-            "were multiplied by that. If another optimizer steps them, attach one module that has them all, with all "
-            'optimizers in a list, or take Accumulate(fetch="window"); if none does, freeze them with '
-            "requires_grad_(False), or ignore this.",
+            f"a time, N has changed {change} since the window's first backward, and only this pipeline's own gradients "
+            "were corrected for that. If another optimizer steps these parameters, attach one module that has them "
+            'all, with all optimizers in a list, or use Accumulate(fetch="window"); if none does, freeze them with '
+            "requires_grad_(False), or ignore this TightGradWarning.",
             stacklevel + 1,
         )
 

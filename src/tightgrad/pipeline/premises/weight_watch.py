@@ -82,10 +82,10 @@ class WeightWatch:
             "weights were written between two backwards of one window: "
             f"{named(written, MOST_NAMED)}. Its gradients belong to different weights, and their sum is not that of "
             "one batch. Usually another optimizer's step() (give all optimizers to attach() in a list), "
-            "load_state_dict() or an edit of weights stands inside `for batch in window:`; move it behind pipe.step(). "
-            "Only writes are counted, not values: if every weight was put back as it was before the next backward, as "
-            "after an evaluation with averaged (EMA) weights, the sum is right; evaluate behind pipe.step(), or ignore "
-            "this TightGradWarning.",
+            "load_state_dict() or an edit of weights stands inside `for batch in window:`; move it to after "
+            "pipe.step(). Only writes are counted, not values: if every weight was put back as it was before the next "
+            "backward, as after an evaluation with averaged (EMA) weights, the sum is right; evaluate after "
+            "pipe.step(), or ignore this TightGradWarning.",
             stacklevel + 1,
         )
 
@@ -95,10 +95,10 @@ class WeightWatch:
             return
         self._has_warned = True
         warn(
-            f"an optimizer that attach() was not given has stepped in the middle of a window, {self._stepped_by}. Its "
-            "step took gradients that are not clipped, and on several ranks may not be summed, and pipe.step() takes "
-            "them a second time, for other weights. Give all optimizers to attach() in a list, and leave their own "
-            "step() out.",
+            f"an optimizer that attach() was not given has stepped in the middle of a window, {self._stepped_by}. It "
+            "used gradients that are not clipped and, on several ranks, may not be summed; pipe.step() now uses them "
+            "again, at weights that have changed. Give all optimizers to attach() in a list, and remove their own "
+            "step() calls.",
             stacklevel + 1,
         )
 

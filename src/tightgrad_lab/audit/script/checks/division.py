@@ -74,7 +74,7 @@ def _cause(counts: Sequence[float], usual: int, backwards: Sequence[Backward]) -
         return words, f"divide the loss of every micro-batch by the number of micro-batches ({usual})."
     if all(len(one.calls) == place * len(backwards[0].calls) > 0 for place, one in enumerate(backwards, start=1)):
         return (
-            "backward is called on a running total, so that the first one enters again with every other",
+            "backward is called on a running total, so that each micro-batch counts again with every later one",
             "call backward on the loss of each micro-batch alone.",
         )
     return None
@@ -96,12 +96,12 @@ def _undivided(windows: Sequence[Window], usual: int) -> Iterator[Remark]:
     factor = max(found)
     times = "" if factor == 1 else f" times {factor:.3g}"
     cause = (
-        f"a term of the loss{times} counts {usual} times a step: it is added to the loss of each of {usual} "
-        "micro-batches, which is divided by what the window has, and is not divided itself"
+        f"a term of the loss{times} counts {usual} times a step: it is added undivided to the loss of each of {usual} "
+        "micro-batches, while that loss is divided"
     )
     certain = usual > 2 and (factor == 1 or _roundness(factor) < _roundness(factor * usual))
     if not certain:
-        cause += ", unless the weight that it has is divided already"
+        cause += ", unless the term's own weight is divided already"
     cure = f"divide the whole loss, (loss + term) / {usual}, or add the term to one micro-batch of a step."
     place = windows[0].backwards[0][0].place
     yield Remark("undivided term", cause, place, _where(windows[0]), cure, wrong=certain)

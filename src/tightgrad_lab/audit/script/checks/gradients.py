@@ -57,7 +57,7 @@ def _judge(window: Window, seen: Taken, used: set[int]) -> tuple[list[Remark], l
         return _scaled(window, seen, scale)
     shares = fitted(seen, 0)
     if shares.error > window.tolerance and window.length > 1 and all(one.fresh for one in window.backwards[0]):
-        words = "what the optimizer takes is put together by hand, of gradients that are cleared in between"
+        words = "the script puts together by hand what the optimizer takes, from gradients that it clears in between"
         return [_note("put together", words, window)], [[0.0] * len(own) for own in window.backwards]
     if shares.error > window.tolerance:
         return _unexplained(window, seen), None

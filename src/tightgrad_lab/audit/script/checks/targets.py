@@ -21,7 +21,7 @@ def check_targets(ledger: Ledger, ranks: str) -> Iterator[Remark]:
     yield from _shifted(ledger.backwards, ranks)
     for place, times in ledger.in_place.items():
         words = (
-            f"data are changed in place, and the next epoch is given what this one made of them ({times} times so far)"
+            f"data are changed in place, so that the next epoch is given the changed data (seen {times} times so far)"
         )
         cure = "change a copy: x = x.clone(), masked_fill instead of masked_fill_."
         yield Remark("changed data", words, place, ranks, cure, wrong=times > 1)
@@ -35,8 +35,8 @@ def _counted(calls: Sequence[LossCall], numbers: Sequence[int], ranks: str, kind
     call = next(call for call, number in zip(calls, numbers, strict=True) if number)
     share = f"{count / targets:.1%} of the targets that count ({count} of {targets})"
     if kind == "padding":
-        cause = f"{share} are padding: the loss does not ignore it"
-        cure = "give the loss ignore_index=, the value that targets are padded with, or set them to -100 there."
+        cause = f"{share} are padding, which the loss does not ignore"
+        cure = "give the loss ignore_index= with the value that targets are padded with, or set padded targets to -100."
         yield Remark("padding counts", cause, call.site, ranks, cure)
     else:
         cause = f"{share} were marked as ignored (-100) and are given another value before the loss"
@@ -55,15 +55,15 @@ def _shifted(backwards: Sequence[Backward], ranks: str) -> Iterator[Remark]:
     if lag > 1:
         often = "twice" if lag == 2 else f"{lag} times"
         cause = f"labels are shifted {often}: the target of a token stands {lag} places after it"
-        cure = "shift once: a model that shifts its labels itself (Hugging Face's do) is given labels=input_ids."
+        cure = "shift once: give a model that shifts its labels itself (as Hugging Face's do) labels=input_ids."
         yield Remark("shifted twice", cause, call.site, ranks, cure)
     elif lag < 0:
-        cause = "labels are shifted the wrong way: the target of a token is the one before it"
-        yield Remark("shifted back", cause, call.site, ranks, "inputs are x[:, :-1], and targets x[:, 1:].")
+        cause = "labels are shifted the wrong way: the target of a token is the token before it"
+        yield Remark("shifted back", cause, call.site, ranks, "use x[:, :-1] as inputs and x[:, 1:] as targets.")
     elif not lag:
         cause = "labels are not shifted: the target of a token is the token itself"
         cause += "" if call.causal else ", which is right for an autoencoder only"
-        cure = "inputs are x[:, :-1], and targets x[:, 1:]."
+        cure = "use x[:, :-1] as inputs and x[:, 1:] as targets."
         yield Remark("not shifted", cause, call.site, ranks, cure, wrong=call.causal)
 
 
@@ -77,7 +77,7 @@ def check_batches(windows: Sequence[Window]) -> Iterator[Remark]:
     where = f"{first.ranks} rank{'s' if first.ranks > 1 else ''}, step {first.number + 1}"
     words = f"the {first.length} micro-batches of a step are the same data"
     if len(prints) > 1:
-        words += ", other data in the next step: a buffer that is filled again holds the last one only"
+        words += ", other data in the next step: a buffer that is filled anew for each batch holds only the last one"
     cure = "copy what a loader gives before the next batch is drawn (x.clone()), or use each batch at once."
     place = first.backwards[0][0].place
     yield Remark("same micro-batch", words, place, where, cure, wrong=len(prints) > 1)
