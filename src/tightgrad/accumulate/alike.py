@@ -15,20 +15,20 @@ _MAY_BE_UNKNOWN = ("modes", "modules")
 
 _WORDS = {
     "frozen": (
-        "has other frozen parameters (requires_grad=False) than rank 0, so a parameter that only some ranks have "
-        "frozen would get no gradient from their batches. Freeze the same parameters on every rank, between the same "
-        "two windows"
+        "has other frozen parameters (requires_grad=False) than rank {first}, so a parameter that only some ranks "
+        "have frozen would get no gradient from their batches. Freeze the same parameters on every rank, between the "
+        "same two windows"
     ),
     "modes": (
-        "had modules in another mode (train() or eval()) than rank 0 in the previous window, so dropout and "
+        "had modules in another mode (train() or eval()) than rank {first} in the previous window, so dropout and "
         "normalisation differed there. Call model.train() on every rank before the next forward, also on a rank that "
         "alone runs an evaluation"
     ),
     "modules": (
-        "called other fully_shard modules than rank 0 in the previous window, or called them in another order. Weights "
-        "are gathered from all ranks when a module is called, so parts of different modules may have been mixed, and "
-        "that window's step may be wrong. Load the last checkpoint, and call the same modules in the same order on "
-        "every rank"
+        "called other fully_shard modules than rank {first} in the previous window, or called them in another order. "
+        "Weights are gathered from all ranks when a module is called, so parts of different modules may have been "
+        "mixed, and that window's step may be wrong. Load the last checkpoint, and call the same modules in the same "
+        "order on every rank"
     ),
 }
 
@@ -100,10 +100,9 @@ def parted(part: str, numbers: Sequence[float], here: str) -> str:
         here: what this rank has.
     """
     found = _of(part, numbers)
-    first = found[0] or _known(part, numbers)[0]
-    unknown = 0 if part in _MAY_BE_UNKNOWN else None
-    others = ", ".join(str(rank) for rank, number in enumerate(found) if number not in (first, unknown))
-    return f"the ranks differ: rank {others} {_WORDS[part]}. {here}"
+    known = [rank for rank, number in enumerate(found) if number or part not in _MAY_BE_UNKNOWN]
+    others = ", ".join(str(rank) for rank in known if found[rank] != found[known[0]])
+    return f"the ranks differ: rank {others} {_WORDS[part].format(first=known[0])}. {here}"
 
 
 def steps_parted(numbers: Sequence[float]) -> str:

@@ -327,8 +327,9 @@ class FieldsCounted:
         """Look at a batch and what it weighs."""
         if self._sizes is None:
             return
-        fields = [item for _, _, item in entries(batch, "")]
-        sizes = {int(item.shape[0]) for item in fields if is_array(item) and item.ndim and odd_kind(item) is None}
+        fields = [(path, item) for path, _, item in entries(batch, "batch")]
+        arrays = [(path, item) for path, item in fields if is_array(item) and item.ndim and odd_kind(item) is None]
+        sizes = {int(item.shape[0]) for _, item in arrays}
         if not 1 < len(fields) == weight or len(sizes) != 1 or looks_like_samples(batch):
             self._sizes = None
             return
@@ -338,7 +339,7 @@ class FieldsCounted:
             warn(
                 f"weight(batch) gave {weight:g}, which is how many fields a batch has, for batches of different sizes, "
                 "so that all batches count the same, however many samples they have. If the loss is a mean over "
-                "samples, write weight=lambda batch: len(batch[0]), or leave weight out to count samples.",
+                f"samples, write weight=lambda batch: len({arrays[0][0]}), or leave weight out to count samples.",
                 stacklevel + 1,
             )
 

@@ -232,9 +232,14 @@ def test_gradients_that_are_exact_or_of_another_pipeline_are_not_spoken_of(fetch
 
 
 @pytest.mark.parametrize(
-    "batch", [lambda n: (torch.ones(n, 6), torch.ones(n, 3)), lambda n: {"x": torch.ones(n, 6), "k": 3}]
+    ("batch", "count"),
+    [
+        (lambda n: (torch.ones(n, 6), torch.ones(n, 3)), "len(batch[0])"),
+        (lambda n: (3, torch.ones(n, 6)), "len(batch[1])"),
+        (lambda n: {"k": 3, "x": torch.ones(n, 6)}, 'len(batch["x"])'),
+    ],
 )
-def test_a_weight_that_counts_the_fields_of_a_batch_is_told_once(batch):
+def test_a_weight_that_counts_the_fields_of_a_batch_is_told_once(batch, count):
     _, pipe = attached(weight=len)
     with pytest.warns(tg.TightGradWarning, match="which is how many fields a batch has") as told:  # noqa: PT031
         for window in pipe.windows(batch(size) for size in (4, 2, 3, 5)):
@@ -242,6 +247,7 @@ def test_a_weight_that_counts_the_fields_of_a_batch_is_told_once(batch):
                 pipe.skip()
             pipe.step()
     assert len(told) == 1
+    assert f"write weight=lambda batch: {count}, or" in str(told[0].message)
 
 
 @pytest.mark.parametrize(
