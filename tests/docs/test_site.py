@@ -151,7 +151,7 @@ def test_every_cell_of_a_peer_was_run_or_names_the_lines_that_were_read():
     """At a commit, on a date, for the eight libraries that people compare with."""
     read = json.loads(field.latest(RESULTS, "peers").read_text(encoding="utf-8"))
     page = field.page(RESULTS)
-    assert f"Read on {read['read']}" in page
+    assert f"The cells were read on {read['read']}" in page
     table = page.partition("## Between backward and step")[2].partition("\n## ")[0]
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| [")]
     names = [re.match(r"\| \[([A-Za-z]+)", row[0])[1] for row in rows]

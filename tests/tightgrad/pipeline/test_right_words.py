@@ -182,7 +182,7 @@ def test_a_batch_that_does_not_show_its_weight(batch, text):
 
 def test_a_parameter_of_no_module_is_told_where_it_belongs():
     model, temperature = nn.Linear(6, 3), nn.Parameter(torch.ones(()))
-    with pytest.raises(tg.UsageError, match=r"to none, attach one that has them all, such as nn.ModuleList"):
+    with pytest.raises(tg.UsageError, match=r"to none, attach a module that has them all, such as nn.ModuleList"):
         tg.attach(model, torch.optim.SGD([*model.parameters(), temperature], lr=0.1), tg.Plan())
 
 

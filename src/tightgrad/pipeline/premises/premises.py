@@ -156,8 +156,8 @@ def check_no_unknown(
         f"{first_few((str(tuple(p.shape)) for p in unknown), 3)}): their gradients would be neither summed "
         "over ranks nor clipped nor cleared. If they are float32 copies of the model's parameters, pass an optimizer "
         "over model.parameters() (bfloat16 gradients are accumulated and clipped in float32 here), or keep the model "
-        "in float32 and train it under torch.autocast. If they belong to another module, or to none, attach one that "
-        "has them all, such as nn.ModuleList([model, nn.ParameterList([temperature])]). If they were added to the "
+        "in float32 and train it under torch.autocast. If they belong to another module, or to none, attach a module "
+        "that has them all, such as nn.ModuleList([model, nn.ParameterList([temperature])]). If they were added to the "
         "model later, call attach() again. If the model is in fully_shard, make the optimizer before its first "
         "forward, after which model.parameters() may give gathered ones; or call model.reshard() first."
     )
