@@ -200,20 +200,23 @@ class DefaultWeight:
 
     def _check_counted_by_another(self, leaves: list[_Leaf], labels: list[_Leaf]) -> None:
         """What says which entries of the labels count, or how much each sample, is what a loss is averaged over."""
+        is_told = bool(labels) or any(leaf.is_one_number for leaf in leaves)  # else there is no more than the inputs
         for leaf in leaves:
             if leaf.key is not None and _SAMPLE_WEIGHTS.search(leaf.key):
                 raise _counted_by(leaf, f"{leaf.path}.sum()", "may say how much each sample counts")
             shape = tuple(leaf.array.shape)
-            others = [one for one in labels or leaves if one is not leaf and (labels or not is_integer(one.array))]
+            others = [one for one in (labels if is_told else leaves) if one is not leaf]
+            others = [one for one in others if labels or not is_integer(one.array)]
             is_mask = "bool" in str(leaf.array.dtype) or (leaf.key is not None and _MASK.search(leaf.key))
             if is_mask and len(shape) > 1 and any(tuple(o.array.shape)[: len(shape)] == shape for o in others):
                 raise _counted_by(leaf, f"{leaf.path}.sum()", "looks like a mask of what is averaged over")
             named = leaf.key is not None
             padded = [one.array.shape[1] for one in others if labels and one.array.ndim > 2 - named]
-            is_length = not named or _LENGTHS.search(leaf.key or "")
+            # By its values alone, in the first batch only: by chance they may fit in any.
+            is_length = _LENGTHS.search(leaf.key or "") if named else self._is_first
             if not (padded and is_length and is_integer(leaf.array) and leaf.is_one_number and self._looks_at(leaf)):
                 continue
-            if leaf.size and int(leaf.array.max()) > 1 and int(leaf.array.max()) in padded:
+            if leaf.size and int(leaf.array.min()) > 0 and 1 < int(leaf.array.max()) in padded:
                 raise _counted_by(leaf, f"{leaf.path}.sum()", "looks like lengths of padded labels")
 
     def _check_length(self, batch: Any) -> None:

@@ -97,3 +97,19 @@ def test_rank_0_speaks_for_all():
         warnings.simplefilter("always")
         run_threaded(2, body)
     assert len([warning for warning in caught if "is in evaluation mode now" in str(warning.message)]) == 1
+
+
+def test_a_module_that_one_rank_has_for_itself_is_no_difference():
+    def body(ranks):
+        own = nn.Sequential(nn.Linear(3, 2))
+        if ranks.rank == 0:
+            own.append(nn.Identity())
+        pipe = tg.attach(own, torch.optim.SGD(own.parameters(), lr=0.0), PLAN, collective=ranks)
+        records = []
+        for window in pipe.windows(torch.ones(6, 5, 3)):
+            for batch in window:
+                pipe.backward(own(batch).square().mean())
+            records.append(pipe.step())
+        return len(records)
+
+    assert run_threaded(2, body) == [3, 3]

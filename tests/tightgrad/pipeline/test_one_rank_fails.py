@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import tightgrad as tg
+from support.waiting import patience
 
 K, WORLD, WINDOWS, BAD = 2, 3, 4, 1
 COMPRESS = tg.Compress(tg.codecs.TopK(0.5), feedback=tg.ErrorFeedback())
@@ -102,7 +103,9 @@ class Training:
 
 def all_ranks(place, plan, runs):
     return tg.collectives.run_threaded(
-        WORLD, lambda collective: Training(collective, place, PLANS[plan]).all_windows(runs), timeout_seconds=60
+        WORLD,
+        lambda collective: Training(collective, place, PLANS[plan]).all_windows(runs),
+        timeout_seconds=patience(60),
     )
 
 

@@ -78,8 +78,9 @@ def test_a_loop_of_one_process_is_not_accused_at_two_ranks() -> None:
 
 
 def hear_interrupts() -> None:
-    """A shell's background jobs ignore SIGINT, and so does what they start."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """A shell's background jobs ignore SIGINT, and what nohup starts SIGHUP; so does what these start."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def children(parent: int | str, name: str = "") -> list[str]:

@@ -15,7 +15,7 @@ CONTROL_NBYTES = {"tightgrad": 64, "tightgrad, fetch=batch": 96}  # one count of
 BY_BATCH = "tightgrad, fetch=batch"
 
 
-def measured(wrapper, repeats=1, work=WORK, saved_nbytes=0):
+def measured(wrapper, repeats=1, work=WORK, saved_nbytes=0, vote_nbytes=0):
     result = run([wrapper], rounds=2, repeats=repeats, work=work)
     rows = {row["name"].removeprefix(f"{wrapper}: "): row for row in result["rows"]}
     assert all(row.keys() >= KEYS for row in rows.values())
@@ -30,7 +30,7 @@ def measured(wrapper, repeats=1, work=WORK, saved_nbytes=0):
     assert rows["tightgrad"]["peak_memory_bytes"] <= most + FETCHED_AHEAD_NBYTES
     assert rows[BY_BATCH]["peak_memory_bytes"] <= most
     for name, control_nbytes in CONTROL_NBYTES.items():
-        assert 0 <= rows[name]["wire_bytes"] - (loop["wire_bytes"] - saved_nbytes) <= control_nbytes
+        assert 0 <= rows[name]["wire_bytes"] - (loop["wire_bytes"] - saved_nbytes) <= control_nbytes + vote_nbytes
     return result, rows
 
 
@@ -48,9 +48,8 @@ def test_one_device():
     assert rows["loop"]["wire_bytes"] == 0
 
 
-@pytest.mark.parametrize("repeats", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_ddp(repeats):
-    _, rows = measured("ddp", repeats=repeats)
+def test_ddp():
+    _, rows = measured("ddp", repeats=2)  # gloo frees a buffer late now and then: the lower peak of two counts
     gradient = 4 * sum(parameter.numel() for parameter in WORK.bare_model().parameters())
     assert rows["loop"]["wire_bytes"] == gradient, "an all-reduce over two ranks sends the gradient once"
 
@@ -61,7 +60,9 @@ def test_fsdp2():
     model = work.bare_model()
     root = [parameter for name, parameter in model.named_parameters() if not name.startswith("blocks.")]
     nbytes_of_a_gather = 4 * sum(parameter.numel() for parameter in root) // 2
-    _, last = measured("fsdp2 last", work=work, saved_nbytes=(work.micro_batches - 1) * nbytes_of_a_gather)
-    _, every = measured("fsdp2 every", work=work)
+    vote = 1 + len(list(model.parameters()))  # FSDP2's ranks say of each parameter whether they used it, in one byte
+    saved = (work.micro_batches - 1) * nbytes_of_a_gather
+    _, last = measured("fsdp2 last", work=work, saved_nbytes=saved, vote_nbytes=vote)
+    _, every = measured("fsdp2 every", work=work, vote_nbytes=vote)
     assert every["tightgrad"]["wire_bytes"] > last["tightgrad"]["wire_bytes"]
     assert every["tightgrad"]["peak_memory_bytes"] < last["tightgrad"]["peak_memory_bytes"]

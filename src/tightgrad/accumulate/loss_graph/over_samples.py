@@ -193,7 +193,7 @@ class _Walk:
         name = operand(function)
         factor = None if name is None else saved(function, name)
         if isinstance(factor, int | float):
-            factor = torch.tensor(float(factor))
+            factor = torch.tensor(float(factor), device="cpu")
         if type(factor) is not Tensor or factor.is_sparse or factor.is_complex() or not factor.numel():
             return math.inf
         values = factor.float().abs()

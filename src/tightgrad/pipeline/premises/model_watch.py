@@ -4,6 +4,7 @@ gradients before the pipeline does.
 
 import operator
 import weakref
+import zlib
 from collections.abc import Iterable
 from itertools import compress
 
@@ -109,9 +110,13 @@ class ModelWatch:
         warn(f"{told}, ignore this TightGradWarning.", stacklevel + 1)
 
     def _named_modules(self, chosen: Iterable[bool]) -> str:
+        names = self._names(chosen)
+        return "the model" if not names[0] else named(names)
+
+    def _names(self, chosen: Iterable[bool]) -> list[str]:
         found = list(compress(self._modules, chosen))
-        names = {id(module): name for name, module in self._model.named_modules()}
-        return "the model" if found[0] is self._model else named([names.get(id(one), "?") for one in found])
+        names = {id(module): name for name, module in self._model.named_modules()} if found else {}
+        return [names.get(id(one), "?") for one in found]
 
     def end_window(self) -> None:
         """Remember the modes of a window that was stepped."""
@@ -119,9 +124,12 @@ class ModelWatch:
             self._last_modes, self._is_new = self._modes, True
 
     def take_modes(self) -> int | None:
-        """Return, once, a hash of the modules' modes in the last window that was stepped; None if there was none."""
+        """Return, once, a hash of which modules were in evaluation mode in the last window that was stepped; None if
+        there was none. Modules that one rank has for itself, such as a probe, are trained like those around them.
+        """
         self._is_new, is_new = False, self._is_new
-        return hash(self._last_modes) if is_new else None
+        in_eval = self._names(not mode for mode in self._last_modes or ())
+        return zlib.crc32("\n".join(in_eval).encode()) if is_new else None
 
     @property
     def frozen_now(self) -> int:

@@ -104,7 +104,7 @@ class WeightWatch:
 
     def note_step(self, optimizer: optim.Optimizer) -> None:
         """Take note that an optimizer steps that is none of the pipeline's, and no part of one."""
-        if self._versions is None or self._stepped_by:
+        if self._versions is None or self._stepped_by or any(optimizer is own for own in self._optimizers):
             return
         ours = {id(parameter): name for name, parameter in self._parameters.items()}
         held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
