@@ -1,7 +1,7 @@
 """What becomes of sums over ranks, in a step of the pipeline as in an outer step of local updates."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -101,7 +101,7 @@ def edited(grads: Grads, edit: Callable[[Grads], object], adapter: Adapter) -> N
     given, error = dict(grads), None
     try:
         returned = edit(grads)
-        others = [*grads.values(), *(returned.values() if isinstance(returned, Mapping) else ())]
+        others = [*grads.values(), *_gradients(returned, given)]
         if grads.keys() != given.keys() or not set(map(id, others)) <= set(map(id, given.values())):
             raise UsageError(
                 "before_clip put other gradients in the place of those that it was given, or returned new ones, which "
@@ -113,6 +113,14 @@ def edited(grads: Grads, edit: Callable[[Grads], object], adapter: Adapter) -> N
         check_same_edit(given, adapter.parameters, cause(error), adapter.collective)
     if error is not None:
         raise error
+
+
+def _gradients(returned: object, given: Grads) -> Iterable[Tensor]:
+    """What an edit has returned, if it is meant to be gradients: a tensor of the same shape for some of the names."""
+    if not isinstance(returned, Mapping) or not returned.keys() <= given.keys():
+        return ()
+    shapes = {name: getattr(value, "shape", None) for name, value in returned.items()}
+    return returned.values() if all(shape == given[name].shape for name, shape in shapes.items()) else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,14 @@ def returned(grads):
     return {name: grad * 2 for name, grad in grads.items()}
 
 
+@pytest.mark.parametrize("edit", [lambda grads: {name: grad.norm() for name, grad in grads.items()}, len, dict])
+def test_what_it_returns_besides_gradients_is_left_alone(edit):
+    model, records = train(tg.Plan(accumulate=tg.Accumulate(K)), edit)
+    plain, _ = train(tg.Plan(accumulate=tg.Accumulate(K)), None)
+    assert len(records) == 2
+    assert all(map(torch.equal, model.parameters(), plain.parameters()))
+
+
 @pytest.mark.parametrize("edit", [replaced, removed, added, returned])
 def test_other_tensors_in_their_place_are_an_error(edit):
     with pytest.raises(tg.UsageError, match="change them in place"):
