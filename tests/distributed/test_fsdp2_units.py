@@ -4,11 +4,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 import tightgrad as tg
 from support.ranks import run_ranks
+from tightgrad.adapters.parts import same_units
 from tightgrad.adapters.parts.fsdp2_torch import fsdp_modules
 
 PLAN = tg.Plan(tg.Accumulate(2), clip=tg.clip.GlobalNorm(1.0))
@@ -111,6 +113,74 @@ def released():
 
 def test_nothing_is_left_behind_by_close():
     assert run_ranks(2, released) == [0, 0]
+
+
+def nodes(uses):
+    """Weights are gathered within a node, and what each node has summed is sent to the other."""
+    torch.manual_seed(0)
+    model = Routed()
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("node", "shard"))["shard"]
+    for module in (*model.experts, model.head):
+        fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    optimizer, collective = torch.optim.SGD(model.parameters(), lr=0.1), tg.collectives.TorchCollective()
+    pipe = tg.attach(model, optimizer, tg.Plan(tg.Accumulate(2), tg.Compress()), collective=collective)
+    try:
+        for batches in pipe.windows([torch.ones(2, 6)] * 4):
+            for batch in batches:
+                pipe.backward(model(batch, uses[dist.get_rank() // 2]).square().mean())
+            pipe.step()
+    except tg.UsageError as error:
+        return pipe.state.step, str(error)
+    return pipe.state.step, ""
+
+
+def test_nodes_that_call_other_modules_are_told_before_the_first_step():
+    for steps, text in run_ranks(4, nodes, ([0, 1], [1, 0])):
+        assert steps == 0
+        assert "rank 1 calls 'experts.0', rank 2 calls 'experts.1'" in text
+
+
+class Gathers:
+    """Stands for the ranks; counts what is gathered."""
+
+    rank, world_size, control_device, is_broken = 0, 2, torch.device("cpu"), False
+
+    def __init__(self, group):
+        self.gathered = []
+
+    def all_gather(self, mine):
+        self.gathered.append(int(mine))
+        if self.is_broken:
+            raise tg.CommunicationError("the other rank is gone")
+        return mine.repeat(2)
+
+
+@pytest.mark.parametrize(
+    ("before", "tells"),
+    [
+        ((), True),
+        (("begin",), True),
+        (("begin", "before_backward"), False),
+        (("begin", "before_backward", "after_backward"), True),
+        (("last", "before_backward"), False),
+        (("last", "before_backward", "after_backward"), False),
+    ],
+)
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_others_are_told_only_while_they_may_wait_before_a_module(monkeypatch, before, tells, is_broken):
+    monkeypatch.setattr(same_units, "TorchCollective", Gathers)
+    look = same_units.SameUnits({"a": nn.Linear(1, 1), "b": nn.Linear(1, 1)}, group=object())
+    look.begin_window()
+    for name in before:
+        if name in ("begin", "last"):
+            look.begin(is_last=name == "last")
+        else:
+            getattr(look, name)()
+    look._collective.is_broken = is_broken
+    look.leave()
+    assert (look._collective.gathered[-1:] == [same_units._LEFT]) is tells
+    look.close()
 
 
 def differ_later(uses):

@@ -17,6 +17,7 @@ COMPRESS = tg.Compress(tg.codecs.Cast("float32"))
 DURING = tg.Compress(tg.codecs.Cast("float32"), overlap="backward")
 WRAPPED = {
     "ddp": ("ddp", None),
+    "ddp compared": ("ddp", None),
     "ddp after backward": ("ddp", COMPRESS),
     "ddp during backward": ("ddp", DURING),
     "fsdp2": ("fsdp2", None),
@@ -47,7 +48,8 @@ class Loop:
         net.append(nn.Dropout(0.0))
         self.model, self.writer, self.breaks_edit = wrap(net, kind), Writer(), False
         optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
-        plan = tg.Plan(tg.Accumulate(K), clip=tg.clip.GlobalNorm(1.0), compress=compress)
+        guard = tg.Guard(compare_every=1) if wrapped == "ddp compared" else None
+        plan = tg.Plan(tg.Accumulate(K), clip=tg.clip.GlobalNorm(1.0), compress=compress, guard=guard)
         self.pipe = tg.attach(
             self.model, optimizer, plan, before_clip=self.edit if edits else None, records=[self.writer]
         )

@@ -2,7 +2,8 @@
 loss is a weighted mean (or a sum) of per-sample terms, which is looked at before anything is split.
 
 Ranks agree after their local backwards, where no collective is under way, so a rank that runs out of memory never
-leaves the others waiting.
+leaves the others waiting. What else a rank raises is raised at once: a loss may have a collective of its own, in which
+the others would wait then.
 """
 
 import gc
@@ -13,7 +14,7 @@ import torch
 
 from tightgrad.accumulate.split import batch_size, split_batch
 from tightgrad.accumulate.window import Window
-from tightgrad.core.collective import NOTHING, cause, told
+from tightgrad.core.collective import NOTHING, told
 from tightgrad.core.errors import ConfigError, OutOfMemoryError, UsageError
 from tightgrad.core.memory import is_out_of_memory
 from tightgrad.core.protocols import Collective
@@ -36,6 +37,7 @@ class SmallerMicroBatches:
 
     def __init__(self, collective: Collective, weigh: Callable[[Any], dict[str, float]]) -> None:
         self.pieces = 1
+        self._waiting: Window[Any] | None = None
         self._collective = collective
         self._weigh = weigh
 
@@ -60,30 +62,30 @@ class SmallerMicroBatches:
         Raises:
             OutOfMemoryError: on every rank, when micro-batches of one sample are too large on any.
             ConfigError: on every rank, the pieces of a micro-batch on any do not weigh together what it weighs.
-            Exception: what `backward` has raised here, when the other ranks know.
-            UsageError: it has raised on another rank.
+            Exception: what `backward` has raised here, at once; the other ranks wait until `fail` is called.
+            UsageError: `fail` was called on another rank.
         """
         retries = 0
         while True:
+            self._waiting = window
             pieces, refusal = self._cut_all(window)
-            error = _error_of(pieces, backward)
-            failed = error is not None and is_out_of_memory(error)
+            failed = _runs_out_of_memory(pieces, backward)
             hopeless = failed and self.pieces >= max(map(batch_size, window.batches), default=1)
-            raised = error is not None and not failed
-            states = [failed, hopeless, refusal is not None, raised]
-            flags = torch.tensor(states, dtype=torch.int32, device="cpu").to(self._collective.control_device)
-            any_failed, any_hopeless, any_refused, any_raised = self._collective.all_reduce_(flags, "max").tolist()
+            states = (failed, hopeless, refusal is not None, False)
+            any_failed, any_hopeless, any_refused, any_raised = self._agree(*states)
             if any_raised:
-                text = told(cause(error) if raised else NOTHING, self._collective)
-                if error is not None and raised:
-                    raise error
                 raise UsageError(
-                    f"another rank has failed in this window ({text}), so no rank can step. No weight was changed. "
-                    "Call pipe.abandon() on every rank to go on with the next window."
+                    f"another rank has failed in this window ({told(NOTHING, self._collective)}), so no rank can step. No "
+                    "weight was changed. Call pipe.abandon() on every rank to go on with the next window."
                 )
             if any_refused:
                 discard()
-                raise refusal or ConfigError("another rank's batches cannot be cut into pieces; see the error there.")
+                try:
+                    raise refusal or ConfigError(
+                        "another rank's batches cannot be cut into pieces; see the error there."
+                    )
+                finally:
+                    del refusal  # else its traceback and this frame hold each other, and the gradients
             if not any_failed:
                 return retries
             discard()
@@ -100,12 +102,29 @@ class SmallerMicroBatches:
             self.pieces *= 2
             retries += 1
 
-    def _cut_all(self, window: Window[Any]) -> tuple[list[Piece], ConfigError | None]:
+    def fail(self, window: Window[Any], why: str) -> None:
+        """Make it an error on ranks that wait for this one after their backwards. Collective: they are in `run`.
+
+        Args:
+            window: that this rank has left; nothing is done unless `run` has raised in it, and ranks wait.
+            why: what they are told.
+        """
+        if self._waiting is window:
+            self._agree(False, False, False, True)
+            told(why, self._collective)
+
+    def _agree(self, *states: bool) -> list[int]:
+        """Return each state, set if it is on any rank: out of memory, hopeless, cannot be cut, has raised."""
+        self._waiting = None
+        flags = torch.tensor(states, dtype=torch.int32, device="cpu").to(self._collective.control_device)
+        return self._collective.all_reduce_(flags, "max").tolist()
+
+    def _cut_all(self, window: Window[Any]) -> tuple[list[Piece], Exception | None]:
         """The pieces of a window and their weights; or none, and why it cannot be cut, which other ranks hear of."""
         try:
             rows = zip(window.batches, window.weights, strict=True)
             return [piece for batch, weights in rows for piece in self._cut(batch, weights)], None
-        except ConfigError as error:
+        except Exception as error:  # also of the user's `weight`
             return [], error
 
     def _cut(self, batch: Any, weights: Weights) -> list[Piece]:
@@ -122,10 +141,12 @@ class SmallerMicroBatches:
         return cut
 
 
-def _error_of(pieces: list[Piece], backward: Callable[[Any, Weights], None]) -> Exception | None:
+def _runs_out_of_memory(pieces: list[Piece], backward: Callable[[Any, Weights], None]) -> bool:
     try:
         for piece, weights in pieces:
             backward(piece, weights)
     except Exception as error:
-        return error
-    return None
+        if not is_out_of_memory(error):
+            raise
+        return True
+    return False

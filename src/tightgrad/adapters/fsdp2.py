@@ -106,10 +106,8 @@ class FSDP2Adapter(PlainAdapter):
         self._groups = [group for _, group, _ in units]
         held = set(map(id, self._modules))
         named = {name: module for name, module in model.named_modules() if id(module) in held}
-        # Units that are handed over may differ from node to node: their weights are gathered within one.
-        gathers = self._groups[0].fsdp_params[0].mesh_info.shard_process_group if hand_over else None
-        gathers = gathers or getattr(self.collective, "group", None)
-        self._same_units = SameUnits({} if is_compiled(model) else named, gathers)
+        group_of_ranks = getattr(self.collective, "group", None)
+        self._same_units = SameUnits({} if is_compiled(model) else named, group_of_ranks)
         self._fsdp_params = {name: param for _, _, params in units for name, param in params}
         self._held = {name: HeldGrad(param) for name, param in self._fsdp_params.items()}
         self._moves_gradients = moves_itself(self._fsdp_params.values())
@@ -260,6 +258,10 @@ class FSDP2Adapter(PlainAdapter):
                 "that the micro-batch's own backward needs. Nothing has been stepped. Train with such a loss under "
                 "DistributedDataParallel, or as a plain module with collective=tg.collectives.TorchCollective()."
             )
+
+    def after_backward(self) -> None:
+        """Take note that ranks may wait for this one before their next forward, in the first windows."""
+        self._same_units.after_backward()
 
     def _check_restored_are_taken(self) -> None:
         left = [name for name in self._restored if self._held[name].is_left()]

@@ -1,8 +1,8 @@
 """What a pipeline saves and takes up again, also in the middle of a window; and how a window ends without a step."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -22,6 +22,7 @@ from tightgrad.pipeline.premises.ownership import Ownership
 from tightgrad.pipeline.recorder import Recorder
 from tightgrad.pipeline.resumed import Resumed
 from tightgrad.pipeline.step import Step
+from tightgrad.pipeline.whole_window import WholeWindows
 from tightgrad.plan.plan import Plan
 
 
@@ -182,6 +183,9 @@ class Leaving(Checkpoints):
     """Whether there may be something to forget: a window was asked for, and its step was not applied."""
     _has_run = False
     """Whether a step was begun in the window, after its last backward."""
+    _failed: Step | None = None
+    """What has raised in its step: in a closure's pass, the step of that, in which other ranks may wait."""
+    _whole: WholeWindows
 
     def _open_step(self, method: str) -> Step:
         self.ownership.check()
@@ -210,7 +214,7 @@ class Leaving(Checkpoints):
         else:
             self._tell_of(sys.exc_info()[1])
             self.parts.sync.abandon()
-        self._is_begun = False
+        self._is_begun, self._failed = False, None
         self._restart()
 
     def leave(self) -> None:
@@ -234,9 +238,12 @@ class Leaving(Checkpoints):
 
     def _tell_of(self, error: BaseException | None) -> None:
         """Tell ranks that wait at the step of the open window what has happened here."""
-        if self._step is not None and not isinstance(error, CommunicationError):
+        step, why = self._step or self._failed, cause(error) or "it has called pipe.abandon()"
+        if step is not None and not isinstance(error, CommunicationError):
             with suppress(CommunicationError):
-                self._step.tell(cause(error) or "it has called pipe.abandon()")
+                if not self.adapter.every_rank_runs:
+                    self._whole.smaller.fail(step.window, why)
+                step.tell(why)
 
     def _wait_for_total(self, window: Window[Any]) -> Mapping[str, float]:
         """N for each loss. If a rank failed while fetching, no rank has this window."""
@@ -249,14 +256,4 @@ class Leaving(Checkpoints):
                 self.adapter.forget_window()
             self._cutter.take_back()
             self._restart()
-            raise
-
-    @contextmanager
-    def _telling(self, window: Window[Any]) -> Iterator[None]:
-        """Tell the other ranks what is raised within, where they do not wait in a backward."""
-        try:
-            yield
-        except Exception as error:
-            if self._step is not None and not self.adapter.every_rank_runs and window.close():
-                self._tell_of(error)
             raise

@@ -111,8 +111,11 @@ def edited(grads: Grads, edit: Callable[[Grads], object], adapter: Adapter) -> N
         error = raised
     with suppress(*(() if error is None else (TightGradError,))):
         check_same_edit(given, adapter.parameters, cause(error), adapter.collective)
-    if error is not None:
-        raise error
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # else its traceback and this frame hold each other, and the gradients
 
 
 def _gradients(returned: object, given: Grads) -> Iterable[Tensor]:

@@ -112,8 +112,8 @@ def tell_others(parts: Parts, window: Window[Any], left_out: LeftOut, why: str) 
     """
     if (parts.adapter.every_rank_runs and not window.has_run) or not window.batches.is_counted:
         return False
-    left_out.agreed_weight(parts.plan, parts.adapter)
-    if not window.counts_for_nothing:
+    kept = left_out.agree(window.wait_for_total(), parts.plan, parts.adapter)
+    if next(iter(kept.values())):  # else the others have no sum
         parts.sync.fail(why)
         if parts.before_clip is not None and not parts.sync.votes:
             with suppress(UsageError):

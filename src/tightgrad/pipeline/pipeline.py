@@ -88,7 +88,7 @@ class GradientPipeline(Leaving):
         windows = cut(batches, lambda: self.state.step)
         while True:
             self._check_no_open_window()
-            self._is_begun, self._has_run = True, False
+            self._is_begun, self._has_run, self._failed = True, False, None
             window = next(windows, None)
             if window is None:
                 self._is_begun = False
@@ -233,13 +233,12 @@ class GradientPipeline(Leaving):
 
     def _add_all(self, window: Window[Batch], loss_of: Callable[[Batch], Tensor | Mapping[str, Tensor]]) -> None:
         """Run forward and backward of all micro-batches, in smaller pieces where the plan wants that."""
-        with self._telling(window):
-            if self.parts.plan.accumulate.on_oom == "raise":
-                for batch in window:
-                    self.backward(loss_of(batch))
-                return
-            self._wait_for_total(window)
-            self._whole.in_pieces(window, loss_of, self._open_step("run"), lambda: self._renewed(window))
+        if self.parts.plan.accumulate.on_oom == "raise":
+            for batch in window:
+                self.backward(loss_of(batch))
+            return
+        self._wait_for_total(window)
+        self._whole.in_pieces(window, loss_of, self._open_step("run"), lambda: self._renewed(window))
 
     def _renewed(self, window: Window[Any]) -> Step:
         """Take the window up anew: what was gathered is forgotten."""
@@ -285,8 +284,7 @@ class GradientPipeline(Leaving):
             (4, 32.0)
         """
         check_without_closure(self.optimizers, "run_cached() gives it one gradient a window; take another optimizer.")
-        with self._telling(window):
-            self._whole.cached(window, encode, loss, self._open_step("run_cached"), sees)
+        self._whole.cached(window, encode, loss, self._open_step("run_cached"), sees)
         return self.step()
 
     def step(self) -> StepRecord:
@@ -312,6 +310,7 @@ class GradientPipeline(Leaving):
             self._is_begun = False
             self.parts.premises.model.end_window()
         except Exception as error:  # an interrupt leaves the window open, as it does in backward()
+            self._failed = self._step
             self._restart()
             self._recorder.failed(error)
             raise

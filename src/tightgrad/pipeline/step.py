@@ -182,11 +182,11 @@ class Step:
         parts, state, delivery = self._parts, self._parts.state, self._parts.delivery
         with torch.no_grad():
             if summed.finite:
-                delivery.compare(summed.grads)
                 self.quality.add_factors(state.slots, summed.slots, parts.plan.slots, summed.grads)
                 if parts.before_clip is not None:
                     edited(summed.grads, parts.before_clip, parts.adapter)
                     norm = CachedNorm()
+                delivery.compare(summed.grads)  # after the edit, where a rank that has failed is waited for
             admitted = delivery.admit(summed, norm)
             if admitted.skipped is not None:
                 raise StepSkippedError(Outcome.of(summed, skipped=admitted.skipped))

@@ -1,6 +1,8 @@
 """A place for edits on purpose: after the sum over ranks, before the norm and the clip."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -122,3 +124,28 @@ def test_other_tensors_in_their_place_are_an_error(edit):
 def test_what_cannot_be_called_with_the_gradients_is_refused(edit):
     with pytest.raises(tg.ConfigError, match="before_clip"):
         train(tg.Plan(), edit)
+
+
+def test_an_edit_that_raises_keeps_no_gradient_alive():
+    model, kept = net(), []
+
+    def edit(grads):
+        kept.append(weakref.ref(grads["0.weight"]))
+        raise ValueError("no such parameter")
+
+    plan = tg.Plan(accumulate=tg.Accumulate(K))
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan, before_clip=edit)
+    gc.collect()
+    gc.disable()
+    try:
+        for window in pipe.windows(data()):
+            try:
+                for inputs, target in window:
+                    pipe.backward(F.mse_loss(model(inputs), target))
+                pipe.step()
+            except ValueError:
+                pipe.abandon()
+            assert kept[-1]() is None
+    finally:
+        gc.enable()
+    assert len(kept) == 2

@@ -6,6 +6,7 @@ later windows their order makes a number, which ranks compare in the window afte
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from tightgrad.collectives import TorchCollective
-from tightgrad.core.errors import UsageError
+from tightgrad.core.errors import CommunicationError, UsageError
 
 _WINDOWS = 2
 _BACKWARD, _LEFT = -1, -2
@@ -52,10 +53,15 @@ class SameUnits:
         self._looks, self._counting = bool(self._hooks), bool(self._counts)
 
     def before_backward(self) -> None:
-        """Compare once more. In backward modules may be entered again, in an order of autograd's own."""
+        """Compare once more. In backward modules may be entered again, in an order of autograd's own, and ranks wait in
+        FSDP2's collectives: one whose backward raises tells nobody.
+        """
         self.enter(_BACKWARD)
-        self._looks = self._counting = False
-        self._is_open &= not self._is_last
+        self._looks = self._counting = self._is_open = False
+
+    def after_backward(self) -> None:
+        """Take note that others may wait before the next forward's first module; after the last there is none."""
+        self._is_open = bool(self._hooks) and not self._is_last
 
     def leave(self) -> None:
         """Tell ranks that are about to enter a module that this one has left the window, and look no more. Collective,
@@ -65,7 +71,8 @@ class SameUnits:
         self._order, self._counting, self._called = 0, False, None
         if is_open:
             self.stop()
-            self._entered(_LEFT)
+            with suppress(CommunicationError):
+                self._entered(_LEFT)
 
     def end_window(self) -> None:
         """Compare the order of a window's modules later; after the first windows, only so."""
