@@ -75,8 +75,8 @@ class SmallerMicroBatches:
             any_failed, any_hopeless, any_refused, any_raised = self._agree(*states)
             if any_raised:
                 raise UsageError(
-                    f"another rank has failed in this window ({told(NOTHING, self._collective)}), so no rank can step. No "
-                    "weight was changed. Call pipe.abandon() on every rank to go on with the next window."
+                    f"another rank has failed in this window ({told(NOTHING, self._collective)}), so no rank can step. "
+                    "No weight was changed. Call pipe.abandon() on every rank to go on with the next window."
                 )
             if any_refused:
                 discard()
