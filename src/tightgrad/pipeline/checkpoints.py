@@ -199,8 +199,8 @@ class Leaving(Checkpoints):
         Collective: every rank must call it, also one whose `backward` or `step` has raised, or come to its `step`,
         which then raises `UsageError` and names this rank and the error that is being handled here. Where ranks wait in
         a backward for that of this one (a wrapper that sums by itself, `overlap="backward"`), or in a collective of the
-        loss's own, they wait on: end the process, so that they stop. The batches that were fetched are gone, with `fetch="batch"` perhaps not as many on
-        each rank.
+        loss's own, they wait on: end the process, so that they stop. The batches that were fetched are gone, with
+        `fetch="batch"` perhaps not as many on each rank.
         """
         if not self.ownership.is_held:
             self._step = None  # gradients and wrapper are another pipeline's by now
