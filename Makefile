@@ -26,7 +26,7 @@ lab: $(READY)    ## train the case studies on the embedded data and build the re
 pdf: $(READY)    ## print the book and the slides of report/ to PDF; needs Chromium
 	$(BIN)/python -m tightgrad_lab.report.pdf report
 
-test: $(READY)   ## the tests that take seconds each (under 10 minutes on two cores)
+test: $(READY)   ## the tests that take seconds each (10 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-full: $(READY)  ## every test
