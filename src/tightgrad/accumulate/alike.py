@@ -1,7 +1,7 @@
 """What all ranks have to have alike in a window: packed into one number, which travels with the count of its weights.
 
-Each part has a few bits of a hash, in which a difference may be missed; those of what may be missed more easily change
-with the step, so that a difference that stays is told a window later.
+Each part but the number of steps has a few bits of a hash, in which a difference may be missed. The hash changes with
+the step, so that a difference that stays is told a window later. One number for all keeps the message as short as it is.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,7 +63,7 @@ def packed(*, steps: int, settings: int, frozen: int, modes: int | None, modules
     """
     parts = {
         "steps": steps % (1 << _BITS["steps"]),
-        "settings": settings % (1 << _BITS["settings"]),
+        "settings": hash((steps, settings)) % (1 << _BITS["settings"]),
         "frozen": hash((steps, frozen)) % (1 << _BITS["frozen"]),
         "modes": 0 if modes is None else 1 + hash((steps, modes)) % ((1 << _BITS["modes"]) - 1),
         "modules": 0 if modules is None else 1 + hash((steps, modules)) % ((1 << _BITS["modules"]) - 1),
