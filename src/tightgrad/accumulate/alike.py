@@ -1,7 +1,7 @@
 """What all ranks have to have alike in a window: packed into one number, which travels with the count of its weights.
 
 Each part but the number of steps has a few bits of a hash, in which a difference may be missed. The hash changes with
-the step, so that a difference that stays is told a window later. One number for all keeps the message as short as it is.
+the step, so that a difference that stays is told a window later. One number for all keeps the message short.
 """
 
 from collections.abc import Callable, Sequence
