@@ -109,8 +109,11 @@ def _reduced(function: Any) -> tuple[bool, Sizes, list[Edge]]:
         return False, (), []
     sizes = shape(*below[0])
     while kind(inner := below[0][0]) == "Sum":
-        if not is_sum and 0 not in _dimensions(inner, len(shape(*_edges(inner)[0]))):
+        summed = shape(*_edges(inner)[0])
+        if not is_sum and 0 not in _dimensions(inner, len(summed)):
             break
+        if not is_sum and len(summed) > 2 and summed[:1] == sizes[:1]:
+            return False, (), []  # as many time steps as samples: either may come first
         is_sum, below = True, _edges(inner)
         sizes = shape(*below[0])
     return is_sum, sizes, below

@@ -306,3 +306,13 @@ def test_ranks():
     for wrong, right in run_ranks(2, on_a_rank):
         assert ["is a sum over a micro-batch that weighs 4" in text for text in wrong] == [True]
         assert right == []
+
+
+def test_as_many_time_steps_as_samples_are_left_alone():
+    """The time comes first: a sum over it, and a mean over the samples."""
+
+    def over_time(model, out, t, labels):
+        return model.head(out.repeat(1, 2).expand(len(out), *out.repeat(1, 2).shape)).square().sum(0).mean()
+
+    for loss_reduction in ("mean", "sum"):
+        assert told(over_time, loss_reduction=loss_reduction) == []
