@@ -88,7 +88,8 @@ def norms(now: Sequence[Place]) -> list[float]:
     found = [_norm(grad) for (_, grad, _), reads in zip(now, readable, strict=True) if reads and grad is not None]
     if not found:
         return [0.0] * len(now)
-    values = iter(torch.stack([norm.double().cpu() for norm in found]).tolist())
+    device = found[0].device  # one wait for all of one device
+    values = iter(torch.stack([norm.double().to(device) for norm in found]).tolist())
     return [next(values) if reads else 0.0 for reads in readable]
 
 
