@@ -3,6 +3,7 @@ knows, and the only one that talks to a mesh.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,22 @@ from tightgrad.clip.fast_cpu import still_cached_first
 from tightgrad.clip.local_norm import WIDE
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.placement import Axes, is_dtensor, lie_alike, pending_axes, shard_axes
+
+Kind: TypeAlias = tuple[Axes, torch.device, torch.dtype]
+Groups: TypeAlias = dict[Kind, list[Tensor]]
+
+
+def kind(tensor: Tensor) -> Kind:
+    """Return what tensors that one call takes have in common: the mesh axes that they are cut along, device, dtype."""
+    return () if type(tensor) is Tensor else shard_axes(tensor), tensor.device, tensor.dtype
+
+
+def grouped(tensors: Iterable[Tensor]) -> Groups:
+    """Return the distinct tensors by kind, in the same order on every rank."""
+    groups: Groups = {}
+    for tensor in distinct(tensors):
+        groups.setdefault(kind(tensor), []).append(tensor)
+    return groups
 
 
 def distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -115,17 +132,22 @@ def scale_(tensors: Iterable[Tensor], coefficient: Tensor) -> None:
 
     On the CPU a factor of 1 touches nothing; on other devices that would cost a host sync.
     """
-    if coefficient.is_cpu and float(coefficient) == 1.0:
-        return
-    kept = distinct(tensors)
-    # A factor of a wider dtype than the gradients' would take torch's slow way.
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for tensor in kept:
-        groups.setdefault((tensor.device, tensor.dtype), []).append(stored(tensor))
-    for (device, dtype), values in groups.items():
+    if not is_one(coefficient):
+        scale_groups_(grouped(tensors), coefficient)
+
+
+def scale_groups_(groups: Groups, coefficient: Tensor) -> None:
+    """Multiply `grouped` tensors by one factor, in place, be it 1."""
+    for (_, device, dtype), tensors in groups.items():
+        # A factor of a wider dtype than the gradients' would take torch's slow way.
         factor = coefficient.double() if dtype in WIDE else coefficient.float()
-        torch._foreach_mul_(still_cached_first(values), factor.to(device, non_blocking=True))
-    touched(kept)
+        torch._foreach_mul_(still_cached_first(list(map(stored, tensors))), factor.to(device, non_blocking=True))
+        touched(tensors)
+
+
+def is_one(coefficient: Tensor) -> bool:
+    """Tell whether a factor changes nothing, without a host sync: never of one that is not on the CPU."""
+    return coefficient.is_cpu and float(coefficient) == 1.0
 
 
 def scale_each_(tensors: Sequence[Tensor], coefficients: Tensor) -> None:

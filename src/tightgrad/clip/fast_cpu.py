@@ -82,21 +82,22 @@ def _norms_of_pieces(tensor: Tensor, norm_type: float) -> Tensor:
     """One dimension, float32."""
     if not tensor.is_contiguous():  # a view, if only the order of its dimensions is another than in memory
         tensor = tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
-    flat = tensor.reshape(-1)
+    if norm_type == 2.0 and tensor.dtype is torch.float32:
+        return _row_norms(tensor)
+    chunks = tensor.reshape(-1).split(CHUNK_NUMEL)
     if norm_type == 1.0:
-        return torch.stack([chunk.float().abs().sum() for chunk in flat.split(CHUNK_NUMEL)])
-    if tensor.dtype is not torch.float32:
-        return torch.cat([_row_norms(chunk.float()) for chunk in flat.split(CHUNK_NUMEL)])
-    return _row_norms(flat)
+        return torch.stack([chunk.float().abs().sum() for chunk in chunks])
+    return torch.cat([_row_norms(chunk.float()) for chunk in chunks])
 
 
-def _row_norms(flat: Tensor) -> Tensor:
-    width = row_numel(flat.numel())
-    rest = flat.numel() % width
-    if not rest:
-        of_rows: Tensor = vector_norm(flat.view(-1, width), 2.0, -1)
+def _row_norms(tensor: Tensor) -> Tensor:
+    numel = tensor.numel()
+    width = row_numel(numel)
+    if numel % width == 0:
+        of_rows: Tensor = vector_norm(tensor.reshape(-1, width), 2.0, -1)
         return of_rows
-    return torch.cat([_row_norms(flat[:-rest]), vector_norm(flat[-rest:], 2.0).view(1)])
+    body, rest = tensor.reshape(-1).split([numel - numel % width, numel % width])
+    return torch.cat([_row_norms(body), vector_norm(rest, 2.0).view(1)])
 
 
 @cache

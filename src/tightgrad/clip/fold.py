@@ -17,7 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from tightgrad.clip.dtensor import distinct, scale_
+from tightgrad.clip.dtensor import grouped, is_one, scale_
 from tightgrad.clip.own_step import CHANNELS, reader_of_gradients
 from tightgrad.core.errors import ConfigError
 from tightgrad.core.placement import is_dtensor
@@ -123,13 +123,10 @@ def no_kernel(optimizer: torch.optim.Optimizer) -> str | None:
 
 def divide_(grads: Iterable[Tensor], coefficient: Tensor) -> None:
     """Multiply plain float32 gradients by a factor to the bits of a fused kernel, which divides by its reciprocal."""
-    if coefficient.is_cpu and float(coefficient) == 1.0:
+    if is_one(coefficient):
         return
     divisor = coefficient.reciprocal().float()
-    by_device: dict[torch.device, list[Tensor]] = {}
-    for grad in distinct(grads):
-        by_device.setdefault(grad.device, []).append(grad)
-    for device, values in by_device.items():
+    for (_, device, _), values in grouped(grads).items():
         torch._foreach_div_(values, divisor.to(device, non_blocking=True))
 
 
@@ -144,7 +141,7 @@ def folded(
         coefficient: a scalar; None folds nothing. On the CPU 1 folds nothing.
         found_inf: float32 scalar, 1 to leave parameters and optimizer state as they are.
     """
-    if coefficient is None or (found_inf is None and coefficient.device.type == "cpu" and float(coefficient) == 1.0):
+    if coefficient is None or (found_inf is None and is_one(coefficient)):
         yield
         return
     # The kernels read float32.

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from tightgrad.clip.dtensor import clamp_, scale_
-from tightgrad.clip.norm import exact_norm, narrowed
+from tightgrad.clip.dtensor import clamp_, grouped, is_one, scale_groups_
+from tightgrad.clip.norm import exact_norm, narrowed, norm_of_groups
 from tightgrad.clip.one_factor import clip_coefficient
 from tightgrad.core.check import check_choice, check_number
 from tightgrad.core.notices import warn
@@ -69,10 +69,12 @@ def clip_grad_norm_(
     check_number("max_norm", max_norm, low=0.0)
     check_choice("compat", compat, ("exact", "torch"))
     grads = [grad for parameter in _listed(parameters) if (grad := parameter.grad) is not None]
-    norm = exact_norm(grads, float(norm_type))
+    groups = grouped(grads)
+    norm = norm_of_groups(groups, float(norm_type))
     if error_if_nonfinite:
         _check_finite(norm, norm_type)
-    scale_(grads, clip_coefficient(norm, float(max_norm), compat))
+    if not is_one(coefficient := clip_coefficient(norm, float(max_norm), compat)):
+        scale_groups_(groups, coefficient)
     return narrowed(norm, grads)
 
 

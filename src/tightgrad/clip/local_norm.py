@@ -51,7 +51,7 @@ def powers_fit(norm_type: float, dtype: torch.dtype) -> bool:
 def norms_in_float64(tensors: list[Tensor], norm_type: float) -> Tensor:
     """Return the norm of each of plain tensors, at least one, of one device and dtype, from float64 sums: 1-D."""
     are_narrow = not tensors[0].is_complex() and powers_fit(norm_type, tensors[0].dtype)
-    if not tensors[0].is_cpu and norm_type in (1.0, 2.0) and are_narrow:
+    if norm_type in (1.0, 2.0) and are_narrow:
         filled = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
         return torch.stack(torch._foreach_norm(filled, norm_type, dtype=torch.float64))
     return torch.stack([_norm_in_float64(tensor, norm_type) for tensor in tensors])

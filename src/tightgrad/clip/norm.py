@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from tightgrad.clip.dtensor import counted, distinct, reduce_over_
+from tightgrad.clip.dtensor import Groups, Kind, counted, grouped, kind, reduce_over_
 from tightgrad.clip.local_norm import combined, local_norm, local_norms, powers_fit, scaled_norm, widest
 from tightgrad.core.errors import ConfigError
-from tightgrad.core.placement import Axes, shard_axes, shard_axes_along
+from tightgrad.core.placement import Axes, shard_axes_along
 
 LONGEST_UNIT_ROW = 4096
 
@@ -43,16 +43,21 @@ def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
 
 def exact_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     """Return `total_norm` in float64, so that it is finite wherever all elements are finite float32 numbers."""
+    return norm_of_groups(grouped(tensors), norm_type)
+
+
+def norm_of_groups(groups: Groups, norm_type: float) -> Tensor:
+    """Return `exact_norm` of `grouped` tensors."""
     _check(norm_type)
-    kept = distinct(tensors)
     norms = []
-    for (axes, _, dtype), indices in _alike(kept).items():
-        norm = local_norm([counted(kept[index]) for index in indices], norm_type)
+    for (axes, _, dtype), tensors in groups.items():
+        norm = local_norm(list(map(counted, tensors)), norm_type)
         norms.append(over_shards(norm, axes, norm_type, dtype))
     if len(norms) <= 1:
         return norms[0] if norms else torch.zeros((), dtype=torch.float64, device="cpu")
     device = next((norm.device for norm in norms if not norm.is_cpu), norms[0].device)
-    return combined(torch.stack([norm.to(device, non_blocking=True) for norm in norms]), norm_type, widest(kept))
+    dtype = widest(tensors[0] for tensors in groups.values())
+    return combined(torch.stack([norm.to(device, non_blocking=True) for norm in norms]), norm_type, dtype)
 
 
 def narrowed(norm: Tensor, tensors: Iterable[Tensor]) -> Tensor:
@@ -77,7 +82,9 @@ def exact_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     if not tensors:
         return torch.zeros(0, dtype=torch.float64, device="cpu")
     result = torch.zeros(len(tensors), dtype=torch.float64, device=tensors[0].device)
-    groups = _alike(tensors)
+    groups: dict[Kind, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        groups.setdefault(kind(tensor), []).append(index)
     for (axes, _, dtype), indices in groups.items():
         norms = local_norms([counted(tensors[index]) for index in indices], norm_type)
         norms = over_shards(norms, axes, norm_type, dtype).to(result.device)
@@ -85,14 +92,6 @@ def exact_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
             return norms
         result[torch.tensor(indices, device=result.device)] = norms
     return result
-
-
-def _alike(tensors: Sequence[Tensor]) -> dict[tuple[Axes, torch.device, torch.dtype], list[int]]:
-    """Indices of tensors that one call can take, in the same order on every rank."""
-    groups: dict[tuple[Axes, torch.device, torch.dtype], list[int]] = {}
-    for index, tensor in enumerate(tensors):
-        groups.setdefault((shard_axes(tensor), tensor.device, tensor.dtype), []).append(index)
-    return groups
 
 
 def unit_norms(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
