@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from tightgrad.accumulate.buffer import LOW_PRECISION
 from tightgrad.accumulate.split import batch_size, fresh, split_batch, two_halves
 from tightgrad.accumulate.trial_forward import ForwardWatch, left_as_it_was, without_graph
-from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
+from tightgrad.core.collective import largest_over_ranks, raise_on_every_rank
+from tightgrad.core.errors import ConfigError, UnsupportedError
 from tightgrad.core.memory import is_out_of_memory
 from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Collective
@@ -28,8 +29,8 @@ SMALL = 1e-2  # sums below it are compared by their difference, and not in propo
 GRADIENT = 4  # a gradient is rounded more often than a loss
 
 Weights = Mapping[str, float]
-Kind = Literal["uncut", "additive", "random", "differs", "failed"]
-KINDS: tuple[Kind, ...] = ("uncut", "additive", "random", "differs", "failed")  # later ones outweigh earlier ones
+Kind = Literal["uncut", "additive", "random", "differs"]
+KINDS: tuple[Kind, ...] = ("uncut", "additive", "random", "differs")  # later ones outweigh earlier ones
 WHAT_IS_NOT_ADDITIVE = (
     "Losses that compare the samples of a batch (InfoNCE, balance terms, advantages normalised within the batch) are "
     "no weighted mean of per-sample terms; for one that is, weight(batch) must return what it is averaged over."
@@ -97,24 +98,21 @@ def compare_with_halves(
     """
 
     def agree(here: bool) -> bool:
-        flag = torch.tensor([here], dtype=torch.int32, device="cpu").to(collective.control_device)
-        return bool(collective.all_reduce_(flag, "max"))
+        return bool(*largest_over_ranks([here], collective))
 
     error: Exception | None = None
+    found = Found("uncut")
     try:
         forward.prepare()
         found = _found(batches, pieces, forward, agree if in_step else bool)
     except Exception as raised:
-        error, found = raised, Found("failed")
+        error = raised
+    raise_on_every_rank(error, "the check of the loss failed on rank {rank}, which says why.", collective)
     numbers = [KINDS.index(found.kind), found.loss, -1.0 if found.gradient is None else found.gradient]
     row = torch.tensor(numbers, dtype=torch.float64, device="cpu").to(collective.control_device)
     rows = collective.all_gather(row).cpu().tolist()
-    if error is not None:
-        raise error
     rank, (index, loss, gradient) = max(enumerate(rows), key=lambda item: item[1])
     kind = KINDS[int(index)]
-    if kind == "failed":
-        raise UsageError(f"the check of the loss failed on rank {rank}, which says why.")
     message = found.message
     if kind != found.kind:
         differs = f"the loss of a batch on another rank ({rank}) is not that of its halves"

@@ -14,7 +14,7 @@ import torch
 
 from tightgrad.accumulate.split import batch_size, split_batch
 from tightgrad.accumulate.window import Window
-from tightgrad.core.collective import NOTHING, told
+from tightgrad.core.collective import NOTHING, largest_over_ranks, told
 from tightgrad.core.errors import ConfigError, OutOfMemoryError, UsageError
 from tightgrad.core.memory import is_out_of_memory
 from tightgrad.core.protocols import Collective
@@ -116,8 +116,7 @@ class SmallerMicroBatches:
     def _agree(self, *states: bool) -> list[int]:
         """Return each state, set if it is on any rank: out of memory, hopeless, cannot be cut, has raised."""
         self._waiting = None
-        flags = torch.tensor(states, dtype=torch.int32, device="cpu").to(self._collective.control_device)
-        return self._collective.all_reduce_(flags, "max").tolist()
+        return largest_over_ranks(states, self._collective)
 
     def _cut_all(self, window: Window[Any]) -> tuple[list[Piece], Exception | None]:
         """The pieces of a window and their weights; or none, and why it cannot be cut, which other ranks hear of."""

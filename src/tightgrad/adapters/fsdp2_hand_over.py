@@ -27,6 +27,7 @@ from tightgrad.adapters.parts.fsdp2_torch import fsdp_modules, param_groups, set
 from tightgrad.adapters.parts.placement import check_whole_mesh, like_sharded
 from tightgrad.adapters.parts.torch_private import check_has, unknown_torch
 from tightgrad.adapters.plain import trainable_parameters
+from tightgrad.core.collective import gathered
 from tightgrad.core.errors import RankMismatchError, UnsupportedError
 from tightgrad.core.placement import is_dtensor, local_part
 from tightgrad.core.protocols import Collective
@@ -186,8 +187,7 @@ class NodeHandOver(UnitHandOver):
         parameter = next(iter(self.parameters.values()))
         assert is_dtensor(parameter)
         mesh = parameter.device_mesh
-        place = torch.tensor([int(mesh.mesh.min()), mesh.get_local_rank()], dtype=torch.int64, device="cpu")
-        table = self._collective.all_gather(place.to(self._collective.control_device)).tolist()
+        table = gathered([int(mesh.mesh.min()), mesh.get_local_rank()], self._collective)
         ranks = sorted(range(len(table)), key=lambda rank: tuple(table[rank]))
         groups = [[rank for rank in ranks if table[rank][1] == shard] for shard in range(mesh.size())]
         if len({len(group) for group in groups}) > 1:

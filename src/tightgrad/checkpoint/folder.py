@@ -30,6 +30,7 @@ from tightgrad.checkpoint.save_folder import (
     write_file,
 )
 from tightgrad.checkpoint.state import check_count
+from tightgrad.core.collective import failed_ranks, gathered
 from tightgrad.core.errors import CheckpointError, StateMismatchError, TightGradError
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Slot
@@ -111,10 +112,10 @@ def state_with_id(
     try:
         state = make_state()
     except Exception:
-        _gathered([-1, 0], collective)
+        gathered([-1, 0], collective)
         raise
     drawn = secrets.randbits(_ID_BITS) if collective.rank == 0 else 0
-    told = _gathered([state["step"], drawn], collective)
+    told = gathered([state["step"], drawn], collective)
     _raise_failed([rank for rank, (step, _) in enumerate(told) if step < 0], "", folder)
     steps = [step for step, _ in told]
     if len(set(steps)) > 1:
@@ -133,7 +134,7 @@ def _made_folder(folder: Path, step: int, collective: Collective) -> int:
             number = make_folder(folder, step)
         except OSError as error:
             cause = error
-    number = _gathered([number], collective)[0][0]
+    number = gathered([number], collective)[0][0]
     if number == 0:
         _raise_failed([0], f" Here: {cause}." if cause else "", folder / folder_name(step))
     return number
@@ -191,7 +192,7 @@ def check_same_ranks(folder: Path, saved_size: int, world_size: int) -> None:
 def has_checkpoint(folder: Path, collective: Collective) -> bool:
     """Tell whether rank 0 sees that a checkpoint was ever completed here. Collective: every rank must call it."""
     mine = int(collective.rank == 0 and (folder / LATEST).exists())
-    return bool(_gathered([mine], collective)[0][0])
+    return bool(gathered([mine], collective)[0][0])
 
 
 def newest_on_every_rank(folder: Path, collective: Collective) -> Newest:
@@ -208,7 +209,7 @@ def newest_on_every_rank(folder: Path, collective: Collective) -> Newest:
             row = [found.step, found.number, found.world_size]
         except CheckpointError as error:
             failure = error
-    step, number, world_size = _gathered(row, collective)[0]
+    step, number, world_size = gathered(row, collective)[0]
     if failure is not None:
         raise failure
     if step < 0:
@@ -241,7 +242,7 @@ def load_on_every_rank(
         compared = _compared(state)
     except TightGradError as error:
         failure = error
-    told = _gathered(compared, collective)
+    told = gathered(compared, collective)
     if failure is not None:
         raise failure
     failed = [rank for rank, row in enumerate(told) if row[0] < 0]
@@ -312,10 +313,9 @@ def _check_alike(slot: str, parameter: str, first: Tensor, second: Tensor) -> No
 
 def agree(cause: Exception | None, path: Path, collective: Collective) -> None:
     """Raise `CheckpointError` on every rank if any has a cause. Collective: every rank must call it."""
-    told = _gathered([int(cause is not None)], collective)
     here = f" Here: {str(cause) or type(cause).__name__}." if cause is not None else ""
     try:
-        _raise_failed([rank for rank, (failed,) in enumerate(told) if failed], here, path)
+        _raise_failed(failed_ranks(cause, collective), here, path)
     except CheckpointError as error:
         raise error from cause
 
@@ -325,10 +325,3 @@ def _raise_failed(failed: list[int], here: str, path: object) -> None:
         raise CheckpointError(
             f"rank {', '.join(map(str, failed))} could not write {path}; the previous checkpoint stays valid.{here}"
         )
-
-
-def _gathered(row: list[int], collective: Collective) -> list[list[int]]:
-    """Every rank's numbers."""
-    mine = torch.tensor(row, dtype=torch.int64, device="cpu").to(collective.control_device)
-    rows: list[list[int]] = collective.all_gather(mine).cpu().view(-1, len(row)).tolist()
-    return rows

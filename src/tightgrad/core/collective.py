@@ -6,6 +6,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from tightgrad.core.errors import UsageError
+
 _MOST_BYTES = 240
 NOTHING = ""
 
@@ -96,6 +98,47 @@ class Collective(Protocol):
         Collective: every rank must call it with the same groups, which hold each rank once. Bytes sent in a group
         are counted in this `traffic`. Asking for the same groups again costs nothing.
         """
+
+
+def largest_over_ranks(numbers: Sequence[int], collective: Collective) -> list[int]:
+    """Return the largest of each number, 0 to 255, on any rank; of flags, whether any rank has set it. Collective:
+    every rank must call it.
+    """
+    mine = torch.tensor(numbers, dtype=torch.uint8, device="cpu").to(collective.control_device)
+    return collective.all_reduce_(mine, "max").tolist()
+
+
+def gathered(numbers: Sequence[int], collective: Collective) -> list[list[int]]:
+    """Return every rank's numbers, by rank. Collective: every rank must call it."""
+    mine = torch.tensor(numbers, dtype=torch.int64, device="cpu").to(collective.control_device)
+    rows: list[list[int]] = collective.all_gather(mine).view(-1, len(numbers)).tolist()
+    return rows
+
+
+def failed_ranks(error: BaseException | None, collective: Collective) -> list[int]:
+    """Tell the other ranks whether this one has failed, and return those that have. Collective: every rank must call
+    it.
+    """
+    return [rank for rank, (failed,) in enumerate(gathered([error is not None], collective)) if failed]
+
+
+def raise_on_every_rank(error: Exception | None, elsewhere: str, collective: Collective) -> None:
+    """Raise if any rank has failed. Collective: every rank must call it.
+
+    Args:
+        error: of this rank; None if it has not failed.
+        elsewhere: what ranks that have not failed raise; `{rank}` stands for the first that has.
+        collective: the ranks.
+
+    Raises:
+        Exception: this rank's error, when the others know.
+        UsageError: only another rank has failed.
+    """
+    failed = failed_ranks(error, collective)
+    if error is not None:
+        raise error
+    if failed:
+        raise UsageError(elsewhere.format(rank=failed[0]))
 
 
 def cause(error: BaseException | None) -> str:

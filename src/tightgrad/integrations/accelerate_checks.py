@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
+from tightgrad.core.collective import gathered
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.core.notices import warn
 from tightgrad.integrations.external_loop import ExternalLoop, with_micro_batches
@@ -84,8 +84,7 @@ def check_even(accelerator: Any, loader: Any) -> None:
         return
     adapter = accelerator.pipe.adapter
     most = 1 if adapter.every_rank_runs else accelerator.gradient_accumulation_steps  # then windows may be shorter
-    own = torch.tensor([len(loader)], device="cpu").to(adapter.collective.control_device)
-    batches = adapter.collective.all_gather(own).view(-1).tolist()
+    batches = [number for (number,) in gathered([len(loader)], adapter.collective)]
     if len({-(-number // most) for number in batches}) > 1:
         raise UsageError(
             f"the ranks have {', '.join(map(str, batches))} batches (even_batches=False), so that some would wait for "

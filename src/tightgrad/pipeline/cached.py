@@ -21,6 +21,7 @@ from tightgrad.adapters.parts.trial import refuses_use_outside, through_wrapper,
 from tightgrad.adapters.plain import unwrap_compiled
 from tightgrad.collectives.gather_with_grad import gather_rows, has_all_rows, rows_of_all
 from tightgrad.core.check import check_choice
+from tightgrad.core.collective import largest_over_ranks, raise_on_every_rank
 from tightgrad.core.errors import RankMismatchError, UnsupportedError, UsageError
 from tightgrad.core.global_rng import GlobalRng
 from tightgrad.core.protocols import Adapter, Collective
@@ -29,6 +30,10 @@ from tightgrad.plan.plan import Resolved
 Weights = Mapping[str, float]
 LossOfAll = Callable[[Any], Tensor | Mapping[str, Tensor]]
 SEES = ("all_ranks", "own_rank")
+_FAILED = (
+    "run_cached() failed on rank {rank}, which says why; this window has no step. Call pipe.abandon() to go on with "
+    "the next one."
+)
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,13 @@ class Cached:
     def run(self, window: Window[Any], encode: Encode, loss: LossOfAll, *, sees_all: bool) -> None:
         """Add the gradients of all micro-batches. Collective: every rank must call it."""
         rank = self.adapter.collective.rank
-        parts, told = self._first_pass(window, encode)
+        parts, abouts = self._first_pass(window, encode)
         self.check()
         weights: Weights = window.wait_for_total()
         if sees_all:
-            counts = [about.num_rows for about in told]
+            counts = [about.num_rows for about in abouts]
             start, active = sum(counts[:rank]), sum(count > 0 for count in counts)
-            rows = self._gathered(parts, told, counts)
+            rows = self._gathered(parts, abouts, counts)
             token = has_all_rows.set(self.adapter.collective.world_size > 1)
             try:
                 grads, extra = self._gradients(parts, rows, loss, weights)
@@ -102,11 +107,12 @@ class Cached:
         except Exception as raised:
             error = raised
         torch.clear_autocast_cache()  # casts of weights made without a graph, where autocast is around both passes
-        return parts, _told(_About.of(parts) if error is None else None, error, self.adapter.collective)
+        raise_on_every_rank(error, _FAILED, self.adapter.collective)
+        return parts, _About.of(parts).of_all_ranks(self.adapter.collective)
 
-    def _gathered(self, parts: list[Encoded], told: "list[_About]", counts: list[int]) -> list[Tensor]:
+    def _gathered(self, parts: list[Encoded], abouts: "list[_About]", counts: list[int]) -> list[Tensor]:
         """All ranks' rows."""
-        example = next(about for about in told if about.leaves)
+        example = next(about for about in abouts if about.leaves)
         device = parts[0].leaves[0].device if parts else self.adapter.collective.control_device
         mine = joined(parts) if parts else [leaf.empty(device) for leaf in example.leaves]
         return [
@@ -138,7 +144,7 @@ class Cached:
             is_sharded = is_fsdp2(unwrap_compiled(self.model))
             if is_sharded and any(word in str(raised).lower() for word in ("dtensor", "shard")):
                 error = self._used_outside(str(raised).splitlines()[0])
-        _told(_About(0, []) if error is None else None, error, self.adapter.collective)
+        raise_on_every_rank(error, _FAILED, self.adapter.collective)
         return found, extra
 
     def _differentiated(self, scaled: Tensor, leaves: list[Tensor]) -> tuple[list[Tensor | None], dict[str, Tensor]]:
@@ -211,14 +217,14 @@ class Cached:
         """
         scalars = [[leaf for leaf in part.leaves if not leaf.dim()] for part in parts]
         another = [differs(scalars[0], other) for other in scalars[1:]] if scalars and scalars[0] else []
-        flags = [error is not None, *(any(bool(flag) for flag in found) for found in (changed, another))]
-        shared = torch.tensor(flags, dtype=torch.int32, device="cpu").to(self.adapter.collective.control_device)
-        failed, is_changed, is_another = self.adapter.collective.all_reduce_(shared, "max").tolist()
-        if failed:
-            raise error or UsageError(
-                "the second pass of run_cached() failed on another rank, which says why; this window has no step. "
-                "Call pipe.abandon() to go on with the next one."
-            )
+        raise_on_every_rank(
+            error,
+            "the second pass of run_cached() failed on another rank, which says why; this window has no step. Call "
+            "pipe.abandon() to go on with the next one.",
+            self.adapter.collective,
+        )
+        flags = [any(bool(flag) for flag in found) for found in (changed, another)]
+        is_changed, is_another = largest_over_ranks(flags, self.adapter.collective)
         if is_another:
             raise UsageError(
                 "encode() returned a scalar that is not the same for all micro-batches. Only what they share may be a "
@@ -317,32 +323,23 @@ class _About:
         about = [_Leaf(tuple(t.shape[1:]) if t.dim() else None, str(t.dtype).removeprefix("torch.")) for t in leaves]
         return cls(sum(part.num_rows for part in parts), about)
 
+    def of_all_ranks(self, collective: Collective) -> "list[_About]":
+        """What every rank has. Collective.
 
-def _told(mine: _About | None, error: Exception | None, collective: Collective) -> list[_About]:
-    """What every rank has. Collective.
-
-    Raises:
-        Exception: this rank's error, when the others know.
-        UsageError: another rank has failed.
-        RankMismatchError: the ranks' representations are of different kinds.
-    """
-    text = "" if mine is None else json.dumps([mine.num_rows, [[leaf.shape, leaf.dtype] for leaf in mine.leaves]])
-    message = torch.tensor(list(text.encode()), dtype=torch.uint8, device=collective.control_device)
-    everyones, counts = gather_rows(message, collective)
-    if error is not None:
-        raise error
-    told = []
-    for rank, part in enumerate(everyones.cpu().split(counts)):
-        if not len(part):
-            raise UsageError(
-                f"run_cached() failed on rank {rank}, which says why; this window has no step. Call pipe.abandon() to "
-                "go on with the next one."
+        Raises:
+            RankMismatchError: the ranks' representations are of different kinds.
+        """
+        text = json.dumps([self.num_rows, [[leaf.shape, leaf.dtype] for leaf in self.leaves]])
+        message = torch.tensor(list(text.encode()), dtype=torch.uint8, device=collective.control_device)
+        everyones, counts = gather_rows(message, collective)
+        abouts = []
+        for part in everyones.cpu().split(counts):
+            num_rows, leaves = json.loads(bytes(part.tolist()))
+            abouts.append(_About(num_rows, [_Leaf(None if s is None else tuple(s), dtype) for s, dtype in leaves]))
+        kinds = {tuple(about.leaves) for about in abouts if about.leaves}
+        if len(kinds) > 1:
+            raise RankMismatchError(
+                "encode() returned representations of different kinds on different ranks: "
+                f"{' and '.join(map(str, kinds))}."
             )
-        num_rows, leaves = json.loads(bytes(part.tolist()))
-        told.append(_About(num_rows, [_Leaf(None if s is None else tuple(s), dtype) for s, dtype in leaves]))
-    kinds = {tuple(about.leaves) for about in told if about.leaves}
-    if len(kinds) > 1:
-        raise RankMismatchError(
-            f"encode() returned representations of different kinds on different ranks: {' and '.join(map(str, kinds))}."
-        )
-    return told
+        return abouts

@@ -13,6 +13,7 @@ from tightgrad.checkpoint.folder import has_checkpoint
 from tightgrad.checkpoint.save_folder import Newest
 from tightgrad.checkpoint.saved_parts import Part
 from tightgrad.checkpoint.training_state import Read, read_training
+from tightgrad.core.collective import failed_ranks
 from tightgrad.core.errors import CheckpointError, StateMismatchError, TightGradError
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.prepared import parts_of, pipe_of, prepare
@@ -176,10 +177,7 @@ def _put_all(parts: Mapping[str, Part], states: Mapping[str, Any], source: Path,
     except Exception as error:
         cause = error
         cause.add_note(f"raised by {name}")
-    told = pipe.adapter.collective.all_gather(
-        torch.tensor([cause is not None], dtype=torch.int64, device="cpu").to(pipe.adapter.collective.control_device)
-    )
-    failed = told.view(-1).nonzero().view(-1).tolist()
+    failed = failed_ranks(cause, pipe.adapter.collective)
     if failed:
         for name, state in before.items():
             with suppress(Exception):

@@ -9,7 +9,7 @@ from torch import Tensor
 from tightgrad.clip.dtensor import zero_nonfinite_
 from tightgrad.clip.norm_history import history_slots, known_norms, with_norm
 from tightgrad.core.check import check_choice, check_integer, check_number
-from tightgrad.core.collective import NOTHING, told
+from tightgrad.core.collective import NOTHING, largest_over_ranks, told
 from tightgrad.core.errors import NonFiniteGradientError, UsageError
 from tightgrad.core.protocols import Collective, GradNorm
 from tightgrad.core.types import Grads, Slot, State
@@ -157,8 +157,7 @@ def vote(used: Collection[str], names: Sequence[str], finite: bool, collective: 
     """
     if collective.world_size == 1:  # without operators, which are slow right after a backward
         return Vote(finite, frozenset(used))
-    flags = torch.tensor([not finite, *(name in used for name in names)], dtype=torch.uint8, device="cpu")
-    not_finite, *anywhere = collective.all_reduce_(flags.to(collective.control_device), "max").tolist()
+    not_finite, *anywhere = largest_over_ranks([not finite, *(name in used for name in names)], collective)
     if not_finite == _FAILED:
         raise UsageError(
             f"another rank has failed before this step ({told(NOTHING, collective)}); rank {collective.rank} stops as "
@@ -176,17 +175,13 @@ def vote_failure(names: Sequence[str], collective: Collective, why: str) -> None
         why: what the other ranks are told.
     """
     if collective.world_size > 1:
-        flags = torch.tensor([_FAILED, *(0 for _ in names)], dtype=torch.uint8, device="cpu")
-        collective.all_reduce_(flags.to(collective.control_device), "max")
+        largest_over_ranks([_FAILED, *(0 for _ in names)], collective)
         told(why, collective)
 
 
 def agreed_on_any(flag: bool, collective: Collective) -> bool:
     """Tell whether the flag is set on any rank. Collective: every rank must call it."""
-    if collective.world_size == 1:
-        return flag
-    flags = torch.tensor([flag], dtype=torch.int32, device="cpu").to(collective.control_device)
-    return bool(collective.all_reduce_(flags, "max").item())
+    return flag if collective.world_size == 1 else bool(*largest_over_ranks([flag], collective))
 
 
 def nonfinite_counts(grads: Grads) -> dict[str, int]:

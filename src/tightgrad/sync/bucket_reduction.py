@@ -13,6 +13,7 @@ from tightgrad.accumulate.buffer import LOW_PRECISION
 from tightgrad.adapters.parts.ready_once import grew_late
 from tightgrad.clip.dtensor import zero_nonfinite_
 from tightgrad.clip.norm import total_norm
+from tightgrad.core.collective import largest_over_ranks
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import named
 from tightgrad.core.protocols import ReduceContext
@@ -157,6 +158,5 @@ class BucketReduction:
         return bool(torch.isfinite(norm))
 
     def _vote(self, names: Sequence[str], used: frozenset[str]) -> frozenset[str]:
-        flags = torch.tensor([name in used for name in names], dtype=torch.int32, device="cpu")
-        voted = self._context.collective.all_reduce_(flags.to(self._context.collective.control_device), "max").tolist()
+        voted = largest_over_ranks([name in used for name in names], self._context.collective)
         return frozenset(name for name, flag in zip(names, voted, strict=True) if flag)

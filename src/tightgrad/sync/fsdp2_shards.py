@@ -12,6 +12,7 @@ from tightgrad.adapters.fsdp2_hand_over import NodeHandOver, Unit, UnitHandOver
 from tightgrad.clip.norm import total_norm
 from tightgrad.codecs import Cast
 from tightgrad.core.clock import StageClock
+from tightgrad.core.collective import largest_over_ranks
 from tightgrad.core.errors import IncompatiblePlanError, UsageError
 from tightgrad.core.protocols import Adapter, GradNorm, ReduceContext, Sizes
 from tightgrad.core.types import Grads, Reduced, State
@@ -125,11 +126,8 @@ class FSDP2Shards(GradientSync):
 
     def _agree(self, unit: Unit, is_finite: bool) -> list[str]:
         """One vote on whether all is finite and which parameters any rank used."""
-        flags = torch.tensor(
-            [not is_finite, *(name in unit.used for name in unit.rows)], dtype=torch.int32, device="cpu"
-        )
-        collective = self._context.collective
-        not_finite, *used = collective.all_reduce_(flags.to(collective.control_device), "max").tolist()
+        flags = [not is_finite, *(name in unit.used for name in unit.rows)]
+        not_finite, *used = largest_over_ranks(flags, self._context.collective)
         self._finite = self._finite and not not_finite
         return [name for name, flag in zip(unit.rows, used, strict=True) if flag]
 

@@ -10,10 +10,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from tightgrad.collectives import TorchCollective
+from tightgrad.core.collective import gathered
 from tightgrad.core.errors import CommunicationError, UsageError
 
 _WINDOWS = 2
@@ -116,8 +116,7 @@ class SameUnits:
 
     def _entered(self, number: int) -> list[int]:
         assert self._collective is not None
-        mine = torch.tensor([number], device=self._collective.control_device)
-        return self._collective.all_gather(mine).view(-1).tolist()
+        return [entered for (entered,) in gathered([number], self._collective)]
 
     def _told(self, entered: Sequence[int]) -> str:
         if _LEFT in entered:
