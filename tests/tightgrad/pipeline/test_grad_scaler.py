@@ -255,7 +255,14 @@ def test_a_scaler_of_a_class_of_ones_own_gets_its_methods_back():
     assert own.updates == 1
 
 
-@pytest.mark.parametrize("scaled", [lambda own, loss: own.scale(loss / K), lambda own, loss: own.scale(loss) / K])
+@pytest.mark.parametrize(
+    "scaled",
+    [
+        lambda own, loss: own.scale(loss / K),
+        lambda own, loss: own.scale(loss) / K,
+        lambda own, loss: own.scale(loss) + own.scale(loss),
+    ],
+)
 def test_a_loss_scaled_by_a_scaler_that_attach_was_not_given_is_an_error(scaled):
     model, own = linear(), scaler()
     pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), plan())

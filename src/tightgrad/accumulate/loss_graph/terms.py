@@ -30,10 +30,17 @@ _MOST_TERMS, _MOST_INSIDE = 256, 32
 
 @dataclass(frozen=True)
 class Factor:
-    """A number that a term is multiplied with, or divided by."""
+    """A number that a term is multiplied with, or divided by.
+
+    Attributes:
+        number: its size.
+        divides: whether the term is divided by it.
+        address: of the tensor that holds it; 0 for a number of Python's.
+    """
 
     number: float
     divides: bool
+    address: int = 0
 
     @property
     def divisor(self) -> float:
@@ -93,23 +100,24 @@ def _parts(here: Term) -> list[Term]:
     name = here.function.name()
     if name in SUMS or (name in (*MEANS, *TOTALS) and not here.function._saved_self_sym_sizes):
         return [replace(here, function=child) for child in following(here.function)]
-    number, rounding = _factor(here.function) if name in PRODUCTS else (0.0, 0.0)
+    number, rounding, address = _factor(here.function) if name in PRODUCTS else (0.0, 0.0, 0)
     if not 0.0 < number < math.inf:  # a factor with a gradient of its own, or one for each sample
         return []
-    scale = (*(here.scale or ()), Factor(number, name.startswith("Div")))
+    scale = (*(here.scale or ()), Factor(number, name.startswith("Div"), address))
     return [Term(child, scale, max(here.rounding, rounding)) for child in following(here.function)]
 
 
 @_disable_current_modes()
-def _factor(function: Any) -> tuple[float, float]:
-    """The size of the number that the only other factor was multiplied with, or divided by, and the rounding of what
-    that was computed in; zeros if there is none.
+def _factor(function: Any) -> tuple[float, float, int]:
+    """The size of the number that the only other factor was multiplied with, or divided by, the rounding of what that
+    was computed in, and its tensor's address; zeros if there is none.
     """
     name = operand(function)
     value = None if name is None else saved_number(function, name)
     if isinstance(value, Tensor):
-        return abs(float(value)), torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
-    return (abs(float(value)), 0.0) if isinstance(value, float | int) else (0.0, 0.0)
+        rounding = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+        return abs(float(value)), rounding, value.data_ptr() if type(value) is Tensor else 0
+    return abs(float(value)) if isinstance(value, float | int) else 0.0, 0.0, 0
 
 
 def operand(function: Any) -> str | None:

@@ -2,12 +2,13 @@
 
 import gc
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from torch import Tensor
 from torch.amp import GradScaler
 
+from tightgrad.accumulate.loss_graph.terms import terms
 from tightgrad.core.errors import UsageError
 from tightgrad.pipeline.premises.ownership import Ownership
 
@@ -59,9 +60,10 @@ def _refuse(name: str) -> NoReturn:
 
 def check_unscaled(losses: Iterable[Tensor]) -> None:
     """Raise `UsageError` if a loss was multiplied by the scale of a GradScaler. Objects in memory are looked through
-    (0.1 s), which only a loss that ends in a product by a scalar asks for.
+    (0.1 s), which only a loss that was multiplied by a tensor of one number asks for.
     """
-    scales = {factor.data_ptr() for loss in losses for factor in _last_factors(loss) if factor.dim() == 0}
+    factors = [factor for loss in losses for term in terms(loss) for factor in term.scale or ()]
+    scales = {factor.address for factor in factors if factor.address}
     if not scales:
         return
     for one in gc.get_objects():
@@ -73,13 +75,3 @@ def check_unscaled(losses: Iterable[Tensor]) -> None:
                 "of: nobody would divide the gradients by it. Write attach(..., scaler=scaler) and pipe.backward(loss) "
                 "with the loss as it is; scaler.scale, unscale_, step and update fall away."
             )
-
-
-def _last_factors(loss: Tensor, depth: int = 3) -> Iterator[Tensor]:
-    """Yield what the loss was multiplied by in its last operations."""
-    node: Any = loss.grad_fn
-    while node is not None and depth and node.name() in ("MulBackward0", "DivBackward0"):
-        factor = getattr(node, "_saved_other", None) if node.name() == "MulBackward0" else None
-        if factor is not None:
-            yield factor
-        node, depth = node.next_functions[0][0], depth - 1
