@@ -1,6 +1,7 @@
 """One rank: `python -m tightgrad_lab.audit.script.child FOLDER` runs the script of FOLDER/settings.json."""
 
 import builtins
+import gc
 import os
 import pickle
 import runpy
@@ -79,6 +80,7 @@ def main(folder: Path) -> None:
 
     vars(os)["_exit"] = leave
     recorder.end, recorder.elsewhere = end, elsewhere
+    gc.freeze()  # what is there before the script: nobody looks through it for models that the script has made
     alive: object = None  # what the script has made, and what has to be there when all of it is looked at
     try:
         alive = _run(settings, changer)
