@@ -225,7 +225,7 @@ def test_contents_and_languages_lead_where_they_say(chromium: Any, built: Path) 
         page.close()
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", [pytest.param("en", marks=pytest.mark.slow), "zh"])
 def test_a_slide_prints_on_a_page(built: Path, language: str, tmp_path: Path) -> None:
     if shutil.which("chromium") is None:
         pytest.skip("no Chromium on PATH")

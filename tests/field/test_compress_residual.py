@@ -96,6 +96,7 @@ def test_z4_the_residual_does_not_walk_away(field_row):
     )
 
 
+@pytest.mark.slow
 def test_z4_a_bias_that_is_not_compressed_is_right(field_row):
     ours = run_ranks(RANKS, residual_of_tightgrad, torch.bfloat16)[0][1]
     assert ours < 2**-8

@@ -45,7 +45,7 @@ def test_plain_module_delivers_the_target(cases: list[Case], world_size: int, fe
     [
         pytest.param(1, pairs(), id="1-pairs"),
         pytest.param(2, None, id="2-half"),
-        pytest.param(4, pairs()[::3], id="4-some"),
+        pytest.param(4, pairs()[::4], id="4-some"),
         pytest.param(2, grid(), id="2-grid", marks=pytest.mark.slow),
         pytest.param(4, grid(), id="4-grid", marks=pytest.mark.slow),
     ],

@@ -67,8 +67,15 @@ def test_with_the_lab_it_does_the_rest_and_a_fault_of_the_lab_is_not_taken_for_i
     assert "No module named 'tightgrad_lab.cli.extras'" in broken.stderr
 
 
-@pytest.mark.parametrize("without", [ALONE, ()])
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("without", "unbuffered"),
+    [
+        (ALONE, ""),
+        ((), "1"),
+        pytest.param(ALONE, "1", marks=pytest.mark.slow),
+        pytest.param((), "", marks=pytest.mark.slow),
+    ],
+)
 def test_a_reader_that_has_seen_enough_is_no_error(without, unbuffered):
     code = PROGRAM.format(arguments=["methods", "topk"], without=without)
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}

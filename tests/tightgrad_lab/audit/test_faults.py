@@ -89,7 +89,14 @@ def children(parent: int | str, name: str = "") -> list[str]:
     return found.stdout.split()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
+)
 def test_its_ranks_end_with_it(number: signal.Signals, code: int, tmp_path: Path) -> None:
     sleeps = CRASHES.replace("RANKS = 1", "RANKS = 2").replace(
         'return settings["lr"]', "__import__('time').sleep(3600)"

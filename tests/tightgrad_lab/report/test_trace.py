@@ -19,7 +19,6 @@ from tightgrad_lab.experiments.handout import write_handout
 from tightgrad_lab.report.model import Table
 from tightgrad_lab.schema import published_files
 
-COUNT = 10
 SENTENCES = ("claim-", "faq-", "measured")
 COUNTS = ({"diverged": 2, "diverged_with": 1}, {"spikes": 1})  # small, and yet measured: what each of a group gains
 build_module = importlib.import_module("tightgrad_lab.report.build")
@@ -130,7 +129,8 @@ def _runs(command: str) -> bool:
     return program == "tightgrad"
 
 
-def test_ten_numbers_at_random(runs: Path, pages: Callable[[Path], dict[Key, Shown]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_numbers_at_random(count: int, runs: Path, pages: Callable[[Path], dict[Key, Shown]], tmp_path: Path) -> None:
     numbers = pages(runs)
     assert len(numbers) > 150
     seed = time.time_ns()
@@ -138,8 +138,8 @@ def test_ten_numbers_at_random(runs: Path, pages: Callable[[Path], dict[Key, Sho
     sentences = [key for key in numbers if key[0].startswith(SENTENCES)]
     assert sum(key[0] == "measured" for key in numbers) > 40
     cells = [key for key in numbers if key not in sentences]
-    picked = chance.sample(_measured(sentences, numbers), COUNT // 2)
-    picked += chance.sample(_measured(cells, numbers), COUNT - COUNT // 2)
+    picked = chance.sample(_measured(sentences, numbers), count // 2)
+    picked += chance.sample(_measured(cells, numbers), count - count // 2)
     assert untraced(picked, numbers, runs, pages, tmp_path) == [], f"seed {seed}"
 
 
