@@ -48,6 +48,14 @@ QUESTIONS = {
     "resume training from checkpoint": "checkpoints/",
     "use with Hugging Face Trainer": "integrations/trainer/",
 }
+CHINESE = {
+    "如何选择": "zh/how-to-choose/",
+    "损失对词元取平均": "zh/",
+    "误差反馈": "zh/how-to-choose/",
+    "学习率": "zh/examples/",
+    "课程": "zh/course/",
+    "检查点": "zh/",
+}
 INPUT, META = "input.md-search__input", ".md-search-result__meta"
 HITS = """() => [...document.querySelectorAll('.md-search-result__list > .md-search-result__item')].slice(0, 3).map(
     hit => [...hit.querySelectorAll('a.md-search-result__link')].map(link => link.getAttribute('href')))"""
@@ -85,6 +93,7 @@ def search(site, chromium):
         page.wait_for_function(f"() => !({HITS})().length", timeout=60_000)
         page.locator(INPUT).fill(query[:-1])
         page.keyboard.type(query[-1])
+        page.keyboard.press("End")  # a Chinese character comes without a key, and the search begins when one goes up
         page.wait_for_function("meta => /matching|No /.test(document.querySelector(meta).innerText)", arg=META)
         page.wait_for_timeout(500)  # hits are drawn after their number is
         hits = page.evaluate(HITS)
@@ -106,6 +115,12 @@ def test_a_pasted_message_finds_the_page_of_messages(search, message):
 def test_names_and_questions_find_their_page(search, query, page):
     hits = search(query)
     assert any(page in links for links in hits), hits
+
+
+@pytest.mark.parametrize(("query", "page"), CHINESE.items())
+def test_a_question_in_chinese_finds_a_page_in_chinese(search, query, page):
+    hits = search(query)
+    assert any(link.startswith(page) for links in hits for link in links), hits
 
 
 def test_no_internal_name_is_in_the_reference_as_it_is_shown(site):
