@@ -29,16 +29,17 @@ def doctor(
 ) -> None:
     """Read the records of any [bold]run[/] and name what is wrong, with evidence and a cure.
 
-    Exits with 1 if a problem is found.
+    Exits with 1 if a problem is found. Notes are worth knowing, and no problem.
     """
-    from tightgrad_lab.doctor import examine, read_history
+    from tightgrad_lab.doctor import examine, notes, read_history
 
     history = read_history(run)
-    findings = examine(history)
+    findings, remarks = examine(history), notes(history)
     if as_json:
-        print_json([finding.to_row() for finding in findings], ok=not findings)
+        rows, more = ([one.to_row() for one in found] for found in (findings, remarks))
+        print_json(rows, ok=not findings, notes=more)
     else:
-        _print(history, findings)
+        _print(history, findings, remarks)
     if findings:
         raise typer.Exit(WRONG)
 
@@ -50,7 +51,7 @@ def _changes(before: "tg.Plan | None", after: "tg.Plan") -> str:
     return ", ".join(f"{name}={getattr(after, name)!r}" for name in changed)
 
 
-def _print(history: "History", findings: "list[Finding]") -> None:
+def _print(history: "History", findings: "list[Finding]", remarks: "list[Finding]") -> None:
     from rich.console import Console
     from rich.markup import escape
 
@@ -61,11 +62,12 @@ def _print(history: "History", findings: "list[Finding]") -> None:
         unknown = [name for name in JUDGED if not any(record.get(name) is not None for record in history.steps)]
         left = f" Not logged, and so not judged: {', '.join(unknown)}." if unknown else ""
         console.print(f"[green]ok[/] {escape(history.source)}: nothing wrong in {read}.{left}")
-        return
-    for finding in findings:
-        console.print(f"[red]wrong[/] [bold]{finding.problem.replace('_', ' ')}[/], from step {finding.step}")
-        console.print(indented(escape(finding.evidence)))
-        console.print(indented(f"[green]cure:[/] {escape(finding.cure)}"))
-        if finding.plan is not None:
-            console.print(indented(f"[dim]plan:[/] {escape(_changes(history.plan, finding.plan))}"))
-    console.print(f"{escape(history.source)}: {len(findings)} found in {read}.")
+    for kind, advice, found in (("[red]wrong[/]", "cure", findings), ("[yellow]note[/]", "if you like", remarks)):
+        for finding in found:
+            console.print(f"{kind} [bold]{finding.problem.replace('_', ' ')}[/], from step {finding.step}")
+            console.print(indented(escape(finding.evidence)))
+            console.print(indented(f"[green]{advice}:[/] {escape(finding.cure)}"))
+            if finding.plan is not None:
+                console.print(indented(f"[dim]plan:[/] {escape(_changes(history.plan, finding.plan))}"))
+    if findings:
+        console.print(f"{escape(history.source)}: {len(findings)} found in {read}.")

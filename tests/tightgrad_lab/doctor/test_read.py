@@ -144,5 +144,14 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "wrong over clipping, from step 0" in capsys.readouterr().out
     assert cli.run(["doctor", str(tmp_path / "good")]) == 0
     assert capsys.readouterr().out.startswith("ok ")
+    lines = [f"step {step} | loss 2.0 | grad_norm 2.0 | clip_coef 0.5" for step in range(30)]
+    (tmp_path / "steady.txt").write_text("\n".join(lines))
+    assert cli.run(["doctor", str(tmp_path / "steady.txt"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ok"], found["rows"], [row["problem"] for row in found["notes"]]) == (True, [], ["steady_clipping"])
+    assert cli.run(["doctor", str(tmp_path / "steady.txt")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("ok ")
+    assert "note steady clipping, from step 0 100% of 30 steps were clipped, to 0.5 of the gradient" in said
     assert cli.run(["doctor", str(tmp_path / "nothing")]) == 2
     assert "there is no" in capsys.readouterr().err

@@ -2,13 +2,14 @@
 
 import math
 import random
+import re
 from typing import Any
 
 import pytest
 
 import tightgrad as tg
 from tightgrad.reducers import PowerSGD
-from tightgrad_lab.doctor import History, examine
+from tightgrad_lab.doctor import History, examine, notes
 from tightgrad_lab.doctor.history import Failure
 from tightgrad_lab.doctor.rules import RULES
 
@@ -58,6 +59,47 @@ def test_a_healthy_run_is_healthy() -> None:
 @pytest.mark.parametrize(("coef", "expected"), [(0.09, ["over_clipping"]), (0.2, []), (1.0, ["idle_clipping"])])
 def test_clipping(coef: float, expected: list[str]) -> None:
     assert named(healthy(clip_coef=coef)) == expected
+
+
+@pytest.mark.parametrize(
+    ("coef", "text"),
+    [
+        (0.09, None),  # a problem, and no note beside it
+        (0.5, r"^100% of 200 steps were clipped, to 0.5 of the gradient \(median; 0.5 to 0.5 from"),
+        (0.99, "to 0.99 of the gradient"),
+        (
+            lambda step: 1.0 if step % 25 == 0 else 0.2 + 0.4 * (step % 2),
+            "^96% .* to 0.6 of the gradient .*0.2 to 0.6 from",
+        ),
+        (lambda step: 1.0 if step % 10 == 0 else 0.5, None),
+        (1.0, None),
+        (None, None),
+    ],
+)
+def test_a_clip_that_always_acts_a_little_is_a_note(coef: Any, text: str | None) -> None:
+    history = History([healthy(clip_coef=coef)], CLIP)
+    found = notes(history)
+    assert len(found) == (text is not None)
+    for note in found:
+        assert examine(history) == []
+        assert re.search(text or "", note.evidence)
+        assert "tune the bound and the learning rate together" in note.cure
+        assert note.plan is not None
+        assert isinstance(note.plan.clip, tg.clip.GlobalNorm)
+        assert 0.6 < note.plan.clip.max_norm < 1.3
+
+
+def test_a_note_needs_enough_steps_and_may_lack_norms() -> None:
+    assert notes(History([healthy(19, clip_coef=0.5)])) == []
+    (note,) = notes(History([healthy(20, clip_coef=0.5, grad_norm=None)]))
+    assert (note.problem, note.step, note.plan) == ("steady_clipping", 0, None)
+
+
+def test_a_note_that_follows_from_a_problem_is_left_out() -> None:
+    records = healthy(grad_norm=lambda step: 100.0 * (1 + step % 4), clip_coef=0.5)
+    history = History([records], tg.Plan(accumulate=tg.Accumulate(2)))
+    assert [finding.problem for finding in examine(history)] == ["wrong_denominator"]
+    assert notes(history) == []
 
 
 @pytest.mark.parametrize(("bound", "expected"), [(5.0, []), (50.0, ["idle_clipping"])])

@@ -14,6 +14,7 @@ from tightgrad_lab.doctor.rules import (
     precision_lost,
     rank_drift,
     stale_warm_start,
+    steady_clipping,
     wrong_denominator,
 )
 
@@ -32,16 +33,27 @@ RULES: dict[str, Rule] = {
     wrong_denominator.PROBLEM: wrong_denominator.check,
 }
 
+NOTES: dict[str, Rule] = {steady_clipping.PROBLEM: steady_clipping.check}
+"""What is not wrong, but worth knowing."""
 
 EXPLAINS = {
     stale_warm_start.PROBLEM: (precision_lost.PROBLEM,),
-    wrong_denominator.PROBLEM: (over_clipping.PROBLEM, exploding_norms.PROBLEM),
+    wrong_denominator.PROBLEM: (over_clipping.PROBLEM, exploding_norms.PROBLEM, steady_clipping.PROBLEM),
 }
 """What is a mere consequence of a problem, with a cure that would only hide it."""
 
 
 def examine(history: History) -> list[Finding]:
     """Everything that is wrong, in the order of the rules; empty if nothing is."""
-    found = {name: finding for name, rule in RULES.items() if (finding := rule(history)) is not None}
+    return _examined(history, RULES)
+
+
+def notes(history: History) -> list[Finding]:
+    """Everything that is worth knowing and not wrong, unless it follows from what is."""
+    return [finding for finding in _examined(history, RULES | NOTES) if finding.problem in NOTES]
+
+
+def _examined(history: History, rules: dict[str, Rule]) -> list[Finding]:
+    found = {name: finding for name, rule in rules.items() if (finding := rule(history)) is not None}
     explained = {consequence for name in found for consequence in EXPLAINS.get(name, ())}
     return [finding for name, finding in found.items() if name not in explained]

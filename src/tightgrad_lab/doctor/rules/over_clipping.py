@@ -5,6 +5,7 @@ Clipping most steps a little is common and harmless; this is about factors that 
 
 from dataclasses import replace
 from statistics import median
+from typing import NamedTuple
 
 import tightgrad as tg
 from tightgrad_lab.doctor.finding import Finding
@@ -17,20 +18,34 @@ NEARLY_ALL = 0.95
 SMALL_COEF = 0.1
 
 
+class Clipped(NamedTuple):
+    """How steps are clipped: the share of those that are, the median factor of all, and the first that is."""
+
+    rate: float
+    middle: float
+    first: int
+
+
+def nearly_always(history: History) -> Clipped | None:
+    """How steps are clipped, where nearly all of them are; None elsewhere."""
+    steps, coefs = history.series("clip_coef")
+    clipped = [step for step, coef in zip(steps, coefs, strict=True) if coef < 1]
+    if len(coefs) < LEAST_STEPS or len(clipped) < NEARLY_ALL * len(coefs):
+        return None
+    return Clipped(len(clipped) / len(coefs), median(coefs), clipped[0])
+
+
 def check(history: History) -> Finding | None:
     """Nearly all steps are clipped, to less than a tenth in the middle."""
-    steps, coefs = history.series("clip_coef")
-    if len(coefs) < LEAST_STEPS:
-        return None
-    rate = sum(coef < 1 for coef in coefs) / len(coefs)
-    middle = median(coefs)
-    if rate < NEARLY_ALL or middle > SMALL_COEF:
+    found = nearly_always(history)
+    if found is None or found.middle > SMALL_COEF:
         return None
     _, norms = history.series("grad_norm")
     bound = rounded(quantile(norms, 0.9)) if norms else None
-    first = next(step for step, coef in zip(steps, coefs, strict=True) if coef < 1)
+    first, number = found.first, len(history.series("clip_coef")[1])
     evidence = (
-        f"{rate:.0%} of {len(coefs)} steps were clipped; the step taken was {middle:.2g} of the gradient (median)"
+        f"{found.rate:.0%} of {number} steps were clipped; the step taken was {found.middle:.2g} of the gradient "
+        "(median)"
     )
     _, losses = history.series("loss")
     if len(losses) >= LEAST_STEPS:
