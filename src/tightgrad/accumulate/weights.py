@@ -40,6 +40,13 @@ _LENGTHS = re.compile(r"(^|_)(len|lens|length|lengths)(_|$)", re.IGNORECASE)
 _NO_LABEL = re.compile(r"(^|_)(len|lens|length|lengths|num|size|sizes|id|ids|idx|index|indices)(_|$)", re.IGNORECASE)
 
 
+@dataclass(frozen=True)
+class Weighed:
+    """Stands for a batch whose backward ran before a checkpoint was taken, where the loop does not fetch it again."""
+
+    weights: Mapping[str, float]
+
+
 def batch_weights(batch: Any, weight: Weight, losses: tuple[str, ...]) -> dict[str, float]:
     """Call `weight` on a batch, and check what it says.
 

@@ -13,7 +13,7 @@ from tightgrad.accumulate.fetched import Fetched, uncounted
 from tightgrad.accumulate.settings import Accumulate
 from tightgrad.accumulate.split import batch_size, is_repeated, repeated, split_batch
 from tightgrad.accumulate.streamed import Rows, Streamed
-from tightgrad.accumulate.weights import DefaultWeight, FieldsCounted, Weight, batch_weights
+from tightgrad.accumulate.weights import DefaultWeight, FieldsCounted, Weighed, Weight, batch_weights
 from tightgrad.accumulate.window import MicroBatchContext, MicroBatches, Window
 from tightgrad.core.check import check_integer
 from tightgrad.core.errors import ConfigError, UsageError
@@ -181,6 +181,8 @@ class WindowCutter(Generic[Batch]):
         """Return what a batch counts for each loss: nothing, if a rank has repeated it for the sake of others."""
         if self._collective.world_size > 1 and is_repeated(batch):
             return dict.fromkeys(self.settings.losses, 0.0)
+        if isinstance(batch, Weighed):
+            return dict(batch.weights)
         row = batch_weights(batch, self._weight, self.settings.losses)
         if self._collective.rank == 0 and not isinstance(self._weight, DefaultWeight):
             self._fields.look(batch, row[self.settings.losses[0]], _STACK)

@@ -16,7 +16,7 @@ backward; a partial last window is exact. `backward`, `step` and `zero_grad` go 
 two, and clipping, do nothing. Outside a training loader's loop everything is Accelerate's own.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,15 @@ from tightgrad.clip import GlobalNorm, Value
 from tightgrad.core.check import check_choice
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.protocols import Clipper
+from tightgrad.core.types import Grads
 from tightgrad.integrations.accelerate_checks import (
+    check_attached,
     check_backwards,
     check_even,
     check_supported,
     finish,
     full_plan,
+    is_trainable,
     tells_of_break,
 )
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
@@ -59,6 +62,7 @@ class TightAccelerator(Accelerator):
         weight: what a batch counts, as for `tightgrad.attach`; None counts samples.
         seed: of all random numbers that methods draw.
         records: writers of the steps' records, as for `tightgrad.attach`.
+        before_clip: edits the gradients once a step, as for `tightgrad.attach`.
         compat: "exact", or "accelerate" to give Accelerate's own answer: every micro-batch counts the same, a partial
             window is divided by the full number of steps, and gradients stay in `.grad` until `zero_grad`.
         kwargs: of `Accelerator`.
@@ -92,6 +96,7 @@ class TightAccelerator(Accelerator):
         seed: int = 0,
         compat: str = "exact",
         records: Sequence[RecordWriter] = (),
+        before_clip: Callable[[Grads], None] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -106,8 +111,13 @@ class TightAccelerator(Accelerator):
         self.plan = full_plan(plan, self.gradient_accumulation_steps, settings)
         self.loop: ExternalLoop | None = None
         self._is_exact = compat == "exact"
-        self._weight = weight if self._is_exact else one
-        self._seed, self._records = seed, records
+        weight = weight if self._is_exact else one
+        self._settings: dict[str, Any] = {
+            "weight": weight,
+            "seed": seed,
+            "records": records,
+            "before_clip": before_clip,
+        }
         self._restored: Path | None = None
         self._has_told_of_break = False
         self._trained: list[nn.Module] = []
@@ -121,7 +131,7 @@ class TightAccelerator(Accelerator):
             if isinstance(loader, DataLoaderStateMixin) and not issubclass(type(loader), _WindowsMixin):
                 _by_windows(loader, self)
         for part in prepared if isinstance(prepared, tuple) else (prepared,):
-            if isinstance(part, nn.Module):
+            if is_trainable(part) and all(part is not one for one in self._trained):
                 self._trained.append(part)
         if self._trained and self._optimizers:
             self._attach()
@@ -147,15 +157,14 @@ class TightAccelerator(Accelerator):
             state = self.pipe.state_dict()  # another optimizer was prepared after the first
             self.loop.close()
         (model,) = self._trained
-        settings: dict[str, Any] = {"weight": self._weight, "seed": self._seed, "records": self._records}
         self.loop = ExternalLoop(
-            lambda: attach(model, optimizers, self.plan, **settings),
+            lambda: attach(model, optimizers, self.plan, **self._settings),
             "Call step() on the optimizer that accelerator.prepare() has given.",
         )
         for optimizer in self._optimizers:
             TightOptimizer.take(optimizer, self.loop, keeps_grads=not self._is_exact)
         if self._restored is not None:
-            self.pipe.load(self._restored)
+            self.loop.load(self._restored)
         elif state is not None:
             self.pipe.load_state_dict(state)
 
@@ -192,11 +201,13 @@ class TightAccelerator(Accelerator):
         """Run backward through the pipeline, which scales the loss. Call it once for each batch of the loader.
 
         Raises:
-            UsageError: it was called twice for a batch, not for the one before, or outside of a prepared loader's loop.
+            UsageError: it was called twice for a batch, not for the one before, outside of a prepared loader's loop, or
+                before a model and an optimizer were prepared.
         """
         loop = self.loop
         if loop is None or loop.window is None:
-            if loop is not None and self._is_exact:
+            if self._is_exact:
+                check_attached(self)
                 raise UsageError(
                     "accelerator.backward(loss) was called outside of a loop over a prepared loader, where the plan "
                     "does not act. Put the training loader through accelerator.prepare(), iterate over what it gives "
@@ -268,8 +279,8 @@ class TightAccelerator(Accelerator):
     def _load(self, folder: str) -> None:
         path = Path(folder) / FOLDER
         if self.loop is not None:
-            self.pipe.load(path)
-        elif path.exists():
+            self.loop.load(path)
+        else:
             self._restored = path
 
 
@@ -278,6 +289,7 @@ class _WindowsMixin:
 
     tight: TightAccelerator
     end_of_dataloader: bool
+    dl_state_dict: dict[str, Any]
 
     def __iter__(self) -> Iterator[Any]:
         tight, loop = self.tight, self.tight.loop
@@ -288,14 +300,18 @@ class _WindowsMixin:
 
         check_even(tight, self)
 
-        def is_full(group: list[Any]) -> bool:
-            return len(group) >= tight.gradient_accumulation_steps or self.end_of_dataloader
+        def is_full(group: list[tuple[Any, Any]]) -> bool:
+            return len(group) >= tight.gradient_accumulation_steps - loop.num_done or self.end_of_dataloader
 
+        # A loader with state (torchdata's) is to save the place of the batch that is trained on, not of the last read.
+        with_places = ((batch, getattr(self, "dl_state_dict", None)) for batch in source)
         try:
-            for group in in_groups(source, is_full):
+            for group in in_groups(with_places, is_full):
                 ends = self.end_of_dataloader
-                loop.open(group, tight.gradient_accumulation_steps)
-                for batch in group:
+                loop.open([batch for batch, _ in group], tight.gradient_accumulation_steps)
+                for batch, place in group:
+                    if place is not None:
+                        self.dl_state_dict = place
                     with loop.micro_batch():
                         self.end_of_dataloader = ends and loop.is_last
                         tight.gradient_state._set_sync_gradients(loop.is_last)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 
 from tightgrad.core.collective import gathered
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
@@ -93,13 +94,33 @@ def check_even(accelerator: Any, loader: Any) -> None:
         )
 
 
+def is_trainable(part: object) -> bool:
+    """Tell whether a prepared object is a model to train, not a loss or a frozen teacher."""
+    return isinstance(part, nn.Module) and any(parameter.requires_grad for parameter in part.parameters())
+
+
+def check_attached(accelerator: Any) -> None:
+    """Raise `UsageError` if `prepare` has not been given what the plan is attached to, so that it would never act."""
+    missing = ["no model with trainable parameters"] * (not accelerator._trained)
+    missing += ["no optimizer"] * (not accelerator._optimizers)
+    if accelerator.loop is None:
+        raise UsageError(
+            f"accelerator.backward(loss) was called, but {' and '.join(missing) or 'nothing'} has come through "
+            "accelerator.prepare(), so that the plan would never act. Write `model, optimizer, loader = "
+            "accelerator.prepare(model, optimizer, loader)`; prepare_model, prepare_optimizer and prepare_data_loader "
+            "do not attach the plan."
+        )
+
+
 def check_backwards(loop: ExternalLoop, due: int) -> None:
     """Raise `UsageError` if one of the first `due` batches of the window has had no backward through the pipeline."""
     if loop.num_backwards < due:
         raise UsageError(
             f"accelerator.backward(loss) was called for {loop.num_backwards} of the {loop.position} batches of this "
             "window so far, but the weights of all count. Call it for each batch that the loader gives, in place of "
-            "loss.backward(); leave batches out in the DataLoader, or give them the weight 0."
+            "loss.backward(), before the next batch is taken; leave a batch out with accelerator.pipe.skip() in place "
+            "of backward, or in the DataLoader. If the loop takes a window's batches first to count their tokens, pass "
+            "TightAccelerator(weight=lambda batch: ...) for that, take batch by batch, and give backward the mean loss."
         )
 
 

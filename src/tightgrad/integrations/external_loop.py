@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -10,10 +11,13 @@ from torch import Tensor
 
 from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.settings import Schedule
-from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
+from tightgrad.accumulate.weights import Weighed
+from tightgrad.core.errors import ConfigError, StateMismatchError, UnsupportedError, UsageError
+from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Clipper
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.premises.collaborators import check_without_closure
+from tightgrad.plan.guard import agreed_on_any
 from tightgrad.plan.plan import Plan
 from tightgrad.records.step_record import StepRecord
 
@@ -46,21 +50,55 @@ class ExternalLoop:
         self._not_asked: list[Any] = []
 
     def open(self, batches: Sequence[Any], full: int | None = None) -> None:
-        """Begin a window of exactly these batches. Collective: every rank must call it.
+        """Begin a window of exactly these batches, or go on with them in the window that a loaded checkpoint was taken
+        in. Collective: every rank must call it.
 
         Args:
-            batches: at least one, and at most as many as a full window has.
+            batches: at least one, and at most as many as a full window has, less `num_done`.
             full: micro-batches of a full window; None leaves the number as it is.
 
         Raises:
             ConfigError: this number cannot be set.
+            StateMismatchError: the open window of the checkpoint is not one of these batches.
             UsageError: the window before has not come to its step, or the ranks have different numbers.
         """
         self.take_in_new_parameters()
         if full is not None:
             self.pipe.set_micro_batches(full)
-        self._windows = self.pipe.windows(batches)  # kept, since letting go of it waits for the other ranks
-        self.window, self.position = next(self._windows), 0
+        saved = self.pipe.state.open_window
+        done = [] if saved is None else [Weighed(row) for row in saved.weights[: saved.position]]
+        if saved is not None and len(done) == len(saved.weights):
+            raise StateMismatchError(
+                f"the checkpoint was taken after the last of {len(done)} backwards of a window and before its step; "
+                "save after optimizer.step(), or between two earlier batches."
+            )
+        self._windows = self.pipe.windows([*done, *batches])  # kept, since letting go of it waits for the other ranks
+        self.window, self.position = next(self._windows), len(done)
+
+    @property
+    def num_done(self) -> int:
+        """Return how many micro-batches of the next window ran before the checkpoint that was loaded was taken."""
+        saved = self.pipe.state.open_window
+        return 0 if saved is None else saved.position
+
+    def load(self, folder: Path) -> None:
+        """Load what methods remember, or warn where a framework's checkpoint has nothing of it. Collective: every rank
+        must call it.
+        """
+        if agreed_on_any(folder.exists(), self.pipe.adapter.collective):
+            self.pipe.load(folder)
+        else:
+            self.tell_nothing_saved(str(folder.parent))
+
+    def tell_nothing_saved(self, checkpoint: str) -> None:
+        """Warn, by rank 0, that a checkpoint was saved without TightGrad."""
+        if self.pipe.adapter.collective.rank == 0:
+            warn(
+                f"{checkpoint} holds nothing of TightGrad: it was saved without it, or its part is missing. Model, "
+                "optimizer and schedule go on; what the plan's methods remember (residuals, norms) and its count of "
+                "steps begin anew.",
+                2,
+            )
 
     def take_in_new_parameters(self) -> None:
         """Attach again where parameters were unfrozen and given to the optimizer since, keeping what methods remember.
@@ -91,14 +129,19 @@ class ExternalLoop:
         return self.window.backwards if self.window is not None else 0
 
     @property
+    def weight(self) -> float:
+        """Return what the current micro-batch counts on this rank."""
+        assert self.window is not None
+        return next(iter(self.window.weights[self.position - 1].values()))
+
+    @property
     def loss_share(self) -> float:
         """Return what the current micro-batch's loss counts for in the mean over the window's losses on all ranks,
         times the number of ranks: frameworks average over ranks what they log.
         """
         assert self.window is not None
-        weight = next(iter(self.window.weights[self.position - 1].values()))
         ranks, accumulate = self.pipe.adapter.collective.world_size, self.pipe.plan.accumulate
-        share = ranks * (accumulate or Accumulate()).loss_factor(weight, 1.0)
+        share = ranks * (accumulate or Accumulate()).loss_factor(self.weight, 1.0)
         return share / self.window.total_weight if self.window.total_weight else 0.0
 
     @contextmanager

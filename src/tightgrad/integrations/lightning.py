@@ -28,6 +28,7 @@ from tightgrad.checkpoint.rank_file import serialized
 from tightgrad.checkpoint.save_folder import LATEST, file_name, folder_name
 from tightgrad.collectives.gather_with_grad import gather_rows
 from tightgrad.core.errors import UnsupportedError, UsageError
+from tightgrad.core.notices import warn
 from tightgrad.integrations.external_loop import ExternalLoop, check_takes_loss_alone
 from tightgrad.integrations.lightning_checks import OWN_LOOP, check_supported, full_plan
 from tightgrad.integrations.lightning_hooks import StepHooks
@@ -122,6 +123,8 @@ class TightGrad(Callback):
 
         self._loader = loader
         self.loop = ExternalLoop(attached, "Call self.optimizers().step(), without use_pl_optimizer=False.")
+        if trainer.ckpt_path is not None and self._saved is None:
+            self.loop.tell_nothing_saved(str(trainer.ckpt_path))
         hooks.install(self.loop)
         trainer.strategy.backward = partial(self._backward, trainer, pl_module)
         trainer.strategy.optimizer_step = partial(self._optimizer_step, pl_module)
@@ -140,10 +143,25 @@ class TightGrad(Callback):
             loop.take_in_new_parameters()
             _load(self.pipe, self._saved)
             self._saved = None
+            if loop.num_done and not hasattr(self._loader, "load_state_dict"):
+                self._drop_done(loop)
         if loop.window is None:
-            loop.open(self._loader.window(full), full)
+            done = batch_idx % full if pl_module.automatic_optimization else loop.num_done
+            left = trainer.num_training_batches - batch_idx  # not all, where a fit goes on in the middle of an epoch
+            loop.open(self._loader.window(int(min(full - done, left))), full)
         self._batch = batch_idx
         self._held.enter_context(loop.micro_batch())
+
+    def _drop_done(self, loop: ExternalLoop) -> None:
+        if self.pipe.adapter.collective.rank == 0:
+            warn(
+                f"the checkpoint was taken after {loop.num_done} batches of a window, and the loader, which has no "
+                "state_dict(), does not go on with the others: the gradients of those are dropped, and the next step "
+                "has fewer batches. Take a loader with state (torchdata's StatefulDataLoader), or save after steps: a "
+                "val_check_interval that is a multiple of accumulate_grad_batches.",
+                1,
+            )
+        self.pipe.state.open_window = None
 
     def _full_window(self, trainer: Trainer, module: LightningModule) -> int:
         """The number of batches that make a step; Lightning counts them from the beginning of the epoch."""
@@ -262,14 +280,18 @@ class TightGrad(Callback):
 
 
 class _Windowed:
-    """A loader that reads ahead when a window begins, so that all of its batches are known."""
+    """A loader that reads ahead when a window begins, so that all of its batches are known. The state of one with
+    `state_dict` (torchdata's) is that after the batch that is trained on, not after the last one that was read.
+    """
 
     def __init__(self, loader: Any, limit: Callable[[], float]) -> None:
         self._loader = loader
         self._limit = limit
+        self._place: Any = None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_loader"], name)
+        found = getattr(self.__dict__["_loader"], name)
+        return (lambda: found() if self._place is None else self._place) if name == "state_dict" else found
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -278,14 +300,17 @@ class _Windowed:
         self._source, self._num_read = iter(self._loader), 0
         self._to_yield, self._to_open = deque[Any](), deque[Any]()
         while self._to_yield or self._read():
-            yield self._to_yield.popleft()
+            batch, self._place = self._to_yield.popleft()
+            yield batch
+        self._place = None
 
     def _read(self) -> bool:
         if self._num_read >= self._limit():
             return False
         for batch in self._source:
             self._num_read += 1
-            self._to_yield.append(batch)
+            place = self._loader.state_dict() if hasattr(self._loader, "state_dict") else None
+            self._to_yield.append((batch, place))
             self._to_open.append(batch)
             return True
         return False

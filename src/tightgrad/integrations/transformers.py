@@ -12,22 +12,26 @@ loss. For a subclass of Trainer:
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tightgrad.accumulate.additive import Forward, compare_with_halves
 from tightgrad.accumulate.weights import Weight, batch_weights
 from tightgrad.clip import GlobalNorm
 from tightgrad.core.errors import UnsupportedError, UsageError
+from tightgrad.core.notices import warn
 from tightgrad.core.placement import is_dtensor
+from tightgrad.core.types import Grads
 from tightgrad.integrations.accelerate_checks import check_supported, full_plan
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
 from tightgrad.integrations.external_loop import ExternalLoop, check_takes_loss_alone, with_clip
-from tightgrad.integrations.transformers_loss import weight_of_loss
+from tightgrad.integrations.transformers_loss import has_own_loss, weight_of_loss
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.plan.plan import Plan
@@ -52,6 +56,7 @@ class TightTrainerMixin:
             window: the loss of a batch must be the weighted mean of its halves' losses.
         seed: of all random numbers that methods draw.
         records: writers of the steps' records, as for `tightgrad.attach`.
+        before_clip: edits the gradients once a step, as for `tightgrad.attach`.
         kwargs: of the trainer.
 
     Raises:
@@ -68,6 +73,7 @@ class TightTrainerMixin:
         weight: Weight | None = None,
         seed: int = 0,
         records: Sequence[RecordWriter] = (),
+        before_clip: Callable[[Grads], None] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -77,8 +83,10 @@ class TightTrainerMixin:
         self.plan = with_clip(plan, _arguments_clip(plan, max_norm), "TrainingArguments(max_grad_norm)")
         self.loop: ExternalLoop | None = None
         self._weight = weight or weight_of_loss(self)
-        self._checks_loss = weight is None
-        self._seed, self._records = seed, records
+        self._checks_loss, self._has_told_of_drop = weight is None, False
+        assert self.plan.accumulate is not None
+        self._gives_items = has_own_loss(self) and self.plan.accumulate.loss_reduction == "mean"  # type: ignore[arg-type]
+        self._settings = {"weight": self._weight, "seed": seed, "records": records, "before_clip": before_clip}
         self.loss_is_scaled_for_ga = True  # backward scales
 
     def _check_supported(self) -> None:
@@ -108,26 +116,43 @@ class TightTrainerMixin:
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Create the trainer's schedule on the optimizer, which is prepared by now."""
+        if not isinstance(self.optimizer, AcceleratedOptimizer):  # type: ignore[attr-defined]
+            raise UnsupportedError(
+                f"create_optimizer gave a {type(self.optimizer).__name__}; "  # type: ignore[attr-defined]
+                "TightTrainer steps one torch.optim.Optimizer. For several, write the loop yourself with "
+                "tightgrad.attach(model, [first, second], plan)."
+            )
         _TrainerOptimizer.take(self.optimizer, None)  # type: ignore[attr-defined]
         return super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         found = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)  # type: ignore[misc]
         optimizer, model, accelerator = self.optimizer, self.model_wrapped, self.accelerator  # type: ignore[attr-defined]
-        settings: dict[str, Any] = {"weight": self._weight, "seed": self._seed, "records": self._records}
         self.loop = loop = ExternalLoop(
-            lambda: attach(model, optimizer.optimizer, self.plan, **settings), "Leave the steps to the trainer."
+            lambda: attach(model, optimizer.optimizer, self.plan, **self._settings), "Leave the steps to the trainer."
         )
-        if resume_from_checkpoint is not None and (Path(resume_from_checkpoint) / FOLDER).exists():
-            loop.pipe.load(Path(resume_from_checkpoint) / FOLDER)
+        if resume_from_checkpoint is not None:
+            loop.load(Path(resume_from_checkpoint) / FOLDER)
         accelerator.backward = self._backward
         accelerator.clip_grad_norm_ = lambda *args, **kwargs: loop.later_norm()
+        callbacks = self.callback_handler.callbacks  # type: ignore[attr-defined]
         optimizer.loop = loop
+        optimizer.keeps_grads = any(
+            type(one).on_optimizer_step is not TrainerCallback.on_optimizer_step for one in callbacks
+        )
         return found
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], None]:
         """Read a window's batches, which are weighed and counted over all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        if self._running.num_backwards and not self._has_told_of_drop:
+            self._has_told_of_drop = True
+            warn(
+                f"Trainer took no step after {self._running.num_backwards} batches, whose gradients are dropped: their "
+                "epoch ended within a window. A dataset without a length shows its end too late; give it a __len__, or "
+                "leave out its last batches that do not fill gradient_accumulation_steps. This is said once.",
+                2,
+            )
         self._running.abandon()
         if self._checks_loss:
             self._check_loss(batches)
@@ -161,8 +186,9 @@ class TightTrainerMixin:
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Run one micro-batch; return what its loss counts for in the window's mean loss."""
-        with self._running.micro_batch():
-            loss: Tensor = super().training_step(model, inputs, None)  # type: ignore[misc]
+        with self._running.micro_batch(), _without_count_of_ranks(self.args):  # type: ignore[attr-defined]
+            items = torch.tensor(self._running.weight or 1.0) if self._gives_items else None
+            loss: Tensor = super().training_step(model, inputs, items)  # type: ignore[misc]
         share = self._running.loss_share
         return loss * share if share else torch.zeros_like(loss)
 
@@ -179,6 +205,18 @@ class TightTrainerMixin:
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)  # type: ignore[misc]
         self.pipe.save(Path(output_dir) / FOLDER)
+
+
+@contextmanager
+def _without_count_of_ranks(arguments: Any) -> Iterator[None]:
+    """Keep Trainer from multiplying a loss that was divided by `num_items_in_batch` by the number of ranks: the number
+    given here is that of one rank's micro-batch.
+    """
+    before, arguments.average_tokens_across_devices = arguments.average_tokens_across_devices, False
+    try:
+        yield
+    finally:
+        arguments.average_tokens_across_devices = before
 
 
 def _arguments_clip(plan: Plan, max_norm: float | None) -> GlobalNorm | None:

@@ -26,7 +26,7 @@ def weight_of_loss(trainer: Trainer) -> Weight:
         ConfigError: it is not known, so `weight` has to be given.
     """
     model = base_of(trainer.model)
-    if not type(trainer).compute_loss.__module__.startswith("transformers."):
+    if _overrides_loss(trainer):
         raise _unknown(f"{type(trainer).__name__} has a compute_loss of its own")
     if trainer.compute_loss_func is not None:
         raise _unknown("compute_loss_func computes it")
@@ -34,6 +34,15 @@ def weight_of_loss(trainer: Trainer) -> Weight:
         return _weight_of_model(model)
     shifts = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
     return lambda batch: count_labels(batch, shifts=shifts) if "labels" in batch else _weight_of_model(model)(batch)
+
+
+def has_own_loss(trainer: Trainer) -> bool:
+    """Tell whether the user computes the loss, perhaps divided by `num_items_in_batch`."""
+    return _overrides_loss(trainer) or trainer.compute_loss_func is not None
+
+
+def _overrides_loss(trainer: Trainer) -> bool:
+    return not type(trainer).compute_loss.__module__.startswith("transformers.")
 
 
 def base_of(model: Any) -> Any:

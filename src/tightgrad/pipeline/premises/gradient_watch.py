@@ -128,7 +128,8 @@ def _kind(old: Tensor | None, new: Tensor | None) -> str:
 
 
 _EDIT = (
-    "attach(..., before_clip=edit), which is called once a step with the whole window's gradients. A "
+    "attach(..., before_clip=edit), which is called once a step with the whole window's gradients (TightAccelerator "
+    "and TightTrainer take it too; in Lightning it is on_before_optimizer_step). A "
     "parameter.register_hook gets each micro-batch's gradient, scaled by its weight and the loss scale: it is right "
     "only for a fixed factor or mask, not for a clip, noise or weight decay"
 )
