@@ -85,8 +85,9 @@ class TightTrainerMixin:
         self._weight = weight or weight_of_loss(self)
         self._checks_loss, self._has_told_of_drop = weight is None, False
         assert self.plan.accumulate is not None
-        self._gives_items = has_own_loss(self) and self.plan.accumulate.loss_reduction == "mean"  # type: ignore[arg-type]
-        self._settings = {"weight": self._weight, "seed": seed, "records": records, "before_clip": before_clip}
+        self._gives_items = has_own_loss(self) and self.plan.accumulate.loss_reduction == "mean"
+        settings = {"weight": self._weight, "seed": seed, "records": records, "before_clip": before_clip}
+        self._settings: dict[str, Any] = settings
         self.loss_is_scaled_for_ga = True  # backward scales
 
     def _check_supported(self) -> None:

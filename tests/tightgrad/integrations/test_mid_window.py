@@ -195,3 +195,12 @@ def test_lightning_drops_the_open_window_where_the_loader_begins_anew(done, firs
     assert all(f"taken after {done % STEPS} batches of a window" in text for text in told)
     assert json.loads((tmp_path / "steps.jsonl").read_text().splitlines()[0])["micro_batches"] == first
     assert tight.pipe.state.step == 4
+
+
+def test_a_checkpoint_of_plain_lightning_is_told(tmp_path):
+    trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", barebones=True)
+    trainer.fit(Tagging(), DataLoader(Tokens(), batch_size=BATCH))
+    trainer.save_checkpoint(tmp_path / "plain.ckpt")
+    with pytest.warns(tg.TightGradWarning, match=r"plain\.ckpt holds nothing of TightGrad"):
+        _, tight = fit(DataLoader, path=tmp_path / "plain.ckpt")
+    assert tight.pipe.state.step == 2
