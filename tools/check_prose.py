@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MARKDOWN = ("README*.md", "CONTRIBUTING.md", "docs/**/*.md", "packages/**/*.md", "src/tightgrad_lab/**/*.md")
+MARKDOWN += ("examples/notebooks/src/*.md",)
 TEXTS = ("src/tightgrad_lab/report/texts/**/*.json",)
 PROGRAMS = ("src/tightgrad_command/*.py", "src/tightgrad_lab/cli/**/*.py")
 MOST_WORDS = 45
@@ -66,6 +67,15 @@ CHINESE = (
     (r"常数预热", "恒定预热"),
     (r"批次 ?\d{2,}", "批大小"),
     (r"参数树", "随机张量集合"),
+    (r"(?:被裁剪的?|平常的|普通的|更新的)步子|步子被裁剪|步子为", "被裁剪的步数占比；步；更新量"),
+    (r"动量校正", "动量修正"),
+    (r"动量掩码", "掩蔽"),
+    (r"盈亏平衡", "平衡点"),
+    (r"比例系数", "缩放系数"),
+    (r"交互作用", "交互效应"),
+    (r"离群批次|异常样本", "异常批次"),
+    (r"有效批次|(?<![微大小])批次 ?\{|小批(?!次|量)", "有效批大小；批大小；小批次"),
+    (r"(?<![\w.-])[Nn]otebooks?(?![\w/-])", "笔记本"),
 )
 
 

@@ -89,6 +89,10 @@ SENTENCES = [
     "A word " * 46,
     "由实测的各行数据写成。",
     "使用束宽 4 的搜索，批次 512。",
+    "会有百分之几的步子被裁剪？",
+    "课程的七个 notebook 中英文各一套。",
+    "DGC 加了动量校正。",
+    "矩阵改用 Muon，四个离群批次。",
 ]
 
 
@@ -110,6 +114,7 @@ def test_sentences_of_the_kind_are_found(sentence, tmp_path):
         "`if not given`",
         "[a](if-not given)",
         "裁剪在深层网络中尤其重要。",
+        "`examples/notebooks/zh` 里的笔记本，小批次 {base}，微批次 {size}。",
         "A quotation: it shall pass. <!-- prose: as it is -->",
     ],
 )
@@ -123,3 +128,4 @@ def test_the_texts_of_command_line_and_page_are_read():
     assert {"README.md", "src/tightgrad_lab/report/texts/zh.json", "src/tightgrad_lab/cli/lab.py"} <= places
     assert any(place.startswith("docs/zh/") for place in places)
     assert any(place.startswith("src/tightgrad_lab/report/book/zh/") for place in places)
+    assert "examples/notebooks/src/clipping.zh.md" in places

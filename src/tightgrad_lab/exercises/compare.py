@@ -146,6 +146,11 @@ def _all_numbers(value: Any) -> list[float]:
     return [float(value)] if isinstance(value, numbers.Real) else []
 
 
+def unwrapped(value: Any) -> Words | None:
+    """Say that a tensor was returned where a float of Python was asked for."""
+    return words.TENSOR if is_tensor(value) else None
+
+
 def number(value: float) -> str:
     """A number as a person reads it."""
     return f"{value:.6g}"

@@ -68,6 +68,10 @@ CONSTANT = Words(
 NOTHING = Words("it returns None; is a `return` missing?", "它返回 None，是不是漏了 `return`？")
 STARTER = Words("this is still the starter: replace `...` by your answer", "这还是起始文件：请把 `...` 换成你的答案")
 KIND = Words("it should be {right} and is {found}", "应当是 {right}，现在是 {found}")
+TENSOR = Words(
+    "it returns a tensor; a float of Python was asked for, as `.item()` gives: a tensor may keep its whole graph alive",
+    "返回的是张量；题目要的是 Python 的 float，用 `.item()` 即可：张量可能使整个计算图一直不被释放",
+)
 LENGTH = Words("it should hold {right} entries and holds {found}", "应当有 {right} 项，现在有 {found} 项")
 SHAPE = Words("its shape should be {right} and is {found}", "形状应当是 {right}，现在是 {found}")
 KEY = Words("the answer lacks the entry '{key}'", "答案里缺少 '{key}' 一项")

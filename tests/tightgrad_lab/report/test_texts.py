@@ -11,7 +11,7 @@ from markupsafe import Markup
 from tightgrad_lab.report import units
 from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.texts import breakable, load
-from tightgrad_lab.schema import NUMBERS
+from tightgrad_lab.schema import NUMBERS, published_files
 
 EN, ZH = load("en").entries, load("zh").entries
 REFERENCES = json.loads(Path(units.__file__).with_name("references.json").read_text(encoding="utf-8"))
@@ -26,6 +26,13 @@ def test_same_placeholders() -> None:
         assert set(re.findall(r"{(\w+)}", EN[key])) == set(re.findall(r"{(\w+)}", ZH[key])), key
         assert EN[key].strip(), key
         assert ZH[key].strip(), key
+
+
+def test_every_setting_has_a_name() -> None:
+    """A setting without a name would stand on the Chinese page as the key of its file."""
+    for path in published_files():
+        for name, value in json.loads(path.read_text(encoding="utf-8"))["settings"].items():
+            assert f"set.{name}" in ZH or not isinstance(value, int | float | str), f"{path.name}: {name}"
 
 
 def test_every_text_is_used() -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from tightgrad_lab.exercises.compare import unwrapped
 from tightgrad_lab.exercises.model import Case, Draw, Exam, slip
+from tightgrad_lab.exercises.words import Words
 
 Grads = list[Tensor | None]
 
@@ -57,7 +59,8 @@ def _length(tensors: list[Tensor], norm: str) -> float:
     squares = sum(float(one.square().sum()) for one in tensors)
     parts = sum(float(one.norm()) for one in tensors)
     largest = max((float(one.norm()) for one in tensors), default=0.0)
-    return {"l2": math.sqrt(squares), "squares": squares, "sum": parts, "largest": largest}[norm]
+    element = max((float(one.abs().max()) for one in tensors), default=0.0)
+    return {"l2": math.sqrt(squares), "squares": squares, "sum": parts, "largest": largest, "element": element}[norm]
 
 
 def _factor(length: float, max_norm: float, cap: bool) -> float:
@@ -65,11 +68,17 @@ def _factor(length: float, max_norm: float, cap: bool) -> float:
     return min(1.0, quotient) if cap else quotient
 
 
+def returns_a_float(function: Callable[..., Any], draw: Draw) -> Words | None:
+    """Look at the kind of what is returned, which no comparison of numbers shows."""
+    return unwrapped(function(*cases(draw)[0]))
+
+
 EXAM = Exam(
     function="clip_by_norm_",
     cases=cases,
     right=right,
     ask=ask,
+    more=returns_a_float,
     changes=(0,),
     without=("tightgrad", "clip_grad_norm_", "clip_grad_norm", "clip_grads_with_norm_", "get_total_norm"),
     slips=(
@@ -104,6 +113,11 @@ EXAM = Exam(
             "you took the largest norm of a tensor for that of the whole",
             "你把最大的张量范数当成了整体的范数",
             norm="largest",
+        ),
+        slip(
+            "you took the largest element for the norm: take the root of the sum of all squares",
+            "你把绝对值最大的元素当成了范数：应当取全部平方和的平方根",
+            norm="element",
         ),
         slip(
             "you clip by value; one factor for all elements was asked for",

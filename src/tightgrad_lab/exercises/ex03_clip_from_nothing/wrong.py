@@ -21,6 +21,8 @@ WRONG = (
     ),
     Wrong("grad.mul_(max_norm / norm)", "grad = grad * (max_norm / norm)", "you make new tensors"),
     Wrong("    if norm > max_norm:\n", "    if norm:\n", "are lengthened"),
+    Wrong(NORM, "torch.stack([grad.norm() for grad in present]).norm()", "a float of Python was asked for"),
+    Wrong(NORM, "float(max(grad.abs().max() for grad in present))", "took the largest element for the norm"),
     Wrong(NORM, "float(sum(grad.norm() for grad in present))", "add their squares"),
     Wrong("    if norm > max_norm:\n", "    if True:\n", "ZeroDivisionError"),
     Wrong(

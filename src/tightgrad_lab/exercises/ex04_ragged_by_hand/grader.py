@@ -22,6 +22,7 @@ def right(
     count: str = "all",
     mean: str = "means",
     total: str = "tokens",
+    across: str = "mean",
 ) -> dict[str, Any]:
     """Return the answer."""
     processes, everything = len(tokens), sum(map(sum, tokens))
@@ -36,12 +37,14 @@ def right(
         "divided": sum(sums) / everything / processes,
     }
     means = {"means": sum(averages) / processes, "flat": sum(flat) / len(flat), "sum": sum(averages)}
-    scale = {"times": processes, "none": 1.0, "divided": 1.0 / processes}[world]
+    scale = {"times": processes, "none": 1.0, "divided": 1.0 / processes, "K": 1.0}[world]
     items = [everything if count == "all" else sum(row) for row in tokens]
     factors = [[scale * n / own for n in row] for row, own in zip(tokens, items, strict=True)]
+    if world == "K":
+        factors = [[len(row) * one for one in row] for row in factors]
     if count == "K":
         factors = [[1.0 / len(row) for _ in row] for row in tokens]
-    local = sum(one / sum(row) for one, row in zip(sums, tokens, strict=True)) / processes
+    local = sum(one / sum(row) for one, row in zip(sums, tokens, strict=True)) / (processes if across == "mean" else 1)
     return {"right": totals[total], "mean_of_means": means[mean], "factors": factors, "local_count": local}
 
 
@@ -85,6 +88,12 @@ EXAM = Exam(
             mean="flat",
         ),
         slip("DDP averages the processes; you added them", "DDP 是对进程取平均；你把它们相加了", mean="sum"),
+        slip("DDP averages the processes; you added them", "DDP 是对进程取平均；你把它们相加了", across="sum"),
+        slip(
+            "you multiply by K as well: the share of the tokens is the whole weight",
+            "你又乘了 K：词元的份额就是全部的权重",
+            world="K",
+        ),
         slip(
             "you divide by the number of processes as well: the tokens of all processes are counted already",
             "你又除以了进程数：所有进程的词元已经数进去了",

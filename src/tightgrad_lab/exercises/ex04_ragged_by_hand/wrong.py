@@ -18,4 +18,6 @@ WRONG = (
         "different K",
     ),
     Wrong("sum(sums) / total", "sum(sums) / total / processes", "counted already"),
+    Wrong("zip(sums, tokens)) / processes", "zip(sums, tokens))", "local_count: DDP averages the processes"),
+    Wrong("processes * n / total", "len(row) * n / total", "you multiply by K as well"),
 )

@@ -33,6 +33,7 @@ def right(
     last: str = "kept",
     clear: str = "window",
     drop: str = "padding",
+    step: str = "window",
 ) -> Tensor:
     """Return the table after one epoch, by formulas and not by autograd."""
     table = torch.zeros(vocabulary, vocabulary, dtype=torch.float64)
@@ -61,7 +62,10 @@ def right(
             if clear == "micro":
                 total = torch.zeros_like(table)
             total = total + shares[weight] * _mean_gradient(table, tokens, labels)
-        table = table - rate * total
+            if step == "micro":
+                table = table - rate * total
+        if step == "window":
+            table = table - rate * total
     return table
 
 
@@ -132,6 +136,11 @@ EXAM = Exam(
             "the gradients are cleared between the micro-batches: only the last one is left",
             "在微批次之间清零了：只剩下最后一个微批次的梯度",
             clear="micro",
+        ),
+        slip(
+            "every micro-batch makes a step: step once, after the last micro-batch of the window",
+            "每个微批次都更新了一次：应当在窗口的最后一个微批次之后更新一次",
+            step="micro",
         ),
         slip(
             "the token 0 is a label like any other: only -100 is padding",

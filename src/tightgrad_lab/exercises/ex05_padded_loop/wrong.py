@@ -20,5 +20,6 @@ WRONG = (
     Wrong(SHARE, "loss * int((labels != -100).sum()) / sum(int((y != -100).sum()) for _, y in batches)", "whole epoch"),
     Wrong(SHARE, SHARE + " / len(window)", "you divide twice"),
     Wrong(SHARE, "loss", "added and not divided"),
+    Wrong("        optimizer.step()\n", "            optimizer.step()\n", "every micro-batch makes a step"),
     Wrong("items = sum(int((labels != -100).sum())", "items = sum(int((labels > 0).sum())", "the token 0 is a label"),
 )

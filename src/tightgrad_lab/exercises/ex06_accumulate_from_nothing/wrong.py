@@ -13,6 +13,7 @@ WRONG = (
         "parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad",
         "still in the sum",
     ),
+    Wrong("total += loss.item()", "total += loss", "a float of Python was asked for"),
     Wrong(
         "total += loss.item()", "total = loss_function(model(inputs), labels).item()", "that of the last micro-batch"
     ),

@@ -17,6 +17,7 @@ WRONG = (
     Wrong("wanted.abs().topk(k)", "wanted.topk(k)", "choose by magnitude"),
     Wrong("        wanted = flat +", "        flat += 1e-3 * flat\n        wanted = flat +", "it changes its argument"),
     Wrong("max(1, int(self.density * flat.numel()))", "int(self.density * flat.numel())", "send at least one element"),
+    Wrong("int(self.density * flat.numel())", "round(self.density * flat.numel())", "rounded to the nearest integer"),
     Wrong("wanted.abs().topk(k)", "flat.abs().topk(k)", "choose by the gradient alone"),
     Wrong("values = wanted[positions]", "values = flat[positions]", "you send the gradient's values"),
     Wrong("values = wanted[positions]", "values = wanted[positions].abs()", "lost their signs"),

@@ -75,8 +75,10 @@ def right(
         factors = [min(1.0, max_norm / one) if over == "each" else factor for one in norms]
         means = [one * own for one, own in zip(means, factors, strict=True)]
         norm *= factor if record == "after" else 1.0
-    if clip == "none":
+    if clip in ("none", "value"):
         norm, _ = _norm(means, max_norm, unit, half)
+    if clip == "value":
+        means = [one.clamp(-max_norm, max_norm) for one in means]
     if unscale == "last":
         means = [one / scale for one in means]
     return {"weights": means, "norm": norm}
@@ -117,6 +119,11 @@ EXAM = Exam(
             half=True,
         ),
         slip("nothing is clipped", "没有裁剪", clip="none"),
+        slip(
+            "you clip by value: multiply all elements by one factor",
+            "你按值裁剪了：应当所有元素乘同一个系数",
+            clip="value",
+        ),
         slip("this is the sum over the processes, not their mean", "这是各进程之和，不是平均", mean=False),
         slip(
             "you multiply by the loss scale where you should divide",

@@ -29,6 +29,7 @@ WRONG = (
         "(torch.stack(parts) / scale).double().mean(0)",
         "you unscale in fp16",
     ),
+    Wrong("rate * factor * g", "rate * g.clamp(-float(max_norm), float(max_norm))", "you clip by value"),
     Wrong("rate * factor * g", "rate * (max_norm / g.norm()).clamp(max=1.0) * g", "clipped by its own norm"),
     Wrong(
         "torch.stack([(grad * grad).sum() for grad in means]).sum().sqrt()",

@@ -7,11 +7,12 @@ from tightgrad_lab.exercises.model import Case, Draw, Exam, slip
 
 
 def cases(draw: Draw) -> list[Case]:
-    """Factors from 2 to 64; some beyond the limit."""
+    """Factors from 2 to 64; some beyond the limit, the first one always."""
     found: list[Case] = []
-    for _ in range(12):
-        batch, k = draw.pick((8, 16, 32, 48)), draw.pick((2, 4, 8, 16, 64))
-        found.append((draw.real(0.01, 0.09), draw.real(0.5, 3.0, 2), batch, k * batch, draw.real(0.9, 0.999, 4)))
+    for index in range(12):
+        batch, k = draw.pick((8, 16, 32, 48)), draw.pick((2, 4, 8, 16, 64)) if index else 64
+        rate, curvature = draw.real(0.01 if index else 0.05, 0.09), draw.real(0.5 if index else 1.0, 3.0, 2)
+        found.append((rate, curvature, batch, k * batch, draw.real(0.9, 0.999, 4)))
     return found
 
 

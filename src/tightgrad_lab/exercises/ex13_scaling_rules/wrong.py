@@ -10,5 +10,6 @@ WRONG = (
     Wrong("beta2**k", "beta2 ** (1 / k)", "you took the k-th root"),
     Wrong("batch * math.log(0.5)", "math.log(0.5)", "half-life in steps"),
     Wrong("2 / (rate * curvature)", "2 * batch / (rate * curvature)", "the factor between the batch sizes was asked"),
+    Wrong("1 - k * rate * curvature", "abs(1 - k * rate * curvature)", "the position is negative"),
     Wrong("1 - k * rate * curvature", "1 - math.sqrt(k) * rate * curvature", "the square-root rate"),
 )

@@ -7,7 +7,7 @@ from tightgrad_lab.exercises.model import Case, Draw, Exam, slip
 
 
 def cases(draw: Draw) -> list[Case]:
-    """Bounds between the two norms, and outside."""
+    """Bounds between the two norms, and outside; once the steps come out even."""
     found: list[Case] = []
     for index in range(12):
         true, noise, count = draw.real(0.1, 1.0), draw.real(1.0, 4.0), draw.pick((2, 4, 8, 16, 32))
@@ -16,6 +16,8 @@ def cases(draw: Draw) -> list[Case]:
         rate, distance = draw.real(0.01, 0.3), draw.real(3.0, 50.0, 2)
         if abs(distance / (rate * bound) % 1 - 0.5) > 0.499:
             distance += rate * bound / 3  # nearly an integer: rounding would decide
+        if index == 0:
+            bound, rate, distance = 0.5, 0.125, draw.integer(20, 90) / 16  # exact in binary
         processes, factor = draw.pick((2, 4, 8)), draw.real(2.0, 60.0, 1)
         found.append((true, noise, count, bound, rate, distance, processes, factor))
     return found
@@ -52,9 +54,13 @@ def right(
         "many": many,
         "factor_one": _clip(bound, one, cap, turn),
         "factor_many": _clip(bound, many, cap, turn),
-        "steps": {"ceil": math.ceil(exact), "floor": int(exact), "exact": exact, "rate": math.ceil(distance / rate)}[
-            steps
-        ],
+        "steps": {
+            "ceil": math.ceil(exact),
+            "floor": int(exact),
+            "more": int(exact) + 1,
+            "exact": exact,
+            "rate": math.ceil(distance / rate),
+        }[steps],
         "local": {
             "root": bound / math.sqrt(processes),
             "share": bound / processes,
@@ -106,6 +112,11 @@ EXAM = Exam(
             cap=False,
         ),
         slip("a fraction of a step is a step: round up", "不足一步也是一步：应当向上取整", steps="floor"),
+        slip(
+            "where the distance comes out even there is no further step: round up, do not add 1",
+            "恰好整除时不必多走一步：应当向上取整，而不是加 1",
+            steps="more",
+        ),
         slip("steps are counted by an integer: round up", "步数是整数：应当向上取整", steps="exact"),
         slip("a clipped step has the length rate times bound", "被裁剪的一步，长度是学习率乘上限", steps="rate"),
         slip(

@@ -139,12 +139,18 @@ ROUNDED = (
         ),
     ),
 )
+NARROW = Words(
+    "your program computes in float32 somewhere: the model and its gradients are float64, and only the values that are sent may be float32",
+    "程序里有一处用 float32 计算：模型和梯度都是 float64，只有发送的值才可以是 float32",
+)
 NEARER = 100.0
 """An answer so many times nearer to that of a rounded residual than to the right one has rounded its residual."""
+EXACT = 1e-10
+"""Relative error that float64 never reaches here; a single rounding to float32 leaves a hundred times as much."""
 
 
 def rounds(function: Callable[..., Any], draw: Draw) -> Words | None:
-    """Say whether float32 rounds the residual, which is less than an answer may differ for other reasons."""
+    """Say whether float32 rounds the residual or more, which is less than the tolerance of the comparison shows."""
     for case in cases(draw):
         found = ask(function, copied(case))["moved"][0]
 
@@ -155,6 +161,8 @@ def rounds(function: Callable[..., Any], draw: Draw) -> Words | None:
         for feedback, said in ROUNDED:
             if NEARER * far(feedback=feedback) < apart:
                 return said
+        if apart > EXACT * float(found.norm()):
+            return NARROW
     return None
 
 

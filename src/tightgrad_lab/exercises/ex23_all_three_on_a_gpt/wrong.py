@@ -25,6 +25,9 @@ WRONG = (
         "residual[chosen] -= values.double()\n        residual = residual.float()",
         "the residual is kept in float32",
     ),
+    Wrong("float(items))", "float(items)).float()", "computes in float32 somewhere"),
+    Wrong("    residual = 0\n", "    model.float()\n    residual = 0\n", "computes in float32 somewhere"),
+    Wrong("torch.zeros_like(wanted)", "torch.zeros(len(wanted))", "computes in float32 somewhere"),
     Wrong(CLIP, "        wanted = gradient + 0 * residual\n", "there is no feedback"),
     Wrong(
         "        norms.append(float(delivered.norm()))",

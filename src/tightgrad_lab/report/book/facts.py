@@ -14,7 +14,7 @@ from tightgrad_lab.report.book import study_facts, table_facts
 from tightgrad_lab.report.claims import JUDGES
 from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Words
 from tightgrad_lab.report.errors import ReportError
-from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.measured.files import Case, Runs
 from tightgrad_lab.report.measured.results import Result, read_best
 
 ALL = "clip+accumulate+compress"
@@ -219,6 +219,39 @@ def _case(name: str, pair: str) -> Measure:
     return measure
 
 
+def _of_case(name: str, pair: str, facts: Callable[[Case], dict[str, Fact] | None]) -> Measure:
+    """Facts of a case's runs; None if they say nothing."""
+
+    def measure(runs: Runs) -> Finding | None:
+        case = runs.case(name)
+        found = facts(case) if case else None
+        if case is None or found is None:
+            return None
+        return Finding("", "open", found, pair, cells.source(case, f"{name}/*/seed*/summary.json"))
+
+    return measure
+
+
+def _case_memory(case: Case) -> dict[str, Fact] | None:
+    """The peak memory with accumulation alone and with compression alone, against none of the techniques."""
+    found = [cells.ratio(case, name, "peak_memory_bytes") for name in ("accumulate", "compress")]
+    if None in found:
+        return None
+    return {key: Number(one, "factor") for key, one in zip(("accumulated", "compressed"), found, strict=True) if one}
+
+
+def _case_clips(case: Case) -> dict[str, Fact] | None:
+    """The share of steps that the bound alone clipped, and how many of these lie in the first quarter."""
+    runs = [[step.get("clip_coef") for step in run.steps] for run in case.combinations.get("clip", {}).values()]
+    clipped = [(place, len(run)) for run in runs for place, one in enumerate(run) if one is not None and one < 1]
+    if not clipped:
+        return None
+    return {
+        "clipped": Number(len(clipped) / sum(map(len, runs)), "percent"),
+        "early": Number(fmean(4 * place < steps for place, steps in clipped), "percent"),
+    }
+
+
 MEASURED: dict[str, Measure] = {
     "turn": of_result("clip_geometry", _turn),
     "diverged": _judged("explode", "found.diverge"),
@@ -246,6 +279,8 @@ MEASURED: dict[str, Measure] = {
     "text": _case("text", "language_cases"),
     "translation": _case("translation", "language_cases"),
     "series": _case("series", "series_case"),
+    "text_memory": _of_case("text", "language_cases", _case_memory),
+    "translation_clips": _of_case("translation", "language_cases", _case_clips),
     **{name: study_facts.measure(name) for name in study_facts.STUDY},
     "combinations": table_facts.combinations,
     **{name: of_result(pair, facts) for name, (pair, facts) in table_facts.ROWS.items()},
