@@ -44,6 +44,8 @@ def right(
     record: str = "before",
     taken: str = "sent",
     skip: str = "keep",
+    look: str = "finite",
+    sum_: str = "sum",
 ) -> dict[str, Any]:
     """Return the answer."""
     residuals = [torch.zeros_like(weights) for _ in steps[0]]
@@ -61,7 +63,7 @@ def right(
                 "sum": [float(items) for _, items in window],
             }[weight]
             gradients.append(torch.stack([g * share for (g, _), share in zip(window, shares, strict=True)]).sum(0))
-        finite = [bool(one.isfinite().all()) for one in gradients]
+        finite = [bool((one.isfinite() if look == "finite" else ~one.isnan()).all()) for one in gradients]
         skipped.append(not all(finite))
         if clip in ("local", "both"):
             gradients = [one * min(1.0, max_norm / float(one.norm())) for one in gradients]
@@ -89,6 +91,7 @@ def right(
             residuals[rank] = wanted.clone()
             if taken == "sent":
                 residuals[rank][chosen] = 0
+        delivered = delivered / (len(row) if sum_ == "mean" else 1)
         norms.append(float(delivered.norm()))
         factor = min(1.0, max_norm / norms[-1]) if clip in ("delivered", "both") else 1.0
         if record == "after":
@@ -145,6 +148,16 @@ EXAM = Exam(
             clip="both",
         ),
         slip("nothing is clipped", "没有裁剪", clip="none"),
+        slip(
+            "infinity gets through: you look for NaN only; `isfinite` finds both",
+            "无穷大没有被拦住：你只查了 NaN；`isfinite` 两样都查",
+            look="nan",
+        ),
+        slip(
+            "the messages are averaged: they are weighted by the items of all processes already, so add them",
+            "消息又取了平均：它们已按所有进程的样本数加权，应当相加",
+            sum_="mean",
+        ),
         slip("the residual is never added", "残差从来没有加进来", feedback=False),
         slip(
             "what was sent stays in the residual, and is sent again",

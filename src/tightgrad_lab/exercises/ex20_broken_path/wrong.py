@@ -19,6 +19,16 @@ WRONG = (
         "recorded after the clip",
     ),
     Wrong("rate * min(1.0, max_norm / norms[-1]) * delivered", "rate * delivered", "nothing is clipped"),
+    Wrong(
+        "not all(bool(torch.isfinite(gradient).all()) for gradient in gradients)",
+        "any(bool(torch.isnan(gradient).any()) for gradient in gradients)",
+        "infinity gets through",
+    ),
+    Wrong(
+        "        norms.append",
+        "        delivered = delivered / len(processes)\n        norms.append",
+        "the messages are averaged",
+    ),
     Wrong("wanted = residuals[rank] + gradient", "wanted = gradient", "the residual is never added"),
     Wrong(
         "        if skipped[-1]:\n            continue\n",

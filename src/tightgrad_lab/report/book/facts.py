@@ -219,7 +219,7 @@ def _case(name: str, pair: str) -> Measure:
     return measure
 
 
-def _of_case(name: str, pair: str, facts: Callable[[Case], dict[str, Fact] | None]) -> Measure:
+def of_case(name: str, pair: str, facts: Callable[[Case], dict[str, Fact] | None]) -> Measure:
     """Facts of a case's runs; None if they say nothing."""
 
     def measure(runs: Runs) -> Finding | None:
@@ -232,7 +232,7 @@ def _of_case(name: str, pair: str, facts: Callable[[Case], dict[str, Fact] | Non
     return measure
 
 
-def _case_memory(case: Case) -> dict[str, Fact] | None:
+def case_memory(case: Case) -> dict[str, Fact] | None:
     """The peak memory with accumulation alone and with compression alone, against none of the techniques."""
     found = [cells.ratio(case, name, "peak_memory_bytes") for name in ("accumulate", "compress")]
     if None in found:
@@ -240,7 +240,7 @@ def _case_memory(case: Case) -> dict[str, Fact] | None:
     return {key: Number(one, "factor") for key, one in zip(("accumulated", "compressed"), found, strict=True) if one}
 
 
-def _case_clips(case: Case) -> dict[str, Fact] | None:
+def case_clips(case: Case) -> dict[str, Fact] | None:
     """The share of steps that the bound alone clipped, and how many of these lie in the first quarter."""
     runs = [[step.get("clip_coef") for step in run.steps] for run in case.combinations.get("clip", {}).values()]
     clipped = [(place, len(run)) for run in runs for place, one in enumerate(run) if one is not None and one < 1]
@@ -279,8 +279,8 @@ MEASURED: dict[str, Measure] = {
     "text": _case("text", "language_cases"),
     "translation": _case("translation", "language_cases"),
     "series": _case("series", "series_case"),
-    "text_memory": _of_case("text", "language_cases", _case_memory),
-    "translation_clips": _of_case("translation", "language_cases", _case_clips),
+    "text_memory": of_case("text", "language_cases", case_memory),
+    "translation_clips": of_case("translation", "language_cases", case_clips),
     **{name: study_facts.measure(name) for name in study_facts.STUDY},
     "combinations": table_facts.combinations,
     **{name: of_result(pair, facts) for name, (pair, facts) in table_facts.ROWS.items()},

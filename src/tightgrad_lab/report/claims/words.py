@@ -25,6 +25,8 @@ def shown(fact: Fact, texts: Texts) -> Markup:
     text = number(fact.value, formatted(fact.value, fact.unit, texts))
     if fact.noise is None:
         return text
+    if fact.noise == 0:  # two or three counts that agree are no proof of certainty
+        return texts.html("evidence.same", value=text)
     noise = number(fact.noise, formatted(fact.noise, fact.unit, texts).lstrip("+"))
     return Markup("{} ± {}").format(text, noise)
 

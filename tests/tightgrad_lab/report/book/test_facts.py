@@ -9,7 +9,7 @@ import pytest
 from browser.fixture_runs import write_runs
 from support.drawing import write_result
 from tightgrad_lab.report.book import chapters
-from tightgrad_lab.report.book.facts import MEASURED
+from tightgrad_lab.report.book.facts import MEASURED, case_clips, case_memory, of_case
 from tightgrad_lab.report.book.table_facts import CODECS
 from tightgrad_lab.report.claims.judgement import Number
 from tightgrad_lab.report.errors import ReportError
@@ -145,15 +145,27 @@ def test_every_measurement_is_used() -> None:
     assert used().keys() == MEASURED.keys()
 
 
+OF_CASES = dict.fromkeys(("text", "translation", "series"), MEASURED["image"]) | {
+    "text_memory": of_case("image", "image_case", case_memory),
+    "translation_clips": of_case("image", "image_case", case_clips),
+}
+
+
 @pytest.mark.parametrize("name", MEASURED)
 def test_the_facts_of_a_sentence_exist(runs: Runs, name: str) -> None:
-    case = name if name in ("text", "translation", "series") else None
     finding = MEASURED[name](runs)
-    if case is not None:
+    if name in OF_CASES:
         assert finding is None  # the fixture has the image case only; its facts are the same
-        finding = MEASURED["image"](runs)
+        finding = OF_CASES[name](runs)
     assert finding is not None
     assert used()[name] <= finding.facts.keys()
+
+
+def test_when_the_bound_acted_is_counted(runs: Runs) -> None:
+    """Of the eight steps of the fixture the bound clips the first two."""
+    finding = OF_CASES["translation_clips"](runs)
+    assert finding is not None
+    assert finding.facts == {"clipped": Number(0.25, "percent"), "early": Number(1.0, "percent")}
 
 
 @pytest.mark.parametrize("name", MEASURED)
