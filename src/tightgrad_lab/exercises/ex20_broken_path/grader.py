@@ -12,7 +12,7 @@ Window = list[tuple[Tensor, int]]
 
 
 def cases(draw: Draw) -> list[Case]:
-    """Ragged windows; in most cases one gradient of one process is not finite."""
+    """Ragged windows; in most cases one gradient of one process is not finite; every third bound never acts."""
     found: list[Case] = []
     for index in range(6):
         world, size = draw.integer(2, 3), draw.integer(6, 9)
@@ -24,9 +24,8 @@ def cases(draw: Draw) -> list[Case]:
             steps.append(row)
         if index % 3:
             steps[draw.integer(1, 3)][draw.integer(0, world - 1)][0][0][2] = draw.pick((math.nan, math.inf))
-        found.append(
-            (draw.normal(size, scale=0.1), steps, draw.integer(2, 3), draw.real(0.3, 0.6), draw.real(0.05, 0.2))
-        )
+        bound = draw.real(8.0, 12.0) if index % 3 == 2 else draw.real(0.3, 0.6)
+        found.append((draw.normal(size, scale=0.1), steps, draw.integer(2, 3), bound, draw.real(0.05, 0.2)))
     return found
 
 
@@ -94,6 +93,7 @@ def right(
         delivered = delivered / (len(row) if sum_ == "mean" else 1)
         norms.append(float(delivered.norm()))
         factor = min(1.0, max_norm / norms[-1]) if clip in ("delivered", "both") else 1.0
+        factor = max_norm / norms[-1] if clip == "stretched" else factor
         if record == "after":
             norms[-1] *= factor
         weights = weights - rate * factor * delivered
@@ -148,6 +148,11 @@ EXAM = Exam(
             clip="both",
         ),
         slip("nothing is clipped", "没有裁剪", clip="none"),
+        slip(
+            "a delivered gradient below the bound is lengthened: the factor must never exceed 1",
+            "送达的梯度没超过上限，却被拉长了：系数不能超过 1",
+            clip="stretched",
+        ),
         slip(
             "infinity gets through: you look for NaN only; `isfinite` finds both",
             "无穷大没有被拦住：你只查了 NaN；`isfinite` 两样都查",

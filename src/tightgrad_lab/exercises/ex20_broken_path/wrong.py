@@ -29,6 +29,7 @@ WRONG = (
         "        delivered = delivered / len(processes)\n        norms.append",
         "the messages are averaged",
     ),
+    Wrong("min(1.0, max_norm / norms[-1])", "(max_norm / norms[-1])", "is lengthened"),
     Wrong("wanted = residuals[rank] + gradient", "wanted = gradient", "the residual is never added"),
     Wrong(
         "        if skipped[-1]:\n            continue\n",

@@ -19,7 +19,7 @@ Steps = list[list[Tensor]]
 
 
 def cases(draw: Draw) -> list[Case]:
-    """Two and three ranks with ragged windows."""
+    """Two and three ranks with ragged windows; the bound acts with two only."""
     found: list[Case] = []
     text = plays()
     for world in (2, 3):
@@ -29,7 +29,8 @@ def cases(draw: Draw) -> list[Case]:
         ranks = [
             [[_pieces(draw, text, draw.pick((1, 2, 6))) for _ in range(2)] for _ in range(3)] for _ in range(world)
         ]
-        found.append((model, ranks, draw.pick((0.01, 0.02, 0.05)), draw.real(0.1, 0.4), draw.real(0.1, 0.5)))
+        bound = draw.real(0.1, 0.4) if world == 2 else draw.real(4.0, 8.0)
+        found.append((model, ranks, draw.pick((0.01, 0.02, 0.05)), bound, draw.real(0.1, 0.5)))
     return found
 
 
@@ -109,6 +110,7 @@ def right(
             delivered += message / (world if sum_ == "mean" else 1)
         norms.append(float(delivered.norm()))
         factor = min(1.0, max_norm / norms[-1]) if clip in ("delivered", "both") else 1.0
+        factor = max_norm / norms[-1] if clip == "stretched" else factor
         norms[-1] *= factor if record == "after" else 1.0
         with torch.no_grad():
             nn.utils.vector_to_parameters(_flat(own) - rate * factor * delivered, own.parameters())
@@ -204,6 +206,11 @@ EXAM = Exam(
             clip="both",
         ),
         slip("nothing is clipped", "没有裁剪", clip="none"),
+        slip(
+            "a delivered gradient below the bound is lengthened: the factor must never exceed 1",
+            "送达的梯度没超过上限，却被拉长了：系数不能超过 1",
+            clip="stretched",
+        ),
         slip(
             "there is no feedback: add the residual before choosing",
             "没有误差反馈：选元素之前要加上残差",

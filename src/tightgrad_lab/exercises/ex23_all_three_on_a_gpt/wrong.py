@@ -18,6 +18,7 @@ WRONG = (
     Wrong("chosen.int()", "chosen", "int32 and float32"),
     Wrong(CLIP, "        gradient = gradient * min(1.0, max_norm / float(gradient.norm()))\n" + CLIP, "clipped twice"),
     Wrong("rate * min(1.0, max_norm / norms[-1]) * delivered", "rate * delivered", "nothing is clipped"),
+    Wrong("min(1.0, max_norm / norms[-1])", "(max_norm / norms[-1])", "is lengthened"),
     Wrong("residual = wanted.clone()", "residual = gradient.clone()", "what was owed before is lost"),
     Wrong("residual[chosen] -= values.double()", "residual[chosen] = 0", "what float32 rounds off is lost"),
     Wrong(
