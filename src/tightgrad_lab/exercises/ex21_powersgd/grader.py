@@ -76,6 +76,7 @@ def right(
         ps = [torch.linalg.qr(p).Q for p in ps] if orthonormal in ("before", "twice") else ps
         ps = _together(ps, mean_p)
         ps = [torch.linalg.qr(p).Q for p in ps] if orthonormal in ("after", "twice") else ps
+        ps = [p / p.norm(dim=0) for p in ps] if orthonormal == "columns" else ps
         own = [m.T @ p for m, p in zip(matrices if second == "matrix" else row, ps, strict=True)]
         qs = _together(own, mean_q)
         qs = [torch.linalg.qr(one).Q for one in qs] if q == "orthonormal" else qs
@@ -123,6 +124,11 @@ EXAM = Exam(
             "subtract what was delivered, with the averaged Q, and not your own share",
             "应当减去送达的梯度（用平均之后的 Q），而不是自己那一份",
             feedback="own",
+        ),
+        slip(
+            "the columns of P have length 1 but are not orthogonal: `torch.linalg.qr(P).Q` makes them so",
+            "P 的各列长度为 1，但彼此并不正交：应当用 `torch.linalg.qr(P).Q`",
+            orthonormal="columns",
         ),
         slip(
             "P is not averaged: every process then has another P, and the product fits none",

@@ -12,6 +12,7 @@ WRONG = (
         "divide Q by the number of processes",
     ),
     Wrong("    p = torch.linalg.qr(p).Q\n", "", "not made orthonormal"),
+    Wrong("torch.linalg.qr(p).Q", "p / p.norm(dim=0)", "but are not orthogonal"),
     Wrong(
         "comm.all_reduce_(matrix @ q) / comm.world_size",
         "comm.all_reduce_(torch.linalg.qr(matrix @ q).Q) / comm.world_size",

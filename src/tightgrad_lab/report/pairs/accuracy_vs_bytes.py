@@ -292,19 +292,18 @@ def figure(result: Result, texts: Texts) -> FigureSpec:
         "epochs": result.settings["epochs"],
         "steps": units.count_text(result.figure["steps"]),
     }
+    shows, found = joined.shows(result.figure.get("feedback") or (), METHODS, texts), _findings(result, texts)
+    if shows and found:
+        shows = texts("accuracy_vs_bytes.figure.shows.case", shows=shows, found=found[0])
     return FigureSpec(
         slug=slug("figure", NAME),
         label=label(NAME),
         title=texts("pair.accuracy_vs_bytes.figure"),
         alt=texts("accuracy_vs_bytes.figure.alt", points=" ".join(points)),
-        caption=[
-            *_compared(result, texts),
-            texts("accuracy_vs_bytes.figure.caption", **facts),
-            *_findings(result, texts),
-        ],
+        caption=[*_compared(result, texts), texts("accuracy_vs_bytes.figure.caption", **facts), *found],
         source=result.source,
         draw=lambda drawn_texts, layout: draw(result, drawn_texts, layout),
-        shows=joined.shows(result.figure.get("feedback") or (), METHODS, texts),
+        shows=shows,
     )
 
 

@@ -93,9 +93,18 @@ def figure(case: Case, texts: Texts) -> FigureSpec:
         caption.append(texts("combinations.figure.band"))
     caption.append(cells.seeds_note(case, texts))
     alt = texts("combinations.figure.alt", count=len(points), metric=texts.metric(metric), points=" ".join(in_words))
-    return FigureSpec(
-        "figure13", "13", texts("pair.combinations.figure"), alt, caption, cells.source(case, SUMMARIES), draw
-    )
+    title, source = texts("pair.combinations.figure"), cells.source(case, SUMMARIES)
+    return FigureSpec("figure13", "13", title, alt, caption, source, draw, _shows(case, texts))
+
+
+def _shows(case: Case, texts: Texts) -> str:
+    """What all three together did in the figure; empty for the general sentence."""
+    fewer = cells.ratio(case, "none", "wire_bytes", base="+".join(TECHNIQUES))
+    if fewer is None:
+        return ""
+    own, base = (cells.metric_format(case)(cells.mean(case, name, "value")) for name in ("+".join(TECHNIQUES), "none"))
+    facts = {"factor": units.factor_text(fewer)[:-1], "own": own, "base": base}
+    return texts("combinations.figure.shows", metric=texts.metric(cells.metric_name(case)), **facts)
 
 
 def table(case: Case, texts: Texts) -> Table:
