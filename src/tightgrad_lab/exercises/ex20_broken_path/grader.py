@@ -105,6 +105,7 @@ EXAM = Exam(
     cases=cases,
     right=right,
     together=4,
+    seconds=30.0,  # four at once, of so many: an answer that none explains takes the longest
     slips=(
         slip(
             "micro-batches are weighted by 1/K and processes by 1/W: weight by items over all items of all processes",
