@@ -51,6 +51,27 @@ def hooks(model):
     return [hook for hook in hooks if getattr(getattr(hook, "func", hook), "__module__", "").startswith("tightgrad")]
 
 
+def evaluates_alone():
+    """Rank 0 alone runs an evaluation between two micro-batches."""
+    model, pipe = made()
+    batches = next(iter(pipe.windows([torch.ones(2, 6)] * 4)))
+    try:
+        for batch in batches:
+            pipe.backward(model(batch, [0]).square().mean())
+            if dist.get_rank() == 0:
+                with torch.no_grad():
+                    model(batch, [0])
+    except tg.UsageError as error:
+        return str(error)
+    return ""
+
+
+def test_an_evaluation_on_one_rank_between_two_micro_batches():
+    for text in run_ranks(2, evaluates_alone):
+        assert "rank 0 calls 'the model', rank 1 begins its backward" in text
+        assert "in an evaluation too" in text
+
+
 def differ(from_window):
     said = {}
     for case, (uses, _) in CASES.items():

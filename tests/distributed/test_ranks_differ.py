@@ -75,11 +75,19 @@ def another_beta(optimizer, _schedule):
     optimizer.param_groups[0]["betas"] = (0.9, 0.95)
 
 
+def another_eps(optimizer, _schedule):
+    optimizer.param_groups[1]["eps"] = 1e-3
+
+
+def other_way(optimizer, _schedule):
+    optimizer.param_groups[0]["maximize"] = True
+
+
 def one_step_more(_optimizer, schedule):
     schedule.step()
 
 
-CHANGES = (one_step_more, rate_of_a_later_group, another_beta)
+CHANGES = (one_step_more, rate_of_a_later_group, another_beta, another_eps, other_way)
 
 
 def part_later(wrapped, rank, collective=None, fetch="window"):

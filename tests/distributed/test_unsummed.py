@@ -1,10 +1,13 @@
 """What keeps a wrapper from summing gradients over ranks is told: a forward past it, `no_sync`, a frozen parameter."""
 
+import warnings
+
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import debugging_hooks, default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
@@ -86,6 +89,78 @@ def test_a_backward_that_fsdp2_does_not_reduce(sync):
     for told, right in run_ranks(WORLD, past_fsdp, sync, timeout_seconds=patience(30)):
         assert "set_requires_gradient_sync(False)" in told
         assert right is False
+
+
+def divided_otherwise(compress):
+    """torch divides by another number than that of ranks: before `attach`, later, by the right one, in one module."""
+    found = {}
+    for case in ("before", "after", "later", "right", "one module"):
+        model = wrap(small_model(), "fsdp2")
+        modules = [model[3]] if case == "one module" else [model, model[3]]
+
+        def divide(number, modules=modules):
+            for module in modules:
+                module.set_force_sum_reduction_for_comms(True)  # gloo has no other way
+                module.set_gradient_divide_factor(number)
+
+        if case in ("before", "right"):
+            divide(1.0 if case == "before" else float(WORLD))
+        try:
+            loop = Loop(model, plan(compress=compress))
+        except tg.UsageError as error:
+            found[case] = str(error)
+            continue
+        if case == "later":
+            assert loop.window() is False
+        if case in ("after", "later", "one module"):
+            divide(4.0)
+        found[case] = loop.window()
+    return found
+
+
+@pytest.mark.parametrize("compress", [None, COMPRESS], ids=["fsdp2", "compress"])
+def test_sums_that_fsdp2_divides_by_another_number(compress):
+    for found in run_ranks(WORLD, divided_otherwise, compress, timeout_seconds=patience(30)):
+        wrong = {case: said for case, said in found.items() if said is not False}
+        assert set(wrong) == {"after", "later", "one module"} | ({"before"} if compress is None else set())
+        times = WORLD / 4 if compress is None else 1 / 4
+        assert "set_gradient_divide_factor(4) was called on the model" in wrong["later"]
+        assert f"{times:g} times what they should be" in wrong["later"]
+        assert "Leave the call out" in wrong["one module"]
+
+
+def summing(state, bucket):
+    reduced = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
+    return reduced.then(lambda done: done.value()[0])
+
+
+def hooked(compress):
+    """Warnings under communication hooks: torch's own, which give the mean, one of the loop's, and one that sends
+    nothing, before and after `attach`.
+    """
+    found = {}
+    for hook in (default_hooks.fp16_compress_hook, summing, debugging_hooks.noop_hook):
+        for is_first in (True, False):
+            model = DistributedDataParallel(small_model())
+            if is_first:
+                model.register_comm_hook(None, hook)
+            loop = Loop(model, plan(compress=compress))
+            if not is_first:
+                model.register_comm_hook(None, hook)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                loop.window()
+            found[hook.__name__, is_first] = [(str(one.message), one.filename) for one in caught]
+    return found
+
+
+@pytest.mark.parametrize("compress", [None, COMPRESS], ids=["ddp", "compress"])
+def test_hooks_that_may_not_give_the_mean(compress):
+    on_0, on_1 = run_ranks(WORLD, hooked, compress, timeout_seconds=patience(30))
+    assert not any(on_1.values())
+    for (name, _), said in on_0.items():
+        is_told = compress is None and name != "fp16_compress_hook"
+        assert [f"({name})" in text and file == __file__ for text, file in said] == [True] * is_told
 
 
 WRAPPERS = {

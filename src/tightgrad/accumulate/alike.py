@@ -7,8 +7,11 @@ the step, so that a difference that stays is told a window later. One number for
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-_BITS = {"steps": 12, "settings": 16, "frozen": 8, "modes": 8, "modules": 8}
-"""52 together: what a float64 holds exactly."""
+_BITS = {"written": 1, "steps": 12, "settings": 16, "frozen": 8, "modes": 8, "modules": 8}
+"""53 together: what a float64 holds exactly."""
+
+_WRITTEN = "written"
+"""A part that may differ; weights are then compared at the step."""
 
 _MAY_BE_UNKNOWN = ("modes", "modules")
 """Parts of which 0 says that a rank does not know: it had no micro-batch."""
@@ -51,7 +54,9 @@ class Alike:
 NOTHING = Alike()
 
 
-def packed(*, steps: int, settings: int, frozen: int, modes: int | None, modules: int | None) -> float:
+def packed(
+    *, steps: int, settings: int, frozen: int, modes: int | None, modules: int | None, written: bool = False
+) -> float:
     """Return one number for all parts.
 
     Args:
@@ -60,8 +65,10 @@ def packed(*, steps: int, settings: int, frozen: int, modes: int | None, modules
         frozen: a hash of which parameters are frozen.
         modes: a hash of the modules' modes in the window before; None if there was none.
         modules: a hash of the modules that were called in the window before; None if that is not known.
+        written: whether something else than a step has written to weights since the last one.
     """
     parts = {
+        _WRITTEN: int(written),
         "steps": steps % (1 << _BITS["steps"]),
         "settings": hash((steps, settings)) % (1 << _BITS["settings"]),
         "frozen": hash((steps, frozen)) % (1 << _BITS["frozen"]),
@@ -78,7 +85,12 @@ def difference(numbers: Sequence[float]) -> str | None:
     """Return the first part that differs over ranks, as far as it is known there; None where nothing does."""
     if len(set(numbers)) == 1:
         return None
-    return next((part for part in _BITS if len(set(_known(part, numbers))) > 1), None)
+    return next((part for part in _BITS if part != _WRITTEN and len(set(_known(part, numbers))) > 1), None)
+
+
+def written_on_some(numbers: Sequence[float]) -> bool:
+    """Tell whether weights were written on some ranks, and not on others."""
+    return len(set(_of(_WRITTEN, numbers))) > 1
 
 
 def _of(part: str, numbers: Sequence[float]) -> list[int]:
@@ -122,7 +134,11 @@ def settings_parted(rates: Sequence[float], numbers: Sequence[float]) -> str:
     settings = _of("settings", numbers)
     others = ", ".join(str(rank) for rank, number in enumerate(settings) if number != settings[0])
     shown = ", ".join(f"{rate:g} on rank {rank}" for rank, rate in enumerate(rates))
-    what = f"learning rate {shown}" if len(set(rates)) > 1 else "weight decay, betas, momentum or a later rate"
+    what = (
+        f"learning rate {shown}"
+        if len(set(rates)) > 1
+        else "weight decay, betas, momentum, another setting or a later rate"
+    )
     return (
         f"the optimizer of rank {others} has other settings than that of rank 0 ({what}), so the next step would "
         "make the ranks' weights differ. No weight has been changed yet. Step schedulers on every rank "

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 import torch
 
-from tightgrad.accumulate.alike import NOTHING, Alike, difference, parted, settings_parted, steps_parted
+from tightgrad.accumulate.alike import (
+    NOTHING,
+    Alike,
+    difference,
+    parted,
+    settings_parted,
+    steps_parted,
+    written_on_some,
+)
 from tightgrad.core.errors import UsageError
 from tightgrad.core.protocols import Collective
 
@@ -31,11 +39,13 @@ class Counted:
         total_weights: N for each loss: the sum over ranks.
         num_batches: micro-batches of each rank.
         all_short: whether every rank's loader has ended.
+        written_on_some: whether something else than a step has written to weights, and not on all ranks.
     """
 
     total_weights: dict[str, float]
     num_batches: list[int]
     all_short: bool
+    written_on_some: bool
 
 
 class Count:
@@ -129,7 +139,7 @@ class Count:
         if part is not None:
             raise UsageError(parted(part, numbers, self._alike.here(part)))
         totals = {name: sum(column, 0.0) for name, column in zip(self.losses, weights, strict=True)}
-        return Counted(totals, [int(number) for number in num_batches], all(are_short))
+        return Counted(totals, [int(number) for number in num_batches], all(are_short), written_on_some(numbers))
 
 
 def _gathered(row: list[float], collective: Collective | None) -> Callable[[], Table]:

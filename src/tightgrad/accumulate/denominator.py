@@ -3,15 +3,16 @@
 Torch's cross entropy keeps the sum of the weights of the labels that it has averaged over: without those that it
 ignores, and with class weights, which no batch shows. Weights have to be in proportion to it. Cross entropies are
 looked for at the end of the graph, below sums of several terms and below products with numbers; and so are sums over
-the samples that are not divided by their number, and means that are taken for sums.
+the samples that are not divided by their number, or by that of the whole window, and means that are taken for sums.
 """
 
 from dataclasses import dataclass
+from math import inf
 
 from torch import Tensor
 
 from tightgrad.accumulate.loss_graph.cross_entropy import cross_entropies
-from tightgrad.accumulate.loss_graph.over_samples import is_of_parameters, over_samples
+from tightgrad.accumulate.loss_graph.over_samples import is_divided, is_of_parameters, is_sum_over, over_samples
 from tightgrad.accumulate.loss_graph.terms import MEAN, SUM, terms
 from tightgrad.core.notices import warn
 
@@ -39,10 +40,15 @@ class Seen:
 
 
 class DenominatorCheck:
-    """Looks at the first micro-batches after `attach`, and warns once."""
+    """Looks at the first micro-batches after `attach`, and warns once.
 
-    def __init__(self) -> None:
-        self._looks = LOOKS
+    Args:
+        ranks: their number.
+    """
+
+    def __init__(self, ranks: int = 1) -> None:
+        self._ranks, self._looks = ranks, LOOKS
+        self._num_of_window = 0
         self._lone: Seen | None = None
         self._sums = list[tuple[float, float]]()  # what the last losses' sums are divided by, and the weights
         self._num_means = 0
@@ -62,6 +68,9 @@ class DenominatorCheck:
         if not self._looks or weight >= total:
             return first
         self._looks -= 1
+        if (by_hand := self._divided_by_window(loss, weight, total)) is not None:
+            self._warn(by_hand)
+            return first
         entropies = [entropy for entropy in cross_entropies(loss) if entropy.divisors]
         is_plain = bool(entropies) and entropies[0].function is loss.grad_fn
         if is_plain and entropies[0].reduction == SUM and weight != 1:
@@ -90,6 +99,24 @@ class DenominatorCheck:
             )
         return first or seen
 
+    def _divided_by_window(self, loss: Tensor, weight: float, total: float) -> str | None:
+        """Say that two losses in a row are sums that are divided by the weight of their whole window, as loops do that
+        count it by hand.
+        """
+        choices = [one for one in (total, total / self._ranks) if abs(one / weight - 1) > TOLERANCE]
+        found = terms(loss) if choices and total < inf else []
+        by = next((one for one in choices for term in found if is_sum_over(term, one)), None)
+        self._num_of_window = 0 if by is None else self._num_of_window + 1
+        if by is None or self._num_of_window < 2:
+            return None
+        where = "all ranks" if by == total else "one rank"
+        return (
+            f"the loss of a micro-batch that weighs {weight:.6g}, or a term of it, is a sum that is divided by "
+            f"{by:.6g}, the weight of the whole window on {where}, as in a loop that counts it by hand. The pipeline "
+            "divides by the weight of the window itself, so the gradient would be too small: give pipe.backward (or "
+            'pipe.run) the sum, undivided, and write Accumulate(loss_reduction="sum").'
+        )
+
     def _sums_that_are_no_mean(self, loss: Tensor, weight: float) -> str | None:
         """Say that the loss has a sum over the samples that is no mean. One that is divided may be a mean over any
         number, but not if that stays the same whatever the micro-batches weigh.
@@ -116,19 +143,29 @@ class DenominatorCheck:
             "batch: 1.0)."
         )
 
-    def look_at_sum(self, loss: Tensor, weight: float) -> None:
-        """Look at a loss that the plan takes for a sum: it may be a mean."""
+    def look_at_sum(self, loss: Tensor, weight: float, *, total: float) -> None:
+        """Look at a loss that the plan takes for a sum: it may be a mean, or be divided already.
+
+        Args:
+            loss: of the micro-batch.
+            weight: what the micro-batch counts, above 0.
+            total: what the window counts on all ranks.
+        """
         if not self._looks or weight == 1:
             return
         self._looks -= 1
+        if (by_hand := self._divided_by_window(loss, weight, total)) is not None:
+            self._warn(by_hand)
+            return
         entropy = next((one for one in cross_entropies(loss) if one.divisors), None)
         if entropy is not None and entropy.function is loss.grad_fn and entropy.reduction == MEAN:
             which = f"cross entropy averaged over {entropy.divisors[0]:.6g}" if entropy.divisors[0] != 1 else ""
         else:
             found = [(term, over_samples(term, weight)) for term in terms(loss)]
-            means = [one for _, one in found if one is not None and not one.is_sum]
-            others = [term for term, one in found if (one is None or one.is_sum) and not is_of_parameters(term)]
-            self._num_means = self._num_means + 1 if means and not others else 0
+            is_mean = [one is not None and (not one.is_sum or is_divided(term, weight)) for term, one in found]
+            others = [term for (term, _), mean in zip(found, is_mean, strict=True) if not mean]
+            means = any(is_mean) and all(map(is_of_parameters, others))
+            self._num_means = self._num_means + 1 if means else 0
             which = "over its samples" if self._num_means > 1 else ""  # once by chance
         if which:
             self._warn(

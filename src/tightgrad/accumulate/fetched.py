@@ -35,6 +35,11 @@ class Fetched(Generic[Batch]):
     count: Count = field(init=False)
     is_counted = True
 
+    @property
+    def written_on_some(self) -> bool:
+        """Tell whether only some ranks had written to weights when the window was counted."""
+        return self.count.wait().written_on_some
+
     def __len__(self) -> int:
         return len(self.batches)
 

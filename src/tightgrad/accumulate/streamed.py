@@ -56,6 +56,11 @@ class Streamed(Generic[Batch]):
         self._has_more = True
         self._add(first)
 
+    @property
+    def written_on_some(self) -> bool:
+        """Tell whether only some ranks had written to weights when the window was counted."""
+        return self._count_all().wait().written_on_some
+
     def __len__(self) -> int:
         """Return K, or fewer once this rank's loader has ended."""
         return self._num

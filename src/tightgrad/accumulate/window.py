@@ -33,6 +33,10 @@ class MicroBatches(Protocol[Batch_co]):
     def is_counted(self) -> bool:
         """Tell whether `wait_for_total` gives the true N, and without waiting."""
 
+    @property
+    def written_on_some(self) -> bool:
+        """Tell whether only some ranks had written to weights when the window was counted, which may wait."""
+
     def __len__(self) -> int:
         """Return how many there are, or will be."""
 

@@ -18,12 +18,19 @@ from tightgrad.adapters.plain import PlainAdapter, broadcast_tensors
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.traffic import all_reduce_nbytes
 from tightgrad.core.errors import UsageError
+from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
 Sync: TypeAlias = Literal["last", "every", "never", "hook"]
 
 _WHAT = "DistributedDataParallel"
+_MEANS = [
+    f"torch.distributed.algorithms.ddp_comm_hooks.{name}"
+    for name in ("default_hooks", "mixed_precision_hooks", "powerSGD_hook", "quantization_hooks")
+]
+"""Modules of hooks that give the mean over all ranks."""
+
 _LOOKS = 2  # synchronised backwards in which gradients are watched; what makes them ready twice is there from the first
 
 
@@ -65,6 +72,7 @@ class DDPAdapter(PlainAdapter):
         self._watches_forwards = self.collective.world_size > 1 and not is_compiled
         self._unused = UnusedHere(model, self.collective)
         self._is_averaging = False
+        self._looks_at_hooks = self.reduces and self.collective.world_size > 1
 
     @property
     def waits_in_forward(self) -> bool:
@@ -101,6 +109,16 @@ class DDPAdapter(PlainAdapter):
                 "takes loaders of unequal length. Torch goes on sending them after join() has ended; wrap the model "
                 "anew then."
             )
+        if self._looks_at_hooks and (names := other_hooks(self.model)):
+            self._looks_at_hooks = False
+            if self.collective.rank == 0:
+                warn(
+                    f"DistributedDataParallel sends gradients with a communication hook of its own ({names}), and the "
+                    "pipeline takes what that gives for the mean over all ranks. A hook that only sums, sends nothing "
+                    "or steps an optimizer makes steps wrong, and nobody would see it: leave register_comm_hook out, "
+                    "and compress with Plan(compress=...). If the hook gives the mean, ignore this TightGradWarning.",
+                    stacklevel=5,
+                )
         if not self.reduces and self.model.training and self.model.broadcast_buffers:
             broadcast_tensors(self.model.module.buffers(), self.collective)
 
@@ -172,6 +190,13 @@ class DDPAdapter(PlainAdapter):
         nbytes = sum(parameter.numel() * parameter.element_size() for parameter in self.parameters.values())
         synced, self._synced = self._synced, 0
         return synced * all_reduce_nbytes(nbytes, self.collective.world_size)
+
+
+def other_hooks(model: DistributedDataParallel) -> str:
+    """Return the names of communication hooks that are not known to give the mean over all ranks."""
+    hooks = [hook for hook, _ in getattr(model, "_comm_hooks", ())]  # private in torch 2.9 to 2.15
+    others = [hook for hook in hooks if getattr(hook, "__module__", "") not in _MEANS]
+    return ", ".join(getattr(hook, "__qualname__", type(hook).__name__) for hook in others)
 
 
 def check_ddp_internals(model: DistributedDataParallel) -> None:

@@ -32,6 +32,7 @@ from tightgrad.adapters.parts.fsdp2_grads import (
     unsharded_param,
 )
 from tightgrad.adapters.parts.fsdp2_torch import (
+    check_divisor,
     forget_iteration,
     fsdp_modules,
     is_fsdp2,
@@ -142,7 +143,8 @@ class FSDP2Adapter(PlainAdapter):
         return self._gradient_sync is False
 
     def begin_window(self) -> None:
-        """Take note that the window's forwards are still to come."""
+        """Take note that the window's forwards are still to come. Raises as `connect` does."""
+        check_divisor(self._modules, self.divisor)
         self._same_units.begin_window()
 
     def take_called_modules(self) -> int | None:
@@ -154,7 +156,13 @@ class FSDP2Adapter(PlainAdapter):
         self._same_units.leave()
 
     def connect(self) -> None:
-        """Choose between "last" and "every". Collective: every rank must call it."""
+        """Choose between "last" and "every". Collective: every rank must call it.
+
+        Raises:
+            UsageError: the model was told to divide gradients by another number than that of its ranks.
+        """
+        if self.hand_over is None:
+            check_divisor(self._modules, self.divisor)
         if self.sync == "auto":
             self.sync = self._choose_sync()
         if self.sync == "last":

@@ -7,6 +7,7 @@ from torch import nn, optim
 from torch.amp import GradScaler
 
 from tightgrad.accumulate.buffer import GradientBuffer
+from tightgrad.accumulate.denominator import DenominatorCheck
 from tightgrad.accumulate.weights import Weight
 from tightgrad.adapters.plain import has_synced_layers
 from tightgrad.checkpoint.state import PipelineState
@@ -171,7 +172,8 @@ def attach(
     check_no_complex(resolved.compress, adapter.parameters)
     resolved = resolved.for_optimizers(lambda: held_names(optimizers, adapter.parameters))
     fold = folding(plan.clip, optimizers, adapter.parameters)
-    premises = Premises(model, optimizers, adapter, resolved.accumulate, stacklevel=2, check=check)
+    compares = not plan.is_empty
+    premises = Premises(model, optimizers, adapter, resolved.accumulate, stacklevel=2, check=check, compares=compares)
     adapter.connect()
     sync.connect()
     state = PipelineState(adapter.remembered_shapes)
@@ -190,6 +192,7 @@ def attach(
         premises=premises,
         clock=clock,
         scaling=scaling,
+        check=DenominatorCheck(ranks.world_size),
         measures=plan.is_empty and agreed_on_any(measure, ranks),  # the norm of sharded gradients needs all ranks
         before_clip=before_clip,
     )

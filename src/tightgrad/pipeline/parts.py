@@ -1,7 +1,7 @@
 """What all steps of a pipeline share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tightgrad.accumulate.alike import Alike, packed
 from tightgrad.accumulate.buffer import GradientBuffer
@@ -51,7 +51,7 @@ class Parts:
     premises: Premises
     clock: StageClock
     scaling: LossScaling | None
-    check: DenominatorCheck = field(default_factory=DenominatorCheck)
+    check: DenominatorCheck
     measures: bool = False
     before_clip: Callable[[Grads], None] | None = None
 
@@ -60,6 +60,7 @@ class Parts:
         rate, settings = self.optimizer.settings_in_window()
         watch = self.premises.model
         number = packed(
+            written=self.premises.weights.is_written,
             steps=self.state.step,
             settings=settings,
             frozen=watch.frozen_now,

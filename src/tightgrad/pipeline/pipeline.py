@@ -93,6 +93,7 @@ class GradientPipeline(Leaving):
             if window is None:
                 self._is_begun = False
                 return
+            self.parts.premises.compare_ranks(window)
             self.parts.premises.loss.on_window(window, self._cutter.weigh)
             step = self._new_step(window)
             if self.state.open_window is not None:

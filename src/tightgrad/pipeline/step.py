@@ -172,6 +172,7 @@ class Step:
         if parts.scaling is not None:
             slots = merge(slots, parts.scaling.after_applied(parts.state.slots))
         parts.state.applied(slots)
+        parts.premises.weights.end_step()
         raised = parts.optimizer.step_schedulers(None if self.total_weight is None else self.loss.over_ranks)
         return replace(Outcome.of(summed, limited.clipped), raised=raised)
 
@@ -186,7 +187,8 @@ class Step:
                 if parts.before_clip is not None:
                     edited(summed.grads, parts.before_clip, parts.adapter)
                     norm = CachedNorm()
-                delivery.compare(summed.grads)  # after the edit, where a rank that has failed is waited for
+                # After the edit, where a rank that has failed is waited for.
+                delivery.compare(summed.grads, suspects=self.window.batches.written_on_some)
             admitted = delivery.admit(summed, norm)
             if admitted.skipped is not None:
                 raise StepSkippedError(Outcome.of(summed, skipped=admitted.skipped))

@@ -1,7 +1,7 @@
-"""Have ranks drifted apart? A 64-bit fingerprint of every delivered gradient and every weight, compared over ranks.
+"""Do ranks hold the same? 64-bit fingerprints of weights and the like, compared over ranks.
 
 Ranks that hold the same numbers have the same fingerprints, whatever the device: it is a sum of integers. The weights
-of ranks that once differed stay different, so comparing now and then is enough.
+of ranks that once differed stay different, so comparing before the first step, and now and then, is enough.
 """
 
 import hashlib
@@ -25,43 +25,62 @@ def has_replicas(parameters: Mapping[str, nn.Parameter], world_size: int) -> boo
     return any(_num_shards(parameter) < world_size for parameter in parameters.values())
 
 
+def check_same_start(
+    parameters: Mapping[str, nn.Parameter], kept: Mapping[str, Sequence[Tensor]], collective: Collective
+) -> None:
+    """Compare weights, and what optimizers have kept of them, before the first step. Collective: every rank must call
+    it.
+
+    Raises:
+        RankMismatchError: on every rank; names parameters and ranks.
+    """
+    held: dict[str, Sequence[Tensor]] = {f"the weight of {name!r}": [one] for name, one in parameters.items()}
+    held |= {f"the optimizer's state of {name!r}": tensors for name, tensors in kept.items()}
+    found = _apart(held, parameters, collective)
+    if found:
+        raise RankMismatchError(
+            f"the ranks do not begin with the same numbers: {first_few(found, _MOST_NAMED, '; ')}. They would add up "
+            "gradients of different models, and stay different. Nothing has been stepped. Usually only some ranks have "
+            "loaded a checkpoint or drawn new weights after the model was wrapped: do it on every rank, from one file "
+            "or with one seed, or send rank 0's, `for tensor in model.state_dict().values(): "
+            "torch.distributed.broadcast(tensor, 0)`."
+        )
+
+
 def check_no_drift(grads: Grads, parameters: Mapping[str, nn.Parameter], step: int, collective: Collective) -> None:
-    """Compare fingerprints. Collective: every rank must call it.
+    """Compare gradients and weights. Collective: every rank must call it.
 
     Raises:
         RankMismatchError: on every rank; names parameters and ranks that differ from the first rank with the same part.
     """
-    names = list(parameters)
-    zero = torch.zeros((), dtype=torch.int64, device="cpu")
-    rows = [
-        *(fingerprint(grads[name]).cpu() if name in grads else zero for name in names),
-        *(fingerprint(parameters[name]).cpu() for name in names),
-    ]
-    mine = torch.stack([torch.tensor(_part(parameters), dtype=torch.int64, device="cpu"), *rows]).to(
-        collective.control_device
-    )
+    held: dict[str, Sequence[Tensor]] = {
+        f"the gradient of {name!r}": [grads[name]] if name in grads else [] for name in parameters
+    }
+    held |= {f"the weight of {name!r}": [one] for name, one in parameters.items()}
+    found = _apart(held, parameters, collective)
+    if found:
+        raise RankMismatchError(
+            f"at step {step} the ranks have drifted apart (compared with the first rank that holds the same): "
+            f"{first_few(found, _MOST_NAMED, '; ')}. No rank applies this step. Look for what only some ranks do: "
+            "weights changed by hand, an optimizer with other settings, a seed, other hardware; then load one "
+            "checkpoint on all ranks."
+        )
+
+
+def _apart(
+    held: Mapping[str, Sequence[Tensor]], parameters: Mapping[str, nn.Parameter], collective: Collective
+) -> list[str]:
+    """Say what differs, and on which ranks, from the first rank that holds the same part of all parameters."""
+    part = torch.tensor(_part(parameters), dtype=torch.int64, device="cpu")
+    rows = [sum(map(fingerprint, tensors), start=torch.zeros_like(part)) for tensors in held.values()]
+    mine = torch.stack([row.to(collective.control_device) for row in (part, *rows)])
     table = collective.all_gather(mine).cpu()
     reference = [_first_alike(table, rank) for rank in range(len(table))]
-    apart = table[:, 1:] != table[reference][:, 1:]
-    if not bool(apart.any()):
-        return
-    gradients, weights = apart.split(len(names), dim=1)
-    found = [*_described("gradient", gradients, names), *_described("weight", weights, names)]
-    raise RankMismatchError(
-        f"at step {step} the ranks have drifted apart (compared with the first rank that holds the same): "
-        f"{first_few(found, _MOST_NAMED, '; ')}. No rank applies this step. Look for what only some ranks do: "
-        "weights changed by hand, an optimizer with other settings, a seed, other hardware; then load one checkpoint "
-        "on all ranks."
-    )
-
-
-def _described(kind: str, apart: Tensor, names: Sequence[str]) -> list[str]:
-    columns = {
-        index: apart[:, index].nonzero().view(-1).tolist() for index in apart.any(dim=0).nonzero().view(-1).tolist()
-    }
+    apart = (table != table[reference])[:, 1:]
     return [
-        f"the {kind} of {names[index]!r} differs on rank {', '.join(map(str, ranks))}"
-        for index, ranks in columns.items()
+        f"{what} differs on rank {', '.join(map(str, ranks))}"
+        for what, column in zip(held, apart.unbind(1), strict=True)
+        if (ranks := column.nonzero().view(-1).tolist())
     ]
 
 

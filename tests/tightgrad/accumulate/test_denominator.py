@@ -232,6 +232,59 @@ def test_the_right_reduction_is_not_spoken_of(loss_of, reduction, weight):
         run(labelled((2, 5, 6, 3)), loss_of, weight, windows=2, loss_reduction=reduction)
 
 
+def over_window(number, reduction="sum"):
+    return lambda m, b: functional.cross_entropy(m(b[0]), b[1], reduction=reduction).sum() / number
+
+
+DIVIDED = {
+    "cross entropy": (over_window(16), "mean", (4, 4, 4, 4)),
+    "each sample's": (over_window(16.0, "none"), "mean", (4, 4, 4, 4)),
+    "ragged": (over_window(16), "mean", (5, 3, 2, 6)),
+    "squares": (lambda m, b: m(b[0]).square().sum(1).sum() / torch.tensor(16) * 3, "mean", (4, 4, 4, 4)),
+    "a term": (lambda m, b: over_window(16)(m, b) + 0.01 * m.weight.square().sum(), "mean", (4, 4, 4, 4)),
+    "a sum, under sum": (over_window(16), "sum", (4, 4, 4, 4)),
+}
+
+
+@pytest.mark.parametrize(("loss_of", "reduction", "sizes"), DIVIDED.values(), ids=DIVIDED.keys())
+def test_a_sum_divided_by_the_weight_of_its_window_is_told_once(loss_of, reduction, sizes):
+    with pytest.warns(TightGradWarning, match="divided by 16, the weight of the whole window on all ranks") as caught:
+        run(labelled(sizes), loss_of, windows=3, loss_reduction=reduction, fetch="window")
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+NOT_DIVIDED = {
+    "by its own samples": by_samples,
+    "a prior on weights": lambda m, b: plain(m, b) + m.weight.square().sum() / 16,
+    "a mean over features of as many": lambda m, b: (b[0][:, :4] * m(b[0])[:, :1]).sum() / 16,
+    "a mean": lambda m, b: m(b[0]).square().mean(),
+}
+
+
+@pytest.mark.parametrize("loss_of", NOT_DIVIDED.values(), ids=NOT_DIVIDED.keys())
+def test_other_divisors_of_sums_are_left_alone(loss_of):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(labelled(), loss_of, windows=3)
+
+
+@pytest.mark.parametrize(("divisor", "where"), [(16.0, "all ranks"), (8.0, "one rank")])
+def test_a_sum_divided_by_the_weight_of_one_rank_or_of_all(divisor, where):
+    model, check = nn.Linear(8, 3), DenominatorCheck(ranks=2)
+    first, second = [over_window(divisor)(model, batch) for batch in labelled()[:2]]
+    check.compare(first, 4.0, None, total=16.0)
+    with pytest.warns(TightGradWarning, match=f"divided by {divisor:g}, the weight of the whole window on {where}"):
+        check.compare(second, 4.0, None, total=16.0)
+
+
+def test_a_mean_by_hand_under_sum():
+    with pytest.warns(
+        TightGradWarning, match=r"a mean \(over its samples\).*Accumulate.loss_reduction=\"mean\""
+    ) as caught:
+        run(labelled((4, 3, 6, 3)), lambda m, b: m(b[0]).square().sum() / len(b[0]), loss_reduction="sum")
+    assert len(caught) == 1
+
+
 def test_a_sum_that_is_the_whole_window_is_right():
     """One micro-batch on one rank is multiplied by weight / N = 1."""
     with warnings.catch_warnings():

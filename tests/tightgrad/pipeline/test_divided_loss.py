@@ -1,5 +1,6 @@
 """A loss that the loop divides by the number of micro-batches, as loops by hand do, is told; other divisors are not."""
 
+import copy
 import warnings
 
 import pytest
@@ -8,9 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import tightgrad as tg
+from tightgrad.accumulate.loss_graph.division import RanksCheck
+from tightgrad.collectives import run_threaded
 
 K = 4
 torch.manual_seed(0)
+MODEL = nn.Linear(6, 3)
 X, Y, LABELS = torch.randn(4 * K, 6), torch.randn(4 * K, 3), torch.randint(0, 3, (4 * K,))
 BATCHES = list(zip(X.split(4), Y.split(4), LABELS.split(4), strict=True))
 
@@ -188,3 +192,63 @@ def test_what_a_function_given_to_run_returns():
     window = next(iter(pipe.windows(BATCHES)))
     with pytest.warns(tg.TightGradWarning, match="the loss is divided by 4, the number of micro-batches"):
         pipe.run(window, lambda batch: F.cross_entropy(model(batch[0]), batch[2]) / K)
+
+
+RANKS = 3
+BY_RANKS = {
+    f"divided by {RANKS}, the number of ranks": [
+        lambda out, y, labels: F.mse_loss(out, y) / RANKS,
+        lambda out, y, labels: F.cross_entropy(out, labels) * (1 / RANKS),
+        lambda out, y, labels: (F.cross_entropy(out, labels) / torch.tensor(RANKS)).clone(),
+    ],
+    f"divided by {RANKS * K}, the number of micro-batches on all ranks": [
+        lambda out, y, labels: F.mse_loss(out, y) / (RANKS * K),
+        lambda out, y, labels: F.cross_entropy(out, labels) / K / RANKS,
+    ],
+    f"multiplied with {RANKS}, the number of ranks": [
+        lambda out, y, labels: RANKS * F.mse_loss(out, y),
+        lambda out, y, labels: F.cross_entropy(out, labels) * torch.tensor(float(RANKS)),
+    ],
+}
+
+
+def looked_at(loss_of, ranks=RANKS):
+    """What is found in each of four micro-batches."""
+    model, check = nn.Linear(6, 3), RanksCheck(ranks)
+    return [check.scaled([loss_of(model(x), y, labels)], K) for x, y, labels in BATCHES[:4]]
+
+
+@pytest.mark.parametrize(("said", "loss_of"), [(said, one) for said, losses in BY_RANKS.items() for one in losses])
+def test_a_mean_scaled_by_the_number_of_ranks(said, loss_of):
+    first, second, *later = looked_at(loss_of)
+    assert (first, second[0], later) == (None, said, [None, None])
+
+
+@pytest.mark.parametrize(
+    ("loss_of", "ranks"),
+    [
+        (lambda out, y, labels: F.mse_loss(out, y), 3),
+        (lambda out, y, labels: F.mse_loss(out, y) / 2, 2),
+        (lambda out, y, labels: 2 * F.mse_loss(out, y), 2),
+        (lambda out, y, labels: F.cross_entropy(out, labels) / 3, 1),
+        (lambda out, y, labels: 3 * F.mse_loss(out, y) + F.l1_loss(out, y), 3),
+        (lambda out, y, labels: F.mse_loss(out, y) * 3 / 3, 3),
+    ],
+)
+def test_other_factors_are_no_number_of_ranks(loss_of, ranks):
+    assert looked_at(loss_of, ranks) == [None] * 4
+
+
+def divides_by_ranks(ranks):
+    model = MODEL if ranks.rank == 0 else copy.deepcopy(MODEL)
+    pipe = tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(tg.Accumulate(2)), collective=ranks)
+    for window in pipe.windows(BATCHES):
+        for x, _, labels in window:
+            pipe.backward(F.cross_entropy(model(x), labels) / ranks.world_size)
+        pipe.step()
+
+
+def test_it_is_told_on_rank_0():
+    with pytest.warns(tg.TightGradWarning, match="divided by 3, the number of ranks.*0.333 times") as caught:
+        run_threaded(3, divides_by_ranks)
+    assert [one.filename for one in caught] == [__file__]

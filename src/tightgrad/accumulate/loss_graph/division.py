@@ -1,4 +1,4 @@
-"""Tells whether a loop has divided a loss by the number of its micro-batches by hand."""
+"""Tells whether a loop has divided a loss by the number of its micro-batches or ranks by hand."""
 
 import math
 from collections.abc import Collection
@@ -34,12 +34,52 @@ class DivisionCheck:
             return not self._looks
         found = [term for loss in losses for term in terms(loss)]
         before, now = self._seen, (count, [term.divisor / count for term in found])
-        may_be = bool(found) and all(_share(term.scale or (), count) for term in found) and not self._num_divided
+        may_be = bool(found) and all(share(term.scale or (), count) for term in found) and not self._num_divided
         self._seen = now
         self._looks = may_be and before is None
         if not may_be or before is None or len(before[1]) != len(now[1]):
             return False
         return all(abs(one / other - 1) < _HAND_MADE for one, other in zip(before[1], now[1], strict=True))
+
+
+class RanksCheck:
+    """Looks at the first losses of a loop for the number of ranks, which loops that sum over ranks by hand divide by,
+    and loops that undo a wrapper's mean multiply with.
+
+    Args:
+        ranks: their number.
+    """
+
+    def __init__(self, ranks: int) -> None:
+        self._ranks, self._looks = ranks, ranks > 1
+        self._before: tuple[str, float] | None = None
+
+    def scaled(self, losses: Collection[Tensor], count: int) -> tuple[str, float] | None:
+        """Return, once, how two losses in a row are scaled, in words, and how many times too large that makes them.
+
+        Args:
+            losses: of a micro-batch.
+            count: the number of micro-batches in its window.
+        """
+        if not self._looks or not losses:
+            return None
+        ranks, found = self._ranks, None
+        if count > 1 and all(is_divided_by(loss, ranks * count) for loss in losses):
+            found = f"divided by {ranks * count}, the number of micro-batches on all ranks", 1 / (ranks * count)
+        elif all(is_divided_by(loss, ranks) for loss in losses):
+            found = f"divided by {ranks}, the number of ranks", 1 / ranks
+        elif ranks > 2 and all(_is_multiplied_with(loss, ranks) for loss in losses):
+            found = f"multiplied with {ranks}, the number of ranks", float(ranks)
+        before, self._before = self._before, found
+        self._looks = found is not None and before is None
+        return found if found is not None and found == before else None
+
+
+def _is_multiplied_with(loss: Tensor, count: int) -> bool:
+    """Tell whether a loss that is one mean was multiplied with `count`."""
+    found = terms(loss)
+    factors = _without_cancelled(found[0].scale or ()) if len(found) == 1 else ()
+    return any(not one.divides and one.number == count for one in factors) and _is_mean(found[0], count)
 
 
 def is_divided_by(loss: Tensor, count: int) -> bool:
@@ -49,7 +89,7 @@ def is_divided_by(loss: Tensor, count: int) -> bool:
     half is common; and a sum of `count` terms, which is divided into their mean.
     """
     found = terms(loss)
-    shares = [_share(term.scale or (), count) for term in found]
+    shares = [share(term.scale or (), count) for term in found]
     if not found or None in shares:
         return False
     by_division = all(factor.divides for share in shares for factor in share or ())
@@ -61,12 +101,12 @@ def is_divided_by(loss: Tensor, count: int) -> bool:
     return by_division or count > 2 if len(found) == 1 else by_division and count > 2 and len(found) % count > 0
 
 
-def _share(scale: tuple[Factor, ...], count: int) -> tuple[Factor, ...] | None:
+def share(scale: tuple[Factor, ...], count: float, tolerance: float = _HAND_MADE) -> tuple[Factor, ...] | None:
     """Neighbouring factors that divide by `count`; None if there are none. What a framework undoes is left out."""
     scale = _without_cancelled(scale)
     for first, end in combinations(range(len(scale) + 1), 2):
         divisor = math.prod(factor.divisor for factor in scale[first:end])
-        if abs(divisor / count - 1) < _HAND_MADE:
+        if abs(divisor / count - 1) < tolerance:
             return scale[first:end]
     return None
 

@@ -9,11 +9,13 @@ code. Sums over parameters end at parameters.
 import math
 import re
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tightgrad.accumulate.loss_graph.division import share
 from tightgrad.accumulate.loss_graph.terms import (
     MEAN,
     NONE,
@@ -52,7 +54,7 @@ _LINEAR = re.compile(
     f"{_VIEW.pattern}|{_PICK.pattern}"
 )
 _MOST_NODES = 128
-_CLOSE = 1e-3
+_CLOSE, _EXACT = 1e-3, 1e-5
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,20 @@ def over_samples(term: Term, weight: float) -> OverSamples | None:
     if is_counted or (walk.hides and term.divisor > 1):
         return None
     return OverSamples(is_sum, term.divisor if by_hand else 1.0)
+
+
+def is_sum_over(term: Term, number: float) -> bool:
+    """Tell whether a term is a sum that is divided by `number`, which is no count of what is summed."""
+    is_sum, sizes, _ = _reduced(term.function)
+    counts = {math.prod(some) for most in range(len(sizes)) for some in combinations(sizes, most + 1)}
+    if not is_sum or number in counts or not share(term.scale or (), number, _EXACT):
+        return False
+    return not is_of_parameters(term)
+
+
+def is_divided(term: Term, weight: float) -> bool:
+    """Tell whether a term is divided by the weight of its micro-batch, where that is no factor such as a half."""
+    return weight > 2 and any(factor.divides for factor in share(term.scale or (), weight, _EXACT) or ())
 
 
 def is_of_parameters(term: Term) -> bool:

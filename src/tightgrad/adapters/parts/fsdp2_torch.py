@@ -14,6 +14,7 @@ from torch import nn
 
 from tightgrad.adapters.parts.fsdp2_grads import moves_itself, unsharded_param
 from tightgrad.adapters.parts.torch_private import check_has, unknown_torch
+from tightgrad.core.errors import UsageError
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
@@ -112,6 +113,20 @@ def set_reduces_unused(modules: Iterable[FSDPModule], enable: bool) -> None:
     for module in modules:
         if hasattr(module, "set_reduce_scatter_unused_params"):
             module.set_reduce_scatter_unused_params(enable, recurse=False)
+
+
+def check_divisor(modules: Iterable[FSDPModule], divisor: int) -> None:
+    """Raise `UsageError` if a module divides what it sums over ranks by another number than `divisor`."""
+    for module in modules:
+        for group in param_groups(module):
+            factor = getattr(group, "gradient_divide_factor", None)  # private in torch 2.9 to 2.15; None divides by all
+            if factor is not None and factor != divisor:
+                raise UsageError(
+                    f"set_gradient_divide_factor({factor:g}) was called on the model, and the pipeline counts on sums "
+                    f"over ranks that are divided by {divisor}: gradients would be {divisor / factor:g} times what "
+                    "they should be. Leave the call out: the pipeline divides by the weight of the whole window itself "
+                    '(for losses that are sums, with Accumulate(loss_reduction="sum")).'
+                )
 
 
 def check_internals(model: nn.Module) -> None:

@@ -60,8 +60,8 @@ class SameUnits:
         self._looks = self._counting = self._is_open = False
 
     def after_backward(self) -> None:
-        """Take note that others may wait before the next forward's first module; after the last there is none."""
-        self._is_open = bool(self._hooks) and not self._is_last
+        """Look on, since others may wait before the next forward's first module; after the last there is none."""
+        self._is_open = self._looks = bool(self._hooks) and not self._is_last
 
     def leave(self) -> None:
         """Tell ranks that are about to enter a module that this one has left the window, and look no more. Collective,
@@ -134,8 +134,9 @@ class SameUnits:
             f"the ranks are about to call different modules that fully_shard was called on: {', '.join(said)}. Their "
             "weights are gathered from all ranks when they are called, so every rank has to call the same ones in the "
             "same order in each forward: otherwise parts of different modules are mixed, or ranks wait for each other "
-            "until the time-out. Call such a module on every rank (where it has nothing to do, on any batch and times "
-            "0), or call fully_shard on the module that holds it and not on itself. Nothing has been stepped."
+            "until the time-out. Call such a module on every rank (in an evaluation too; where it has nothing to do, "
+            "on any batch and times 0), or call fully_shard on the module that holds it and not on itself. Nothing has "
+            "been stepped."
         )
 
 

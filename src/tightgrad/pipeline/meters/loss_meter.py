@@ -35,10 +35,11 @@ class LossMeter:
             weight = weights[name]
             if weight == 0:
                 continue
+            total = (totals or {}).get(name, inf)
             if self._is_mean and name == self._name:
-                self._first = self._check.compare(loss, weight, self._first, total=(totals or {}).get(name, inf))
+                self._first = self._check.compare(loss, weight, self._first, total=total)
             elif name == self._name:
-                self._check.look_at_sum(loss, weight)
+                self._check.look_at_sum(loss, weight, total=total)
             seen = loss.item() if loss.is_cpu else loss.detach().reshape(()).clone()
             self._seen.setdefault(name, []).append((seen, weight))
 

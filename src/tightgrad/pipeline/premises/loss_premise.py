@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.additive import Forward, check_additive
 from tightgrad.accumulate.loss_graph.cross_entropy import compares_samples
-from tightgrad.accumulate.loss_graph.division import DivisionCheck
+from tightgrad.accumulate.loss_graph.division import DivisionCheck, RanksCheck
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.trial_forward import is_compiled, own_statistics
 from tightgrad.core.errors import UnsupportedError
@@ -50,7 +50,7 @@ class LossPremise:
         has_parts = accumulate.several_backwards or adapter.collective.world_size > 1
         self._looks_left = LOOKS if has_parts else 0
         self._num_in_batch = 0
-        self._division = DivisionCheck()
+        self._division, self._ranks = DivisionCheck(), RanksCheck(adapter.collective.world_size)
         self._looks_for_division = True
         self._looks_for_scaler = True
         self._checks_encode = has_parts and not is_compiled(model)
@@ -96,6 +96,16 @@ class LossPremise:
                 "TightGrad. The pipeline divides by the weight of the whole window itself, so the gradient would be "
                 f"{count} times too small: give pipe.backward (or pipe.run) the micro-batch's own loss, undivided. If "
                 "the factor is part of the loss itself, ignore this TightGradWarning.",
+                stacklevel + 1,
+            )
+        scaled = self._ranks.scaled(losses, count) if self._looks_for_division and not is_sure else None
+        if scaled is not None and self._adapter.collective.rank == 0:
+            how, times = scaled
+            warn(
+                f"the loss is {how}, as in a loop that sums or averages over ranks by hand. The pipeline divides by "
+                f"the weight of the window on all ranks itself, so the gradient would be {times:.3g} times what it "
+                "should be: give pipe.backward (or pipe.run) the micro-batch's own loss on this rank. If the factor is "
+                "part of the loss itself, ignore this TightGradWarning.",
                 stacklevel + 1,
             )
 

@@ -1,11 +1,11 @@
 """What ranks have to set alike in their optimizers, or their weights part: compared at attach, and in each window.
 
 In a window it travels with the weights of its micro-batches, so that a scheduler that one rank alone has stepped is
-told before the next step. Only learning rates, weight decay, betas and momentum are looked at then: some optimizers
-keep what they have learned beside these. Nothing on another device is read.
+told before the next step. Of optimizers that are not torch's own, only learning rates, weight decay, betas and momentum
+are looked at then: some keep what they have learned beside these. Nothing on another device is read.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn, optim
@@ -34,15 +34,31 @@ def described(optimizers: Sequence[optim.Optimizer], parameters: Mapping[str, nn
     }
 
 
+def kept(optimizers: Sequence[optim.Optimizer], parameters: Mapping[str, nn.Parameter]) -> dict[str, list[Tensor]]:
+    """Return what torch's own optimizers have kept of each parameter: the same on all ranks that hold it."""
+    states = [one.state for one in optimizers if is_torchs(one)]
+    return {
+        name: [value for state in states for value in state.get(parameter, {}).values() if isinstance(value, Tensor)]
+        for name, parameter in parameters.items()
+    }
+
+
 def in_window(optimizers: Sequence[optim.Optimizer]) -> tuple[float, int]:
     """Return the first learning rate, and a hash of all settings: the same on every rank, or they differ."""
-    numbers = [number for one in optimizers for group in one.param_groups for number in _numbers(group)]
+    keys = [(*_EVERY_WINDOW, *sorted(one.defaults)) if is_torchs(one) else _EVERY_WINDOW for one in optimizers]
+    groups = [(group, own) for one, own in zip(optimizers, keys, strict=True) for group in one.param_groups]
+    numbers = [number for group, own in groups for number in _numbers(group, own)]
     first = next(iter(numbers), 0.0)
     return first, hash(tuple(numbers))
 
 
-def _numbers(group: Mapping[str, Any]) -> Iterator[float]:
-    for key in _EVERY_WINDOW:
+def is_torchs(optimizer: optim.Optimizer) -> bool:
+    """Tell whether an optimizer is one of `torch.optim`, none of which keeps other numbers on other ranks."""
+    return type(optimizer).__module__.startswith("torch.optim.")
+
+
+def _numbers(group: Mapping[str, Any], keys: Iterable[str]) -> Iterator[float]:
+    for key in keys:
         value = group.get(key)
         if isinstance(value, Tensor) and value.device.type == "cpu" and value.numel() == 1:
             value = value.item()

@@ -4,21 +4,25 @@ Ranks have the same model and the same optimizer, so rank 0 speaks for all.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm  # torch 2.9 to 2.14: the base of all kinds, which has no public name
 
-from tightgrad.accumulate import Accumulate
+from tightgrad.accumulate import Accumulate, Window
 from tightgrad.adapters.plain import trainable_parameters, unwrap
 from tightgrad.clip.fold import held_by
+from tightgrad.collectives import TorchCollective
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import first_few, named, warn
 from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.premises.check_loss import batch_norm_message
 from tightgrad.pipeline.premises.loss_premise import LossOf, LossPremise
 from tightgrad.pipeline.premises.model_watch import ModelWatch
+from tightgrad.pipeline.premises.optimizer_settings import kept
 from tightgrad.pipeline.premises.other_optimizers import OtherOptimizers
 from tightgrad.pipeline.premises.weight_watch import WeightWatch
+from tightgrad.sync.drift import check_same_start, has_replicas
 
 MOST_NAMED = 5
 
@@ -33,6 +37,7 @@ class Premises:
         accumulate: whose windows are run.
         stacklevel: of warnings when made, as of `warnings.warn`; 1 is the line that makes it.
         check: gives a batch's loss, for the first window's check; None without one.
+        compares: whether ranks that should hold the same are to be compared in the first window.
 
     Attributes:
         module: the model, with its wrapper.
@@ -51,6 +56,8 @@ class Premises:
         accumulate: Accumulate,
         stacklevel: int,
         check: LossOf | None = None,
+        *,
+        compares: bool = False,
     ) -> None:
         self.module, self._optimizers, self._adapter = model, optimizers, adapter
         self.loss = LossPremise(model, adapter, accumulate, check)
@@ -68,8 +75,18 @@ class Premises:
         self._batch_norm = BatchNormNotice(model, several=accumulate.several_backwards, speaks=speaks)
         self._batch_norm.look(stacklevel + 1)
         self._others = OtherOptimizers(optimizers, self._held, speaks=speaks)
+        # Ranks that are threads draw weights from one generator, in any order: only processes are compared.
+        group = getattr(adapter.collective, "group", None)
+        compares = compares and group is not None and has_replicas(adapter.parameters, adapter.collective.world_size)
+        self._ranks = TorchCollective(group) if compares else None  # its own traffic: none of training's
         self.model = ModelWatch(unwrap(model), adapter)
         self.weights = WeightWatch(adapter.parameters, model.modules(), optimizers)
+
+    def compare_ranks(self, window: Window[Any]) -> None:
+        """Compare the ranks' weights before the first step. Collective: every rank must call it, with each window."""
+        ranks, self._ranks = self._ranks, None
+        if ranks is not None and window.begun_everywhere():
+            check_same_start(self._held, kept(self._optimizers, self._held), ranks)
 
     def before_window(self) -> None:
         """Look at what may have changed since attach."""

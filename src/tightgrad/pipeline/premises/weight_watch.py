@@ -1,4 +1,4 @@
-"""Notices that weights were written in the middle of a window."""
+"""Notices that weights were written in the middle of a window, or by something else than a step."""
 
 import math
 import operator
@@ -47,7 +47,7 @@ class WeightWatch:
         self._parameters = {name: p for name, p in parameters.items() if id(p) not in renormed}
         self._versions: list[int] | None = None
         self._norms: list[float] = []
-        self._stepped_by = ""
+        self._stepped_by, self._at_step = "", list[int]()
         self._has_warned, self._in_first_window = False, True
         _WATCHES.add(self)
         _watch_steps()
@@ -63,6 +63,15 @@ class WeightWatch:
         """Begin a window: before its first backward weights may change."""
         self._in_first_window &= self._versions is None
         self._versions, self._stepped_by = None, ""
+
+    def end_step(self) -> None:
+        """Take the weights as they are after a step for the ranks' own."""
+        self._at_step = [parameter._version for parameter in self._parameters.values()]
+
+    @property
+    def is_written(self) -> bool:
+        """Tell whether something else has written to weights since a step: a checkpoint, an edit, averaged weights."""
+        return bool(self._at_step) and self._at_step != [p._version for p in self._parameters.values()]
 
     @torch.no_grad()
     def look(self, stacklevel: int) -> None:
