@@ -66,7 +66,7 @@ def begin_apart(compress):
 def test_ranks_that_begin_apart_are_told_so_on_every_rank(compress):
     for found in run_ranks(2, begin_apart, compress, timeout_seconds=patience(30)):
         for case, (message, stayed) in found.items():
-            assert "the ranks do not begin with the same numbers" in message
+            assert "before step 0 the ranks do not hold the same numbers" in message
             assert stayed
             what = "optimizer's state of '0.weight'" if case == "optimizer" else "weight of '5.bias'"
             assert f"the {what} differs on rank 1" in message
@@ -126,30 +126,41 @@ def test_an_optimizer_that_keeps_another_part_on_each_rank():
 
 
 def written_later(compress, fetch):
-    """Rank 0 alone writes between two windows: another checkpoint; and averaged weights, which it puts back."""
-    net = small_model()
-    model = DistributedDataParallel(net)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    plan = tg.Plan(tg.Accumulate(2, fetch=fetch), clip=CLIP, compress=compress)
-    pipe, first = tg.attach(model, optimizer, plan), copy.deepcopy(net.state_dict())
-    train(model, pipe)
-    if dist.get_rank() == 0:
-        own = copy.deepcopy(net.state_dict())
-        net.load_state_dict(first)
-        net.load_state_dict(own)
-    train(model, pipe)
-    steps = pipe.state.step
-    if dist.get_rank() == 0:
-        net.load_state_dict(first)
-    return steps, *told(model, pipe)
+    """Rank 0 alone writes between two windows: averaged weights, which it puts back; and another checkpoint, of the
+    weights or of the optimizer.
+    """
+    found = []
+    for case in ("weights", "optimizer", "no state"):
+        net = small_model()
+        model = DistributedDataParallel(net)
+        optimizer = torch.optim.Adam(model.parameters())
+        plan = tg.Plan(tg.Accumulate(2, fetch=fetch), clip=CLIP, compress=compress)
+        pipe, first = tg.attach(model, optimizer, plan), copy.deepcopy(net.state_dict())
+        train(model, pipe)
+        if dist.get_rank() == 0:
+            own = copy.deepcopy(net.state_dict())
+            net.load_state_dict(first)
+            net.load_state_dict(own)
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        train(model, pipe)
+        steps = pipe.state.step
+        if dist.get_rank() == 0 and case == "weights":
+            net.load_state_dict(first)
+        elif dist.get_rank() == 0 and case == "optimizer":
+            take_a_step(net, optimizer)
+        elif dist.get_rank() == 0:
+            optimizer.state.clear()
+        found.append((case, steps, *told(model, pipe)))
+    return found
 
 
 @pytest.mark.parametrize("fetch", ["window", "batch"])
 @pytest.mark.parametrize("compress", [None, COMPRESS], ids=["ddp", "compress"])
-def test_weights_that_one_rank_alone_has_written_are_compared_before_the_next_step(compress, fetch):
-    for steps, message, stayed in run_ranks(2, written_later, compress, fetch, timeout_seconds=patience(30)):
-        assert steps == 2
-        assert "at step 2 the ranks have drifted apart" in message
-        assert "the weight of '0.weight' differs on rank 1" in message
-        assert "gradient" not in message
-        assert stayed
+def test_what_one_rank_alone_has_written_is_compared_before_the_next_step(compress, fetch):
+    for found in run_ranks(2, written_later, compress, fetch, timeout_seconds=patience(30)):
+        for case, steps, message, stayed in found:
+            assert steps == 2
+            assert "before step 2 the ranks do not hold the same numbers" in message
+            what = "weight" if case == "weights" else "optimizer's state"
+            assert f"the {what} of '0.weight' differs on rank 1" in message
+            assert stayed

@@ -22,7 +22,7 @@ from tightgrad.plan.guard import MOST_NAMED, agreed_on_any, nonfinite_counts, no
 from tightgrad.plan.loss_scaling import LossScaling
 from tightgrad.plan.plan import Resolved
 from tightgrad.sync.compressed import merge, without_nonfinite
-from tightgrad.sync.drift import check_no_drift, has_replicas
+from tightgrad.sync.drift import check_no_drift
 from tightgrad.sync.protocol import Summed
 from tightgrad.sync.same_edit import check_same_edit
 
@@ -205,21 +205,16 @@ class Delivery:
             self.state.consecutive_skips = skips
         return skips
 
-    def compare(self, grads: Grads, *, suspects: bool = False) -> None:
+    def compare(self, grads: Grads) -> None:
         """Look now and then whether ranks have drifted apart. Collective: every rank must call it.
-
-        Args:
-            grads: summed over ranks.
-            suspects: whether only some ranks may have changed their weights, the same on every rank.
 
         Raises:
             RankMismatchError: on every rank, if they have.
         """
-        every, step, ranks = self.plan.guard.compare_every, self.state.step, self.adapter.collective
-        suspects = suspects and has_replicas(self.adapter.parameters, ranks.world_size)
-        if ranks.world_size > 1 and (suspects or (every and step % every == 0)):
+        every, step, collective = self.plan.guard.compare_every, self.state.step, self.adapter.collective
+        if every and step % every == 0 and collective.world_size > 1:
             with self.clock("guard"):
-                check_no_drift(grads, self.adapter.parameters, step, ranks)
+                check_no_drift(grads, self.adapter.parameters, step, collective)
 
     def clip(self, grads: Grads, slots: State, norm: GradNorm) -> Limited:
         """Limit gradients as the plan says. Collective where they are sharded: every rank must call it."""

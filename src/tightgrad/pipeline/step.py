@@ -187,8 +187,9 @@ class Step:
                 if parts.before_clip is not None:
                     edited(summed.grads, parts.before_clip, parts.adapter)
                     norm = CachedNorm()
-                # After the edit, where a rank that has failed is waited for.
-                delivery.compare(summed.grads, suspects=self.window.batches.written_on_some)
+                delivery.compare(summed.grads)  # after the edit, where a rank that has failed is waited for
+                if self.window.batches.written_on_some:
+                    parts.premises.compare_again(state.step)
             admitted = delivery.admit(summed, norm)
             if admitted.skipped is not None:
                 raise StepSkippedError(Outcome.of(summed, skipped=admitted.skipped))

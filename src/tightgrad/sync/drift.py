@@ -25,11 +25,10 @@ def has_replicas(parameters: Mapping[str, nn.Parameter], world_size: int) -> boo
     return any(_num_shards(parameter) < world_size for parameter in parameters.values())
 
 
-def check_same_start(
-    parameters: Mapping[str, nn.Parameter], kept: Mapping[str, Sequence[Tensor]], collective: Collective
+def check_same(
+    parameters: Mapping[str, nn.Parameter], kept: Mapping[str, Sequence[Tensor]], step: int, collective: Collective
 ) -> None:
-    """Compare weights, and what optimizers have kept of them, before the first step. Collective: every rank must call
-    it.
+    """Compare weights, and what optimizers have kept of them, before a step. Collective: every rank must call it.
 
     Raises:
         RankMismatchError: on every rank; names parameters and ranks.
@@ -39,11 +38,11 @@ def check_same_start(
     found = _apart(held, parameters, collective)
     if found:
         raise RankMismatchError(
-            f"the ranks do not begin with the same numbers: {first_few(found, _MOST_NAMED, '; ')}. They would add up "
-            "gradients of different models, and stay different. Nothing has been stepped. Usually only some ranks have "
-            "loaded a checkpoint or drawn new weights after the model was wrapped: do it on every rank, from one file "
-            "or with one seed, or send rank 0's, `for tensor in model.state_dict().values(): "
-            "torch.distributed.broadcast(tensor, 0)`."
+            f"before step {step} the ranks do not hold the same numbers: {first_few(found, _MOST_NAMED, '; ')}. They "
+            "would add up gradients of different models, and stay different. No rank applies this step. Usually only "
+            "some ranks have loaded a checkpoint, edited weights, or drawn new ones after the model was wrapped: do it "
+            "on every rank, from one file or with one seed, or send rank 0's weights to all, `for tensor in "
+            "model.state_dict().values(): torch.distributed.broadcast(tensor, 0)`."
         )
 
 

@@ -22,7 +22,7 @@ from tightgrad.pipeline.premises.model_watch import ModelWatch
 from tightgrad.pipeline.premises.optimizer_settings import kept
 from tightgrad.pipeline.premises.other_optimizers import OtherOptimizers
 from tightgrad.pipeline.premises.weight_watch import WeightWatch
-from tightgrad.sync.drift import check_same_start, has_replicas
+from tightgrad.sync.drift import check_same, has_replicas
 
 MOST_NAMED = 5
 
@@ -79,14 +79,20 @@ class Premises:
         group = getattr(adapter.collective, "group", None)
         compares = compares and group is not None and has_replicas(adapter.parameters, adapter.collective.world_size)
         self._ranks = TorchCollective(group) if compares else None  # its own traffic: none of training's
+        self._is_first = True
         self.model = ModelWatch(unwrap(model), adapter)
         self.weights = WeightWatch(adapter.parameters, model.modules(), optimizers)
 
     def compare_ranks(self, window: Window[Any]) -> None:
         """Compare the ranks' weights before the first step. Collective: every rank must call it, with each window."""
-        ranks, self._ranks = self._ranks, None
-        if ranks is not None and window.begun_everywhere():
-            check_same_start(self._held, kept(self._optimizers, self._held), ranks)
+        is_first, self._is_first = self._is_first, False
+        if self._ranks is not None and is_first and window.begun_everywhere():
+            check_same(self._held, kept(self._optimizers, self._held), 0, self._ranks)
+
+    def compare_again(self, step: int) -> None:
+        """Compare the ranks' weights where only some have written to them. Collective: every rank must call it."""
+        if self._ranks is not None:
+            check_same(self._held, kept(self._optimizers, self._held), step, self._ranks)
 
     def before_window(self) -> None:
         """Look at what may have changed since attach."""

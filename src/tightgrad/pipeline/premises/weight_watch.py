@@ -47,7 +47,8 @@ class WeightWatch:
         self._parameters = {name: p for name, p in parameters.items() if id(p) not in renormed}
         self._versions: list[int] | None = None
         self._norms: list[float] = []
-        self._stepped_by, self._at_step = "", list[int]()
+        self._stepped_by = ""
+        self._at_step: tuple[list[int], list[tuple[Any, int]]] | None = None
         self._has_warned, self._in_first_window = False, True
         _WATCHES.add(self)
         _watch_steps()
@@ -65,13 +66,23 @@ class WeightWatch:
         self._versions, self._stepped_by = None, ""
 
     def end_step(self) -> None:
-        """Take the weights as they are after a step for the ranks' own."""
-        self._at_step = [parameter._version for parameter in self._parameters.values()]
+        """Take weights, and what optimizers keep, as they are after a step for the ranks' own."""
+        self._at_step = self._held_now()
 
     @property
     def is_written(self) -> bool:
-        """Tell whether something else has written to weights since a step: a checkpoint, an edit, averaged weights."""
-        return bool(self._at_step) and self._at_step != [p._version for p in self._parameters.values()]
+        """Tell whether something else has written to them since a step: a checkpoint, an edit, averaged weights."""
+        if self._at_step is None:
+            return False
+        (versions, states), (before, states_before) = self._held_now(), self._at_step
+        pairs = zip(states, states_before, strict=True)
+        return versions != before or any(one is not old or size != was for (one, size), (old, was) in pairs)
+
+    def _held_now(self) -> tuple[list[int], list[tuple[Any, int]]]:
+        """How often weights were written; what holds the optimizers' states, which loading replaces."""
+        states = [getattr(one, "state", None) for one in self._optimizers]
+        sized = [(one, len(one) if isinstance(one, Mapping) else 0) for one in states]
+        return [parameter._version for parameter in self._parameters.values()], sized
 
     @torch.no_grad()
     def look(self, stacklevel: int) -> None:
