@@ -255,6 +255,7 @@ def test_a_sum_divided_by_the_weight_of_its_window_is_told_once(loss_of, reducti
 
 NOT_DIVIDED = {
     "by its own samples": by_samples,
+    "by its own samples, times a share": lambda m, b: (1 - 1 / 16) * plain(m, b) + 1 / 16 * by_samples(m, b),
     "a prior on weights": lambda m, b: plain(m, b) + m.weight.square().sum() / 16,
     "a mean over features of as many": lambda m, b: (b[0][:, :4] * m(b[0])[:, :1]).sum() / 16,
     "a mean": lambda m, b: m(b[0]).square().mean(),

@@ -93,9 +93,9 @@ def is_sum_over(term: Term, number: float) -> bool:
     """Tell whether a term is a sum that is divided by `number`, which is no count of what is summed."""
     is_sum, sizes, _ = _reduced(term.function)
     counts = {math.prod(some) for most in range(len(sizes)) for some in combinations(sizes, most + 1)}
-    if not is_sum or number in counts or not share(term.scale or (), number, _EXACT):
+    if not is_sum or number in counts or is_of_parameters(term):
         return False
-    return not is_of_parameters(term)
+    return any(factor.divides for factor in share(term.scale or (), number, _EXACT) or ())
 
 
 def is_divided(term: Term, weight: float) -> bool:
