@@ -29,6 +29,10 @@ ACCEPTS = Words(
 SETTING = Words(
     "`Blocks()` must have the setting block = 64; it has {found}", "`Blocks()` 的设置 block 应当是 64；现在是 {found}"
 )
+DTYPE = Words(
+    "`decode` returns {found} for a spec of {right}: convert to `payload.spec.dtype`",
+    "spec 的 dtype 是 {right}，`decode` 却返回 {found}：应当转换成 `payload.spec.dtype`",
+)
 TRAINS = Words(
     "two ranks that train with it end with a loss of {loss:.3g}, where they began with {first:.3g}",
     "两个进程用它训练，损失从 {first:.3g} 到 {loss:.3g}，没有下降",
@@ -94,6 +98,11 @@ def conforms(function: Any, draw: Draw) -> Words | None:
                     raise
                 return NEEDS
         first, loss = _trained(function())
+    for dtype in (torch.float64, torch.bfloat16):
+        flat = torch.arange(-3.0, 4.0)
+        decoded = function().decode(function().encode(flat, GradSpec("weight", (7,), 7, dtype), torch.Generator()))
+        if decoded.dtype is not dtype:
+            return DTYPE.of(found=decoded.dtype, right=dtype)
     return None if loss < first / 2 else TRAINS.of(first=first, loss=loss)
 
 

@@ -12,6 +12,9 @@ WRONG = (
         "a block of 0 elements is accepted",
     ),
     Wrong("codes, scales = checked_tensors(self, payload)", "codes, scales = payload.tensors", "the conformance check"),
+    Wrong(
+        "return values.to(payload.spec.device, payload.spec.dtype)", "return values", "convert to `payload.spec.dtype`"
+    ),
     Wrong("@dataclass(frozen=True)", "@dataclass", "frozen=True"),
     Wrong(".to(payload.spec.device, payload.spec.dtype)", ".double()", "the conformance check"),
     Wrong("from dataclasses", "from tightgrad.codecs import IntBlock\nfrom dataclasses", "does the exercise for you"),
