@@ -11,6 +11,9 @@ from tightgrad_lab.exercises.load import StudentError
 from tightgrad_lab.exercises.model import Case, Draw, Exam, slip
 from tightgrad_lab.exercises.words import Words
 
+DTYPE = Words(
+    "`decode` must return a float32 vector; it returns {found}", "`decode` 应当返回 float32 向量；现在返回 {found}"
+)
 PAIR = Words(
     "`encode` must return two tensors, codes and scales; it returns {found}",
     "`encode` 应当返回两个张量，即编码和缩放系数；现在返回 {found}",
@@ -108,11 +111,18 @@ def right(
     }
 
 
+def kind_of_vector(function: Callable[..., Any], draw: Draw) -> Words | None:
+    """Look at the dtype of what is decoded, which no comparison of numbers shows."""
+    decoded = ask(function, cases(draw)[0])["decoded"]
+    return None if decoded.dtype is torch.float32 else DTYPE.of(found=decoded.dtype)
+
+
 EXAM = Exam(
     function="encode",
     cases=cases,
     right=right,
     ask=ask,
+    more=kind_of_vector,
     tolerance=1e-5,
     together=2,
     slips=(

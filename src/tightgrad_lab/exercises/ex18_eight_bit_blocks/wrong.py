@@ -6,6 +6,7 @@ WRONG = (
     Wrong("rows.abs().amax(1) / 127", "rows.abs().max().expand(count) / 127", "one scale serves the whole vector"),
     Wrong("rows.abs().amax(1) / 127", "rows.amax(1) / 127", "not the largest magnitude"),
     Wrong(".amax(1) / 127", ".amax(1) / 128", "divide by 127"),
+    Wrong("codes.float() * scales", "codes.double() * scales", "must return a float32 vector"),
     Wrong(".round().to", ".to", "cuts off towards zero"),
     Wrong("to(torch.int8)", "to(torch.int32)", "4 bytes each"),
     Wrong("count = -(-len(vector) // block)", "count = len(vector) // block", "raises RuntimeError"),
