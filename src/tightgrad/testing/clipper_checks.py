@@ -24,6 +24,10 @@ ROUNDING = 1e-6
 class ClipCase:
     """Says what a clipper promises, beside what all of them do.
 
+    All leave gradients below their bound as they are, to the bit, and change nothing when they are called again. A rule
+    that shrinks every gradient a little, such as `max_norm / (max_norm + total_norm)`, therefore fails the suite; write
+    it as a function, and give it to `attach` as `before_clip`.
+
     Args:
         clipper: canonical settings.
         limit: what is at most `bound` after clipping: the norm of the "model", of each "tensor", each "element", or
@@ -97,6 +101,12 @@ def assert_near(name: str, reported: Tensor, exact: float) -> None:
     )
 
 
+def assert_nothing_clipped(clipped: Clipped, what: str) -> None:
+    """Raise an AssertionError unless the norm is 0 and the factor 1."""
+    found = (float(clipped.total_norm), float(clipped.clip_coef))
+    assert found == (0.0, 1.0), f"total_norm and clip_coef of {what} are {found}, expected (0.0, 1.0)"
+
+
 @CLIPPER_CHECKS.add(variants={str(scale): scale for scale in (1e-20, 1e-3, 1.0, 1e3, 1e30)}, applies=is_bounded)
 def check_the_applied_norm_is_at_most_the_bound(case: ClipCase, scale: float) -> None:
     """Check that gradients of any size are limited."""
@@ -119,7 +129,7 @@ def check_the_bound_holds_for_any_values(case: ClipCase) -> None:
 
 @CLIPPER_CHECKS.add(applies=is_bounded)
 def check_identity_below_the_bound(case: ClipCase) -> None:
-    """Check that what is below the bound keeps all its bits.
+    """Check that what is below the bound keeps all its bits, so that clipping twice is clipping once.
 
     torch's own formula shrinks what lies within 1e-6 of the bound, which these gradients do not.
     """
@@ -127,7 +137,9 @@ def check_identity_below_the_bound(case: ClipCase) -> None:
     before = copy(grads)
     assert limited(case, before) < case.bound, "the bound is too small for this check: it needs gradients below it"
     clipped = clip(case, grads)
-    assert float(clipped.clip_coef) == 1.0
+    assert float(clipped.clip_coef) == 1.0, (
+        f"clip_coef is {float(clipped.clip_coef):.9g} for gradients below the bound; a clipper leaves them as they are"
+    )
     for name, grad in grads.items():
         assert torch.equal(grad, before[name]), f"{name} was below the bound and has changed"
 
@@ -159,11 +171,13 @@ def check_what_is_reported_is_what_was_done(case: ClipCase, scale: float) -> Non
     after = joined(grads)
     norm_type = getattr(case.clipper, "norm_type", 2.0)
     exact = torch.linalg.vector_norm(before, norm_type)
-    assert clipped.total_norm.dtype == clipped.clip_coef.dtype == torch.float32
-    assert clipped.total_norm.shape == clipped.clip_coef.shape == ()
+    for name, number in (("total_norm", clipped.total_norm), ("clip_coef", clipped.clip_coef)):
+        assert (number.dtype, number.shape) == (torch.float32, ()), (
+            f"{name} is {number.dtype} of shape {tuple(number.shape)}, expected float32 without dimensions"
+        )
     assert_near("total_norm", clipped.total_norm, float(exact))
     assert_near("clip_coef", clipped.clip_coef, float(torch.linalg.vector_norm(after, norm_type) / exact))
-    assert not clipped.total_norm.requires_grad
+    assert not clipped.total_norm.requires_grad, "total_norm carries a graph; clip under torch.no_grad()"
 
 
 @CLIPPER_CHECKS.add(applies=lambda case: case.keeps_direction)
@@ -174,7 +188,9 @@ def check_direction_is_preserved(case: ClipCase) -> None:
     clipped = clip(case, grads)
     # One product in float32 for each element.
     torch.testing.assert_close(joined(grads), before * float(clipped.clip_coef), rtol=2.0**-24, atol=0.0)
-    assert float(clipped.clip_coef) < 1.0
+    assert float(clipped.clip_coef) < 1.0, (
+        f"{case.clipper!r} does not clip gradients with entries around 100, as this check needs; give a smaller bound"
+    )
 
 
 @CLIPPER_CHECKS.add(applies=lambda case: not case.keeps_direction)
@@ -202,17 +218,16 @@ def check_the_order_of_parameters_is_irrelevant(case: ClipCase) -> None:
 def check_nothing_to_clip(case: ClipCase) -> None:
     """Check that without gradients the norm is 0 and the factor 1."""
     for grads in ({}, {"empty": torch.empty(0, 3)}):
-        clipped = clip(case, grads)
-        assert (float(clipped.total_norm), float(clipped.clip_coef)) == (0.0, 1.0)
+        assert_nothing_clipped(clip(case, grads), f"gradients {grads}")
 
 
 @CLIPPER_CHECKS.add()
 def check_zero_gradients_stay_zero(case: ClipCase) -> None:
     """Check that nothing is divided by a norm of 0."""
     grads = gradients(0.0)
-    clipped = clip(case, grads)
-    assert (float(clipped.total_norm), float(clipped.clip_coef)) == (0.0, 1.0)
-    assert not any(bool(grad.any()) for grad in grads.values())
+    assert_nothing_clipped(clip(case, grads), "gradients of zeros")
+    for name, grad in grads.items():
+        assert not grad.any(), f"{name} was zero and is now {grad}; a factor of bound / 0 makes zeros NaN"
 
 
 @CLIPPER_CHECKS.add()
@@ -221,9 +236,15 @@ def check_nan_is_seen_and_never_becomes_a_number(case: ClipCase) -> None:
     grads = gradients(1.0)
     grads["bias"][3] = math.nan
     clipped = clip(case, grads)
-    assert math.isnan(float(clipped.total_norm))
-    assert math.isnan(float(clipped.clip_coef))
-    assert math.isnan(float(grads["bias"][3]))
+    for name, number in (
+        ("total_norm", clipped.total_norm),
+        ("clip_coef", clipped.clip_coef),
+        ("the NaN", grads["bias"][3]),
+    ):
+        assert math.isnan(float(number)), (
+            f"{name} is {float(number):.9g} where a gradient has a NaN, expected NaN, which the guard looks for; "
+            "max() and min() of Python lose one, torch.amax() and Tensor.clamp() keep it"
+        )
 
 
 @CLIPPER_CHECKS.add()
@@ -231,7 +252,8 @@ def check_inf_is_seen(case: ClipCase) -> None:
     """Check that the guard can see an inf in the norm."""
     grads = gradients(1.0)
     grads["matrix"][0, 0] = -math.inf
-    assert float(clip(case, grads).total_norm) == math.inf
+    found = float(clip(case, grads).total_norm)
+    assert found == math.inf, f"total_norm is {found:.9g} where a gradient has -inf, expected inf"
 
 
 @CLIPPER_CHECKS.add()
@@ -243,6 +265,8 @@ def check_strided_gradients_are_clipped_in_place(case: ClipCase) -> None:
     memory = [tensor.data_ptr() for tensor in strided.values()]
     clip(case, plain)
     clip(case, strided)
-    assert [tensor.data_ptr() for tensor in strided.values()] == memory
+    assert [tensor.data_ptr() for tensor in strided.values()] == memory, (
+        "clip_ has put other tensors into the dict; change the gradients themselves, with mul_ or copy_"
+    )
     for name in plain:
         torch.testing.assert_close(strided[name], plain[name], rtol=2 * ROUNDING, atol=0.0)

@@ -169,12 +169,13 @@ def check_bytes_round_trip(codec: Codec) -> None:
     """Check that payloads go into one message and come out as they were."""
     payloads = [encode(codec, flat) for flat in INPUTS.values()]
     message = to_bytes(payloads, CPU)
-    assert message.numel() == sum(payload.nbytes for payload in payloads)
+    expected = sum(payload.nbytes for payload in payloads)
+    assert message.numel() == expected, f"the payloads are {message.numel()} bytes on the wire, expected {expected}"
     received = from_bytes(
         message, codec, [payload.spec for payload in payloads], [payload.nbytes for payload in payloads]
     )
     for sent, got in zip(payloads, received, strict=True):
-        assert got.spec == sent.spec
+        assert got.spec == sent.spec, f"the spec is {got.spec} after the wire, expected {sent.spec}"
         assert bits(got.tensors) == bits(sent.tensors), "a payload is another one after it was bytes"
 
 
@@ -182,13 +183,16 @@ def check_bytes_round_trip(codec: Codec) -> None:
 def check_config_and_repr_round_trip(codec: Codec) -> None:
     """Check that a plan finds the codec by its id, and that JSON, repr and hash have its settings."""
     found = method(codec.card.id)
-    assert found is type(codec), f"the id {codec.card.id!r} leads to {found}, not to {type(codec)}"
+    assert found is type(codec), (
+        f"the id {codec.card.id!r} leads to {found.__module__}.{found.__qualname__}, which a plan read from JSON would "
+        f"have in place of {type(codec).__module__}.{type(codec).__qualname__}; give the card another id"
+    )
     config = json.loads(json.dumps(to_config(codec)))
-    assert config["id"] == codec.card.id
     read = method_from_config(config, method, "codec")
     assert read == codec, f"as JSON and back, {codec!r} becomes {read!r} (a sequence must be a tuple)"
-    assert eval(repr(codec), {**vars(codecs), **vars(sys.modules[type(codec).__module__])}) == codec
-    assert hash(codec) == hash(read)
+    again = eval(repr(codec), {**vars(codecs), **vars(sys.modules[type(codec).__module__])})
+    assert again == codec, f"its repr makes {again!r}, expected {codec!r}; let the dataclass write __repr__"
+    assert hash(codec) == hash(read), f"two equal objects {codec!r} have other hashes; let the dataclass write __hash__"
 
 
 @CODEC_CHECKS.add()
@@ -308,5 +312,5 @@ def check_what_is_done_together_is_the_same(codec: Codec) -> None:
 def check_the_default_reducer_takes_it(codec: Codec) -> None:
     """Check that the reducer on the card exists and runs with the codec."""
     compress = tg.Compress(codec)
-    assert compress.reducer is not None
-    assert compress.reducer.card.id == codec.reducer
+    found = compress.reducer.card.id if compress.reducer else None
+    assert found == codec.reducer, f"Compress takes the reducer {found!r}, and the card says {codec.reducer!r}"

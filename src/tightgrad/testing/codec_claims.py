@@ -66,7 +66,9 @@ def assert_contracts(codec: Codec, flat: Tensor, seed: int = 0) -> None:
     x = flat.double()
     left = (x - decoded(codec, flat, seed).double()).square().sum()
     delta = codec.contraction(flat.numel())
-    assert 0.0 <= delta <= 1.0
+    assert 0.0 <= delta <= 1.0, (
+        f"contraction({flat.numel()}) is {delta:.9g}, expected the kept share of ||x||^2, in [0, 1]; 0 claims nothing"
+    )
     # The claim is about exact arithmetic; float32 scales and products err by a few 2^-24 of each element.
     slack = (4 * 2.0**-24) ** 2 + 8 * 2.0**-24 * math.sqrt(1 - delta)
     assert float(left) <= (1 - delta + slack) * float(x.square().sum()), (

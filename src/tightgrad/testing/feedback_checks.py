@@ -62,7 +62,9 @@ def copy(state: State) -> State:
 def assert_unchanged(state: State, before: State, what: str) -> None:
     """Raise an AssertionError unless a state is as it was."""
     for slot, values in before.items():
-        assert list(state[slot]) == list(values)
+        assert list(state[slot]) == list(values), (
+            f"{slot} has entries for {list(state[slot])}, expected {list(values)}: it {what}"
+        )
         for name, held in values.items():
             assert torch.equal(state[slot][name], held), f"{slot} of {name} {what}"
 

@@ -51,7 +51,10 @@ def check_golden(codec: Codec, folder: Path) -> None:
         tensors = tuple(file.get_tensor(f"payload{index}") for index in range(int(metadata["num_tensors"])))
         decoded = file.get_tensor("decoded")
     frozen = method_from_config(json.loads(metadata["config"]), method, "codec")
-    assert frozen == codec
+    assert frozen == codec, (
+        f"{path.name} was written by {frozen!r} of {type(frozen).__module__}, expected {codec!r} of "
+        f"{type(codec).__module__}; if its settings have changed on purpose, remove the file and write it anew"
+    )
     assert torch.equal(frozen.decode(Payload(tensors, SPEC)), decoded), (
         f"{path.name} is decoded to other values than when it was written. What an older version sent must stay "
         'readable: give the new format another setting or id, or a new folder "v2"'

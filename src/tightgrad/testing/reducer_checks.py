@@ -101,11 +101,13 @@ def check_ranks_agree_and_transmitted_adds_up(pair: Pair, world_size: int) -> No
     results = [reduced for reduced, _ in reduce_on_all(pair, world_size)]
     for name, shape in SHAPES.items():
         total = results[0].total[name]
-        assert total.shape == shape
-        assert total.dtype == torch.float32
+        assert (total.shape, total.dtype) == (shape, torch.float32), (
+            f"the total of {name} is {total.dtype} of shape {tuple(total.shape)}, expected float32 of shape {shape}"
+        )
         for reduced in results:
             assert torch.equal(reduced.total[name], total), f"the total of {name} differs between ranks"
-            assert reduced.transmitted[name].shape == shape
+            found = tuple(reduced.transmitted[name].shape)
+            assert found == shape, f"what was transmitted of {name} has shape {found}, expected {shape}"
         sent = torch.stack([reduced.transmitted[name].double() for reduced in results])
         # Each of the W sums, and the owner's correction, rounds once: 2^-24 of the numbers added.
         size = sent.abs().sum(dim=0) + total.double().abs()
@@ -172,7 +174,10 @@ def check_traffic_is_what_the_documentation_says(pair: Pair, world_size: int) ->
     """Check that every byte is counted, and none is sent without need."""
     for rank, (_, counted) in enumerate(reduce_on_all(pair, world_size)):
         if pair.case.wire_bytes is not None and (pair.codec is None or pair.codec.fixed_size):
-            assert counted == pair.case.wire_bytes(SHAPES, pair.codec, world_size, rank)
+            expected = pair.case.wire_bytes(SHAPES, pair.codec, world_size, rank)
+            assert counted == expected, (
+                f"rank {rank} of {world_size} has sent {counted} bytes, and wire_bytes of the case says {expected}"
+            )
         assert (counted > 0) == (world_size > 1), f"{counted} bytes were counted on {world_size} ranks"
         if pair.case.never_above_dense and pair.codec != Cast("float32"):
             assert counted <= dense_nbytes(world_size) or world_size == 1, "compression sends more than it saves"
@@ -183,8 +188,9 @@ def check_nothing_to_reduce(pair: Pair) -> None:
     """Check that without gradients, or with empty ones, nothing is sent."""
     for names in ((), ("empty",)):
         for reduced, counted in reduce_on_all(pair, 2, names):
-            assert list(reduced.total) == list(reduced.transmitted) == list(names)
-            assert counted == 0
+            for what, found in (("total", reduced.total), ("transmitted", reduced.transmitted)):
+                assert list(found) == list(names), f"{what} has the names {list(found)}, expected {list(names)}"
+            assert counted == 0, f"{counted} bytes were sent for {len(names)} empty gradients, expected 0"
 
 
 @REDUCER_CHECKS.add(applies=lambda pair: pair.case.zeros_send_nothing(pair.codec))
@@ -201,13 +207,17 @@ def check_a_rank_of_zeros_transmits_nothing(pair: Pair) -> None:
         return dict(reduce(pair, grads, collective).transmitted)
 
     for transmitted in run_threaded(3, body)[1:]:
-        assert not any(bool(tensor.any()) for tensor in transmitted.values())
+        for name, tensor in transmitted.items():
+            assert not tensor.any(), f"a rank of zeros has transmitted {tensor.flatten()[:4]}... of {name}"
 
 
 @REDUCER_CHECKS.add()
 def check_a_plan_takes_the_pair(pair: Pair) -> None:
     """Check that a plan takes the pair and survives JSON."""
     compress = tg.Compress(pair.codec, pair.case.reducer)
-    assert compress.reducer == pair.case.reducer
+    assert compress.reducer == pair.case.reducer, f"Compress has the reducer {compress.reducer!r}"
     plan = tg.Plan(compress=compress)
-    assert tg.Plan.from_json(plan.to_json()) == plan
+    read = tg.Plan.from_json(plan.to_json())
+    assert read == plan, (
+        f"as JSON and back, {plan.compress!r} becomes {read.compress!r}; if they look alike, the id is another class's"
+    )

@@ -1,20 +1,25 @@
-"""What the author of a codec may do wrong at first, and what the suite says then."""
+"""What the author of a codec or a clipper may do wrong at first, and what the suite says then."""
 
+import ast
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import tightgrad as tg
+import tightgrad.testing
 from tightgrad.codecs import Cast
 from tightgrad.core.card import MethodCard
 from tightgrad.core.errors import ConfigError
 from tightgrad.core.protocols import Codec
-from tightgrad.core.types import GradSpec, Payload
+from tightgrad.core.types import Clipped, GradSpec, Payload
 from tightgrad.plan import registry
 from tightgrad.plan.entry_points import Outside
-from tightgrad.testing import check_codec
+from tightgrad.testing import ClipCase, check_codec
+from tightgrad.testing.clipper_checks import CLIPPER_CHECKS
 
 CARD = replace(Cast.card, id="mine")
 
@@ -90,6 +95,11 @@ class NoSuchReducer(Right):
     card = replace(CARD, reducer="twoshot")
 
 
+@dataclass(frozen=True)
+class Taken(Right):
+    card = replace(CARD, id="cast")
+
+
 MISTAKES = {
     NoCard: "NoCard has no `card`; give it a MethodCard",
     NoDataclass: r"NoDataclass is no dataclass.*add @dataclass\(frozen=True\)",
@@ -102,6 +112,7 @@ MISTAKES = {
     OtherBytes: r"encode_all\(\) gives other bytes than encode\(\)",
     NoReducer: 'the card of mine names no reducer; .*"gather" takes every codec',
     NoSuchReducer: "no method has the id 'twoshot'",
+    Taken: r"the id 'cast' leads to tightgrad.codecs.cast.Cast, .* in place of .*\.Taken; give the card another id",
 }
 
 
@@ -120,3 +131,55 @@ def test_a_codec_without_an_entry_point_is_told_to_have_one() -> None:
 def test_an_unknown_scope_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match="scope='vector' is not known; choose one of 'element', 'block'"):
         replace(CARD, scope="vector")
+
+
+def test_every_assertion_of_the_suite_says_what_was_expected():
+    files = sorted(Path(tightgrad.testing.__file__).parent.glob("*.py"))
+    asserts = [(path.name, node) for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    asserts = [(name, node) for name, node in asserts if isinstance(node, ast.Assert)]
+    assert len(asserts) > 50
+    assert [f"{name}:{node.lineno}" for name, node in asserts if node.msg is None] == []
+
+
+@dataclass(frozen=True)
+class LosesNaN(tg.clip.GlobalNorm):
+    def clip_(self, grads, params, norm, state):
+        largest = max((norm([grad]) for grad in grads.values()), default=torch.zeros(()))
+        factor = (self.max_norm / largest).clamp(max=1.0)
+        for grad in grads.values():
+            grad.mul_(factor)
+        return Clipped(norm(list(grads.values())), factor)
+
+
+@dataclass(frozen=True)
+class ShrinksAll(tg.clip.GlobalNorm):
+    def clip_(self, grads, params, norm, state):
+        before = norm(list(grads.values()))
+        factor = self.max_norm / (self.max_norm + before)
+        for grad in grads.values():
+            grad.mul_(factor)
+        return Clipped(before, factor)
+
+
+@dataclass(frozen=True)
+class NewTensors(tg.clip.GlobalNorm):
+    def clip_(self, grads, params, norm, state):
+        for name, grad in list(grads.items()):
+            grads[name] = grad.clone()
+        return super().clip_(grads, params, norm, state)
+
+
+@pytest.mark.parametrize(
+    ("clipper", "check", "words"),
+    [
+        (LosesNaN(1.0), "nan_is_seen", r"where a gradient has a NaN, expected NaN, .*torch.amax\(\)"),
+        (ShrinksAll(1.0), "identity_below", "gradients below the bound; a clipper leaves them as they are"),
+        (NewTensors(1.0), "strided", "clip_ has put other tensors into the dict; change the gradients themselves"),
+        (tg.clip.GlobalNorm(1e9), "direction", "does not clip gradients .* give a smaller bound"),
+    ],
+)
+def test_what_the_author_of_a_clipper_may_do_wrong_is_said(clipper, check, words):
+    case = ClipCase(clipper, limit="tensor")
+    (run,) = [run for name, run in CLIPPER_CHECKS.runs(case) if name.startswith(check)]
+    with pytest.raises(AssertionError, match=words):
+        run()
