@@ -55,7 +55,7 @@ format: $(READY) ## format the code
 
 docs: $(READY)   ## build the documentation site in site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo site/index.html
 
 release-check: $(READY)  ## build the wheels, install them anew; print sizes, import time and what came of it

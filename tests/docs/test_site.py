@@ -14,6 +14,7 @@ import tightgrad as tg
 from tightgrad_lab.site import field, messages, reference
 
 ROOT = Path(__file__).parents[2]
+CODE = ROOT / "src" / "tightgrad"
 RESULTS = ROOT / "benchmarks" / "results"
 NAV = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 PAGES = reference.pages()
@@ -69,6 +70,45 @@ def test_the_reference_of_the_pipeline_has_every_call_of_the_guides_and_examples
     called = {name for path in paths for name in re.findall(r"\bpipe\.([a-z]\w*)\(", path.read_text(encoding="utf-8"))}
     assert called >= {"windows", "backward", "step", "skip", "run"}
     assert called <= {*members("GradientPipeline")}
+
+
+CORE_IMPORT = r"^ *(?:>>> )?from (tightgrad\.core\.\w+) import (.+)$"
+
+
+def test_what_the_guides_and_examples_import_of_core_is_in_the_reference():
+    """A package's author looks up what the class is made of, under the name that is imported."""
+    guides = [*(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "tests/support/own_methods/half.py"]
+    methods = [
+        path
+        for kind in ("clip", "codecs", "reducers", "feedback")
+        for path in (ROOT / "src/tightgrad" / kind).glob("*.py")
+    ]
+    examples = [line for path in methods for line in path.read_text(encoding="utf-8").splitlines() if ">>> " in line]
+    texts = [*(path.read_text(encoding="utf-8") for path in guides), *examples]
+    found = [match for text in texts for match in re.findall(CORE_IMPORT, text, re.MULTILINE)]
+    imported = {f"{module}.{name.strip()}" for module, names in found for name in names.split(",")}
+    assert len(imported) > 15
+    index = PAGES["reference/index.md"]
+    missing = {name for name in imported if f"](core.md#{name})" not in index}
+    assert missing <= {"tightgrad.core.card.MethodCard"}  # the card is a name of the package itself
+    assert "(tightgrad.md#tightgrad.MethodCard)" in index
+    shown = re.findall(r"^::: (\S+)$", PAGES["reference/core.md"], re.MULTILINE)
+    for path in shown:
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name)
+
+
+def test_a_link_with_the_name_of_something_public_leads_to_its_place():
+    homes = {name: module for module in reversed(reference.public_modules()) for name in reference.public_names(module)}
+    linked = r"\[`(?:tg\.|tightgrad\.)?(?:\w+\.)?(\w+)`\]\((?:\.\./)*reference/([^)]+)\)"
+    pages = {path: path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")}
+    links = [
+        (path.name, *match) for path, text in pages.items() for match in re.findall(linked, text) if match[0] in homes
+    ]
+    assert len(links) > 2
+    for page, name, target in links:
+        file = reference.file_of(homes[name]).removeprefix("reference/")
+        assert target == f"{file}#{homes[name]}.{name}", page
 
 
 def test_all_names_of_the_package_itself_are_there():

@@ -51,10 +51,20 @@ What only the library calls (a codec's `encode`, a plan's `slots`) is left out: 
 settings.
 """
 
+AUTHORS = {
+    "protocols": "Clipper Codec Feedback GradNorm Reduce ReduceContext Reducer",
+    "types": "Clipped Grads GradSpec Payload Reduced Slot State TensorLayout",
+    "wire": "checked_tensors",
+    "check": "check_choice check_integer check_number",
+    "clock": "StageClock",
+    "rng": "StepRng",
+}
+"""What authors of methods import, and call in tests, by module of `tightgrad.core`; `MethodCard` is in `tightgrad`."""
+
 SHORT = {"GradientPipeline": "pipe", "OuterPipeline": "outer"}
 """What the object is called in the examples of this site: users search for `pipe.skip`."""
 
-FIRST_IN_SEARCH = ("---", "search: {boost: 2}", "---", "")
+FIRST_IN_SEARCH = ("---", "search: {boost: 2.5}", "---", "")
 """A name that is searched for is looked up: its reference comes before pages that mention it."""
 
 
@@ -110,7 +120,41 @@ def file_of(module: str) -> str:
 
 def pages() -> dict[str, str]:
     """Return the pages by name."""
-    return {file_of(module): _page(module) for module in public_modules()} | {"reference/index.md": _index()}
+    found = {file_of(module): _page(module) for module in public_modules()}
+    return found | {"reference/core.md": _authors_page(), "reference/index.md": _index()}
+
+
+def _authors_page() -> str:
+    lines = [*FIRST_IN_SEARCH, "# tightgrad.core: what a method of your own is made of", ""]
+    lines += [
+        "A codec, clipper, reducer or feedback of your own imports these names, as in [the guide](../own-codec.md).",
+        "",
+    ]
+    lines += ["Its card is a [`MethodCard`](tightgrad.md#tightgrad.MethodCard).", ""]
+    for module, names in AUTHORS.items():
+        lines += [
+            f"## tightgrad.core.{module}",
+            "",
+            f"`from tightgrad.core.{module} import {names.replace(' ', ', ')}`",
+            "",
+        ]
+        for name in names.split():
+            path = f"tightgrad.core.{module}.{name}"
+            lines += _directive(path, path, 3)
+            lines[-1:] = [f"      members: {_written_by_authors(path)}", ""]
+    return "\n".join(lines)
+
+
+def _written_by_authors(path: str) -> list[str]:
+    """Return what a class lets its subclasses define, and what they call of it."""
+    module, _, name = path.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    own = vars(found).items() if inspect.isclass(found) else ()
+    return [member for member, value in own if not member.startswith("_") and inspect.getdoc(value) and _is_code(value)]
+
+
+def _is_code(value: object) -> bool:
+    return inspect.isfunction(value) or isinstance(value, property | classmethod)
 
 
 def _page(module: str) -> str:
@@ -147,4 +191,8 @@ def _index() -> str:
         except ModuleNotFoundError as error:
             names = f"needs {error.name}"
         lines.append(f"| [`{module}`]({page}) | {names} |")
+    for module, written in AUTHORS.items():
+        path = f"tightgrad.core.{module}"
+        names = ", ".join(f"[`{name}`](core.md#{path}.{name})" for name in written.split())
+        lines.append(f"| [`{path}`](core.md), for methods of your own | {names} |")
     return "\n".join([*lines, ""])
