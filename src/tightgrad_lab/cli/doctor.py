@@ -45,10 +45,12 @@ def doctor(
 
 
 def _changes(before: "tg.Plan | None", after: "tg.Plan") -> str:
-    """The parts of the plan that the cure changes, as they are written."""
+    """The parts of the plan that the cure changes, as lines to paste into the loop."""
+    from tightgrad.core.kinds import written
+
     parts = [name for name in (field.name for field in fields(after)) if getattr(after, name) is not None]
     changed = [name for name in parts if before is None or getattr(before, name) != getattr(after, name)]
-    return ", ".join(f"{name}={getattr(after, name)!r}" for name in changed)
+    return ", ".join(f"{name}={written(getattr(after, name))}" for name in changed)
 
 
 def _print(history: "History", findings: "list[Finding]", remarks: "list[Finding]") -> None:
@@ -70,4 +72,5 @@ def _print(history: "History", findings: "list[Finding]", remarks: "list[Finding
             if finding.plan is not None:
                 console.print(indented(f"[dim]plan:[/] {escape(_changes(history.plan, finding.plan))}"))
     if findings:
-        console.print(f"{escape(history.source)}: {len(findings)} found in {read}.")
+        problems = "1 problem" if len(findings) == 1 else f"{len(findings)} problems"
+        console.print(f"{escape(history.source)}: {problems} in {read}.")

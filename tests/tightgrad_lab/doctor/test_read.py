@@ -1,6 +1,7 @@
 """Records are read as they were written: by our writer, by TensorBoard, after a resume, in mid-write."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert cli.run(["doctor", str(tmp_path / "good"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
     assert cli.run(["doctor", str(tmp_path / "bad")]) == 1
-    assert "wrong over clipping, from step 0" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "wrong over clipping, from step 0" in said
+    assert said.endswith(": 1 problem in 30 steps.")
+    pasted = eval(re.search(r"plan: (clip=.*\)) ", said)[1].removeprefix("clip="), {"tg": tg})  # type: ignore[index]
+    assert tg.Plan.from_config(found["rows"][0]["plan"]).clip == pasted
     assert cli.run(["doctor", str(tmp_path / "good")]) == 0
     assert capsys.readouterr().out.startswith("ok ")
     lines = [f"step {step} | loss 2.0 | grad_norm 2.0 | clip_coef 0.5" for step in range(30)]
