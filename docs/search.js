@@ -24,3 +24,8 @@ Worker.prototype.postMessage = function (message, ...rest) {
   const isQuery = message?.type === QUERY && typeof message.data === "string";
   return post.call(this, isQuery ? { ...message, data: plainQuery(message.data) } : message, ...rest);
 };
+
+// Material searches on a key's release, which a paste with the mouse and some input methods do not have.
+document.addEventListener("input", (event) => {
+  if (event.target.matches(".md-search__input")) event.target.dispatchEvent(new KeyboardEvent("keyup", { bubbles: true }));
+});
