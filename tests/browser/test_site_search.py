@@ -69,7 +69,7 @@ MARKED = {
     "UsageError:": "reference/tightgrad/#tightgrad.UsageError",
     "Accumulate(": "reference/tightgrad/#tightgrad.Accumulate",
     "how do I skip a batch?": "faq/#how-do-i-skip-a-batch",
-    "a codec of my own": "faq/#how-do-i-write-a-codec-or-a-clipper-of-my-own",
+    "how to write my own codec": "faq/#how-do-i-write-a-codec-or-a-clipper-of-my-own",
     "title:doctor": "doctor/",
     '"resume checkpoint"': "checkpoints/",
 }
