@@ -22,7 +22,7 @@ from tightgrad_lab.site import examples, field, messages, reference
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
 BOOSTS = {"decisions/": 0.3, "zh/": 0.3, "integrations/": 3, "examples/": 1.5, "premises/": 1.5, "comparison/": 1.5}
-BOOSTS |= {"checkpoints/": 2, "observability/": 2, "own-codec/": 2}
+BOOSTS |= {"checkpoints/": 2, "observability/": 2, "own-codec/": 3}
 """How early pages below an address come in the search: guides before single messages, and guides to a framework before
 names that have its own in them."""
 TITLES = {

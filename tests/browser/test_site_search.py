@@ -69,7 +69,7 @@ MARKED = {
     "UsageError:": "reference/tightgrad/#tightgrad.UsageError",
     "Accumulate(": "reference/tightgrad/#tightgrad.Accumulate",
     "how do I skip a batch?": "faq/#how-do-i-skip-a-batch",
-    "how to write my own codec": "faq/#how-do-i-write-a-codec-or-a-clipper-of-my-own",
+    "a codec of my own": "own-codec/",
     "title:doctor": "doctor/",
     '"resume checkpoint"': "checkpoints/",
 }
