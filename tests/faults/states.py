@@ -22,6 +22,7 @@ import tightgrad as tg
 from faults.mutations import damaged_bytes
 from tightgrad.checkpoint import rank_file
 from tightgrad.checkpoint.folder import load_state
+from tightgrad.checkpoint.save_folder import newest
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.collectives import SingleCollective, run_threaded
 from tightgrad.core.errors import TightGradError
@@ -114,7 +115,7 @@ class _Case:
         self.pipe.load_state_dict(self.fresh)
         before = self.pipe.state.slots
         if self.world_size > 1:  # as rank 1 of as many ranks reads it
-            own = load_state(self.folder, self.pipe.plan.slots, 1, self.world_size)
+            own = load_state(self.folder, newest(self.folder), self.pipe.plan.slots, 1, self.world_size)
             PipelineState().load_state_dict(own, self.pipe.adapter.parameters, self.pipe.plan.slots)
         try:
             self.pipe.load(self.folder)

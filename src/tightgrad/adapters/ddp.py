@@ -14,7 +14,7 @@ from tightgrad.adapters.parts.ready_once import ready_once
 from tightgrad.adapters.parts.synced_forward import asks_for_sum
 from tightgrad.adapters.parts.torch_private import check_can_set, check_has
 from tightgrad.adapters.parts.unused_here import UnusedHere
-from tightgrad.adapters.plain import PlainAdapter, broadcast_tensors
+from tightgrad.adapters.plain import Adapter, broadcast_tensors
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.traffic import all_reduce_nbytes
 from tightgrad.core.errors import UsageError
@@ -34,7 +34,7 @@ _MEANS = [
 _LOOKS = 2  # synchronised backwards in which gradients are watched; what makes them ready twice is there from the first
 
 
-class DDPAdapter(PlainAdapter):
+class DDPAdapter(Adapter):
     """Connects a module in DistributedDataParallel, whose own all-reduce is used, left out, or replaced.
 
     Args:

@@ -44,7 +44,7 @@ from tightgrad.adapters.parts.fsdp2_torch import (
 )
 from tightgrad.adapters.parts.placement import check_whole_mesh, like_sharded
 from tightgrad.adapters.parts.same_units import SameUnits
-from tightgrad.adapters.plain import PlainAdapter
+from tightgrad.adapters.plain import Adapter
 from tightgrad.collectives import TorchCollective
 from tightgrad.collectives.backends import backend_name
 from tightgrad.collectives.traffic import all_reduce_nbytes, reduce_scatter_nbytes
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 AUTO_SHARE = 0.25
 
 
-class FSDP2Adapter(PlainAdapter):
+class FSDP2Adapter(Adapter):
     """Connects a module under `fully_shard`, on a one-dimensional mesh or a two-dimensional one (HSDP).
 
     Args:

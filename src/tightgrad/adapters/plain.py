@@ -1,4 +1,4 @@
-"""A plain module: gradients lie where autograd puts them. What wrappers do otherwise, their adapters override."""
+"""What the pipeline asks of a wrapper, as a plain module answers it; other wrappers' adapters override what differs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,20 +11,32 @@ from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 
 
-class PlainAdapter:
-    """Connects a module without a wrapper; with a collective of several ranks, each trains a replica of its own.
+class Adapter:
+    """Connects the pipeline to one kind of wrapper, and is the only code that touches it: this one to a module without
+    a wrapper. With a collective of several ranks, each trains a replica of its own.
 
     Args:
         module: that is trained.
         collective: the data-parallel ranks.
         only: identities of the parameters that are trained; None trains all that require gradients.
+
+    Attributes:
+        collective: the data-parallel ranks.
+        parameters: the trainable ones by name, each once, in the same order on every rank and under every wrapper.
     """
 
     reduces = False
+    """Whether gradients are summed over ranks within backward, by the wrapper or by what it hands them to."""
     every_rank_runs = False
+    """Whether a window's backward only works if every rank runs as many micro-batches."""
     marks_last = False
+    """Whether a window's last micro-batch has to be known as the last before its forward."""
     divisor = 1
+    """What the wrapper divides its sum by; losses are multiplied by it. 1 if it divides by nothing."""
     remembered_shapes: Mapping[str, tuple[int, ...]] | None = None
+    """Shapes of what is remembered of each parameter; None where they are the parameters' own, the same on any number
+    of ranks.
+    """
 
     def __init__(self, module: nn.Module, collective: Collective, only: Set[int] | None = None) -> None:
         self.collective = collective
@@ -33,80 +45,100 @@ class PlainAdapter:
 
     @property
     def waits_in_forward(self) -> bool:
-        """Tell whether a forward may wait for other ranks: in synchronised layers only."""
+        """Tell whether `begin_window` or a forward may wait for the other ranks: here in synchronised layers only."""
         return self._talks_in_forward
 
     @property
     def moves_gradients(self) -> bool:
-        """Tell that nobody puts gradients elsewhere."""
+        """Tell whether the wrapper's next forward may itself put gradients elsewhere."""
         return False
 
     @property
     def needs_every_gradient(self) -> bool:
-        """Tell that a parameter may be frozen between two windows."""
+        """Tell whether a parameter that was trainable at attach may not be frozen later."""
         return False
 
     @property
     def counts_writes(self) -> bool:
-        """Tell that torch's counters can be relied on."""
+        """Tell whether torch's counters tell of the usual writes into gradients."""
         return True
 
     @property
     def holds_back(self) -> bool:
-        """Tell that gradients may be taken at any time."""
+        """Tell whether gradients of this window so far have not been reduced and are not to be taken yet."""
         return False
 
     def take_called_modules(self) -> int | None:
-        """Tell that no module waits for other ranks, or that they are not known."""
+        """Return, once, a hash of the modules whose calls wait for other ranks, in the order of the window before; None
+        where none wait, or they are not known.
+        """
         return None
 
     def connect(self) -> None:
-        """Prepare nothing: there is no wrapper."""
+        """Prepare the wrapper, once, when ranks know that they do the same: no communication before it. Collective:
+        every rank must call it.
+
+        Raises:
+            UnsupportedError: the wrapper cannot do what is asked.
+        """
 
     def begin_window(self) -> None:
-        """Leave everything as it is: there is no wrapper."""
+        """Prepare a window, once, before its first micro-batch. Collective: every rank must call it."""
 
     def micro_batch(self, index: int, count: int) -> AbstractContextManager[None]:
-        """Hold nothing back, since nothing is synchronised."""
+        """Return the context for forward and backward of micro-batch `index` of a window of `count`."""
         return nullcontext()
 
     def before_backward(self) -> None:
-        """Leave everything as it is: nobody waits."""
+        """End the forward of a micro-batch: other ranks may be elsewhere in theirs."""
 
     def after_backward(self) -> None:
-        """Leave everything as it is: nobody waits."""
+        """Finish the backward of a micro-batch: other ranks may wait for gradients that it has not given."""
 
     def leaves(self) -> Iterable[Tensor]:
-        """Return the parameters of the module."""
+        """Return the trainable parameters as autograd sees them, after a forward: a hook on one is given the gradient
+        of this rank's micro-batch, before it is added to others or reduced.
+        """
         return self.parameters.values()
 
     def gradients(self) -> Iterable[tuple[str, Tensor | None]]:
-        """Return name and `parameter.grad` of every parameter."""
+        """Return the places where gradients of a window are kept, by the name of their parameter, in the same order
+        each time; a parameter may have several. To be read only.
+        """
         return ((name, parameter.grad) for name, parameter in self.parameters.items())
 
     def accumulated(self) -> Grads:
-        """Return copies of every `parameter.grad`."""
+        """Return copies of this rank's gradients in mid-window, by name."""
         return {name: p.grad.detach().clone() for name, p in self.parameters.items() if p.grad is not None}
 
     def restore_accumulated(self, grads: Grads) -> None:
-        """Put copies of `grads` back as `parameter.grad`; the other parameters have none."""
+        """Put back copies of what `accumulated` gave, before the next micro-batch's forward; the other parameters have
+        no gradient.
+        """
         for name, parameter in self.parameters.items():
             parameter.grad = grads[name].clone() if name in grads else None
 
     def scale_accumulated_(self, factor: float) -> None:
-        """Multiply every `parameter.grad` in place."""
+        """Multiply this rank's gradients of the micro-batches so far, in place, before the window's last backward or,
+        where that does not reduce, after it.
+        """
         for parameter in self.parameters.values():
             if parameter.grad is not None:
                 parameter.grad.detach().mul_(factor)
 
     def forget_window(self, *, is_complete: bool = False) -> None:
-        """Leave everything as it is: a forward holds nothing."""
+        """Drop a window in its middle: a forward may have run whose backward will not. Collective: every rank must call
+        it.
+
+        Args:
+            is_complete: whether the window's last backward has run on this rank.
+        """
 
     def release(self) -> None:
-        """Leave everything as it is: the module was not changed."""
+        """Leave the model as a loop without a pipeline expects it; called between windows, once."""
 
     def sent_nbytes(self) -> int:
-        """Return 0, since a plain module sends nothing."""
+        """Return the bytes of gradient that the wrapper itself sent from this rank since the last call."""
         return 0
 
 

@@ -37,7 +37,6 @@ from tightgrad.core.types import Slot
 
 _ID_BITS = 63  # of a save, so that it fits an int64
 _MOST = 2**62  # of a number that ranks compare; an edited file may hold any
-_NUM_COMPARED = 4
 
 
 def save_state(
@@ -155,17 +154,13 @@ def _put_in_force(folder: Path, new: Newest) -> OSError | None:
     return None
 
 
-def load_state(folder: Path, slots: Mapping[str, Slot], rank: int, world_size: int) -> dict[str, Any]:
-    """Read this rank's state from the newest complete checkpoint. Every rank reads files only.
+def load_state(folder: Path, found: Newest, slots: Mapping[str, Slot], rank: int, world_size: int) -> dict[str, Any]:
+    """Read this rank's state from a checkpoint. Every rank reads files only.
 
     Raises:
-        CheckpointError: there is none, or a file is missing, damaged, of another format or of another save.
+        CheckpointError: a file is missing, damaged, of another format or of another save.
         StateMismatchError: it was taken in mid-window on another number of ranks.
     """
-    return _load(folder, newest(folder), slots, rank, world_size)
-
-
-def _load(folder: Path, found: Newest, slots: Mapping[str, Slot], rank: int, world_size: int) -> dict[str, Any]:
     target, saved_size = folder / found.name, found.world_size
     if saved_size == world_size:
         return _of_rank(target, rank, saved_size)
@@ -234,24 +229,23 @@ def load_on_every_rank(
     """
     found = newest_on_every_rank(folder, collective)
     state: dict[str, Any] = {}
+    compared: list[int] = []
     failure: TightGradError | None = None
-    compared = [-1] * _NUM_COMPARED
     try:
-        state = _load(folder, found, slots, collective.rank, collective.world_size)
+        state = load_state(folder, found, slots, collective.rank, collective.world_size)
         check(state, found)
         compared = _compared(state)
     except TightGradError as error:
         failure = error
-    told = gathered(compared, collective)
+    failed = failed_ranks(failure, collective)
     if failure is not None:
         raise failure
-    failed = [rank for rank, row in enumerate(told) if row[0] < 0]
     if failed:
         raise CheckpointError(
             f"rank {', '.join(map(str, failed))} cannot load {folder}, and says why; this rank could. Nothing was "
             "loaded."
         )
-    _check_one_save(told, folder / found.name)
+    _check_one_save(gathered(compared, collective), folder / found.name)
     return state
 
 

@@ -1,6 +1,5 @@
 """The few shapes that everything else is made of: each has a file of its own, and this one gives all of them."""
 
-from tightgrad.core.adapter import Adapter as Adapter
 from tightgrad.core.clipper import Clipper as Clipper
 from tightgrad.core.clipper import GradNorm as GradNorm
 from tightgrad.core.codec import Codec as Codec

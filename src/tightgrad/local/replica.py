@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
-from tightgrad.adapters.plain import PlainAdapter, broadcast_tensors, unwrap_compiled
+from tightgrad.adapters.plain import Adapter, broadcast_tensors, unwrap_compiled
 from tightgrad.collectives.torch_dist import all_processes
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.protocols import Collective
@@ -18,7 +18,7 @@ from tightgrad.core.types import Grads
 from tightgrad.sync.choose import plain_adapter
 
 
-class ReplicaAdapter(PlainAdapter):
+class ReplicaAdapter(Adapter):
     """Connects the plain module that each rank trains alone, and its anchors.
 
     Args:

@@ -9,14 +9,14 @@ from torch.amp import GradScaler
 from tightgrad.accumulate.buffer import GradientBuffer
 from tightgrad.accumulate.denominator import DenominatorCheck
 from tightgrad.accumulate.weights import Weight
-from tightgrad.adapters.plain import has_synced_layers
+from tightgrad.adapters.plain import Adapter, has_synced_layers
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.clip.fold import folding, multiplied
 from tightgrad.core.check import check_integer
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.placement import is_dtensor
-from tightgrad.core.protocols import Adapter, Collective
+from tightgrad.core.protocols import Collective
 from tightgrad.core.types import Grads
 from tightgrad.pipeline.closure import check_closure
 from tightgrad.pipeline.delivery import Delivery

@@ -18,13 +18,13 @@ from tightgrad.accumulate.reuse import WaitingBatches
 from tightgrad.accumulate.trial_forward import own_statistics
 from tightgrad.adapters.parts.fsdp2_torch import is_fsdp2
 from tightgrad.adapters.parts.trial import refuses_use_outside, through_wrapper, without_reduction
-from tightgrad.adapters.plain import unwrap_compiled
+from tightgrad.adapters.plain import Adapter, unwrap_compiled
 from tightgrad.collectives.gather_with_grad import gather_rows, has_all_rows, rows_of_all
 from tightgrad.core.check import check_choice
 from tightgrad.core.collective import largest_over_ranks, raise_on_every_rank
 from tightgrad.core.errors import RankMismatchError, UnsupportedError, UsageError
 from tightgrad.core.global_rng import GlobalRng
-from tightgrad.core.protocols import Adapter, Collective
+from tightgrad.core.protocols import Collective
 from tightgrad.plan.plan import Resolved
 
 Weights = Mapping[str, float]

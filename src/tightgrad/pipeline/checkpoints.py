@@ -9,13 +9,13 @@ from typing import Any, NoReturn, Self
 from tightgrad.accumulate import Window
 from tightgrad.accumulate.count import WindowLeftError
 from tightgrad.accumulate.windows import NEEDS_WINDOW, WindowCutter
+from tightgrad.adapters.plain import Adapter
 from tightgrad.checkpoint.folder import check_same_ranks, load_on_every_rank, save_state
 from tightgrad.checkpoint.open_window import OpenWindow
 from tightgrad.checkpoint.save_folder import Newest
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.core.collective import cause
 from tightgrad.core.errors import CommunicationError, ConfigError, StateMismatchError, UnsupportedError, UsageError
-from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.left_out import LeftOut
 from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.premises.ownership import Ownership

@@ -9,13 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tightgrad.adapters.plain import Adapter
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.clip.fold import Fold, multiplied
 from tightgrad.core.clock import StageClock
 from tightgrad.core.collective import cause
 from tightgrad.core.errors import GradientSpikeError, NonFiniteGradientError, TightGradError, UsageError
 from tightgrad.core.notices import warn
-from tightgrad.core.protocols import Adapter, GradNorm
+from tightgrad.core.protocols import GradNorm
 from tightgrad.core.types import Clipped, Grads, State
 from tightgrad.pipeline.meters.worst import worst
 from tightgrad.plan.guard import MOST_NAMED, agreed_on_any, nonfinite_counts, nonfinite_error

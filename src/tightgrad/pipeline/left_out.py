@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from tightgrad.accumulate import Window
+from tightgrad.adapters.plain import Adapter
 from tightgrad.core.errors import UnsupportedError, UsageError
-from tightgrad.core.protocols import Adapter
 from tightgrad.core.types import Grads
 from tightgrad.pipeline.parts import Parts
 from tightgrad.plan.plan import Resolved

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from tightgrad.accumulate.alike import Alike, packed
 from tightgrad.accumulate.buffer import GradientBuffer
 from tightgrad.accumulate.denominator import DenominatorCheck
+from tightgrad.adapters.plain import Adapter
 from tightgrad.checkpoint.state import PipelineState
 from tightgrad.core.clock import StageClock
-from tightgrad.core.protocols import Adapter
 from tightgrad.core.types import Grads
 from tightgrad.pipeline.delivery import Delivery
 from tightgrad.pipeline.optimizer_step import OptimizerStep

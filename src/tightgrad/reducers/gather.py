@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tightgrad.core.card import MethodCard
+from tightgrad.core.collective import gathered
 from tightgrad.core.errors import PayloadError
 from tightgrad.core.protocols import Codec, ReduceContext, Reducer, Sizes
 from tightgrad.core.types import Grads, GradSpec, Payload, Reduced, Sent, State
@@ -155,8 +156,7 @@ def exchange(
     unknown = [index for index, spec in enumerate(specs) if codec.payload_nbytes(spec) is None]
     if not unknown:
         return list(collective.all_gather(message)), [None] * collective.world_size
-    told = torch.tensor([mine[index].nbytes for index in unknown], device=collective.control_device)
-    table = collective.all_gather(told).tolist()
+    table = gathered([mine[index].nbytes for index in unknown], collective)
     rows: list[list[int]] = []
     with context.receiving():  # all ranks see the same table, and leave out the messages together
         rows = [_sizes(rank, sizes, unknown, codec, specs) for rank, sizes in enumerate(table)]
@@ -164,8 +164,8 @@ def exchange(
         return [], []
     lengths = [sum(row) for row in rows]
     padded = torch.nn.functional.pad(message, (0, max(lengths) - message.numel()))
-    gathered = collective.all_gather(padded)
-    return [row[:length] for row, length in zip(gathered, lengths, strict=True)], [*rows]
+    received = collective.all_gather(padded)
+    return [row[:length] for row, length in zip(received, lengths, strict=True)], [*rows]
 
 
 def _sizes(rank: int, told: list[int], unknown: list[int], codec: Codec, specs: list[GradSpec]) -> list[int]:

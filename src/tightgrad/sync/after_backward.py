@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from tightgrad.adapters.plain import Adapter
 from tightgrad.clip.dtensor import scale_
 from tightgrad.clip.one_factor import clip_coefficient
 from tightgrad.core.clock import StageClock
-from tightgrad.core.protocols import Adapter, GradNorm, ReduceContext
+from tightgrad.core.protocols import GradNorm, ReduceContext
 from tightgrad.core.types import Grads, Reduced
 from tightgrad.plan.guard import vote, vote_failure
 from tightgrad.plan.plan import Resolved

@@ -19,12 +19,12 @@ from tightgrad.adapters.fsdp2_hand_over import NodeHandOver, UnitHandOver, sum_b
 from tightgrad.adapters.parts.ddp_ignored import check_reduces_all
 from tightgrad.adapters.parts.fsdp2_torch import check_internals, forget_iteration, fsdp_modules, is_fsdp2
 from tightgrad.adapters.parts.placement import check_not_split, check_split_by_fsdp2, mesh_is_smaller, smaller_mesh
-from tightgrad.adapters.plain import PlainAdapter, trainable_parameters, unwrap_compiled
+from tightgrad.adapters.plain import Adapter, trainable_parameters, unwrap_compiled
 from tightgrad.collectives import SingleCollective, TorchCollective
 from tightgrad.collectives.torch_dist import all_processes
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UnsupportedError
-from tightgrad.core.protocols import Adapter, Collective
+from tightgrad.core.protocols import Collective
 from tightgrad.plan.plan import Resolved
 from tightgrad.sync.after_backward import AfterBackward
 from tightgrad.sync.by_wrapper import ByFSDP2, ByWrapper
@@ -86,7 +86,7 @@ def choose(
 
 def plain_adapter(
     model: nn.Module, collective: Collective | None = None, only: Set[int] | None = None, asks: str = "attach"
-) -> PlainAdapter:
+) -> Adapter:
     """Return the adapter of a module without a wrapper.
 
     Args:
@@ -116,7 +116,7 @@ def plain_adapter(
             "attach(..., collective=tg.collectives.TorchCollective()) to let TightGrad reduce its gradients, or "
             "collective=tg.collectives.SingleCollective() to train each rank alone."
         )
-    return PlainAdapter(inner, collective or SingleCollective(), only)
+    return Adapter(inner, collective or SingleCollective(), only)
 
 
 def _after_backward(adapter: Adapter, asked: _Asked) -> AfterBackward:

@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.futures import Future
 
 from tightgrad.adapters.ddp_hook import Bucket, BucketHandOver, completed
+from tightgrad.adapters.plain import Adapter
 from tightgrad.adapters.worker import FifoWorker
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
-from tightgrad.core.protocols import Adapter, GradNorm
+from tightgrad.core.protocols import GradNorm
 from tightgrad.core.types import Grads
 from tightgrad.plan.plan import Resolved
 from tightgrad.sync.after_backward import AfterBackward

@@ -5,7 +5,7 @@ compensated gradient that was to be sent. Every rank computes the same number.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -25,9 +25,14 @@ class Send(Protocol):
 
 def sending(reducer: Reducer, codec: Codec | None, context: ReduceContext) -> Send:
     """Send by a method."""
+    return observed(lambda values, state: reducer.reduce(values, codec, state, context), context)
+
+
+def observed(reduce: Callable[[Grads, State], Reduced], context: ReduceContext) -> Send:
+    """Send by a function, and tell whoever observes what was sent."""
 
     def send(values: Grads, /, state: State) -> Reduced:
-        reduced = reducer.reduce(values, codec, state, context)
+        reduced = reduce(values, state)
         if context.observe is not None:
             context.observe(values, reduced.transmitted)
         return reduced

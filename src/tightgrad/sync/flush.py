@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from tightgrad.adapters.plain import Adapter
 from tightgrad.core.clock import StageClock
 from tightgrad.core.errors import UsageError
-from tightgrad.core.protocols import Adapter, Collective, ReduceContext
+from tightgrad.core.protocols import Collective, ReduceContext
 from tightgrad.core.rng import StepRng
 from tightgrad.core.types import Grads, Slot, State, slots_with
 from tightgrad.plan.guard import vote

@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from tightgrad.adapters.fsdp2_hand_over import NodeHandOver, Unit, UnitHandOver
+from tightgrad.adapters.plain import Adapter
 from tightgrad.clip.norm import total_norm
 from tightgrad.codecs import Cast
 from tightgrad.core.clock import StageClock
 from tightgrad.core.collective import largest_over_ranks
 from tightgrad.core.errors import IncompatiblePlanError, UsageError
-from tightgrad.core.protocols import Adapter, GradNorm, ReduceContext, Sizes
+from tightgrad.core.protocols import GradNorm, ReduceContext, Sizes
 from tightgrad.core.types import Grads, Reduced, State
 from tightgrad.plan.guard import vote, vote_failure
 from tightgrad.plan.plan import Resolved
 from tightgrad.reducers.scatter import reduce_scatter_encoded, shards_of_sums
 from tightgrad.sync.compressed import merge, reduce_gradients
-from tightgrad.sync.fallback import ErrorMeter, Send, sending, sending_densely
+from tightgrad.sync.fallback import ErrorMeter, Send, observed, sending, sending_densely
 from tightgrad.sync.flush import densely_summed, on_every_rank, without_chance
 from tightgrad.sync.protocol import GradientSync, Summed, WindowFacts
 from tightgrad.sync.same_sum import check_same_sum
@@ -151,15 +152,8 @@ class FSDP2Shards(GradientSync):
 
     def _sending(self, sizes: Sizes) -> Send:
         """By the plan's reducer, which keeps each rank's shard."""
-        context, compress = self._context, self._compress
-
-        def send(values: Grads, /, state: State) -> Reduced:
-            reduced = compress.reducer.reduce_to_shards(values, sizes, compress.codec, state, context)
-            if context.observe is not None:
-                context.observe(values, reduced.transmitted)
-            return reduced
-
-        return send
+        reduce, codec, context = self._compress.reducer.reduce_to_shards, self._compress.codec, self._context
+        return observed(lambda values, state: reduce(values, sizes, codec, state, context), context)
 
     def _sending_densely(self, sizes: Sizes) -> Send:
         """Uncompressed."""

@@ -8,8 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 
-import torch
-
+from tightgrad.core.collective import gathered
 from tightgrad.core.errors import RankMismatchError, TightGradError
 from tightgrad.core.notices import named
 from tightgrad.core.protocols import Collective
@@ -57,12 +56,10 @@ def agree(round_: Round, names: Sequence[str], notice: Notice, collective: Colle
     Raises:
         RankMismatchError: on every rank, if their rounds or names differ.
     """
-    mine = torch.tensor([round_, _digest(names), notice], dtype=torch.int64, device="cpu").to(collective.control_device)
-    table = collective.all_gather(mine).cpu()
-    rounds, digests, notices = table.unbind(dim=1)
-    if len(set(rounds.tolist())) > 1:
-        raise _elsewhere(rounds.tolist())
-    if len(set(digests.tolist())) > 1:
+    rounds, digests, notices = zip(*gathered([round_, _digest(names), notice], collective), strict=True)
+    if len(set(rounds)) > 1:
+        raise _elsewhere(rounds)
+    if len(set(digests)) > 1:
         raise RankMismatchError(
             f"the ranks reduce different gradients; here, on rank {collective.rank}, those of {named(names)}. Their "
             "modules were wrapped with different settings, or their losses used different parameters: give "
@@ -70,12 +67,12 @@ def agree(round_: Round, names: Sequence[str], notice: Notice, collective: Colle
             'unused, or take Compress(overlap="none").'
         )
     seen = Notice.NOTHING
-    for value in notices.tolist():
+    for value in notices:
         seen |= Notice(value)
     return seen
 
 
-def _elsewhere(rounds: list[int]) -> TightGradError:
+def _elsewhere(rounds: Sequence[int]) -> TightGradError:
     where = "; ".join(
         f"rank {', '.join(str(rank) for rank, found in enumerate(rounds) if found == kind)} {text}"
         for kind, text in _DOING.items()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import tightgrad as tg
 from tightgrad.checkpoint.folder import load_state, save_state
+from tightgrad.checkpoint.save_folder import newest
 from tightgrad.codecs import Cast, DensityWarmup, IntBlock, SizeAdaptive, TopK
 from tightgrad.collectives import SingleCollective
 from tightgrad.core.clock import StageClock
@@ -98,7 +99,7 @@ def test_eight_bit_residuals_are_added_when_ranks_leave(tmp_path: object) -> Non
 
     tg.collectives.run_threaded(2, save)
     plan = tg.Plan(compress=tg.Compress(TopK(0.1), feedback=tg.ErrorFeedback("int8")))
-    loaded = load_state(tmp_path, plan.slots, 0, 1)  # type: ignore[arg-type]
+    loaded = load_state(tmp_path, newest(tmp_path), plan.slots, 0, 1)  # type: ignore[arg-type]
     total = EightBit().unpack(loaded["slots"]["residual"]["w"])
     assert float((total - values[0] - values[1]).abs().max()) < 0.15
 

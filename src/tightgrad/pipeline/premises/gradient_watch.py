@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from tightgrad.accumulate.buffer import LOW_PRECISION
+from tightgrad.adapters.plain import Adapter
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import named
 from tightgrad.core.placement import is_dtensor
-from tightgrad.core.protocols import Adapter
 
 CLEARED, REPLACED, WRITTEN, APPEARED = "cleared", "replaced by another tensor", "written in place", "new"
 _SAME_NORM = 1e-5  # the sum of a gradient that was moved may be taken in another order

@@ -15,9 +15,9 @@ from tightgrad.accumulate.loss_graph.cross_entropy import compares_samples
 from tightgrad.accumulate.loss_graph.division import DivisionCheck, RanksCheck
 from tightgrad.accumulate.losses import checked_losses
 from tightgrad.accumulate.trial_forward import is_compiled, own_statistics
+from tightgrad.adapters.plain import Adapter
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.core.notices import warn
-from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.cached import check_encodes_alone
 from tightgrad.pipeline.premises.check_loss import LossCheck, look_at_loss
 from tightgrad.pipeline.premises.scaler_guard import check_unscaled

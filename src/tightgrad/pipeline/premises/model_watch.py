@@ -10,10 +10,10 @@ from itertools import compress
 
 from torch import nn
 
+from tightgrad.adapters.plain import Adapter
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import named, warn
 from tightgrad.core.placement import is_dtensor
-from tightgrad.core.protocols import Adapter
 
 
 class ModelWatch:

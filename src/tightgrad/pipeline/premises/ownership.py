@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from tightgrad.accumulate.loss_graph.terms import parameters_of
+from tightgrad.adapters.plain import Adapter
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import first_few, named, warn
 from tightgrad.core.placement import is_dtensor
-from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.premises.gradient_watch import GradientWatch, foreign_change
 
 _CLOSED = "this pipeline is closed; call attach() again to go on training with a plan."

@@ -10,12 +10,11 @@ from torch import Tensor, nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm  # torch 2.9 to 2.14: the base of all kinds, which has no public name
 
 from tightgrad.accumulate import Accumulate, Window
-from tightgrad.adapters.plain import trainable_parameters, unwrap
+from tightgrad.adapters.plain import Adapter, trainable_parameters, unwrap
 from tightgrad.clip.fold import held_by
 from tightgrad.collectives import TorchCollective
 from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import first_few, named, warn
-from tightgrad.core.protocols import Adapter
 from tightgrad.pipeline.premises.check_loss import batch_norm_message
 from tightgrad.pipeline.premises.loss_premise import LossOf, LossPremise
 from tightgrad.pipeline.premises.model_watch import ModelWatch
