@@ -212,7 +212,8 @@ class TightAccelerator(Accelerator):
                     "accelerator.backward(loss) was called outside of a loop over a prepared loader, where the plan "
                     "does not act. Put the training loader through accelerator.prepare(), iterate over what it gives "
                     "while the model is in train() mode, and call backward once for each batch, before "
-                    "optimizer.step()."
+                    "optimizer.step(). After load_state() within such a loop, leave it and begin another one, over "
+                    "accelerator.skip_first_batches(loader, n)."
                 )
             super().backward(loss, **kwargs)
             return
@@ -312,7 +313,7 @@ class _WindowsMixin:
                 for batch, place in group:
                     if place is not None:
                         self.dl_state_dict = place
-                    with loop.micro_batch():
+                    with loop.micro_batch() if loop.window is not None else nullcontext():  # a load drops it
                         self.end_of_dataloader = ends and loop.is_last
                         tight.gradient_state._set_sync_gradients(loop.is_last)
                         yield batch

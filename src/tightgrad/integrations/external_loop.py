@@ -87,6 +87,7 @@ class ExternalLoop:
         """
         if agreed_on_any(folder.exists(), self.pipe.adapter.collective):
             self.pipe.load(folder)
+            self.window, self._norms = None, []  # an open one is dropped
         else:
             self.tell_nothing_saved(str(folder.parent))
 

@@ -27,10 +27,10 @@ from tightgrad.accumulate.weights import Weight
 from tightgrad.checkpoint.rank_file import serialized
 from tightgrad.checkpoint.save_folder import LATEST, file_name, folder_name
 from tightgrad.collectives.gather_with_grad import gather_rows
-from tightgrad.core.errors import UnsupportedError, UsageError
+from tightgrad.core.errors import CheckpointError, UnsupportedError, UsageError
 from tightgrad.core.notices import warn
 from tightgrad.integrations.external_loop import ExternalLoop, check_takes_loss_alone
-from tightgrad.integrations.lightning_checks import OWN_LOOP, check_supported, full_plan
+from tightgrad.integrations.lightning_checks import OWN_LOOP, check_clips_as_planned, check_supported, full_plan
 from tightgrad.integrations.lightning_hooks import StepHooks
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
@@ -74,7 +74,6 @@ class TightGrad(Callback):
         self._held = ExitStack()
         self._saved: dict[str, Any] | None = None
         self._hooks: StepHooks | None = None
-        self._loader: _Windowed | None = None
         self._full: int | None = None
         self._batch = 0
 
@@ -107,12 +106,7 @@ class TightGrad(Callback):
         """Attach the plan, and stand in for the strategy's backward and step."""
         if not trainer.optimizers:
             raise UnsupportedError("configure_optimizers gives no optimizer; return one, or drop this callback.")
-        loader = trainer.train_dataloader
-        if not isinstance(loader, _Windowed):
-            raise UnsupportedError(
-                f"TightGrad takes one training loader, not a {type(loader).__name__} of several; let one DataLoader "
-                "give what training_step needs."
-            )
+        _windowed(trainer)
         self._hooks = hooks = StepHooks(trainer, pl_module)
 
         def attached() -> GradientPipeline:
@@ -121,9 +115,8 @@ class TightGrad(Callback):
             hooks.serve(pipe)
             return pipe
 
-        self._loader = loader
         self.loop = ExternalLoop(attached, "Call self.optimizers().step(), without use_pl_optimizer=False.")
-        if trainer.ckpt_path is not None and self._saved is None:
+        if trainer.ckpt_path is not None and self._saved is None and trainer.global_step > 0:
             self.loop.tell_nothing_saved(str(trainer.ckpt_path))
         hooks.install(self.loop)
         trainer.strategy.backward = partial(self._backward, trainer, pl_module)
@@ -133,22 +126,22 @@ class TightGrad(Callback):
         """Open a window at its first batch, and hold the micro-batch. Before the first window, load what a checkpoint
         holds: its parameters are unfrozen by now.
         """
-        assert self._loader is not None
-        loop = self._running
+        loop, loader = self._running, _windowed(trainer)  # which may be another in each epoch
         if trainer.fit_loop._skip_backward:  # StochasticWeightAveraging only renews BatchNorm's statistics
-            self._loader.window(1)
+            loader.window(1)
             return
+        check_clips_as_planned(self._given, self.plan, trainer, pl_module)
         full = self._full_window(trainer, pl_module)
         if self._saved is not None:
             loop.take_in_new_parameters()
             _load(self.pipe, self._saved)
             self._saved = None
-            if loop.num_done and not hasattr(self._loader, "load_state_dict"):
+            if loop.num_done and not hasattr(loader, "load_state_dict"):
                 self._drop_done(loop)
         if loop.window is None:
             done = batch_idx % full if pl_module.automatic_optimization else loop.num_done
             left = trainer.num_training_batches - batch_idx  # not all, where a fit goes on in the middle of an epoch
-            loop.open(self._loader.window(int(min(full - done, left))), full)
+            loop.open(loader.window(int(min(full - done, left))), full)
         self._batch = batch_idx
         self._held.enter_context(loop.micro_batch())
 
@@ -322,6 +315,16 @@ class _Windowed:
         return [self._to_open.popleft() for _ in range(min(most, len(self._to_open)))]
 
 
+def _windowed(trainer: Trainer) -> _Windowed:
+    loader = trainer.train_dataloader
+    if not isinstance(loader, _Windowed):
+        raise UnsupportedError(
+            f"TightGrad takes one training loader, not a {type(loader).__name__} of several; let one DataLoader give "
+            "what training_step needs."
+        )
+    return loader
+
+
 def _load(pipe: GradientPipeline, saved: dict[str, Any]) -> None:
     """Through files, as `load` reads them: it knows how to hand residuals over to another number of ranks."""
     ranks = saved["ranks"]
@@ -331,4 +334,7 @@ def _load(pipe: GradientPipeline, saved: dict[str, Any]) -> None:
         for rank, blob in enumerate(ranks):
             (folder / file_name(rank, len(ranks))).write_bytes(blob.cpu().numpy().tobytes())
         (Path(root) / LATEST).write_text(f"{folder.name} {len(ranks)}")
-        pipe.load(root)
+        try:
+            pipe.load(root)
+        except CheckpointError as error:
+            raise CheckpointError(f"TightGrad's part of the trainer's checkpoint cannot be loaded: {error}") from None

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from tightgrad.clip import GlobalNorm, Value
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.core.protocols import Clipper
-from tightgrad.integrations.external_loop import with_clip, with_micro_batches
+from tightgrad.integrations.external_loop import clips_alike, with_clip, with_micro_batches
 from tightgrad.plan.plan import Plan
 
 OWN_LOOP = "write the loop yourself with tightgrad.attach"
@@ -117,6 +117,19 @@ def full_plan(plan: Plan, trainer: Trainer, module: LightningModule) -> Plan:
             "or drop the method."
         )
     return plan
+
+
+def check_clips_as_planned(given: Plan, plan: Plan, trainer: Trainer, module: LightningModule) -> None:
+    """Raise `UsageError` if the trainer was set to another clipping since its own became part of the plan."""
+    wanted = clipper_of(trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
+    if not module.automatic_optimization or clips_by_itself(module) or wanted == plan.clip:
+        return
+    if given.clip is None or (wanted is not None and not clips_alike(given.clip, wanted)):
+        raise UsageError(
+            f"trainer.gradient_clip_val was changed when the fit had begun: it now asks for {wanted}, and the plan "
+            f"clips with {plan.clip}. Pass Trainer(gradient_clip_val=...) or Plan(clip=...); a bound that follows the "
+            f"norms is tg.clip.AutoClip or tg.clip.ZClip; for any other, {OWN_LOOP}."
+        )
 
 
 def clipper_of(limit: float | None, algorithm: str | None) -> Clipper | None:

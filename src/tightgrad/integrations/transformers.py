@@ -31,7 +31,7 @@ from tightgrad.core.types import Grads
 from tightgrad.integrations.accelerate_checks import check_supported, full_plan
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
 from tightgrad.integrations.external_loop import ExternalLoop, check_takes_loss_alone, with_clip
-from tightgrad.integrations.transformers_loss import has_own_loss, weight_of_loss
+from tightgrad.integrations.transformers_loss import has_own_loss, told_of_columns, weight_of_loss
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.plan.plan import Plan
@@ -79,10 +79,11 @@ class TightTrainerMixin:
         super().__init__(*args, **kwargs)
         self._check_supported()
         steps, max_norm = self.args.gradient_accumulation_steps, self.args.max_grad_norm  # type: ignore[attr-defined]
+        self._max_norm = max_norm
         plan = full_plan(plan or Plan(), steps, self.accelerator.gradient_state.plugin_kwargs)  # type: ignore[attr-defined]
         self.plan = with_clip(plan, _arguments_clip(plan, max_norm), "TrainingArguments(max_grad_norm)")
         self.loop: ExternalLoop | None = None
-        self._weight = weight or weight_of_loss(self)
+        self._weight = weight_of_loss(self) if weight is None else told_of_columns(weight)
         self._checks_loss, self._has_told_of_drop = weight is None, False
         assert self.plan.accumulate is not None
         self._gives_items = has_own_loss(self) and self.plan.accumulate.loss_reduction == "mean"
@@ -146,12 +147,20 @@ class TightTrainerMixin:
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], None]:
         """Read a window's batches, which are weighed and counted over all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        if self.args.max_grad_norm != self._max_norm:  # type: ignore[attr-defined]
+            raise UsageError(
+                f"TrainingArguments.max_grad_norm was changed from {self._max_norm} to "
+                f"{self.args.max_grad_norm} after TightTrainer was made, "  # type: ignore[attr-defined]
+                f"and the plan clips with {self.plan.clip}. Set it before, or pass TightTrainer(plan=Plan(clip=...)); "
+                "a bound that follows the norms is tg.clip.AutoClip or tg.clip.ZClip."
+            )
         if self._running.num_backwards and not self._has_told_of_drop:
             self._has_told_of_drop = True
             warn(
                 f"Trainer took no step after {self._running.num_backwards} batches, whose gradients are dropped: their "
-                "epoch ended within a window. A dataset without a length shows its end too late; give it a __len__, or "
-                "leave out its last batches that do not fill gradient_accumulation_steps. This is said once.",
+                "epoch ended within a window. Either a callback ended it, or the dataset has no length and shows its "
+                "end too late: give it a __len__, or leave out its last batches that do not fill "
+                "gradient_accumulation_steps. This is said once.",
                 2,
             )
         self._running.abandon()

@@ -36,6 +36,22 @@ def weight_of_loss(trainer: Trainer) -> Weight:
     return lambda batch: count_labels(batch, shifts=shifts) if "labels" in batch else _weight_of_model(model)(batch)
 
 
+def told_of_columns(weight: Weight) -> Weight:
+    """Return the user's `weight`, which says so where it looks for a column that Trainer has left out."""
+
+    def counted(batch: Any) -> Any:
+        try:
+            return weight(batch)
+        except KeyError as error:
+            raise ConfigError(
+                f"weight(batch) looks for {error}, but the batch has {', '.join(map(repr, batch))}: Trainer leaves out "
+                "columns that the model's forward does not take. Count by those that are there, or pass "
+                "TrainingArguments(remove_unused_columns=False) and take the column out of the inputs in compute_loss."
+            ) from error
+
+    return counted
+
+
 def has_own_loss(trainer: Trainer) -> bool:
     """Tell whether the user computes the loss, perhaps divided by `num_items_in_batch`."""
     return _overrides_loss(trainer) or trainer.compute_loss_func is not None

@@ -61,6 +61,31 @@ def test_other_clipping_in_the_trainer_is_refused(planned, settings):
     assert unmoved(module)
 
 
+class SetsTheBound(callbacks.Callback):
+    def __init__(self, hook, bound, algorithm):
+        self.bound, self.algorithm = bound, algorithm
+        setattr(self, hook, self.change)
+
+    def change(self, trainer, module):
+        trainer.gradient_clip_val, trainer.gradient_clip_algorithm = self.bound, self.algorithm
+
+
+@pytest.mark.parametrize(
+    ("hook", "bound", "algorithm", "settings"),
+    [
+        ("on_fit_start", 0.05, None, {}),
+        ("on_train_epoch_start", 0.05, "norm", {"gradient_clip_val": 1.0}),
+        ("on_train_epoch_start", None, None, {"gradient_clip_val": 1.0}),
+        ("on_train_start", 1.0, "value", {"gradient_clip_val": 1.0}),
+    ],
+)
+def test_clipping_that_is_changed_when_the_fit_has_begun_is_told(hook, bound, algorithm, settings):
+    module = Regression()
+    with pytest.raises(tg.UsageError, match=r"gradient_clip_val was changed when the fit had begun"):
+        fit(module, [TightGrad(), SetsTheBound(hook, bound, algorithm)], **settings)
+    assert unmoved(module)
+
+
 def test_the_modules_clipping_and_the_plans_are_one_too_many():
     class OwnClip(Regression):
         def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):

@@ -108,6 +108,25 @@ def test_a_fit_that_is_resumed_goes_on_with_the_schedules_number(plan, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
 
 
+def test_a_loader_that_is_made_anew_in_each_epoch():
+    class Reloads(Regression):
+        def train_dataloader(self):
+            return DataLoader(rows(), batch_size=2)
+
+    tight, plain = Reloads(), Reloads()
+    for module, own in ((tight, [TightGrad()]), (plain, [])):
+        trainer = lightning.Trainer(
+            max_epochs=3,
+            accelerator="cpu",
+            callbacks=own,
+            barebones=True,
+            accumulate_grad_batches=4,
+            reload_dataloaders_every_n_epochs=1,
+        )
+        trainer.fit(module)
+    assert close(tight, plain)
+
+
 def test_a_number_that_changes_inside_of_an_epoch_is_named():
     module, callback = SetsAtOnce(), TightGrad()
     with pytest.raises(tg.UsageError, match=r"changed from 4 to 2 in the middle of an epoch.*on_train_epoch_start"):

@@ -124,6 +124,23 @@ def test_accelerate_names_what_does_not_fit_the_open_window(tmp_path):
             train(*parts, done=skip)
 
 
+def test_a_run_that_is_rolled_back_within_its_loop(tmp_path):
+    parts = accelerator, model, optimizer, loader = accelerated()
+    want = train(*parts, tmp_path)
+    accelerator.load_state(tmp_path / "3")
+    for number, batch in enumerate(accelerator.skip_first_batches(loader, 3)):
+        if number == 2:
+            accelerator.load_state(tmp_path / "5")
+        if number >= 2:
+            with pytest.raises(tg.UsageError, match=r"After load_state\(\) within such a loop, leave it"):
+                accelerator.backward(model(**batch)["loss"])
+            continue
+        accelerator.backward(model(**batch)["loss"])
+        optimizer.step()
+        optimizer.zero_grad()
+    check_equal(train(*parts, done=5), want)
+
+
 def test_a_checkpoint_between_the_last_backward_and_the_step_is_named(tmp_path):
     accelerator, model, _, loader = accelerated(steps=1)
     for batch in loader:
@@ -204,3 +221,12 @@ def test_a_checkpoint_of_plain_lightning_is_told(tmp_path):
     with pytest.warns(tg.TightGradWarning, match=r"plain\.ckpt holds nothing of TightGrad"):
         _, tight = fit(DataLoader, path=tmp_path / "plain.ckpt")
     assert tight.pipe.state.step == 2
+
+
+def test_damage_in_lightnings_checkpoint_is_named_as_such(tmp_path):
+    fit(DataLoader, Saves(tmp_path))
+    saved = torch.load(tmp_path / "4.ckpt", weights_only=False)
+    saved["callbacks"]["TightGrad"]["ranks"][0][50] ^= 1
+    torch.save(saved, tmp_path / "damaged.ckpt")
+    with pytest.raises(tg.CheckpointError, match="TightGrad's part of the trainer's checkpoint cannot be loaded"):
+        fit(DataLoader, path=tmp_path / "damaged.ckpt")

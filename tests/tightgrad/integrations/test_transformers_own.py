@@ -132,7 +132,7 @@ def test_a_window_that_trainer_leaves_without_a_step_is_told_once(tmp_path):
     trainer.train_dataset = NoLength()
     trainer.args.max_steps, trainer.args.gradient_accumulation_steps = 3, 2
     trainer.accelerator.gradient_accumulation_steps = 2
-    with pytest.warns(tg.TightGradWarning, match="took no step after 1 batches.*without a length") as told:
+    with pytest.warns(tg.TightGradWarning, match="took no step after 1 batches.*the dataset has no length") as told:
         trainer.train()
     assert sum("took no step" in str(one.message) for one in told) == 1
 
@@ -146,6 +146,22 @@ def test_a_checkpoint_without_the_pipelines_part_is_told(tmp_path):
     with pytest.warns(tg.TightGradWarning, match="checkpoint-1 holds nothing of TightGrad"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert trainer.pipe.state.step == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.0, 0.1), (0.5, 0.1), (0.5, 0.0)])
+def test_a_bound_that_is_changed_later_is_told_before_weights_move(before, after, tmp_path):
+    trainer = trainer_of("llama", tmp_path, settings={"max_grad_norm": before})
+    start = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    trainer.args.max_grad_norm = after
+    with pytest.raises(tg.UsageError, match=f"max_grad_norm was changed from {before} to {after}"):
+        trainer.train()
+    assert all(torch.equal(a, b) for a, b in zip(trainer.model.parameters(), start, strict=True))
+
+
+def test_a_weight_that_looks_for_a_column_that_was_left_out_is_told(tmp_path):
+    trainer = trainer_of("llama", tmp_path, weight=lambda batch: batch["num_tokens"].sum())
+    with pytest.raises(tg.ConfigError, match=r"looks for 'num_tokens', but the batch has 'input_ids', 'labels'"):
+        trainer.train()
 
 
 def test_several_optimizers_are_refused(tmp_path):
