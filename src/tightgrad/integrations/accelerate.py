@@ -313,7 +313,7 @@ class _WindowsMixin:
                 for batch, place in group:
                     if place is not None:
                         self.dl_state_dict = place
-                    with loop.micro_batch() if loop.window is not None else nullcontext():  # a load drops it
+                    with loop.micro_batch() if tight.in_window else nullcontext():  # a load drops the window
                         self.end_of_dataloader = ends and loop.is_last
                         tight.gradient_state._set_sync_gradients(loop.is_last)
                         yield batch

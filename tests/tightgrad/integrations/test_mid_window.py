@@ -32,7 +32,7 @@ from tightgrad.integrations.lightning import TightGrad
 
 LEFT = "ignore:the loop over the training loader was left:tightgrad.TightGradWarning"
 pytestmark = [pytest.mark.filterwarnings(text) for text in (*FILTERS, LEFT)]
-PLACES = [1, 3, 5, 6, 7, 8, 13]  # in full and in short windows, between windows, and in the second epoch
+PLACES = [3, 5, 7, 13]  # in full and in short windows, between windows, and in the second epoch
 
 
 class WithPlace(DataLoader):
@@ -89,9 +89,9 @@ def train(accelerator, model, optimizer, loader, folder=None, done=0, until=2 * 
     return weights_of(model)
 
 
-def goes_on_anywhere(folder, ranks=1):
+def goes_on(folder, places=PLACES, ranks=1):
     want = train(*accelerated(ranks), folder)
-    for done in PLACES:
+    for done in places:
         reset()
         parts = accelerated(ranks)
         parts[0].load_state(folder / str(done))
@@ -99,13 +99,13 @@ def goes_on_anywhere(folder, ranks=1):
 
 
 def test_accelerate_goes_on_between_any_two_batches(tmp_path):
-    goes_on_anywhere(tmp_path)
+    goes_on(tmp_path)
 
 
 def two_ranks(folder):
     with launched():
         try:
-            goes_on_anywhere(folder, ranks=2)
+            goes_on(folder, [3, 13], ranks=2)
         finally:
             reset()
 
@@ -194,7 +194,7 @@ def fit(loader, *callbacks, path=None, tight=None):
 
 def test_lightning_goes_on_between_any_two_batches_of_a_loader_with_a_place(tmp_path):
     want, _ = fit(WithPlace, Saves(tmp_path))
-    for done in (1, 2, 4, 5, 6, 8, 13):
+    for done in (1, 4, 6, 13):
         have, _ = fit(WithPlace, path=tmp_path / f"{done}.ckpt")
         check_equal(have, want)
 
@@ -223,6 +223,7 @@ def test_a_checkpoint_of_plain_lightning_is_told(tmp_path):
     assert tight.pipe.state.step == 2
 
 
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 def test_damage_in_lightnings_checkpoint_is_named_as_such(tmp_path):
     fit(DataLoader, Saves(tmp_path))
     saved = torch.load(tmp_path / "4.ckpt", weights_only=False)
