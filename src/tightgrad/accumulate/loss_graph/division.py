@@ -102,7 +102,9 @@ def is_divided_by(loss: Tensor, count: int) -> bool:
 
 
 def share(scale: tuple[Factor, ...], count: float, tolerance: float = _HAND_MADE) -> tuple[Factor, ...] | None:
-    """Neighbouring factors that divide by `count`; None if there are none. What a framework undoes is left out."""
+    """Return neighbouring factors that divide by `count`; None if there are none. What a framework undoes is left
+    out.
+    """
     scale = _without_cancelled(scale)
     for first, end in combinations(range(len(scale) + 1), 2):
         divisor = math.prod(factor.divisor for factor in scale[first:end])
