@@ -61,9 +61,8 @@ class Step:
 
     def begin_sum(self) -> None:
         """Prepare the sum over ranks, which may begin during backward. Collective: every rank must call it."""
-        state, is_idle = self._parts.state, self.window.counts_for_nothing
-        factor = 1.0 / (self.loss.loss_scale or 1.0)
-        self._parts.sync.begin(WindowFacts(state.slots, state.step, factor, is_idle, self.quality.observe))
+        state, is_idle, scale = self._parts.state, self.window.counts_for_nothing, self.loss.loss_scale or 1.0
+        self._parts.sync.begin(WindowFacts(state.slots, state.step, 1.0 / scale, is_idle, self.quality.observe))
 
     def backward(self, losses: dict[str, Tensor], weights: Weights) -> None:
         """Add the gradient of one micro-batch: scale its losses by N, run their backward, accumulate.
@@ -177,9 +176,7 @@ class Step:
         return replace(Outcome.of(summed, limited.clipped), raised=raised)
 
     def _limit(self, summed: Summed, norm: CachedNorm) -> Limited:
-        """Let the guard decide, clip, and put the gradients where the optimizer looks for them; one that is fused may
-        get the factor instead. Raises `StepSkippedError` where the guard admits no step.
-        """
+        """Let the guard decide, clip, and deliver the gradients; raise `StepSkippedError` where it admits no step."""
         parts, state, delivery = self._parts, self._parts.state, self._parts.delivery
         with torch.no_grad():
             if summed.finite:
@@ -188,8 +185,7 @@ class Step:
                     edited(summed.grads, parts.before_clip, parts.adapter)
                     norm = CachedNorm()
                 delivery.compare(summed.grads)  # after the edit, where a rank that has failed is waited for
-                if self.window.batches.written_on_some:
-                    parts.premises.compare_again(state.step)
+                parts.premises.compare_again(self.window, state.step)
             admitted = delivery.admit(summed, norm)
             if admitted.skipped is not None:
                 raise StepSkippedError(Outcome.of(summed, skipped=admitted.skipped))

@@ -88,9 +88,9 @@ class Premises:
         if self._ranks is not None and is_first and window.begun_everywhere():
             check_same(self._held, kept(self._optimizers, self._held), 0, self._ranks)
 
-    def compare_again(self, step: int) -> None:
+    def compare_again(self, window: Window[Any], step: int) -> None:
         """Compare the ranks' weights where only some have written to them. Collective: every rank must call it."""
-        if self._ranks is not None:
+        if self._ranks is not None and window.batches.written_on_some:
             check_same(self._held, kept(self._optimizers, self._held), step, self._ranks)
 
     def before_window(self) -> None:
