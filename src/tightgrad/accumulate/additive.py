@@ -19,7 +19,7 @@ from tightgrad.accumulate.buffer import LOW_PRECISION
 from tightgrad.accumulate.split import batch_size, fresh, split_batch, two_halves
 from tightgrad.accumulate.trial_forward import ForwardWatch, left_as_it_was, without_graph
 from tightgrad.core.collective import largest_over_ranks, raise_on_every_rank
-from tightgrad.core.errors import ConfigError, UnsupportedError
+from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.core.memory import is_out_of_memory
 from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Collective
@@ -107,7 +107,9 @@ def compare_with_halves(
         found = _found(batches, pieces, forward, agree if in_step else bool)
     except Exception as raised:
         error = raised
-    raise_on_every_rank(error, "the check of the loss failed on rank {rank}, which says why.", collective)
+    raise_on_every_rank(
+        error, lambda rank: UsageError(f"the check of the loss failed on rank {rank}, which says why."), collective
+    )
     numbers = [KINDS.index(found.kind), found.loss, -1.0 if found.gradient is None else found.gradient]
     row = torch.tensor(numbers, dtype=torch.float64, device="cpu").to(collective.control_device)
     rows = collective.all_gather(row).cpu().tolist()

@@ -6,8 +6,6 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from tightgrad.core.errors import UsageError
-
 _MOST_BYTES = 240
 NOTHING = ""
 
@@ -122,23 +120,23 @@ def failed_ranks(error: BaseException | None, collective: Collective) -> list[in
     return [rank for rank, (failed,) in enumerate(gathered([error is not None], collective)) if failed]
 
 
-def raise_on_every_rank(error: Exception | None, elsewhere: str, collective: Collective) -> None:
+def raise_on_every_rank(error: Exception | None, elsewhere: Callable[[int], Exception], collective: Collective) -> None:
     """Raise if any rank has failed. Collective: every rank must call it.
 
     Args:
         error: of this rank; None if it has not failed.
-        elsewhere: what ranks that have not failed raise; `{rank}` stands for the first that has.
+        elsewhere: gives what ranks that have not failed raise; it takes the number of the first that has.
         collective: the ranks.
 
     Raises:
         Exception: this rank's error, when the others know.
-        UsageError: only another rank has failed.
+            Where only another rank has failed, what `elsewhere` gives.
     """
     failed = failed_ranks(error, collective)
     if error is not None:
         raise error
     if failed:
-        raise UsageError(elsewhere.format(rank=failed[0]))
+        raise elsewhere(failed[0])
 
 
 def cause(error: BaseException | None) -> str:

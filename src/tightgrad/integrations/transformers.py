@@ -197,7 +197,8 @@ class TightTrainerMixin:
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Run one micro-batch; return what its loss counts for in the window's mean loss."""
         with self._running.micro_batch(), _without_count_of_ranks(self.args):  # type: ignore[attr-defined]
-            items = torch.tensor(self._running.weight or 1.0) if self._gives_items else None
+            given, device = self._running.weight or 1.0, self.args.device  # type: ignore[attr-defined]
+            items = torch.tensor(given, device=device) if self._gives_items else None
             loss: Tensor = super().training_step(model, inputs, items)  # type: ignore[misc]
         share = self._running.loss_share
         return loss * share if share else torch.zeros_like(loss)

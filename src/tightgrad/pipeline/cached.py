@@ -30,10 +30,6 @@ from tightgrad.plan.plan import Resolved
 Weights = Mapping[str, float]
 LossOfAll = Callable[[Any], Tensor | Mapping[str, Tensor]]
 SEES = ("all_ranks", "own_rank")
-_FAILED = (
-    "run_cached() failed on rank {rank}, which says why; this window has no step. Call pipe.abandon() to go on with "
-    "the next one."
-)
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ class Cached:
         except Exception as raised:
             error = raised
         torch.clear_autocast_cache()  # casts of weights made without a graph, where autocast is around both passes
-        raise_on_every_rank(error, _FAILED, self.adapter.collective)
+        raise_on_every_rank(error, _failed, self.adapter.collective)
         return parts, _About.of(parts).of_all_ranks(self.adapter.collective)
 
     def _gathered(self, parts: list[Encoded], abouts: "list[_About]", counts: list[int]) -> list[Tensor]:
@@ -144,7 +140,7 @@ class Cached:
             is_sharded = is_fsdp2(unwrap_compiled(self.model))
             if is_sharded and any(word in str(raised).lower() for word in ("dtensor", "shard")):
                 error = self._used_outside(str(raised).splitlines()[0])
-        raise_on_every_rank(error, _FAILED, self.adapter.collective)
+        raise_on_every_rank(error, _failed, self.adapter.collective)
         return found, extra
 
     def _differentiated(self, scaled: Tensor, leaves: list[Tensor]) -> tuple[list[Tensor | None], dict[str, Tensor]]:
@@ -219,8 +215,10 @@ class Cached:
         another = [differs(scalars[0], other) for other in scalars[1:]] if scalars and scalars[0] else []
         raise_on_every_rank(
             error,
-            "the second pass of run_cached() failed on another rank, which says why; this window has no step. Call "
-            "pipe.abandon() to go on with the next one.",
+            lambda rank: UsageError(
+                f"the second pass of run_cached() failed on another rank ({rank}), which says why; this window has no step. "
+                "Call pipe.abandon() to go on with the next one."
+            ),
             self.adapter.collective,
         )
         flags = [any(bool(flag) for flag in found) for found in (changed, another)]
@@ -238,6 +236,13 @@ class Cached:
                 "of your own in encode(), and buffers that each forward changes (spectral_norm: call .eval() on it). "
                 "This window has no step; call pipe.abandon() to go on."
             )
+
+
+def _failed(rank: int) -> UsageError:
+    return UsageError(
+        f"run_cached() failed on rank {rank}, which says why; this window has no step. Call pipe.abandon() to go on "
+        "with the next one."
+    )
 
 
 def _check_not_reused(waiting: WaitingBatches) -> None:

@@ -8,7 +8,7 @@ from tightgrad.core.collective import failed_ranks, gathered, largest_over_ranks
 
 def raised(error, collective):
     try:
-        raise_on_every_rank(error, "rank {rank} failed", collective)
+        raise_on_every_rank(error, lambda rank: tg.UsageError(f"rank {rank} failed"), collective)
     except Exception as found:
         return type(found), str(found)
     return None
