@@ -216,8 +216,8 @@ class Cached:
         raise_on_every_rank(
             error,
             lambda rank: UsageError(
-                f"the second pass of run_cached() failed on another rank ({rank}), which says why; this window has no step. "
-                "Call pipe.abandon() to go on with the next one."
+                f"the second pass of run_cached() failed on another rank ({rank}), which says why; this window has no "
+                "step. Call pipe.abandon() to go on with the next one."
             ),
             self.adapter.collective,
         )
