@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn, optim
 from torch.autograd.graph import get_gradient_edge
 
+from tightgrad.core.living import instances
 from tightgrad.core.notices import warn
 
 _ATTACHED: "weakref.WeakSet[optim.Optimizer]" = weakref.WeakSet()
@@ -80,7 +81,7 @@ class OtherOptimizers:
         if not any(isinstance(one, list) and id(one) not in own for one in gc.get_referrers(grown[0], grown[-1])):
             return []
         wanted, inner = {id(grown[0]), id(grown[-1])}, within([*self._optimizers, *_ATTACHED])
-        found = [one for one in gc.get_objects() if issubclass(type(one), optim.Optimizer) and id(one) not in inner]
+        found = [one for one in instances(optim.Optimizer) if id(one) not in inner]
         return [
             one
             for one in found

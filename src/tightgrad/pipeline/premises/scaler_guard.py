@@ -1,6 +1,5 @@
 """Keeps a loop's own calls away from a GradScaler that a pipeline drives, and finds one that it was not given."""
 
-import gc
 import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
@@ -10,6 +9,7 @@ from torch.amp import GradScaler
 
 from tightgrad.accumulate.loss_graph.terms import terms
 from tightgrad.core.errors import UsageError
+from tightgrad.core.living import instances
 from tightgrad.pipeline.premises.ownership import Ownership
 
 LEAVE_OUT: Mapping[str, str] = {
@@ -66,9 +66,8 @@ def check_unscaled(losses: Iterable[Tensor]) -> None:
     scales = {factor.address for factor in factors if factor.address}
     if not scales:
         return
-    for one in gc.get_objects():
-        # Private (torch 2.9 to 2.14); nothing else holds the tensor. A torch without it is not asked.
-        scale = getattr(one, "_scale", None) if issubclass(type(one), GradScaler) else None
+    for one in instances(GradScaler):
+        scale = getattr(one, "_scale", None)  # private (torch 2.9 to 2.14); a torch without it is not asked
         if isinstance(scale, Tensor) and scale.data_ptr() in scales:
             raise UsageError(
                 f"the loss was multiplied by a GradScaler's scale, {float(scale):g}, which this pipeline knows nothing "

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tightgrad.core.living import instances
+
 MOST_NODES = 50_000
 ELEMENTS = 16
 LOADED = "_tightgrad_loaded"
@@ -35,7 +37,7 @@ class Bystanders:
         left = Counter(tuple(one.shape) for _, one in held.values())
         least = (left.total() + 1) // 2
         found = []
-        for one in _living(nn.Parameter):
+        for one in instances(nn.Parameter):
             if id(one) not in held and left[tuple(one.shape)] > 0:
                 left[tuple(one.shape)] -= 1
                 found.append((weakref.ref(one), _print(one)))
