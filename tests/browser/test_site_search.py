@@ -47,6 +47,9 @@ QUESTIONS = {
     "NaN gradients skip step": "faq/#can-i-skip-a-step-whose-gradients-are-nan-or-infinite",
     "resume training from checkpoint": "checkpoints/",
     "use with Hugging Face Trainer": "integrations/trainer/",
+    "BatchNorm": "faq/#does-it-work-with-batchnorm",
+    "ray train": "faq/#does-it-run-on-several-machines-under-slurm-or-ray-train",
+    "top-k sparsification": "faq/#which-compression-should-i-take-over-a-slow-network",
 }
 CHINESE = {
     "如何选择": "zh/how-to-choose/",
