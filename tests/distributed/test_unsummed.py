@@ -163,6 +163,21 @@ def test_hooks_that_may_not_give_the_mean(compress):
         assert [f"({name})" in text and file == __file__ for text, file in said] == [True] * is_told
 
 
+def attached_twice(overlap):
+    """The messages of a pipeline without compression on a module whose first pipeline compressed in its backward."""
+    model = DistributedDataParallel(small_model())
+    compress = tg.Compress(tg.codecs.IntBlock(8), tg.reducers.TwoShot(), overlap=overlap)
+    tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tg.Plan(compress=compress)).close()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        Loop(model, plan()).window()
+    return [str(one.message) for one in said]
+
+
+def test_the_hook_that_a_closed_pipeline_leaves_is_no_hook_of_the_users():
+    assert run_ranks(WORLD, attached_twice, "backward", timeout_seconds=patience(30)) == [[], []]
+
+
 WRAPPERS = {
     "ddp": lambda: DistributedDataParallel(small_model()),
     "ddp unused": lambda: DistributedDataParallel(small_model(), find_unused_parameters=True),

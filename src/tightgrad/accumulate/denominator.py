@@ -114,7 +114,8 @@ class DenominatorCheck:
             f"the loss of a micro-batch that weighs {weight:.6g}, or a term of it, is a sum that is divided by "
             f"{by:.6g}, the weight of the whole window on {where}, as in a loop that counts it by hand. The pipeline "
             "divides by the weight of the window itself, so the gradient would be too small: give pipe.backward (or "
-            'pipe.run) the sum, undivided, and write Accumulate(loss_reduction="sum").'
+            'pipe.run) the sum, undivided, and write Accumulate(loss_reduction="sum"). If the divisor has nothing to '
+            "do with the window, ignore this TightGradWarning."
         )
 
     def _sums_that_are_no_mean(self, loss: Tensor, weight: float) -> str | None:

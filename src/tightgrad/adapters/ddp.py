@@ -26,8 +26,11 @@ Sync: TypeAlias = Literal["last", "every", "never", "hook"]
 
 _WHAT = "DistributedDataParallel"
 _MEANS = [
-    f"torch.distributed.algorithms.ddp_comm_hooks.{name}"
-    for name in ("default_hooks", "mixed_precision_hooks", "powerSGD_hook", "quantization_hooks")
+    "tightgrad.adapters.ddp_hook",  # stays behind when a pipeline that compressed is closed
+    *(
+        f"torch.distributed.algorithms.ddp_comm_hooks.{name}"
+        for name in ("default_hooks", "mixed_precision_hooks", "powerSGD_hook", "quantization_hooks")
+    ),
 ]
 """Modules of hooks that give the mean over all ranks."""
 

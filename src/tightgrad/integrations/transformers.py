@@ -31,7 +31,7 @@ from tightgrad.core.types import Grads
 from tightgrad.integrations.accelerate_checks import check_supported, full_plan
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
 from tightgrad.integrations.external_loop import ExternalLoop, check_takes_loss_alone, with_clip
-from tightgrad.integrations.transformers_loss import has_own_loss, told_of_columns, weight_of_loss
+from tightgrad.integrations.transformers_loss import counts_labels, has_own_loss, told_of_columns, weight_of_loss
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.plan.plan import Plan
@@ -86,7 +86,8 @@ class TightTrainerMixin:
         self._weight = weight_of_loss(self) if weight is None else told_of_columns(weight)
         self._checks_loss, self._has_told_of_drop = weight is None, False
         assert self.plan.accumulate is not None
-        self._gives_items = has_own_loss(self) and self.plan.accumulate.loss_reduction == "mean"
+        may_divide = has_own_loss(self) and self.plan.accumulate.loss_reduction == "mean"
+        self._gives_items: bool | None = None if may_divide else False  # None until a micro-batch has told
         settings = {"weight": self._weight, "seed": seed, "records": records, "before_clip": before_clip}
         self._settings: dict[str, Any] = settings
         self.loss_is_scaled_for_ga = True  # backward scales
@@ -197,8 +198,10 @@ class TightTrainerMixin:
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Run one micro-batch; return what its loss counts for in the window's mean loss."""
         with self._running.micro_batch(), _without_count_of_ranks(self.args):  # type: ignore[attr-defined]
-            given, device = self._running.weight or 1.0, self.args.device  # type: ignore[attr-defined]
-            items = torch.tensor(given, device=device) if self._gives_items else None
+            weight, device = self._running.weight, self.args.device  # type: ignore[attr-defined]
+            if self._gives_items is None and weight:
+                self._gives_items = counts_labels(weight, inputs)
+            items = torch.full((), weight or 1.0, device=device) if self._gives_items is not False else None
             loss: Tensor = super().training_step(model, inputs, items)  # type: ignore[misc]
         share = self._running.loss_share
         return loss * share if share else torch.zeros_like(loss)

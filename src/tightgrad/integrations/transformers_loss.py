@@ -115,6 +115,16 @@ def count_labels(batch: Mapping[str, Any], *, shifts: bool = False) -> Tensor:
     return (labels[..., 1:] if shifts else labels).ne(IGNORED).sum()
 
 
+def counts_labels(weight: float, batch: Mapping[str, Any]) -> bool:
+    """Tell whether a weight is the number of labels, as Trainer's `num_items_in_batch` is: then a loss that is a sum
+    over them, divided by that number, is a mean.
+    """
+    labels = batch.get("labels")
+    if not isinstance(labels, Tensor):
+        return False
+    return weight in (int(count_labels(batch)), int(count_labels(batch, shifts=labels.dim() > 1)))
+
+
 def count_classes(batch: Mapping[str, Any]) -> Any:
     """Count samples whose class is not -100; all samples for regression and several labels each."""
     labels = _tensor_of(batch, "labels")

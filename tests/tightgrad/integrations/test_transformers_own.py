@@ -174,3 +174,19 @@ def test_several_optimizers_are_refused(tmp_path):
     trainer.optimizer = None
     with pytest.raises(tg.UnsupportedError, match=r"create_optimizer gave a list.*tightgrad\.attach\(model, \["):
         trainer.train()
+
+
+@pytest.mark.filterwarnings("ignore:the loss of one micro-batch was averaged:tightgrad.TightGradWarning")
+@pytest.mark.parametrize(("weight", "gets"), [(predicted, True), (lambda batch: len(batch["labels"]), False)])
+def test_a_number_of_items_is_given_only_where_the_weight_counts_labels(weight, gets, tmp_path):
+    """A compute_loss that hands it on to the model would divide a sum over tokens by the number of samples."""
+    given = []
+
+    class Notes(InOrder):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            given.append(num_items_in_batch)
+            return model(**inputs).loss
+
+    trainer_of("llama", tmp_path, kind=Notes, weight=weight).train()
+    assert len(given) > 2
+    assert [one is not None for one in given] == [gets] * len(given)

@@ -1,6 +1,7 @@
 """Weights that change in the middle of a window are told; what may change them is not."""
 
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -160,3 +161,18 @@ def test_steps_between_windows_are_the_loops_own():
         train(model)
         model(torch.ones(1, 6)).sum().backward()
         other.step()
+
+
+def test_what_an_optimizer_has_given_up_is_not_kept_alive():
+    """Moments that are replaced or offloaded between two steps would stay in memory for one more window."""
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    pipe = tg.attach(model, optimizer, tg.Plan(accumulate=tg.Accumulate(K)))
+    for window in pipe.windows([torch.ones(4, 6)] * K):
+        for batch in window:
+            pipe.backward(model(batch).square().mean())
+        pipe.step()
+    old = [weakref.ref(state["exp_avg"]) for state in optimizer.state.values()]
+    optimizer.state = type(optimizer.state)(dict)
+    assert len(old) == 4
+    assert [one() for one in old] == [None] * 4

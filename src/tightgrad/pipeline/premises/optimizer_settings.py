@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor, nn, optim
 
 _EVERY_WINDOW = ("lr", "weight_decay", "betas", "momentum")
+_HOW = {"foreach", "fused", "capturable", "differentiable"}
+"""How a step is computed, which ranks on other hardware choose for themselves."""
 
 
 def described(optimizers: Sequence[optim.Optimizer], parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
@@ -45,7 +47,8 @@ def kept(optimizers: Sequence[optim.Optimizer], parameters: Mapping[str, nn.Para
 
 def in_window(optimizers: Sequence[optim.Optimizer]) -> tuple[float, int]:
     """Return the first learning rate, and a hash of all settings: the same on every rank, or they differ."""
-    keys = [(*_EVERY_WINDOW, *sorted(one.defaults)) if is_torchs(one) else _EVERY_WINDOW for one in optimizers]
+    every = [sorted(one.defaults.keys() - _HOW) if is_torchs(one) else () for one in optimizers]
+    keys = [(*_EVERY_WINDOW, *own) for own in every]
     groups = [(group, own) for one, own in zip(optimizers, keys, strict=True) for group in one.param_groups]
     numbers = [number for group, own in groups for number in _numbers(group, own)]
     first = next(iter(numbers), 0.0)

@@ -48,7 +48,7 @@ class WeightWatch:
         self._versions: list[int] | None = None
         self._norms: list[float] = []
         self._stepped_by = ""
-        self._at_step: tuple[list[int], list[tuple[Any, int]]] | None = None
+        self._at_step: tuple[list[int], list[tuple[int, int]]] | None = None
         self._has_warned, self._in_first_window = False, True
         _WATCHES.add(self)
         _watch_steps()
@@ -75,13 +75,14 @@ class WeightWatch:
         if self._at_step is None:
             return False
         (versions, states), (before, states_before) = self._held_now(), self._at_step
-        pairs = zip(states, states_before, strict=True)
-        return versions != before or any(one is not old or size != was for (one, size), (old, was) in pairs)
+        return versions != before or states != states_before
 
-    def _held_now(self) -> tuple[list[int], list[tuple[Any, int]]]:
-        """How often weights were written; what holds the optimizers' states, which loading replaces."""
+    def _held_now(self) -> tuple[list[int], list[tuple[int, int]]]:
+        """How often weights were written; which mappings hold the optimizers' states, which loading replaces while the
+        old ones are there. They are not kept alive here.
+        """
         states = [getattr(one, "state", None) for one in self._optimizers]
-        sized = [(one, len(one) if isinstance(one, Mapping) else 0) for one in states]
+        sized = [(id(one), len(one) if isinstance(one, Mapping) else 0) for one in states]
         return [parameter._version for parameter in self._parameters.values()], sized
 
     @torch.no_grad()
