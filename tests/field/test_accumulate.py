@@ -37,11 +37,11 @@ def accelerator():
     """A fresh one on the CPU; Accelerate's state is global."""
     pytest.importorskip("accelerate")
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, GradientState
+
+    from support.accelerate_state import reset
 
     yield Accelerator(gradient_accumulation_steps=MICRO_BATCHES, cpu=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    reset()
 
 
 def with_accelerate(accelerator, batches):

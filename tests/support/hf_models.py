@@ -3,7 +3,6 @@
 from copy import deepcopy
 
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import (
     BartConfig,
@@ -131,11 +130,6 @@ class Rows(Dataset):
 class InOrder(TightTrainer):
     def _get_train_sampler(self, *args):
         return SequentialSampler(self.train_dataset)
-
-
-def reset():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def model_of(name):

@@ -129,8 +129,7 @@ def raise_on_every_rank(error: Exception | None, elsewhere: Callable[[int], Exce
         collective: the ranks.
 
     Raises:
-        Exception: this rank's error, when the others know.
-            Where only another rank has failed, what `elsewhere` gives.
+        Exception: this rank's error if it has failed, else what `elsewhere` gives; the other ranks know of it.
     """
     failed = failed_ranks(error, collective)
     if error is not None:

@@ -11,7 +11,7 @@ loss. For a subclass of Trainer:
 `class MyTrainer(TightTrainerMixin, OtherTrainer): ...`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from tightgrad.plan.plan import Plan
 from tightgrad.records import RecordWriter
 
 FOLDER = "tightgrad"
+LOOKS = 8  # micro-batches on a GPU whose labels are counted
 _OVERRIDE = (
     "Override compute_loss, which returns the loss of one batch, and leave training_step as it is; or call "
     "super().training_step(model, inputs) in yours, once for each batch, with no backward of your own."
@@ -87,7 +88,7 @@ class TightTrainerMixin:
         self._checks_loss, self._has_told_of_drop = weight is None, False
         assert self.plan.accumulate is not None
         may_divide = has_own_loss(self) and self.plan.accumulate.loss_reduction == "mean"
-        self._gives_items: bool | None = None if may_divide else False  # None until a micro-batch has told
+        self._gives_items, self._looks_left = may_divide, LOOKS
         settings = {"weight": self._weight, "seed": seed, "records": records, "before_clip": before_clip}
         self._settings: dict[str, Any] = settings
         self.loss_is_scaled_for_ga = True  # backward scales
@@ -198,13 +199,24 @@ class TightTrainerMixin:
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Run one micro-batch; return what its loss counts for in the window's mean loss."""
         with self._running.micro_batch(), _without_count_of_ranks(self.args):  # type: ignore[attr-defined]
-            weight, device = self._running.weight, self.args.device  # type: ignore[attr-defined]
-            if self._gives_items is None and weight:
-                self._gives_items = counts_labels(weight, inputs)
-            items = torch.full((), weight or 1.0, device=device) if self._gives_items is not False else None
+            items = self._items(inputs)
             loss: Tensor = super().training_step(model, inputs, items)  # type: ignore[misc]
         share = self._running.loss_share
         return loss * share if share else torch.zeros_like(loss)
+
+    def _items(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        """Return the weight for a loss that is a sum over labels; None, as Trainer has it, if it counts anything else.
+
+        To count labels on a GPU makes the host wait, so that only the first micro-batches are looked at there.
+        """
+        weight, labels = self._running.weight, inputs.get("labels")
+        on_cpu = not isinstance(labels, Tensor) or labels.is_cpu
+        if self._gives_items and weight and (on_cpu or self._looks_left):
+            self._looks_left -= not on_cpu
+            self._gives_items = counts_labels(weight, inputs)
+        if not self._gives_items:
+            return None
+        return torch.full((), weight or 1.0, device=self.args.device)  # type: ignore[attr-defined]
 
     def _backward(self, loss: Tensor, **kwargs: Any) -> None:
         check_takes_loss_alone((), kwargs)

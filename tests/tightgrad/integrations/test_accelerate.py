@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from torch.utils.data import DataLoader
 
 import tightgrad as tg
+from support.accelerate_state import reset
 from support.ranks import run_ranks
 from support.tagging import BATCH, PLANS, STEPS, Tagger, Tokens, check_equal, launched, num_tokens, raw_loop, weights_of
 from support.waiting import patience
@@ -21,17 +21,6 @@ from tightgrad.integrations.accelerate_checks import check_scaler
 MAX_NORM = 0.1
 
 pytestmark = pytest.mark.filterwarnings("ignore:the loop over the training loader was left:tightgrad.TightGradWarning")
-
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    yield
-    reset()
-
-
-def reset():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def make(plan, ranks=1, **kwargs):

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DataLoaderConfiguration, DistributedType, GradientAccumulationPlugin
 from torch.utils.data import DataLoader
 
 import tightgrad as tg
+from support.accelerate_state import reset
 from support.ranks import run_ranks
 from support.tagging import BATCH, PLANS, STEPS, Tagger, Tokens, check_equal, launched, num_tokens, raw_loop, weights_of
 from tightgrad.integrations.accelerate import TightAccelerator
@@ -16,17 +16,6 @@ from tightgrad.integrations.accelerate_checks import check_supported
 
 CLIPPED = PLANS["clipped"]
 pytestmark = pytest.mark.filterwarnings("ignore:the loop over the training loader was left:tightgrad.TightGradWarning")
-
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    yield
-    reset()
-
-
-def reset():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def make(plan=CLIPPED, ranks=1, steps=STEPS, optimizer_class=torch.optim.SGD, **kwargs):

@@ -6,26 +6,15 @@ import shutil
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from torch.utils.data import DataLoader
 
 import tightgrad as tg
+from support.accelerate_state import reset
 from support.tagging import BATCH, STEPS, Tagger, Tokens, check_equal, num_tokens, raw_loop, weights_of
 from tightgrad.integrations.accelerate import TightAccelerator
 
 pytestmark = pytest.mark.filterwarnings("ignore:the loop over the training loader was left:tightgrad.TightGradWarning")
-
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    yield
-    reset()
-
-
-def reset():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def alone(**settings):

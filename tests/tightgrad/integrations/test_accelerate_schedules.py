@@ -2,24 +2,13 @@
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from torch.utils.data import DataLoader
 
 import tightgrad as tg
+from support.accelerate_state import reset
 from support.ranks import run_ranks
 from support.tagging import BATCH, PLANS, Tagger, Tokens, check_equal, launched, num_tokens, weights_of
 from tightgrad.integrations.accelerate import TightAccelerator
-
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    yield
-    reset()
-
-
-def reset():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def make(plan, steps=4, ranks=1):

@@ -8,11 +8,11 @@ from itertools import islice
 import lightning
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 import tightgrad as tg
+from support.accelerate_state import reset
 from support.lightning_fits import FILTERS
 from support.ranks import run_ranks
 from support.tagging import (
@@ -51,17 +51,6 @@ class WithPlace(DataLoader):
 
     def load_state_dict(self, state):
         self.begin = state["place"]
-
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    yield
-    reset()
-
-
-def reset():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def accelerated(ranks=1, steps=STEPS):

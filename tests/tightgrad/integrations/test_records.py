@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
@@ -18,13 +17,6 @@ from tightgrad.integrations.transformers import TightTrainer
 
 PLAN = tg.Plan(clip=tg.clip.GlobalNorm(0.1))
 pytestmark = [pytest.mark.filterwarnings(text) for text in FILTERS]
-
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def with_accelerate(writer, folder):

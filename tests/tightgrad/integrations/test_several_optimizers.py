@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from torch.utils.data import DataLoader
 
 import tightgrad as tg
+from support.accelerate_state import reset
 from support.lightning_fits import FILTERS, Regression, close, fit, rows
 from support.ranks import run_ranks
 from support.tagging import BATCH, PLANS, STEPS, Tagger, Tokens, check_equal, launched, num_tokens, raw_loop, weights_of
@@ -16,13 +16,6 @@ pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in FILTERS),
     pytest.mark.filterwarnings("ignore:the loop over the training loader was left:tightgrad.TightGradWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def pair(model):
@@ -86,8 +79,7 @@ def test_schedulers_may_stand_between_the_steps():
                 optimizer.zero_grad()
         want[order] = weights_of(model)
         assert [one.param_groups[0]["lr"] for one in optimizers] == [0.1 / 4, 0.5 / 4]
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+        reset()
     check_equal(want["between"], want["after"])
 
 
@@ -99,8 +91,7 @@ def two_ranks(name):
             train(accelerator, *parts)
             assert accelerator.num_processes == 2
         finally:
-            AcceleratorState._reset_state(reset_partial_state=True)
-            GradientState._reset_state()
+            reset()
     check_equal(weights_of(parts[0]), weights)
 
 
@@ -128,8 +119,7 @@ def test_a_checkpoint_holds_both(tmp_path):
     accelerator, *parts = make(PLANS["compressed"])
     train(accelerator, *parts)
     accelerator.save_state(tmp_path)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    reset()
     accelerator, *parts = make(PLANS["compressed"])
     accelerator.load_state(tmp_path)
     train(accelerator, *parts)

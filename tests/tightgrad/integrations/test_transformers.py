@@ -2,26 +2,15 @@
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from transformers import TrainingArguments
 
 import tightgrad as tg
+from support.accelerate_state import reset
 from support.ranks import run_ranks
 from support.tagging import BATCH, PLANS, STEPS, Tagger, Tokens, check_equal, launched, num_tokens, raw_loop, weights_of
 from tightgrad.integrations.transformers import TightTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*before:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    yield
-    reset()
-
-
-def reset():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 class InOrder(TightTrainer):

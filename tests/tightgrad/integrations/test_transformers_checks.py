@@ -4,16 +4,10 @@ import pytest
 import torch
 
 import tightgrad as tg
-from support.hf_models import Rows, reset, trainer_of
+from support.hf_models import Rows, trainer_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*before:UserWarning")
 NORM = tg.clip.GlobalNorm(0.5)
-
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    yield
-    reset()
 
 
 @pytest.mark.parametrize(

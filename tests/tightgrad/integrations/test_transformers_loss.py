@@ -7,7 +7,8 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import LabelSmoother
 
 import tightgrad as tg
-from support.hf_models import IGNORED, InOrder, Rows, arguments, model_of, relative_error, reset, trainer_of
+from support.accelerate_state import reset
+from support.hf_models import IGNORED, InOrder, Rows, arguments, model_of, relative_error, trainer_of
 from support.ranks import run_ranks
 from support.tagging import launched
 from tightgrad.accumulate.additive import Forward, compare_with_halves
@@ -15,12 +16,6 @@ from tightgrad.collectives.torch_dist import TorchCollective
 from tightgrad.integrations.transformers_loss import count_answers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*before:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    yield
-    reset()
 
 
 KNOWN = ["llama", "gpt2", "masked", "tokens", "classes", "regression", "several", "answers", "t5", "ctc", "mixtral"]

@@ -9,17 +9,12 @@ from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
 import tightgrad as tg
-from support.hf_models import IGNORED, InOrder, Rows, model_of, relative_error, reset, trainer_of
+from support.accelerate_state import reset
+from support.hf_models import IGNORED, InOrder, Rows, model_of, relative_error, trainer_of
 from support.ranks import run_ranks
 from support.tagging import launched
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*before:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    yield
-    reset()
 
 
 def predicted(batch):
@@ -190,3 +185,22 @@ def test_a_number_of_items_is_given_only_where_the_weight_counts_labels(weight, 
     trainer_of("llama", tmp_path, kind=Notes, weight=weight).train()
     assert len(given) > 2
     assert [one is not None for one in given] == [gets] * len(given)
+
+
+@pytest.mark.filterwarnings("ignore:the loss of one micro-batch was averaged:tightgrad.TightGradWarning")
+def test_a_weight_that_once_counted_labels_by_chance_gives_no_number_afterwards(tmp_path):
+    given = []
+
+    class Notes(InOrder):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            if predicted(inputs):
+                given.append((int(predicted(inputs)), num_items_in_batch))
+            return model(**inputs).loss
+
+    trainer_of(
+        "llama", tmp_path, kind=Notes, weight=lambda batch: predicted(batch).clamp(max=17)
+    ).train()  # counts 17, 1, 9, 18
+    numbers = [None if items is None else int(items) for _, items in given]
+    first_none = numbers.index(None)
+    assert first_none > 0
+    assert numbers == [count for count, _ in given[:first_none]] + [None] * (len(given) - first_none)

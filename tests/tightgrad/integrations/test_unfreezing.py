@@ -8,6 +8,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 import tightgrad as tg
+from support.accelerate_state import reset
 from support.lightning_fits import COMPRESSED, FILTERS, Regression, close, fit, rows
 from support.ranks import run_ranks
 from support.tagging import launched
@@ -181,7 +182,6 @@ def rest_of_the_loop(prepare):
 
 
 def test_in_accelerates_loop():
-    from accelerate.state import AcceleratorState, GradientState
 
     class ByHand:
         def backward(self, loss):
@@ -199,8 +199,7 @@ def test_in_accelerates_loop():
     try:
         accelerator, found = rest_of_the_loop(tight)
     finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+        reset()
     _, plain = rest_of_the_loop(lambda *parts: (ByHand(), *parts))
     assert accelerator.pipe.state.step == 4
     assert close(found, plain)

@@ -1,6 +1,5 @@
 """Parameters that no optimizer holds: those that a loss reaches all the same, and copies of the held ones that move."""
 
-import gc
 import weakref
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
@@ -69,7 +68,7 @@ class Bystanders:
 def names(chosen: Iterable[int]) -> dict[int, str]:
     """Id of a parameter -> its longest name in a module, or its number where it is in none."""
     found: dict[int, str] = {}
-    for module in _living(nn.Module):
+    for module in instances(nn.Module):
         for name, one in module.named_parameters():
             if len(name) > len(found.get(id(one), "")):
                 found[id(one)] = name
@@ -78,12 +77,8 @@ def names(chosen: Iterable[int]) -> dict[int, str]:
 
 def _of_hub() -> set[int]:
     """Parameters of Hugging Face models that were not made from a configuration alone."""
-    modules = [one for one in _living(nn.Module) if getattr(one, "name_or_path", "")]
+    modules = [one for one in instances(nn.Module) if getattr(one, "name_or_path", "")]
     return {id(parameter) for module in modules for parameter in module.parameters()}
-
-
-def _living(kind: type) -> list[Any]:
-    return [one for one in gc.get_objects() if issubclass(type(one), kind)]
 
 
 def _leaves(roots: Iterable[Any]) -> Iterator[Tensor]:

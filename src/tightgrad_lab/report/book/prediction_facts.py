@@ -5,9 +5,9 @@ from pathlib import Path
 from statistics import fmean
 
 from tightgrad_lab.report import cells
-from tightgrad_lab.report.book.facts import ALL, Measure, of_result
-from tightgrad_lab.report.claims.judgement import Fact, Finding, Number, Unit, Words
-from tightgrad_lab.report.measured.files import Case, Runs
+from tightgrad_lab.report.book.facts import ALL, Measure, of_case, of_result
+from tightgrad_lab.report.claims.judgement import Fact, Number, Unit, Words
+from tightgrad_lab.report.measured.files import Case
 from tightgrad_lab.report.measured.results import PUBLISHED, Result, read_result
 
 Facts = dict[str, Fact]
@@ -21,17 +21,6 @@ def read_shown(root: Path, name: str) -> Result | None:
 
 def _result(name: str, facts: Callable[[Result], Facts | None]) -> Measure:
     return of_result(name, facts, read_shown)
-
-
-def _case(name: str, pair: str, facts: Callable[[Case], Facts | None]) -> Measure:
-    def measure(runs: Runs) -> Finding | None:
-        case = runs.case(name)
-        found = facts(case) if case else None
-        if case is None or found is None:
-            return None
-        return Finding("", "open", found, pair, cells.source(case, f"{name}/*/seed*/summary.json"))
-
-    return measure
 
 
 def _turned(result: Result) -> Facts:
@@ -331,11 +320,11 @@ PREDICTED: dict[tuple[str, str], Measure] = {
     ("accuracy_vs_bytes", "figure"): _result("accuracy_vs_bytes", _with_momentum),
     ("accuracy_vs_bytes", "table"): _result("accuracy_vs_bytes", _fewer),
     ("encode_timeline", "figure"): _result("encode_timeline", _coding),
-    ("combinations", "figure"): _case("image", "combinations", _window_bytes),
-    ("combinations", "table"): _case("image", "combinations", _residual),
+    ("combinations", "figure"): of_case("image", "combinations", _window_bytes),
+    ("combinations", "table"): of_case("image", "combinations", _residual),
     ("common_failures", "figure"): _result("common_failures", _too_tight),
-    ("image_case", "table"): _case("image", "image_case", _verdict),
-    ("language_cases", "table"): _case("text", "language_cases", _four_bits),
-    ("series_case", "table"): _case("series", "series_case", _simplest),
+    ("image_case", "table"): of_case("image", "image_case", _verdict),
+    ("language_cases", "table"): of_case("text", "language_cases", _four_bits),
+    ("series_case", "table"): of_case("series", "series_case", _simplest),
 }
 """Three questions for each chapter, by the pair and the place in front of which they stand."""
