@@ -8,14 +8,18 @@ const ENCLOSED = /^\s*(?:"[^"]*"|'[^']*'|`+[^`]*`+|“[^”]*”|‘[^’]*’|�
 const MARKS = /["'`“”‘’«»„「」[\](){}<>=!^~*+:;,\\|]|\B-/g;
 const STRAY = /[`“”‘’«»„「」[\]{}<>!;\\|]|(?<!\w)'|'(?!\w)|(?<!\b(?:title|text|tags)):|:(?!\w)|\B--+|\B-(?=[\d=])|\B\*\B/g;
 const COMMON = new Set(
-  "a an and are as at be been but by can could did do does for from had has have how i if in into is it its me my of on or our so than that the their them then there these they this to us was we were what when where which while who why will with would you your".split(" "),
+  "a an and are as at be been but by can could did do does for from had has have how i if in into is it its me my of on or our should so than that the their them then there these they this to us was we were what when where which while who why will with would you your".split(" "),
 );
 const QUERY = 2; // the kind of message that Material for MkDocs 9 sends its worker for each query
 
 const plainQuery = (typed) => {
   const isPasted = typed.length > 40 || typed.includes("=-") || ENCLOSED.test(typed);
-  const words = typed.replace(isPasted ? MARKS : STRAY, " ").split(/\s+/);
+  const asked = isPasted ? typed : typed.replace(/^\s*which\b/i, "choose"); // so is the page called that answers it
+  const words = asked.replace(isPasted ? MARKS : STRAY, " ").split(/\s+/);
   const telling = words.filter((word) => !COMMON.has(word.toLowerCase()));
+  // One letter, as in "what is N", must be a word of its own: the search would complete it to every word that begins with it.
+  const one = telling.join("").replace("?", "");
+  if (one.length === 1) return `+${one}`;
   return (telling.some(Boolean) ? telling : words).join(" ");
 };
 

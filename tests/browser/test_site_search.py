@@ -49,6 +49,9 @@ QUESTIONS = {
     "use with Hugging Face Trainer": "integrations/trainer/",
     "BatchNorm": "faq/#does-it-work-with-batchnorm",
     "ray train": "faq/#does-it-run-on-several-machines-under-slurm-or-ray-train",
+    "which codec should I use": "how-to-choose/",
+    "what is N": "faq/#what-is-n-the-number-that-gradients-are-divided-by",
+    "what is N?": "faq/#what-is-n-the-number-that-gradients-are-divided-by",
     "top-k sparsification": "faq/#which-compression-should-i-take-over-a-slow-network",
 }
 CHINESE = {
