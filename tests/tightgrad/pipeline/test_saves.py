@@ -3,34 +3,18 @@
 import os
 import shutil
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed.checkpoint as torch_dcp
 
 import tightgrad as tg
+from support.saved import contents, load, make, windows
 from support.training import batches, linear, loss_of, on_ranks
 from tightgrad.checkpoint import folder as checkpoint
 from tightgrad.checkpoint import rank_file, save_folder
 
-PLAN = tg.Plan(tg.Accumulate(2), tg.Compress(tg.codecs.TopK(0.3), feedback=tg.ErrorFeedback()), guard=tg.Guard("skip"))
 STEP = 1
-
-
-def make(collective):
-    model = linear()
-    return model, tg.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), PLAN, collective=collective)
-
-
-def windows(pipe, model, loader):
-    """Train, and stop after each micro-batch and each step to say where."""
-    for window in pipe.windows(loader):
-        for number, batch in enumerate(window):
-            pipe.backward(loss_of(model, batch))
-            yield f"micro-batch {number}"
-        pipe.step()
-        yield "step"
 
 
 def advance(pipe, model, loader, places):
@@ -92,24 +76,6 @@ KINDS = [
 ]
 
 
-def load(collective, folder):
-    _, pipe = make(collective)
-    before = pipe.state_dict()
-    try:
-        consumed = pipe.load(folder)
-    except tg.TightGradError:
-        after = pipe.state_dict()
-        assert (after["step"], after["slots"]) == (before["step"], before["slots"])
-        raise
-    state = pipe.state_dict()
-    window = pipe.state.open_window
-    return consumed, state["step"], state["slots"].get("residual", {}), None if window is None else window.position
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_save_leaves_the_files_of_the_one_before_alone(tmp_path, kind):
     kept = {}
@@ -144,41 +110,6 @@ def test_files_of_two_saves_are_not_loaded_together(tmp_path, kind, exchanged, l
         assert ("of different saves" if same_step else "mixed up") in str(error) or "cannot load" in str(error)
 
 
-# Versions before this one
-FROZEN = Path(__file__).parent / "frozen/checkpoint_v1"  # written by 0.1 at commit 9ea0141, on two ranks
-FROZEN_PLAN = tg.Plan(tg.Accumulate(2), tg.Compress(tg.codecs.TopK(0.3), feedback=tg.ErrorFeedback()))
-
-
-def go_on(collective, folder, stop):
-    """Straight through, or with the state at `stop` taken from files."""
-
-    def made():
-        model = linear()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        return model, tg.attach(model, optimizer, FROZEN_PLAN, collective=collective)
-
-    loader = batches(6, collective.rank)
-    model, pipe = made()
-    straight = windows(pipe, model, loader)
-    for place in straight:
-        if pipe.state.step == 2 and place == "step":
-            middle = {name: value.clone() for name, value in model.state_dict().items()}
-    model_2, pipe_2 = made()
-    consumed = pipe_2.load(folder)
-    assert consumed == 4
-    assert (pipe_2.state.open_window is not None) == bool(stop % 2)
-    model_2.load_state_dict(middle)
-    assert list(windows(pipe_2, model_2, loader[consumed:]))[-1] == "step"
-    equal = [torch.equal(a, b) for a, b in zip(model.parameters(), model_2.parameters(), strict=True)]
-    residuals = pipe.state.slots["residual"], pipe_2.state.slots["residual"]
-    return all(equal) and all(torch.equal(residuals[1][name], value) for name, value in residuals[0].items())
-
-
-@pytest.mark.parametrize(("name", "stop"), [("between_windows", 4), ("in_a_window", 5)])
-def test_checkpoints_of_the_version_before_are_taken_up(name, stop):
-    assert on_ranks(2, lambda collective: go_on(collective, FROZEN / name, stop)) == [True, True]
-
-
 @pytest.mark.parametrize("skips", [float("nan"), None, "x", -1, 10**30, True])
 def test_counters_that_are_none_are_refused_by_other_ranks_too(tmp_path, skips):
     (_, other), _ = on_ranks(2, lambda collective: save_twice(collective, "nothing happened", tmp_path)[:2])
@@ -190,35 +121,6 @@ def test_counters_that_are_none_are_refused_by_other_ranks_too(tmp_path, skips):
         assert isinstance(error, tg.CheckpointError | tg.StateMismatchError), error
 
 
-def test_a_checkpoint_of_the_version_before_is_taken_up_by_other_ranks():
-    loaded = on_ranks(3, lambda collective: load(collective, FROZEN / "between_windows"))
-    assert [step for _, step, _, _ in loaded] == [2, 2, 2]
-
-
-def test_the_mixtures_that_the_version_before_could_leave_are_refused(tmp_path):
-    """Its files carry no id, but whether a window is open is the same on every rank."""
-    shutil.copytree(FROZEN / "between_windows", tmp_path, dirs_exist_ok=True)
-    name = "step-00000002/rank-00001-of-00002.safetensors"
-    shutil.copy(FROZEN / "in_a_window" / name, tmp_path / name)
-    for error in on_ranks(2, lambda collective: load(collective, tmp_path)):
-        assert isinstance(error, tg.CheckpointError)
-        assert "no id, step 2, 0 skipped, in a window" in str(error)
-
-
-def test_a_save_beside_one_of_the_version_before_leaves_it_alone(tmp_path):
-    shutil.copytree(FROZEN / "between_windows", tmp_path, dirs_exist_ok=True)
-    before = contents(tmp_path / "step-00000002")
-
-    def body(collective):
-        _, pipe = make(collective)
-        pipe.load(tmp_path)
-        return pipe.save(tmp_path)
-
-    assert on_ranks(2, body) == [tmp_path / "step-00000002-2"] * 2
-    assert contents(tmp_path / "step-00000002") == before
-
-
-# What goes wrong while saving
 def failing(monkeypatch, name, fails, error):
     """Let a function of `checkpoint` raise where `fails` of its arguments."""
     real = getattr(checkpoint, name)
