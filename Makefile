@@ -7,6 +7,9 @@ READY := $(VENV)/.ready
 VERSION ?=
 OTHER := .venv-torch-$(VERSION)
 
+# Hundreds of processes of the tests import the library; where an image of Docker's forbids bytecode, each compiles it again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help setup lab pdf test test-full test-torch check format docs release-check release clean
 
 help:            ## list the targets
@@ -17,7 +20,7 @@ setup: $(READY)  ## make .venv with everything the other targets need
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "TightGrad needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,dev,field]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[lab,dev,field]'
 	touch $(READY)
 
 lab: $(READY)    ## train the case studies on the embedded data and build the report

@@ -1,6 +1,7 @@
 """The generated pages of the site leave nothing out: public names, messages, rows of the field tests."""
 
 import ast
+import functools
 import importlib
 import inspect
 import json
@@ -17,9 +18,14 @@ ROOT = Path(__file__).parents[2]
 CODE = ROOT / "src" / "tightgrad"
 RESULTS = ROOT / "benchmarks" / "results"
 NAV = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-PAGES = reference.pages()
 LINES = r"https://github\.com/[\w.-]+/[\w.-]+/blob/[0-9a-f]{40}/[\w./-]+#L\d+(-L\d+)?"
 """Lines of a file at a commit."""
+
+
+@functools.cache
+def pages():
+    """Give the reference's pages, for which every public module is read; no test module that is collected should."""
+    return reference.pages()
 
 
 @pytest.mark.parametrize("module", reference.public_modules())
@@ -30,11 +36,11 @@ def test_every_public_name_has_its_place_in_the_reference(module):
     called = {f"{module}.{name}.{member}" for name in names for member in members(name)}
     assert [name for name in listed if name not in called] == [f"{module}.{name}" for name in names]
     for name in names:
-        assert f"[`{name}`](" in PAGES["reference/index.md"]
+        assert f"[`{name}`](" in pages()["reference/index.md"]
 
 
 def listed_in(module):
-    return re.findall(r"^::: (\S+)$", PAGES[reference.file_of(module)], re.MULTILINE)
+    return re.findall(r"^::: (\S+)$", pages()[reference.file_of(module)], re.MULTILINE)
 
 
 def members(name):
@@ -88,11 +94,11 @@ def test_what_the_guides_and_examples_import_of_core_is_in_the_reference():
     found = [match for text in texts for match in re.findall(CORE_IMPORT, text, re.MULTILINE)]
     imported = {f"{module}.{name.strip()}" for module, names in found for name in names.split(",")}
     assert len(imported) > 15
-    index = PAGES["reference/index.md"]
+    index = pages()["reference/index.md"]
     missing = {name for name in imported if f"](core.md#{name})" not in index}
     assert missing <= {"tightgrad.core.card.MethodCard"}  # the card is a name of the package itself
     assert "(tightgrad.md#tightgrad.MethodCard)" in index
-    shown = re.findall(r"^::: (\S+)$", PAGES["reference/core.md"], re.MULTILINE)
+    shown = re.findall(r"^::: (\S+)$", pages()["reference/core.md"], re.MULTILINE)
     for path in shown:
         module, _, name = path.rpartition(".")
         assert hasattr(importlib.import_module(module), name)
@@ -215,7 +221,7 @@ def test_the_navigation_has_every_page_but_those_of_single_methods():
     nav = yaml.safe_load(NAV[NAV.index("nav:") :])["nav"]
     listed = set(_leaves(nav))
     written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    expected = {name for name in written if not name.startswith("decisions/")} | PAGES.keys()
+    expected = {name for name in written if not name.startswith("decisions/")} | pages().keys()
     assert expected <= listed
 
 
