@@ -1,6 +1,5 @@
 """Notices an optimizer that the loop makes over the same parameters after `attach`, and that nobody would step."""
 
-import gc
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
@@ -78,8 +77,6 @@ class OtherOptimizers:
         """Optimizers that hold one of the parameters, without the pipeline's and those that these are made of."""
         groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
         own = {id(self._parameters), id(grown), *(id(group["params"]) for group in groups)}
-        if not any(isinstance(one, list) and id(one) not in own for one in gc.get_referrers(grown[0], grown[-1])):
-            return []
         wanted, inner = {id(grown[0]), id(grown[-1])}, within([*self._optimizers, *_ATTACHED])
         found = [one for one in instances(optim.Optimizer) if id(one) not in inner]
         return [
