@@ -2,11 +2,13 @@
 
 import os
 import random
+import signal
 
 import numpy as np
+import pytest
 import torch
 
-from support.ranks import run_ranks
+from support.ranks import RankError, run_ranks
 
 
 def seen() -> tuple[object, ...]:
@@ -36,3 +38,12 @@ def test_nothing_that_a_body_leaves_reaches_the_next_one() -> None:
     after = run_ranks(2, seen)
     assert [found[0] for found in after] == [found[0] for found in before], "the processes are other ones"
     assert after == before
+
+
+def dies_of_a_signal() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_rank_that_dies_of_a_signal_says_where() -> None:
+    with pytest.raises(RankError, match=r"(?s)exit code -11.*Segmentation fault.*in dies_of_a_signal"):
+        run_ranks(1, dies_of_a_signal)

@@ -3,6 +3,7 @@
 They are forked from a server that has imported torch and has run nothing: to import takes each some seconds.
 """
 
+import faulthandler
 import gc
 import os
 import pickle
@@ -11,7 +12,8 @@ import random
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -101,7 +103,7 @@ def _run(workers: list[_Worker], task: _Task) -> dict[int, str]:
     deadline = float("inf")
     while waiting and time.monotonic() < deadline:
         for rank, worker in list(waiting.items()):
-            answer = _answer(worker)
+            answer = _answer(worker, _trace_path(task.folder, rank))
             if answer is None:
                 continue
             del waiting[rank]
@@ -111,7 +113,7 @@ def _run(workers: list[_Worker], task: _Task) -> dict[int, str]:
     return errors
 
 
-def _answer(worker: _Worker) -> str | None:
+def _answer(worker: _Worker, trace: Path) -> str | None:
     """A traceback, "" if all went well, None if there is no answer yet."""
     try:
         return worker.answers.get(timeout=0.01)
@@ -119,7 +121,8 @@ def _answer(worker: _Worker) -> str | None:
         pass
     if worker.process.is_alive():
         return None
-    return f"the process died with exit code {worker.process.exitcode}"
+    stack = trace.read_text(encoding="utf-8") if trace.exists() else ""
+    return f"the process died with exit code {worker.process.exitcode}\n{stack}"
 
 
 def _stop_all() -> None:
@@ -137,11 +140,23 @@ def _serve(rank: int, tasks: "mp.Queue[bytes]", answers: "mp.Queue[str]") -> Non
         task = pickle.loads(tasks.get())
         make_new()
         try:
-            _run_body(rank, task)
+            with _stack_kept(_trace_path(task.folder, rank)):
+                _run_body(rank, task)
         except BaseException:
             answers.put(traceback.format_exc())
         else:
             answers.put("")
+
+
+@contextmanager
+def _stack_kept(path: Path) -> Iterator[None]:
+    """Have what a process does written to a file if it dies of a signal such as SIGSEGV."""
+    with path.open("w", encoding="utf-8") as trace:
+        faulthandler.enable(trace)
+        try:
+            yield
+        finally:
+            faulthandler.disable()
 
 
 def as_new() -> Callable[[], None]:
@@ -179,6 +194,10 @@ def _run_body(rank: int, task: _Task) -> None:
         torch.save(task.body(*task.args), _result_path(task.folder, rank))
     finally:
         dist.destroy_process_group()
+
+
+def _trace_path(folder: str, rank: int) -> Path:
+    return Path(folder) / f"{rank}.trace"
 
 
 def _result_path(folder: str, rank: int) -> Path:
