@@ -1,4 +1,4 @@
-"""The audit starts scripts as `support.audit_ranks` does."""
+"""The audit starts scripts as `support.audit_ranks` does, and pictures that no test reads are not drawn."""
 
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +9,8 @@ import torch
 
 from support.audit_ranks import ForkedModule
 
+WITH_PNG = "report/test_build.py"  # which compares every file of a report
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _forked_scripts() -> Iterator[None]:
@@ -16,4 +18,13 @@ def _forked_scripts() -> Iterator[None]:
         if not torch.cuda.is_available():
             instead = SimpleNamespace(Popen=ForkedModule, STDOUT=subprocess.STDOUT)
             patch.setattr("tightgrad_lab.audit.script.launch.subprocess", instead)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_png(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Nothing reads the images beside the drawings, and each takes a quarter of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.path.as_posix().endswith(WITH_PNG):
+            patch.setattr("tightgrad_lab.report.drawing.figures.save_png", lambda figure, path: None)
         yield

@@ -97,6 +97,9 @@ def test_same_files_same_report_and_both_pages_are_given_back_english_first(
     runs: Path, out: Path, tmp_path: Path
 ) -> None:
     assert report.build(runs, tmp_path) == [tmp_path / "index.html", tmp_path / "index.zh.html"]
+    pictures = sorted(out.rglob("*.png"))
+    assert [path.stem for path in pictures] == sorted(path.stem for path in (out / "figures").glob("*.svg"))
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
     for path in sorted(out.rglob("*.*")):
         assert (tmp_path / path.relative_to(out)).read_bytes() == path.read_bytes(), path.name
 
