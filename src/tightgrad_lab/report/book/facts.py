@@ -5,7 +5,7 @@ A sentence with `@measured name` stands in the book only if the function of that
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from tightgrad_lab import schema
@@ -111,7 +111,7 @@ def _room(result: Result) -> dict[str, Fact]:
 
 
 def _clip_cost(result: Result) -> dict[str, Fact]:
-    """What measuring and scaling take beside the backward, and how far the frameworks differ."""
+    """What measuring and scaling take beside forward and backward, and how far the frameworks differ."""
     lane = next(lane for lane in result.figure["lanes"] if lane["lane"] == "multiply")["seconds"]
     own = lane["norm"] + lane["factor"] + lane["multiply"]
     by_norm = [row for row in result.table if row["method"].startswith("global_norm")]
@@ -145,14 +145,15 @@ def _batches(result: Result) -> dict[str, Fact]:
 
 
 def _windows(result: Result) -> dict[str, Fact]:
-    """On ragged windows: the loop that divides by K, and how many of the loops are right."""
+    """On ragged windows: the loop that divides by K, as its table has it, and how many of the loops are right."""
     rows = [row for row in result.table if row["ragged"]]
     loop = next(row for row in rows if row["loop"] == "loop")["ragged"]
     right = sum(row["ragged"]["outcome"] == "right" for row in rows)
     return {
-        "gain": Number(fmean(loop["gain"]), "number"),
-        "error": Number(fmean(loop["relative_error"]), "percent"),
-        "cosine": Number(fmean(loop["cosine"]), "number"),
+        "gain": Number(median(loop["gain"]), "number"),
+        "error": Number(max(loop["relative_error"]), "percent"),
+        "cosine": Number(min(loop["cosine"]), "number"),
+        "draws": Number(len(loop["gain"]), "count"),
         "right": Number(right, "count"),
         "count": Number(len(rows), "count"),
     }

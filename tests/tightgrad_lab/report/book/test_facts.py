@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from browser.fixture_runs import write_runs
-from support.drawing import write_result
+from support.drawing import content, write_result
+from tightgrad_lab.report import units
 from tightgrad_lab.report.book import chapters
 from tightgrad_lab.report.book.facts import MEASURED, case_clips, case_memory, of_case
 from tightgrad_lab.report.book.table_facts import CODECS
 from tightgrad_lab.report.claims.judgement import Number
 from tightgrad_lab.report.errors import ReportError
 from tightgrad_lab.report.measured.files import Runs
+from tightgrad_lab.report.pairs import window_states
 from tightgrad_lab.schema import published_files
 
 FAMILIES = ("quantise", "sparsify", "sign")
@@ -201,6 +203,19 @@ def test_facts_are_those_of_the_rows(runs: Runs, name: str, fact: str, value: fl
     found = finding.facts[fact]
     assert isinstance(found, Number)
     assert found.value == pytest.approx(value)
+
+
+def test_a_ragged_window_is_told_with_the_numbers_of_its_table(runs: Runs) -> None:
+    """The sentence once had means over the draws of tokens, the table beside it medians and largest errors."""
+    finding = MEASURED["windows"](runs)
+    assert finding is not None
+    _, table = content(window_states.PAIR, runs.root, "en")
+    cell = table.rows[0][[column.heading for column in table.columns].index("Ragged")]
+    gain, error = finding.facts["gain"], finding.facts["error"]
+    assert isinstance(gain, Number)
+    assert isinstance(error, Number)
+    assert gain.value == cell.value
+    assert units.percent_text(error.value) in str(cell.text)
 
 
 def test_signs_follow_from_the_rows(tmp_path: Path) -> None:
