@@ -7,8 +7,11 @@ import signal
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
-from support.ranks import RankError, run_ranks
+from support.ranks import MOST_THREADS, RankError, run_ranks
 
 
 def seen() -> tuple[object, ...]:
@@ -47,3 +50,16 @@ def dies_of_a_signal() -> None:
 def test_a_rank_that_dies_of_a_signal_says_where() -> None:
     with pytest.raises(RankError, match=r"(?s)exit code -11.*Segmentation fault.*in dies_of_a_signal"):
         run_ranks(1, dies_of_a_signal)
+
+
+def shards_a_model() -> int:
+    model = nn.Linear(4, 4)
+    fully_shard(model, mesh=init_device_mesh("cpu", (2, 1), mesh_dim_names=("between", "within")))
+    model(torch.ones(2, 4)).sum().backward()
+    return len(os.listdir("/proc/self/task"))
+
+
+def test_process_groups_that_bodies_leave_do_not_pile_up() -> None:
+    counts = [run_ranks(2, shards_a_model)[0] for _ in range(12)]
+    own = counts[0]
+    assert max(counts) <= MOST_THREADS + own, counts
