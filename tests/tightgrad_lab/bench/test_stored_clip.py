@@ -36,7 +36,7 @@ SHARED = 32_768
 """Numbers from which on torch's threads share a tensor; smaller ones are one thread's work, here and in torch."""
 OLD_CODE = ("2026-11-29-clip-2cores-k.json", "2026-11-30-clip-2cores-n.json")
 """Measured with the code before, beside the code of that day: they say nothing of what the library does now."""
-MISSED = pytest.mark.xfail(strict=True, reason="1.08 in two threads: of tensors that small each is one thread's work")
+MISSED = pytest.mark.xfail(strict=True, reason="1.04 in two threads: of tensors that small each is one thread's work")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
