@@ -20,7 +20,7 @@ from tightgrad.core.kinds import Setting, check_kind, instead
 from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
 from tightgrad.core.types import Slot
 from tightgrad.plan.guard import Guard
-from tightgrad.plan.registry import method
+from tightgrad.plan.registry import check_ids, method
 from tightgrad.scaling.loss_scale import LossScale
 from tightgrad.scaling.noise_scale import NoiseScale
 
@@ -186,6 +186,7 @@ class Plan:
     def __post_init__(self) -> None:
         for name in _PLAN_SETTINGS:
             check_kind(name, getattr(self, name), "Plan", _PLAN_SETTINGS, method)
+            check_ids(getattr(self, name))
         if self.compress is not None and self.accumulate is not None and self.accumulate.sync == "every":
             raise IncompatiblePlanError(
                 'compress runs once a window, after its last backward, so sync="every" cannot be had with it; leave '

@@ -4,9 +4,11 @@ Another package adds a method with an entry point in the group "tightgrad.method
 (`plan/entry_points.py`). Its code is imported at the first look-up that needs it, never at `import tightgrad`.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from types import MappingProxyType, ModuleType
+from typing import Any
 
 from tightgrad import accumulate, clip, codecs, feedback, reducers
 from tightgrad.core.card import MethodCard
@@ -70,6 +72,30 @@ def method(name: str) -> type:
         f"no method has the id {name!r}; known: {known}. A method of another package needs an entry point in the group "
         f"{ENTRY_POINT_GROUP!r} of its pyproject.toml; install the package again after adding it.{reasons}"
     ) from (outside.problems[0].error if outside.problems else None)
+
+
+def check_ids(part: Any) -> None:
+    """Refuse a method, also within others, whose class carries the id of a class of this package.
+
+    Raises:
+        ConfigError: there is one; it and the class that has the id are named.
+    """
+    if isinstance(part, tuple | list):
+        for one in part:
+            check_ids(one)
+    if not dataclasses.is_dataclass(part) or isinstance(part, type):
+        return
+    card = getattr(part, "card", None)
+    owner = built_in().get(card.id) if isinstance(card, MethodCard) else None
+    if card is not None and owner is not None and type(part) is not owner:
+        name = type(part).__name__
+        raise ConfigError(
+            f"{name} carries the id {card.id!r} of {owner.__name__}, so a plan read from JSON, a checkpoint and the "
+            f"comparison of ranks would take one for the other. Give {name} a card of its own: "
+            f"card = dataclasses.replace({owner.__name__}.card, id={name.lower()!r})."
+        )
+    for field in dataclasses.fields(part):
+        check_ids(getattr(part, field.name))
 
 
 def cards() -> list[MethodCard]:

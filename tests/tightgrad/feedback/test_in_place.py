@@ -1,5 +1,7 @@
 """Error feedback in the gradients' own memory: the same bits as apart from it, whatever gradients look like."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -18,6 +20,8 @@ CODEC = tg.codecs.TopK(0.2)
 
 class Apart(tg.ErrorFeedback):
     """Never overwrites a gradient."""
+
+    card = replace(tg.ErrorFeedback.card, id="apart")
 
     def reduce_(self, grads, state, inner):
         clones = {name: grad.clone(memory_format=torch.contiguous_format) for name, grad in grads.items()}

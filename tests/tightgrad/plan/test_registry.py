@@ -50,3 +50,33 @@ def test_cards_are_one_liners_that_fit_a_table(card):
     assert card.reducer == "" or card.kind == "codec"
     if card.reducer:
         assert method(card.reducer).card.kind == "reducer"
+
+
+class Louder(tg.codecs.TopK):
+    """A user's own, under the id that it inherits."""
+
+
+class Softer(tg.clip.GlobalNorm):
+    """The same of a clipper."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tg.Plan(compress=tg.Compress(Louder(0.1), feedback=tg.ErrorFeedback())),
+        lambda: tg.Plan(compress=tg.Compress(tg.codecs.PerTensor((("a.*", Louder(0.1)),), tg.codecs.IntBlock(8)))),
+        lambda: tg.Plan(clip=Softer(1.0)),
+        lambda: tg.Plan(clip=tg.clip.PerOptimizer((tg.clip.GlobalNorm(1.0), Softer(1.0)))),
+    ],
+)
+def test_a_plan_takes_no_class_that_json_would_give_back_as_another(make):
+    with pytest.raises(tg.ConfigError, match=r"carries the id '(topk|global_norm)' of (TopK|GlobalNorm)"):
+        make()
+
+
+def test_a_subclass_with_a_card_of_its_own_is_taken():
+    @dataclasses.dataclass(frozen=True)
+    class Own(tg.clip.GlobalNorm):
+        card = dataclasses.replace(tg.clip.GlobalNorm.card, id="own")
+
+    assert tg.Plan(clip=Own(1.0)).to_config()["clip"]["id"] == "own"
