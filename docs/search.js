@@ -14,12 +14,13 @@ const QUERY = 2; // the kind of message that Material for MkDocs 9 sends its wor
 
 const plainQuery = (typed) => {
   const isPasted = typed.length > 40 || typed.includes("=-") || ENCLOSED.test(typed);
-  const asked = isPasted ? typed : typed.replace(/^\s*which\b/i, "choose"); // so is the page called that answers it
+  // "Which codec": the page that answers is called "How to choose".
+  const asked = isPasted ? typed : typed.replace(/^\s*which(?=\s+(codec|clipp|compress|reducer|method|feedback))/i, "choose");
   const words = asked.replace(isPasted ? MARKS : STRAY, " ").split(/\s+/);
   const telling = words.filter((word) => !COMMON.has(word.toLowerCase()));
   // One letter, as in "what is N", must be a word of its own: the search would complete it to every word that begins with it.
-  const one = telling.join("").replace("?", "");
-  if (one.length === 1) return `+${one}`;
+  const one = telling.join("").replace(/[?？.]+$/, "");
+  if (/^[a-z]$/i.test(one)) return `+${one}`;
   return (telling.some(Boolean) ? telling : words).join(" ");
 };
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from support.ranks import MOST_THREADS, RankError, run_ranks
+from support.ranks import MORE_THREADS, RankError, run_ranks
 
 
 def seen() -> tuple[object, ...]:
@@ -62,4 +62,4 @@ def shards_a_model() -> int:
 def test_process_groups_that_bodies_leave_do_not_pile_up() -> None:
     counts = [run_ranks(2, shards_a_model)[0] for _ in range(12)]
     own = counts[0]
-    assert max(counts) <= MOST_THREADS + own, counts
+    assert max(counts) <= MORE_THREADS + 2 * own, counts

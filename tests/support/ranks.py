@@ -59,7 +59,7 @@ def run_ranks(
     Raises:
         RankError: a rank failed.
     """
-    if any(worker.threads() > MOST_THREADS for worker in _workers):
+    if any(worker.more_threads() > MORE_THREADS for worker in _workers):
         _stop_all()
     while len(_workers) < world_size:
         _workers.append(_Worker(len(_workers)))
@@ -76,9 +76,9 @@ def run_ranks(
         return [torch.load(_result_path(folder, rank), weights_only=False) for rank in range(world_size)]
 
 
-MOST_THREADS = 30
-"""Of a rank that is kept. A body with FSDP2 leaves its process groups in cycles and in torch's caches, and each has
-threads, one of which wakes a hundred times a second: after a hundred bodies a tenth of a core goes into that.
+MORE_THREADS = 24
+"""Than a rank that is kept had after its first body. Bodies with FSDP2 leave process groups in cycles and in torch's
+caches, and each has threads, one of which wakes a hundred times a second: a hundred of them take a tenth of a core.
 """
 
 
@@ -89,11 +89,20 @@ class _Worker:
         self.answers = context.Queue()
         self.process = context.Process(target=_serve, args=(rank, self.tasks, self.answers), daemon=True)
         self.process.start()
+        self.own_threads = 0
 
-    def threads(self) -> int:
+    def more_threads(self) -> int:
+        """How many threads it has more than after its first body."""
+        if not self.own_threads:
+            self.own_threads = self._threads()
+        return self._threads() - self.own_threads
+
+    def _threads(self) -> int:
         """How many threads it has; 0 where /proc does not say."""
-        folder = Path(f"/proc/{self.process.pid}/task")
-        return len(list(folder.iterdir())) if folder.is_dir() else 0
+        try:
+            return len(os.listdir(f"/proc/{self.process.pid}/task"))
+        except OSError:  # it has just ended, or this system has no /proc
+            return 0
 
     def stop(self) -> None:
         self.process.kill()
@@ -156,10 +165,13 @@ def _serve(rank: int, tasks: "mp.Queue[bytes]", answers: "mp.Queue[str]") -> Non
             with _stack_kept(_trace_path(task.folder, rank)):
                 _run_body(rank, task)
         except BaseException:
-            answers.put(traceback.format_exc())
+            answer = traceback.format_exc()
         else:
-            answers.put("")
-        gc.collect()  # process groups that are left in cycles; all that came with the imports is frozen
+            answer = ""
+        with _stack_kept(_trace_path(task.folder, rank)):
+            # Process groups that are left in cycles look for a file of this folder, which goes after the answer.
+            gc.collect()
+        answers.put(answer)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 from tightgrad import accumulate, clip, codecs, feedback, reducers
 from tightgrad.core.card import MethodCard
 from tightgrad.core.errors import ConfigError
+from tightgrad.core.kinds import spelling
 from tightgrad.core.notices import warn
 from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
 from tightgrad.plan.entry_points import ENTRY_POINT_GROUP, Outside, methods_from_outside
@@ -83,19 +84,19 @@ def check_ids(part: Any) -> None:
     if isinstance(part, tuple | list):
         for one in part:
             check_ids(one)
-    if not dataclasses.is_dataclass(part) or isinstance(part, type):
-        return
     card = getattr(part, "card", None)
     owner = built_in().get(card.id) if isinstance(card, MethodCard) else None
     if card is not None and owner is not None and type(part) is not owner:
-        name = type(part).__name__
+        name, theirs = type(part).__name__, spelling(owner)
+        own_id = f"my_{name.lower()}" if name.lower() in built_in() else name.lower()
         raise ConfigError(
-            f"{name} carries the id {card.id!r} of {owner.__name__}, so a plan read from JSON, a checkpoint and the "
+            f"{name} carries the id {card.id!r} of {theirs}, so a plan read from JSON, a checkpoint and the "
             f"comparison of ranks would take one for the other. Give {name} a card of its own: "
-            f"card = dataclasses.replace({owner.__name__}.card, id={name.lower()!r})."
+            f"card = dataclasses.replace({theirs}.card, id={own_id!r})."
         )
-    for field in dataclasses.fields(part):
-        check_ids(getattr(part, field.name))
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        for field in dataclasses.fields(part):
+            check_ids(getattr(part, field.name, None))
 
 
 def cards() -> list[MethodCard]:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 import tightgrad as tg
-from tightgrad.plan.registry import cards, collect, method, methods
+from tightgrad.plan.registry import cards, check_ids, collect, method, methods
 
 
 def test_ids_are_unique_and_lead_to_their_class():
@@ -70,8 +70,22 @@ class Softer(tg.clip.GlobalNorm):
     ],
 )
 def test_a_plan_takes_no_class_that_json_would_give_back_as_another(make):
-    with pytest.raises(tg.ConfigError, match=r"carries the id '(topk|global_norm)' of (TopK|GlobalNorm)"):
+    with pytest.raises(
+        tg.ConfigError, match=r"carries the id '(topk|global_norm)' of tg.(codecs.TopK|clip.GlobalNorm)"
+    ):
         make()
+
+
+def test_the_id_that_is_proposed_is_free():
+    named_like_ours = type("ZClip", (tg.clip.ZClip,), {})
+    with pytest.raises(tg.ConfigError, match=r"replace\(tg.clip.ZClip.card, id='my_zclip'\)"):
+        tg.Plan(clip=named_like_ours())
+
+
+def test_a_method_that_is_no_dataclass_is_looked_at_too():
+    bare = type("Bare", (), {"card": tg.clip.GlobalNorm.card})()
+    with pytest.raises(tg.ConfigError, match=r"Bare carries the id 'global_norm' of tg\.clip\.GlobalNorm"):
+        check_ids(bare)
 
 
 def test_a_subclass_with_a_card_of_its_own_is_taken():

@@ -76,7 +76,7 @@ class OtherOptimizers:
     def _others(self, grown: list[nn.Parameter]) -> list[optim.Optimizer]:
         """Optimizers that hold one of the parameters, without the pipeline's and those that these are made of."""
         groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
-        own = {id(self._parameters), id(grown), *(id(group["params"]) for group in groups)}
+        own = {id(group["params"]) for group in groups}
         wanted, inner = {id(grown[0]), id(grown[-1])}, within([*self._optimizers, *_ATTACHED])
         found = [one for one in instances(optim.Optimizer) if id(one) not in inner]
         return [
