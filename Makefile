@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 VERSION ?=
 OTHER := .venv-torch-$(VERSION)
 
-# Hundreds of processes of the tests import the library; where an image of Docker's forbids bytecode, each compiles it again.
+# Many tests start Python anew. Where a container image forbids bytecode, each of them would compile the library again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup lab pdf test test-full test-torch check format docs release-check release clean

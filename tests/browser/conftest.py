@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from browser.fixture_runs import write_runs
+from support.drawing import without_png
 from tightgrad_lab import report
 
-# The shell draws pages as Chromium does, with a third less computing: it has no window with menus around them.
+# The shell draws pages as Chromium does, without a window and its menus: these tests took a quarter less CPU time.
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for name in BROWSERS if (found := shutil.which(name))), None)
 ARGUMENTS = [
@@ -43,9 +44,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _without_png() -> Iterator[None]:
-    """No page shows the images beside its drawings, and each takes a quarter of a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tightgrad_lab.report.drawing.figures.save_png", lambda figure, path: None)
+    with without_png():
         yield
 
 

@@ -52,6 +52,7 @@ QUESTIONS = {
     "which codec should I use": "how-to-choose/",
     "what is N": "faq/#what-is-n-the-number-that-gradients-are-divided-by",
     "what is N?": "faq/#what-is-n-the-number-that-gradients-are-divided-by",
+    "which python versions": "supported-versions/",
     "top-k sparsification": "faq/#which-compression-should-i-take-over-a-slow-network",
 }
 CHINESE = {
@@ -61,6 +62,7 @@ CHINESE = {
     "学习率": "zh/examples/",
     "课程": "zh/course/",
     "检查点": "zh/",
+    "裁": "zh/",
 }
 AUTHORS = {
     "GradSpec": "reference/core/#tightgrad.core.types.GradSpec",

@@ -1,12 +1,15 @@
 """What a test asks of a pair: a result on disk, its figure and table in every language and layout."""
 
+import contextlib
 import html
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
@@ -16,6 +19,14 @@ from tightgrad_lab.report.texts import load
 from tightgrad_lab.schema import command, number
 
 ENVIRONMENT = {"torch": "2.13.0+cpu", "time": "2026-11-24T00:00:00+00:00", "device": "cpu", "backend": "gloo"}
+
+
+@contextlib.contextmanager
+def without_png() -> Iterator[None]:
+    """Leave out the images beside a report's drawings: no page shows them, and each takes a quarter of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save_png", lambda figure, path: None)
+        yield
 
 
 def write_result(root: Path, name: str, settings: dict[str, Any], figure: dict[str, Any], table: list[Any]) -> Path:

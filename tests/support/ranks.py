@@ -77,8 +77,10 @@ def run_ranks(
 
 
 MORE_THREADS = 24
-"""Than a rank that is kept had after its first body. Bodies with FSDP2 leave process groups in cycles and in torch's
-caches, and each has threads, one of which wakes a hundred times a second: a hundred of them take a tenth of a core.
+"""How many threads more than after its first body a rank may have that is kept for the next one.
+
+Bodies with FSDP2 leave process groups in cycles and in torch's caches. Each has threads, one of which wakes a hundred
+times a second, and at the end of all tests a rank had a hundred groups.
 """
 
 

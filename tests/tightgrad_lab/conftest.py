@@ -2,12 +2,14 @@
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from support.audit_ranks import ForkedModule
+from support.drawing import without_png
 
 WITH_PNG = "report/test_build.py"  # which compares every file of a report
 
@@ -23,8 +25,5 @@ def _forked_scripts() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _without_png(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Nothing reads the images beside the drawings, and each takes a quarter of a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not request.path.as_posix().endswith(WITH_PNG):
-            patch.setattr("tightgrad_lab.report.drawing.figures.save_png", lambda figure, path: None)
+    with nullcontext() if request.path.as_posix().endswith(WITH_PNG) else without_png():
         yield

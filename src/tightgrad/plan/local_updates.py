@@ -66,7 +66,14 @@ class LocalUpdates:
         raise NotImplementedError
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """Write the settings as JSON text."""
+        """Write the settings as JSON text.
+
+        Raises:
+            ConfigError: this is a subclass of `LocalSGD` or `DiLoCo`, which JSON has no id for.
+        """
+        if type(self) not in _ids():
+            name = type(self).__name__
+            raise ConfigError(f"{name} has no id that JSON could name it by; write a LocalSGD or a DiLoCo itself.")
         settings = {key: value for key, value in vars(self).items() if key != "plan"}
         written = {"version": LOCAL_UPDATES_VERSION, "id": _ids()[type(self)], **settings}
         return json.dumps({**written, "plan": self.plan.to_config()}, indent=indent)

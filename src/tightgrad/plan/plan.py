@@ -16,7 +16,7 @@ from tightgrad.core.check import check_choice, check_number
 from tightgrad.core.clipper import Held
 from tightgrad.core.config import from_config, method_from_config, to_config
 from tightgrad.core.errors import ConfigError, IncompatiblePlanError
-from tightgrad.core.kinds import Setting, check_kind, instead
+from tightgrad.core.kinds import Setting, check_kind, instead, spelling
 from tightgrad.core.protocols import Clipper, Codec, Feedback, Reducer
 from tightgrad.core.types import Slot
 from tightgrad.plan.guard import Guard
@@ -187,6 +187,7 @@ class Plan:
         for name in _PLAN_SETTINGS:
             check_kind(name, getattr(self, name), "Plan", _PLAN_SETTINGS, method)
             check_ids(getattr(self, name))
+            _check_class(name, getattr(self, name))
         if self.compress is not None and self.accumulate is not None and self.accumulate.sync == "every":
             raise IncompatiblePlanError(
                 'compress runs once a window, after its last backward, so sync="every" cannot be had with it; leave '
@@ -332,12 +333,7 @@ class Plan:
         if version != PLAN_VERSION:
             raise ConfigError(f"a plan of version {version!r} cannot be read; this is version {PLAN_VERSION}.")
         parts = {key: value for key, value in config.items() if key != "version"}
-        for name, part_class in (
-            ("compress", Compress),
-            ("loss_scale", LossScale),
-            ("guard", Guard),
-            ("noise_scale", NoiseScale),
-        ):
+        for name, part_class in _WITHOUT_ID.items():
             if parts.get(name) is not None:
                 parts[name] = _part(part_class, parts[name], name)
         for name in ("accumulate", "clip"):
@@ -345,6 +341,16 @@ class Plan:
                 parts[name] = method_from_config(parts[name], method, name)
         plan: Plan = from_config(cls, parts, method, "plan")
         return plan
+
+
+def _check_class(name: str, part: object) -> None:
+    """Refuse a subclass of a part that JSON names by its place alone, which would be read as the class itself."""
+    cls = _WITHOUT_ID.get(name)
+    if cls is not None and part is not None and type(part) is not cls:
+        raise ConfigError(
+            f"{name} is a {type(part).__name__}, a subclass of {spelling(cls)}, which a plan read from JSON and a "
+            f"checkpoint would have in its place; give Plan a {spelling(cls)} itself."
+        )
 
 
 def _part(cls: type, config: Any, where: str) -> Any:
@@ -356,6 +362,12 @@ def plan_for(value: object) -> str:
     return "tg." + instead("accumulate", value, "Plan", _PLAN_SETTINGS, method)
 
 
+_WITHOUT_ID: dict[str, type] = {
+    "compress": Compress,
+    "loss_scale": LossScale,
+    "guard": Guard,
+    "noise_scale": NoiseScale,
+}
 _COMPRESS_SETTINGS = {
     "codec": Setting(Codec, None, "codec=tg.codecs.TopK(density=0.01)"),
     "reducer": Setting(Reducer, None, "codec=tg.codecs.TopK(density=0.01), reducer=tg.reducers.Gather()"),

@@ -369,3 +369,10 @@ def test_meet_is_the_earlier_name_of_an_outer_step():
         assert getattr(replica.outer, name)().step == 0
         weights.append(replica.model.weight.detach().clone())
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("kind", [tg.DiLoCo, tg.LocalSGD])
+def test_a_subclass_has_no_json(kind):
+    own = type("Own", (kind,), {})(every=2)
+    with pytest.raises(tg.ConfigError, match="Own has no id that JSON could name it by"):
+        own.to_json()

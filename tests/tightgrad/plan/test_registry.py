@@ -76,6 +76,21 @@ def test_a_plan_takes_no_class_that_json_would_give_back_as_another(make):
         make()
 
 
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [
+        ("compress", tg.Compress),
+        ("loss_scale", tg.LossScale),
+        ("guard", tg.Guard),
+        ("noise_scale", tg.scaling.NoiseScale),
+    ],
+)
+def test_a_part_without_an_id_is_no_subclass_either(name, cls):
+    assert getattr(tg.Plan(**{name: cls()}), name) == cls()
+    with pytest.raises(tg.ConfigError, match=f"{name} is a Own, a subclass of tg.*{cls.__name__}, which a plan read"):
+        tg.Plan(**{name: type("Own", (cls,), {})()})
+
+
 def test_the_id_that_is_proposed_is_free():
     named_like_ours = type("ZClip", (tg.clip.ZClip,), {})
     with pytest.raises(tg.ConfigError, match=r"replace\(tg.clip.ZClip.card, id='my_zclip'\)"):
