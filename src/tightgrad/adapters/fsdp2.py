@@ -134,8 +134,9 @@ class FSDP2Adapter(Adapter):
 
     @property
     def counts_writes(self) -> bool:
-        """Tell that it does not on the CPU, where `torch._foreach_*` writes into a DTensor uncounted."""
-        return next(iter(self.parameters.values())).device.type != "cpu"
+        """Tell that it does not for shards on the CPU, where `torch._foreach_*` writes into a DTensor uncounted."""
+        parameters = self.parameters.values()
+        return next(iter(parameters)).device.type != "cpu" or all(p.grad is None for p in parameters)
 
     @property
     def holds_back(self) -> bool:
