@@ -69,9 +69,23 @@ def same_data(after: Any, before: Any) -> bool:
     return True
 
 
+def _remembering(exam: Exam) -> Exam:
+    """The same exam, which answers a case once for each set of slips: the search asks again for every entry."""
+    known: dict[tuple[Any, ...], Any] = {}
+
+    def right(*case: Any, **flags: Any) -> Any:
+        key = (*map(id, case), *sorted(flags.items()))  # the cases stay while their answers are looked through
+        if key not in known:
+            known[key] = exam.right(*copied(case), **flags)
+        return known[key]
+
+    return replace(exam, right=right)
+
+
 def _remarks(exam: Exam, cases: list[Case], founds: list[Any]) -> Iterator[Words]:
     """Say what is wrong, entry by entry; a slip that explains all answers comes before one that explains an entry."""
-    rights = [exam.right(*copied(case)) for case in cases]
+    exam = _remembering(exam)
+    rights = [exam.right(*case) for case in cases]
     problems = [difference(found, right, exam.tolerance) for found, right in zip(founds, rights, strict=True)]
     if not any(problems):
         return
@@ -97,7 +111,7 @@ def _remarks(exam: Exam, cases: list[Case], founds: list[Any]) -> Iterator[Words
 def _only(slip: Slip, exam: Exam, cases: list[Case], key: str) -> bool:
     """Whether a slip changes one entry of the answers and no other."""
     for case in cases:
-        right, wrong = exam.right(*copied(case)), exam.right(*copied(case), **slip.flags)
+        right, wrong = exam.right(*case), exam.right(*case, **slip.flags)
         if not all(same(wrong[one], right[one], exam.tolerance) for one in right if one != key):
             return False
     return True
@@ -161,7 +175,7 @@ def _slips(
 
 def _explains(exam: Exam, case: Case, found: Any, key: str, flags: Mapping[str, Any]) -> bool:
     try:
-        wrong = exam.right(*copied(case), **flags)
+        wrong = exam.right(*case, **flags)
     except (ArithmeticError, ValueError, IndexError, RuntimeError):
         return False
     return same(found, wrong[key] if key else wrong, exam.tolerance)

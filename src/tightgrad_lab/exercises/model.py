@@ -3,7 +3,7 @@
 import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from tightgrad_lab.exercises.words import Words
@@ -121,4 +121,17 @@ class Exam:
 
 def copied(case: Case) -> Case:
     """Return arguments that may be changed without changing these."""
-    return copy.deepcopy(case)
+    clones: dict[int, Any] = {}
+    _clone(case, clones)
+    return copy.deepcopy(case, clones)
+
+
+def _clone(value: Any, clones: dict[int, Any]) -> None:
+    """Clone the tensors of a case, for each of which deepcopy takes fifty times as long."""
+    if isinstance(value, list | tuple):
+        for one in value:
+            _clone(one, clones)
+    elif is_dataclass(value):
+        _clone([*vars(value).values()], clones)
+    elif getattr(value, "requires_grad", None) is False:
+        clones[id(value)] = value.clone()

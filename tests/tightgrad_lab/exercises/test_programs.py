@@ -4,9 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tightgrad_lab.exercises import check
 from tightgrad_lab.exercises.catalogue import sheet, sheets
+from tightgrad_lab.exercises.ex12_loss_scale.grader import Backward
+from tightgrad_lab.exercises.model import copied
 
 sys.path.insert(0, str(Path(__file__).parent))
 from grading import said
@@ -130,6 +133,18 @@ def test_a_thread_that_is_left_running_does_not_delay_the_verdict(tmp_path):
     forever = "import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
     path.write_text(forever + sheet(1).solution("en"), encoding="utf-8")
     assert check(1, path).passed
+
+
+def test_a_copy_of_a_case_may_be_changed_and_what_was_one_object_still_is():
+    own, inside = torch.ones(2), torch.ones(3)
+    case = (own, [(own, 3)], Backward(inside))
+    first, ((second, count),), backward = copied(case)
+    first.zero_()
+    backward.exact.zero_()
+    assert second is first
+    assert count == 3
+    assert own.tolist() == [1, 1]
+    assert inside.tolist() == [1, 1, 1]
 
 
 @pytest.mark.slow
