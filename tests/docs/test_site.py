@@ -28,6 +28,12 @@ def pages():
     return reference.pages()
 
 
+@functools.cache
+def troubleshooting():
+    """Give the page of all messages, for which every file of the library is read."""
+    return messages.page()
+
+
 @pytest.mark.parametrize("module", reference.public_modules())
 def test_every_public_name_has_its_place_in_the_reference(module):
     names = reference.public_names(module)
@@ -158,8 +164,16 @@ def test_every_error_of_the_code_is_on_the_page():
     assert len(listed) > 300
 
 
+def test_messages_stand_in_the_same_order_every_time():
+    """Of those of one line too, such as two ways to say what is wrong."""
+    found = messages.messages()
+    assert len({(message.file, message.line) for message in found}) < len(found)
+    kinds = messages.kinds()
+    assert [*found] == sorted(found, key=lambda one: (kinds.index(one.kind), one.file, one.line, one.text))
+
+
 def test_the_page_has_what_a_user_would_search_for():
-    page = messages.page()
+    page = troubleshooting()
     for kind in messages.kinds():
         assert f"## {kind}" in page
     for words in ("step() came after", "does not accumulate", "holds none of the model's", "leaves nothing behind"):
@@ -167,7 +181,7 @@ def test_the_page_has_what_a_user_would_search_for():
 
 
 def test_the_first_sentence_of_a_message_is_a_heading_which_a_search_looks_at_first():
-    headings = re.findall(r"^### (.+)$", messages.page(), re.MULTILINE)
+    headings = re.findall(r"^### (.+)$", troubleshooting(), re.MULTILINE)
     assert len(headings) == len(messages.messages())
     plain = {heading.replace("\\", "") for heading in headings}
     assert "a plan of version {version} cannot be read; this is version {PLAN_VERSION}." in plain

@@ -3,8 +3,9 @@
 import ast
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import tightgrad
@@ -33,19 +34,21 @@ def kinds() -> list[str]:
     return [*(name for name in classes if name != "TightGradError"), WARNING]
 
 
-def messages() -> list[Message]:
-    """Return all messages whose text stands in the code, by class, file and line."""
-    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))}
-    said = _texts_by_name(trees.values())
-    found = {message for path, tree in trees.items() for message in _in_file(path, tree, said)}
+@cache
+def messages() -> tuple[Message, ...]:
+    """Return all messages whose text stands in the code, by class, file, line and text."""
+    paths = sorted(ROOT.rglob("*.py"))
+    nodes = {path: [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))] for path in paths}
+    said = _texts_by_name(nodes.values())
+    found = {message for path, own in nodes.items() for message in _in_file(path, own, said)}
     order = {kind: index for index, kind in enumerate(kinds())}
-    return sorted(found, key=lambda message: (order[message.kind], message.file, message.line))
+    return tuple(sorted(found, key=lambda found: (order[found.kind], found.file, found.line, found.text)))
 
 
-def _texts_by_name(trees: Iterable[ast.Module]) -> dict[str, str]:
+def _texts_by_name(files: Iterable[Sequence[ast.AST]]) -> dict[str, str]:
     """Return what functions that make a message return, and what constants hold, by name."""
     found: dict[str, str] = {}
-    for node in (node for tree in trees for node in ast.walk(tree)):
+    for node in (node for nodes in files for node in nodes):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             found[node.targets[0].id] = _text(node.value, {})
         if isinstance(node, ast.FunctionDef):
@@ -56,9 +59,9 @@ def _texts_by_name(trees: Iterable[ast.Module]) -> dict[str, str]:
     return {name: text for name, text in found.items() if _is_sentence(text)}
 
 
-def _in_file(path: Path, tree: ast.Module, said: Mapping[str, str]) -> Iterator[Message]:
+def _in_file(path: Path, nodes: Sequence[ast.AST], said: Mapping[str, str]) -> Iterator[Message]:
     known, file = set(kinds()), path.relative_to(ROOT.parent).as_posix()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("refuses"):  # what a plan's parts say of others
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Return) and inner.value and _is_sentence(text := _text(inner.value, said)):
@@ -73,12 +76,12 @@ def _in_file(path: Path, tree: ast.Module, said: Mapping[str, str]) -> Iterator[
         if _is_sentence(text):
             yield Message(kind, file, node.lineno, text)
         elif isinstance(node.args[0], ast.Attribute):  # kept until it is raised: the constants of its file
-            for constant in _constants(tree, said):
+            for constant in _constants(nodes[0], said):
                 yield Message(kind, file, node.lineno, constant)
 
 
-def _constants(tree: ast.Module, said: Mapping[str, str]) -> Iterator[str]:
-    for node in tree.body:
+def _constants(tree: ast.AST, said: Mapping[str, str]) -> Iterator[str]:
+    for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in said:
             yield said[node.targets[0].id]
 
