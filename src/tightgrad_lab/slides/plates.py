@@ -118,7 +118,7 @@ def legible(figure: Figure, band: tuple[float, float], room: tuple[float, float]
 
 def _sizes(figure: Figure) -> list[tuple[Text, float]]:
     """Every text that is drawn, and the size of its smallest letter in points."""
-    figure.canvas.draw()  # makes the labels of the ticks
+    figure.draw_without_rendering()  # makes the labels of the ticks
     texts = [one for one in figure.findobj(Text) if one.get_visible() and one.get_text()]
     return [(one, float(one.get_fontsize()) * (EXPONENT if "^" in one.get_text() else 1.0)) for one in texts]
 
@@ -146,7 +146,8 @@ def cut(figure: Figure) -> float | None:
 def within(figure: Figure, band: tuple[float, float]) -> Iterator[Bbox]:
     """Hide what lies outside a band of heights, in inches; yields the band as a box."""
     low, high = band
-    hidden = [one for one, y0, y1 in _boxes(figure) if one.get_visible() and not low <= (y0 + y1) / 2 <= high]
+    boxes = [] if band == (0.0, figure.get_figheight()) else _boxes(figure)
+    hidden = [one for one, y0, y1 in boxes if one.get_visible() and not low <= (y0 + y1) / 2 <= high]
     for one in hidden:
         one.set_visible(False)
     yield Bbox([[0.0, low], [figure.get_figwidth(), high]])
