@@ -4,13 +4,12 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.programs import run_program
 from support.waiting import patience
 from tightgrad_lab.cases import CASES
 
@@ -110,29 +109,29 @@ def test_it_cites_its_sources(name: str, language: str) -> None:
     assert "arxiv.org/abs" in first or "Neural Computation" in first
 
 
-def run_as_program(name: str) -> str:
+def run_as_program(name: str, where: Path) -> str:
     """What the code prints, outside of a notebook."""
     settings = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-    command = [sys.executable, str(FOLDER / "src" / f"{name}.py")]
-    done = subprocess.run(
-        command, env={**os.environ, **settings}, capture_output=True, text=True, check=False, timeout=patience(300)
-    )
+    code = (FOLDER / "src" / f"{name}.py").read_text(encoding="utf-8")
+    done = run_program(code, where, {**os.environ, **settings}, seconds=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Warning" not in done.stderr, done.stderr[-3000:]
     return done.stdout
 
 
-def test_the_quickest_runs_from_top_to_bottom() -> None:
-    assert "wire_bytes" in run_as_program("compression")
+def test_the_quickest_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    assert "wire_bytes" in run_as_program("compression", tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(patience(1200))
 @pytest.mark.parametrize("name", BUILD.NAMES)
-def test_it_runs_and_a_second_time_with_the_same_result(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_and_a_second_time_with_the_same_result(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a Jupyter kernel where there is one (extra `course`); otherwise its cells run as one program."""
     if importlib.util.find_spec("nbclient") is None:
-        assert run_as_program(name) == run_as_program(name)
+        assert run_as_program(name, tmp_path) == run_as_program(name, tmp_path)
         return
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     assert BUILD.outputs_of(name) == BUILD.outputs_of(name)

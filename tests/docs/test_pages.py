@@ -108,17 +108,11 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) 
 SCRIPTS = [(page, title) for page in PAGES for title, _ in blocks(page, "python") if title and "/" not in title]
 
 
-# The others are told the same by `run_program`: torchrun imports torch three times.
-BY_TORCHRUN = "train_ddp.py"
-
-
 @functools.cache
 def under_two_ranks(page: Path, title: str) -> str:
-    code = dict(blocks(page, "python"))[title]
+    """What a script prints when it is told what torchrun would tell it, which imports torch three times."""
     with tempfile.TemporaryDirectory() as folder:
-        if title == BY_TORCHRUN:
-            return run_torchrun(code, Path(folder))
-        return run(code, Path(folder), ranks=2)
+        return run(dict(blocks(page, "python"))[title], Path(folder), ranks=2)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +122,22 @@ def test_scripts_run_under_two_ranks(page: Path, title: str) -> None:
     started = [line for _, text in blocks(page, "bash") for line in text.splitlines() if title in line]
     assert started == [f"torchrun --nproc-per-node 2 {title}"]
     assert under_two_ranks(page, title).strip()
+
+
+@pytest.mark.slow
+def test_torchrun_runs_a_script(tmp_path: Path) -> None:
+    assert run_torchrun(dict(blocks(DOCS / "index.md", "python"))["train_ddp.py"], tmp_path).strip()
+
+
+def test_torchrun_tells_a_script_what_run_program_does(tmp_path: Path) -> None:
+    named = ("RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_USE", "TORCHELASTIC_RESTART")
+    told = f"import os\nprint(*sorted(f'{{k}}={{v}}' for k, v in os.environ.items() if any(n in k for n in {named})))"
+    (tmp_path / "told.py").write_text(told, encoding="utf-8")
+    torchrun = "import torch.distributed.run as it\nit.main(['--standalone', '--nproc-per-node', '2', 'told.py'])"
+    lines = [run(torchrun, tmp_path), run(told, tmp_path, ranks=2)]
+    found = [sorted(re.sub(r"(?<=MASTER_PORT=)\d+", "", one).splitlines()) for one in lines]
+    assert len(found[0]) == 2
+    assert found[0] == found[1]
 
 
 def test_nanogpts_loop_trains_the_same_weights_before_and_after() -> None:

@@ -25,7 +25,12 @@ LOCALHOST = "127.0.0.1"
 
 
 def run_program(
-    code: str, where: Path, environment: Mapping[str, str], *arguments: str, ranks: int | None = None
+    code: str,
+    where: Path,
+    environment: Mapping[str, str],
+    *arguments: str,
+    ranks: int | None = None,
+    seconds: float = 150,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program from its first line to its last.
 
@@ -35,6 +40,7 @@ def run_program(
         environment: all of its variables.
         arguments: of the program.
         ranks: how many processes, with what torchrun tells each; None is one process that nothing launched.
+        seconds: that it takes less than on a quiet machine.
 
     Returns:
         What all printed, rank after rank, and the first exit code that is not 0.
@@ -51,7 +57,7 @@ def run_program(
         try:
             for process in processes:
                 process.start()
-            code_of_all = _wait(processes, time.monotonic() + patience(150))
+            code_of_all = _wait(processes, time.monotonic() + patience(seconds))
         finally:
             for process in processes:
                 process.kill()
