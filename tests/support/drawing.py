@@ -2,6 +2,7 @@
 
 import contextlib
 import html
+import importlib
 import json
 import re
 from collections.abc import Iterator
@@ -26,6 +27,20 @@ def without_png() -> Iterator[None]:
     """Leave out the images beside a report's drawings: no page shows them, and each takes a quarter of a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "save_png", lambda figure, path: None)
+        yield
+
+
+@contextlib.contextmanager
+def without_figures() -> Iterator[None]:
+    """Build reports without their drawings, which take most of the time; tables, captions and texts are as always."""
+    module = importlib.import_module("tightgrad_lab.report.build")
+    write = module._write
+
+    def write_tables(item: Any, texts: Any, to: Path) -> Any:
+        return write(item, texts, to) if isinstance(item, Table) else module.Block("figure", item)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_write", write_tables)
         yield
 
 

@@ -3,23 +3,20 @@
 `python -m support.drawn_numbers` does the same with forty numbers of a book that a lab has made.
 """
 
-import importlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from browser.fixture_runs import write_runs
+from support.drawing import without_figures
 from support.drawn_numbers import ELSEWHERE, check, draw, plates, sentences, wrong_ranges
+from tightgrad_lab import report
 from tightgrad_lab.experiments.handout import write_handout
-from tightgrad_lab.report.model import Table
 from tightgrad_lab.report.pairs.window_timeline import _error
 from tightgrad_lab.schema import NUMBERS, PUBLISHED, published_files
-
-build_module = importlib.import_module("tightgrad_lab.report.build")
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +34,8 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     lacking["published"] = {"reason": "something is not installed"}
     (runs / "clip_stages").mkdir()
     (runs / "clip_stages" / "result.json").write_text(json.dumps(lacking), encoding="utf-8")
-    patch = pytest.MonkeyPatch()
-    write = build_module._write
-
-    def write_tables(item: Any, texts: Any, to: Path) -> Any:
-        return write(item, texts, to) if isinstance(item, Table) else build_module.Block("figure", item)
-
-    patch.setattr(build_module, "_write", write_tables)
-    build_module.build(runs, runs.parent / "out")
-    patch.undo()
+    with without_figures():
+        report.build(runs, runs.parent / "out")
     return runs, runs.parent / "out"
 
 

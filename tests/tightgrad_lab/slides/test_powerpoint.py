@@ -1,7 +1,9 @@
 """The deck as PowerPoint: text and tables that can be edited, notes on every slide, nothing beyond a slide's edge."""
 
 import builtins
+import functools
 import io
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +18,15 @@ from tightgrad_lab.report import ReportError
 from tightgrad_lab.report.drawing import figures
 from tightgrad_lab.report.measured.files import Runs
 from tightgrad_lab.report.texts import load
+from tightgrad_lab.slides import powerpoint
 from tightgrad_lab.slides.deck import Deck
 from tightgrad_lab.slides.plates import Drawing
 from tightgrad_lab.slides.powerpoint import HEIGHT, WIDTH, Sheet, build_powerpoint, lines_of, text_width
 from tightgrad_lab.slides.words import load_words
 
-LANGUAGES = ("en", "zh")
+IN_CHINESE = pytest.mark.parametrize("language", [pytest.param("en", marks=pytest.mark.slow), "zh"])
+IN_ENGLISH = pytest.mark.parametrize("language", ["en", pytest.param("zh", marks=pytest.mark.slow)])
+"""What both languages should pass, of which one takes seconds."""
 pptx: Any = pytest.importorskip("pptx")
 
 
@@ -31,21 +36,38 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(runs: Path) -> dict[str, Any]:
-    written = build_powerpoint(runs, runs.parent / "report")
+def built(runs: Path) -> Callable[[str], Any]:
+    """Gives the slides of a language, which are made once."""
+
+    @functools.cache
+    def once(language: str) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(powerpoint, "LANGUAGES", (language,))
+            (path,) = build_powerpoint(runs, runs.parent / "report")
+        return pptx.Presentation(path)
+
+    return once
+
+
+def test_there_is_a_file_for_each_language_english_first(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Deck, "slides", lambda deck: [next(deck._slides())])
+    written = build_powerpoint(runs, tmp_path)
     assert [path.name for path in written] == ["slides.en.pptx", "slides.zh.pptx"]
-    return {language: pptx.Presentation(path) for language, path in zip(LANGUAGES, written, strict=True)}
+    titles = [pptx.Presentation(path).slides[0].shapes.title.text_frame.text for path in written]
+    assert titles == [load(language)("site.title") for language in ("en", "zh")]
 
 
 def texts_of(slide: Any) -> str:
     return "\n".join(shape.text_frame.text for shape in slide.shapes if shape.has_text_frame)
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_it_has_the_slides_of_the_deck_with_their_notes(built: dict[str, Any], runs: Path, language: str) -> None:
+@IN_CHINESE
+def test_it_has_the_slides_of_the_deck_with_their_notes(built: Callable[[str], Any], runs: Path, language: str) -> None:
     deck = Deck(Runs(runs), load(language), load_words(language)).slides()
     continued = load_words(language)("continued")
-    slides = [one for one in built[language].slides if not one.shapes.title.text_frame.text.endswith(continued)]
+    slides = [one for one in built(language).slides if not one.shapes.title.text_frame.text.endswith(continued)]
     assert [slide.shapes.title.text_frame.text for slide in slides] == [one.title for one in deck]
     for slide, one in zip(slides, deck, strict=True):
         said = slide.notes_slide.notes_text_frame.text
@@ -55,9 +77,9 @@ def test_it_has_the_slides_of_the_deck_with_their_notes(built: dict[str, Any], r
             assert point in texts_of(slide)
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_tables_and_text_are_native_and_figures_name_their_source(built: dict[str, Any], language: str) -> None:
-    slides = list(built[language].slides)
+@IN_CHINESE
+def test_tables_and_text_are_native_and_figures_name_their_source(built: Callable[[str], Any], language: str) -> None:
+    slides = list(built(language).slides)
     tables = [shape.table for slide in slides for shape in slide.shapes if shape.has_table]
     assert len(tables) >= 4
     assert all(cell.text_frame.text.strip() for table in tables for cell in table.rows[0].cells)
@@ -69,9 +91,9 @@ def test_tables_and_text_are_native_and_figures_name_their_source(built: dict[st
         assert all(len(shape._element.nvPicPr.cNvPr.get("descr")) > 20 for shape in pictures)
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_nothing_leaves_a_slide_or_lies_on_something_else(built: dict[str, Any], language: str) -> None:
-    presentation = built[language]
+@IN_CHINESE
+def test_nothing_leaves_a_slide_or_lies_on_something_else(built: Callable[[str], Any], language: str) -> None:
+    presentation = built(language)
     for number, slide in enumerate(presentation.slides, 1):
         boxes = [(s.left, s.top, s.left + s.width, s.top + s.height) for s in slide.shapes]
         for left, top, right, bottom in boxes:
@@ -85,7 +107,7 @@ def test_nothing_leaves_a_slide_or_lies_on_something_else(built: dict[str, Any],
             assert across <= 0 or up < 914400 * 0.12, f"slide {number} of {language}"
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@IN_ENGLISH
 def test_a_long_table_continues_on_the_next_slide(runs: Path, language: str) -> None:
     deck = Deck(Runs(runs), load(language), load_words(language))
     one = next(one for one in deck.slides() if one.kind == "verdicts")

@@ -157,7 +157,7 @@ def test_a_heading_without_minutes_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = write_runs(tmp_path / "runs")
+    (runs := tmp_path / "runs").mkdir()
     assert cli.run(["slides", "--runs", str(runs), "--report", str(tmp_path / "report")]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "report" / f"slides.{one}.html") for one in LANGUAGES]
     assert cli.run(["slides", "--runs", str(tmp_path / "none")]) == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from browser.fixture_runs import write_runs
+from support.drawing import without_figures
 from tightgrad_lab import report
 from tightgrad_lab.experiments.handout import write_handout
 from tightgrad_lab.report.measured.files import Runs
@@ -49,7 +50,8 @@ def test_it_stands_beside_a_short_run_and_names_its_machine(
 ) -> None:
     monkeypatch.setattr(importlib.import_module("tightgrad_lab.report.build"), "LANGUAGES", ("en",))
     _own(root, "tightgrad lab --only 9")
-    report.build(root, tmp_path / "out")
+    with without_figures():
+        report.build(root, tmp_path / "out")
     page = (tmp_path / "out" / "book.html").read_text(encoding="utf-8")
     assert page.count('id="figure09"') == page.count('id="figure09-full"') == 1
     own = r'<p class="about">((?:(?!</p>).)*tightgrad lab --only 9 --full.*?)</p>'
