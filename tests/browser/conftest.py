@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from browser.fixture_runs import write_runs
+from browser.opened import Opened
 from support.drawing import without_png
 from tightgrad_lab import report
 
@@ -46,6 +47,24 @@ def chromium() -> Iterator[Any]:
 def _without_png() -> Iterator[None]:
     with without_png():
         yield
+
+
+@pytest.fixture(scope="module")
+def kept(chromium: Any) -> Iterator[Callable[..., Opened]]:
+    """Opens a page once for all tests of a file that change nothing of it but the window and its colours."""
+    pages: dict[Path, Opened] = {}
+
+    def once(file: Path, width: int, scheme: str, height: int = 900) -> Opened:
+        if file not in pages:
+            pages[file] = Opened(chromium, file, width, scheme, height)
+        page = pages[file].page
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=scheme)
+        return pages[file]
+
+    yield once
+    for one in pages.values():
+        one.page.close()
 
 
 @pytest.fixture(scope="session")

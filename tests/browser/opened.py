@@ -54,8 +54,8 @@ CONTRAST = """
 class Opened:
     """A page, and what it asked of the network and said on the console."""
 
-    def __init__(self, browser: Any, file: Path, width: int, scheme: str) -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    def __init__(self, browser: Any, file: Path, width: int, scheme: str, height: int = 900) -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
         self.page.set_default_timeout(1000 * patience(30))
         self.requests: list[str] = []
         self.complaints: list[str] = []

@@ -4,7 +4,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,12 @@ import pytest
 import torch
 
 import tightgrad as tg
-from browser.fixture_runs import write_runs
 from browser.opened import CHECK_SVG, CONTRAST, Opened
 from tightgrad.codecs import Cast, IntBlock, TopK
 from tightgrad.collectives.traffic import all_reduce_nbytes
 from tightgrad.core.types import GradSpec
 from tightgrad.feedback import ErrorFeedback
-from tightgrad_lab import report, slides
+from tightgrad_lab import slides
 from tightgrad_lab.experiments.instrument_data import PLANS, RANKS
 from tightgrad_lab.instruments import NAMES
 from tightgrad_lab.instruments.markup import data, words
@@ -33,20 +32,14 @@ DATA = data()
 GRADIENTS = [torch.tensor(step) for step in DATA["gradient"]["steps"]]
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("instruments")
-    runs = write_runs(root / "runs")
-    report.build(runs, root / "report")
-    slides.build(runs, root / "report")
-    return root / "report"
+@pytest.fixture
+def built(reports: Callable[[int], Path]) -> Path:
+    return reports(1)
 
 
-@pytest.fixture(scope="module")
-def page(chromium: Any, built: Path) -> Iterator[Any]:
-    found = Opened(chromium, built / "book.html", 1400, "light").page
-    yield found
-    found.close()
+@pytest.fixture
+def page(kept: Callable[..., Opened], built: Path) -> Any:
+    return kept(built / "book.html", 1400, "light").page
 
 
 def told(page: Any, name: str, settings: list[dict[str, Any]]) -> list[Any]:
@@ -220,25 +213,24 @@ def test_bytes_of_a_plan_are_those_that_a_run_counted(name: str) -> None:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize(("width", "scheme"), [(380, "dark"), (1400, "light")])
-def test_they_stand_whole_in_the_book(chromium: Any, built: Path, language: str, width: int, scheme: str) -> None:
-    opened = Opened(chromium, built / ("book.html" if language == "en" else "book.zh.html"), width, scheme)
+def test_they_stand_whole_in_the_book(
+    kept: Callable[..., Opened], built: Path, language: str, width: int, scheme: str
+) -> None:
+    opened = kept(built / ("book.html" if language == "en" else "book.zh.html"), width, scheme)
     page = opened.page
-    try:
-        assert opened.complaints == []
-        assert page.locator(".instrument").count() == len(NAMES)
-        assert page.evaluate(CHECK_SVG) == []
-        assert page.evaluate(CONTRAST) == []
-        for name in NAMES:
-            place = page.locator(f"#instrument-{name}")
-            assert place.locator(".try").inner_text() == words(language)[f"{name}.try"]
-            box, drawing = place.bounding_box(), place.locator("svg").bounding_box()
-            assert box["x"] <= drawing["x"]
-            assert drawing["x"] + drawing["width"] <= box["x"] + box["width"]
-            assert "published/instruments.json" in place.locator(".source").inner_text()
-        assert "undefined" not in page.locator("#instrument-link").inner_text()
-        assert not re.search(r"NaN|undefined|\{\w+\}", " ".join(page.locator(".instrument").all_inner_texts()))
-    finally:
-        page.close()
+    assert opened.complaints == []
+    assert page.locator(".instrument").count() == len(NAMES)
+    assert page.evaluate(CHECK_SVG) == []
+    assert page.evaluate(CONTRAST) == []
+    for name in NAMES:
+        place = page.locator(f"#instrument-{name}")
+        assert place.locator(".try").inner_text() == words(language)[f"{name}.try"]
+        box, drawing = place.bounding_box(), place.locator("svg").bounding_box()
+        assert box["x"] <= drawing["x"]
+        assert drawing["x"] + drawing["width"] <= box["x"] + box["width"]
+        assert "published/instruments.json" in place.locator(".source").inner_text()
+    assert "undefined" not in page.locator("#instrument-link").inner_text()
+    assert not re.search(r"NaN|undefined|\{\w+\}", " ".join(page.locator(".instrument").all_inner_texts()))
 
 
 def value(page: Any, name: str, key: str) -> str:
@@ -247,11 +239,12 @@ def value(page: Any, name: str, key: str) -> str:
     return found
 
 
-def test_clicks_keys_and_drags_move_them_on_the_slides(chromium: Any, built: Path) -> None:
-    opened = Opened(chromium, built / "slides.zh.html", 1280, "light")
+def test_clicks_keys_and_drags_move_them_on_the_slides(chromium: Any, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    slides.build(tmp_path / "runs", tmp_path)
+    opened = Opened(chromium, tmp_path / "slides.zh.html", 1280, "light", 720)
     page = opened.page
     try:
-        page.set_viewport_size({"width": 1280, "height": 720})
         page.wait_for_function("document.documentElement.dataset.ready === 'true'")
         page.evaluate("location.hash = '#/sclip'")
         page.wait_for_function("Reveal.getCurrentSlide().id === 'sclip'")

@@ -2,11 +2,13 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from browser.conftest import BROWSERS, CHROMIUM
 from browser.fixture_runs import write_runs
 from browser.opened import CHECK_SVG, Opened
 from tightgrad_lab import slides
@@ -58,6 +60,19 @@ CUT = """
 }
 """
 
+# What a slide has beside what it shows, and whether that needs a source.
+TOLD = """
+() => {
+  const slide = Reveal.getCurrentSlide();
+  const text = (selector) => slide.querySelector(selector).textContent;
+  return {
+    name: slide.id, notes: text("aside.notes"), minutes: text("aside.notes .minutes"),
+    plate: slide.querySelector("figure, .fit") !== null,
+    sources: [...slide.querySelectorAll("p.source")].map((one) => one.textContent),
+  };
+}
+"""
+
 # Pixels of the smallest letter, exponents included, that the drawing of this slide shows; null if it has none.
 SMALLEST = """
 () => {
@@ -84,87 +99,86 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "report"
 
 
-def opened(chromium: Any, folder: Path, language: str, scheme: str = "light", query: str = "") -> Opened:
-    found = Opened(chromium, folder / f"slides.{language}.html", 1280, scheme)
-    found.page.set_viewport_size({"width": 1280, "height": 720})
-    if query:
-        found.page.goto(f"{(folder / f'slides.{language}.html').as_uri()}{query}")
+def opened(chromium: Any, folder: Path, language: str) -> Opened:
+    found = Opened(chromium, folder / f"slides.{language}.html", 1280, "light", 720)
     found.page.wait_for_function(READY)
     return found
 
 
+@pytest.fixture
+def deck(kept: Callable[..., Opened], built: Path) -> Callable[[str], Opened]:
+    """The deck of a language at its first slide; tests leave it as it is."""
+
+    def at_start(language: str) -> Opened:
+        scheme = "dark" if language == "zh" else "light"
+        found = kept(built / f"slides.{language}.html", 1280, scheme, 720)
+        found.page.wait_for_function(READY)
+        found.page.evaluate("Reveal.slide(0)")
+        return found
+
+    return at_start
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_slide_is_whole_and_has_its_notes_and_sources(chromium: Any, built: Path, language: str) -> None:
-    found = opened(chromium, built, language, "dark" if language == "zh" else "light")
+def test_every_slide_is_whole_and_has_its_notes_and_sources(deck: Callable[[str], Opened], language: str) -> None:
+    found = deck(language)
     page = found.page
-    try:
-        names = page.evaluate("[...document.querySelectorAll('.slides > section')].map((one) => one.id)")
-        questions = [name for name in names if name.endswith("-predict")]
-        continued = [name for name in names if name.endswith("-figure")]  # the rest of a figure too tall for one slide
-        assert 40 <= len(names) - len(questions) - len(continued) <= 50
-        assert 50 <= len(names) <= 65
-        assert 1 <= len(questions) <= len(PREDICTED)
-        seen, faults = [], {}
-        for _ in names:
-            name = page.evaluate(HERE)
-            seen.append(name)
-            if cut := page.evaluate(CUT):
-                faults[name] = cut
-            slide = page.locator(f"#{name}")
-            assert len(slide.locator("aside.notes").text_content().strip()) > 40
-            assert re.search(r"\d+ (min|分钟)", slide.locator("aside.notes .minutes").text_content())
-            for plate in ("figure", ".fit"):
-                if slide.locator(plate).count():
-                    assert "tightgrad lab" in slide.locator("p.source").text_content()
-            page.keyboard.press("ArrowRight")
-        assert seen == names
-        assert faults == {}
-        assert page.evaluate(HERE) == names[-1]
-        page.keyboard.press("ArrowLeft")
-        assert page.evaluate(HERE) == names[-2]
-        assert found.complaints == []
-        assert [url for url in found.requests if not url.startswith(("file://", "data:"))] == []
-    finally:
-        page.close()
+    names = page.evaluate("[...document.querySelectorAll('.slides > section')].map((one) => one.id)")
+    questions = [name for name in names if name.endswith("-predict")]
+    continued = [name for name in names if name.endswith("-figure")]  # the rest of a figure too tall for one slide
+    assert 40 <= len(names) - len(questions) - len(continued) <= 50
+    assert 50 <= len(names) <= 65
+    assert 1 <= len(questions) <= len(PREDICTED)
+    seen, faults = [], {}
+    for _ in names:
+        told, cut = page.evaluate(f"() => [({TOLD})(), ({CUT})()]")
+        seen.append(told["name"])
+        if cut:
+            faults[told["name"]] = cut
+        assert len(told["notes"].strip()) > 40
+        assert re.search(r"\d+ (min|分钟)", told["minutes"])
+        if told["plate"]:
+            (source,) = told["sources"]
+            assert "tightgrad lab" in source
+        page.keyboard.press("ArrowRight")
+    assert seen == names
+    assert faults == {}
+    assert page.evaluate(HERE) == names[-1]
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate(HERE) == names[-2]
+    assert found.complaints == []
+    assert [url for url in found.requests if not url.startswith(("file://", "data:"))] == []
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_the_smallest_text_of_each_figure_can_be_read(chromium: Any, built: Path, language: str) -> None:
-    page = opened(chromium, built, language).page
-    try:
-        sizes = {}
-        for number in range(page.locator(".slides > section").count()):
-            page.evaluate(f"Reveal.slide({number})")
-            name = page.evaluate(HERE)
-            if smallest := page.evaluate(SMALLEST):
-                sizes[name] = smallest
-        # The box of a label with an exponent, which has lines of its own, is higher than its letters.
-        faults = [one for one in page.evaluate(CHECK_SVG) if one.startswith("overlap") and "\n" not in one]
-        assert len(sizes) >= 14  # parts of figures; of three pairs nothing is stored
-        assert {name: size for name, size in sizes.items() if size < 12} == {}
-        assert faults == []
-    finally:
-        page.close()
+def test_the_smallest_text_of_each_figure_can_be_read(deck: Callable[[str], Opened], language: str) -> None:
+    page = deck(language).page
+    found = page.evaluate(
+        f"() => Reveal.getSlides().map((_, n) => {{ Reveal.slide(n); return [{HERE}, ({SMALLEST})()]; }})"
+    )
+    sizes = {name: smallest for name, smallest in found if smallest}
+    # The box of a label with an exponent, which has lines of its own, is higher than its letters.
+    faults = [one for one in page.evaluate(CHECK_SVG) if one.startswith("overlap") and "\n" not in one]
+    assert len(sizes) >= 14  # parts of figures; of three pairs nothing is stored
+    assert {name: size for name, size in sizes.items() if size < 12} == {}
+    assert faults == []
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_figures_and_tables_are_those_of_the_book(chromium: Any, built: Path, language: str) -> None:
-    page = opened(chromium, built, language).page
-    try:
-        measured = {path.stem for path in published_files()} | {"combinations", "image_case"}
-        assert page.locator("section figure svg").count() >= len(measured)
-        labels = page.locator("figcaption .label").all_text_contents()
-        assert list(dict.fromkeys(int(re.sub(r"\D", "", label)) for label in labels)) == sorted(
-            number for name, number in NUMBERS.items() if name in measured
-        )
-        rows = page.evaluate("[...document.querySelectorAll('.fit tbody')].map((one) => one.rows.length)")
-        assert all(1 < count <= 8 for count in rows)
-        smallest = page.evaluate(
-            "Math.min(...[...document.querySelectorAll('.fit table')].map((t) => parseFloat(t.style.fontSize)))"
-        )
-        assert smallest >= 13
-    finally:
-        page.close()
+def test_figures_and_tables_are_those_of_the_book(deck: Callable[[str], Opened], language: str) -> None:
+    page = deck(language).page
+    measured = {path.stem for path in published_files()} | {"combinations", "image_case"}
+    assert page.locator("section figure svg").count() >= len(measured)
+    labels = page.locator("figcaption .label").all_text_contents()
+    assert list(dict.fromkeys(int(re.sub(r"\D", "", label)) for label in labels)) == sorted(
+        number for name, number in NUMBERS.items() if name in measured
+    )
+    rows = page.evaluate("[...document.querySelectorAll('.fit tbody')].map((one) => one.rows.length)")
+    assert all(1 < count <= 8 for count in rows)
+    smallest = page.evaluate(
+        "Math.min(...[...document.querySelectorAll('.fit table')].map((t) => parseFloat(t.style.fontSize)))"
+    )
+    assert smallest >= 13
 
 
 def test_the_speaker_window_the_notes_and_the_overview(chromium: Any, built: Path) -> None:
@@ -225,7 +239,8 @@ def test_contents_and_languages_lead_where_they_say(chromium: Any, built: Path) 
         page.close()
 
 
-@pytest.mark.parametrize("language", [pytest.param("en", marks=pytest.mark.slow), "zh"])
+@pytest.mark.slow
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_a_slide_prints_on_a_page(built: Path, language: str, tmp_path: Path) -> None:
     if shutil.which("chromium") is None:
         pytest.skip("no Chromium on PATH")
@@ -234,14 +249,32 @@ def test_a_slide_prints_on_a_page(built: Path, language: str, tmp_path: Path) ->
         if other != language:
             (copy / f"slides.{other}.html").write_text("<p>", encoding="utf-8")
     found = {path.name: path.read_bytes() for path in pdf.print_slides(copy)}
-    data = found[f"slides.{language}.pdf"]
-    count = (copy / f"slides.{language}.html").read_text(encoding="utf-8").count("<section ")
-    assert len(re.findall(rb"/Type\s*/Page[^s]", data)) == count
+    _has_a_page_for_each_slide(found[f"slides.{language}.pdf"], copy / f"slides.{language}.html")
+
+
+def test_the_first_slides_print_on_a_page_each(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to one with a figure and one with a table, by a Chromium that has no windows."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on PATH")
+    monkeypatch.setattr(pdf, "BROWSERS", BROWSERS)
+    monkeypatch.setattr(pdf, "LANGUAGES", ("zh",))
+    copy = shutil.copytree(built, tmp_path / "report")
+    deck = copy / "slides.zh.html"
+    *slides, end = deck.read_text(encoding="utf-8").split("</section>")
+    last = max(next(n for n, one in enumerate(slides) if shown in one) for shown in ("<figure", 'class="fit"'))
+    deck.write_text("</section>".join([*slides[: last + 1], end]), encoding="utf-8")
+    assert last < len(slides) / 2
+    (printed,) = pdf.print_slides(copy)
+    _has_a_page_for_each_slide(printed.read_bytes(), deck)
+
+
+def _has_a_page_for_each_slide(data: bytes, deck: Path) -> None:
+    assert len(re.findall(rb"/Type\s*/Page[^s]", data)) == deck.read_text(encoding="utf-8").count("<section ")
     assert set(re.findall(rb"/MediaBox\s*\[([^\]]*)\]", data)) == {b"0 0 960 540"}
 
 
-def test_these_checks_can_fail(chromium: Any, built: Path) -> None:
-    page = opened(chromium, built, "en").page
+def test_these_checks_can_fail(deck: Callable[[str], Opened]) -> None:
+    page = deck("en").page
     try:
         page.evaluate("Reveal.slide(6)")
         assert page.evaluate(CUT) == []
@@ -250,4 +283,4 @@ def test_these_checks_can_fail(chromium: Any, built: Path) -> None:
         page.evaluate("document.querySelector('.present h2').style.marginBottom = '600px'")
         assert any("high" in one for one in page.evaluate(CUT))
     finally:
-        page.close()
+        page.evaluate("document.querySelector('.present h2').style.marginBottom = ''")
