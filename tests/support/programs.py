@@ -69,6 +69,7 @@ def run_program(
 def _launched(rank: int, ranks: int, port: int) -> dict[str, str]:
     """What torchrun tells a rank; the store is that of whoever launches."""
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
+    numbers |= {"GROUP_RANK": 0, "GROUP_WORLD_SIZE": 1, "ROLE_RANK": rank, "ROLE_WORLD_SIZE": ranks}
     store = {"MASTER_ADDR": LOCALHOST, "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     return {name: str(number) for name, number in numbers.items()} | store
 
