@@ -21,7 +21,7 @@ class TestCodecs(CodecTests):
     test_with_reducers = None  # test_reducers.py has all reducers
     golden = GOLDEN
     test_codec = all_variants_at_once(CodecTests.test_codec)
-    test_claims = IN_TURN
+    test_claims = all_variants_at_once(IN_TURN)
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
-"""What every pair of codec and reducer must do on 1 to 4 ranks; each check on one number of them unless `slow`."""
+"""What every pair of codec and reducer must do on 1 to 4 ranks; on one rank and one more number unless `slow`."""
 
 import pytest
 
 import tightgrad as tg
 from conformance.cases import CODECS, REDUCERS
-from conformance.turns import one_world_size_in_turn, split
+from conformance.turns import all_variants_at_once, one_world_size_in_turn, split
 from conformance.wire_bytes import dense_nbytes
 from tightgrad.core.errors import IncompatiblePlanError
 from tightgrad.core.protocols import Codec
@@ -18,12 +18,12 @@ IN_TURN, OTHERS = split(ReducerTests.test_reducer, one_world_size_in_turn)
 class TestReducers(ReducerTests):
     reducers = REDUCERS
     codecs = (None, *CODECS)
-    test_reducer = IN_TURN
+    test_reducer = all_variants_at_once(IN_TURN)
 
 
 @pytest.mark.slow
 class TestReducersAtOtherSizes(TestReducers):
-    test_reducer = OTHERS
+    test_reducer = all_variants_at_once(OTHERS)
 
 
 @pytest.mark.parametrize("codec", [None, *CODECS], ids=repr)

@@ -49,6 +49,22 @@ class Checks:
                 yield f"{name}-{variant}", partial(function, subject, value)
 
 
+class OfLastSubject:
+    """Keeps what was computed for one subject until the next one comes: its checks look at the same results."""
+
+    def __init__(self) -> None:
+        self._subject: object = None
+        self._found: dict[object, Any] = {}
+
+    def get(self, subject: object, key: object, compute: Callable[[], Any]) -> Any:
+        """Return what `compute` gave for this subject and key; who takes it leaves it as it is."""
+        if subject is not self._subject:
+            self._subject, self._found = subject, {}
+        if key not in self._found:
+            self._found[key] = compute()
+        return self._found[key]
+
+
 def for_all(function: Callable[..., None], max_examples: int = 60, **drawn: SearchStrategy[Any]) -> None:
     """Run a function on examples that hypothesis draws, and raise for the smallest one that fails."""
     # How long an example takes says how busy the machine is, and nothing about the method.
