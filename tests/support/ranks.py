@@ -25,7 +25,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from support.waiting import COLLECTIVE_SECONDS, GRACE_SECONDS
-from tightgrad_lab.forking import end_with_parent, process_context
+from tightgrad_lab.forking import PRELOADED, end_with_parent, process_context
+
+PRELOADED.append("pytest")  # which the files import that bodies stand in
 
 
 class RankError(Exception):
@@ -162,6 +164,7 @@ def _serve(rank: int, tasks: "mp.Queue[bytes]", answers: "mp.Queue[str]") -> Non
     make_new = as_new()
     while True:
         task = pickle.loads(tasks.get())
+        gc.freeze()  # also what the task's file has imported, and what is still alive of the task before
         make_new()
         try:
             with _stack_kept(_trace_path(task.folder, rank)):
@@ -170,8 +173,10 @@ def _serve(rank: int, tasks: "mp.Queue[bytes]", answers: "mp.Queue[str]") -> Non
             answer = traceback.format_exc()
         else:
             answer = ""
+        # Process groups that are left in cycles look for a file of this folder, which goes after the answer. To delete
+        # one waits for a thread of its own that may be about to delete a work, for which it needs the interpreter.
+        time.sleep(0.005)
         with _stack_kept(_trace_path(task.folder, rank)):
-            # Process groups that are left in cycles look for a file of this folder, which goes after the answer.
             gc.collect()
         answers.put(answer)
 
