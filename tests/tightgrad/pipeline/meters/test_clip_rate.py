@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,32 +13,47 @@ from tightgrad.core.protocols import Collective
 from tightgrad.pipeline.meters.clip_rate import NEVER_STEPS, RECENT_STEPS, ClipRate
 
 
-def messages(caplog: pytest.LogCaptureFixture, factors: list[float]) -> tuple[ClipRate, list[str]]:
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What the library logs."""
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(record.getMessage())
+
+    found: list[str] = []
+    handler, logger = Kept(logging.WARNING), logging.getLogger("tightgrad")
+    logger.addHandler(handler)
+    yield found
+    logger.removeHandler(handler)
+
+
+def watched(factors: list[float]) -> ClipRate:
     watch = ClipRate()
-    with caplog.at_level(logging.WARNING, logger="tightgrad"):
-        for factor in factors:
-            watch.add(factor)
-    return watch, [record.message for record in caplog.records]
+    for factor in factors:
+        watch.add(factor)
+    return watch
 
 
-def test_nearly_always(caplog: pytest.LogCaptureFixture) -> None:
-    watch, said = messages(caplog, [0.5] * (RECENT_STEPS - 4) + [1.0] * 4 + [0.5] * 50)
+def test_nearly_always(said: list[str]) -> None:
+    watch = watched([0.5] * (RECENT_STEPS - 4) + [1.0] * 4 + [0.5] * 50)
     assert len(said) == 1
     assert "96 of the last 100" in said[0]
     assert watch.rate == 0.96
 
 
-def test_never(caplog: pytest.LogCaptureFixture) -> None:
-    assert "none of" in messages(caplog, [1.0] * (NEVER_STEPS + 50))[1][0]
+def test_never(said: list[str]) -> None:
+    watched([1.0] * (NEVER_STEPS + 50))
+    assert "none of" in said[0]
 
 
-def test_quiet_otherwise(caplog: pytest.LogCaptureFixture) -> None:
-    watch, said = messages(caplog, [1.0, 0.5] * NEVER_STEPS)
+def test_quiet_otherwise(said: list[str]) -> None:
+    watch = watched([1.0, 0.5] * NEVER_STEPS)
     assert said == []
     assert watch.rate == 0.5
 
 
-def test_one_line_for_all_ranks(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_line_for_all_ranks(said: list[str]) -> None:
     def body(collective: Collective) -> None:
         model = nn.Linear(2, 1)
         plan = tg.Plan(clip=tg.clip.GlobalNorm(1e-3))
@@ -47,11 +63,10 @@ def test_one_line_for_all_ranks(caplog: pytest.LogCaptureFixture) -> None:
                 pipe.backward(model(batch).sum())
             pipe.step()
 
-    with caplog.at_level(logging.WARNING, logger="tightgrad"):
-        tg.collectives.run_threaded(2, body)
-    (record,) = caplog.records
-    assert "100 of the last 100 steps were clipped" in record.message
-    assert "Raise the bound" in record.message
+    tg.collectives.run_threaded(2, body)
+    (message,) = said
+    assert "100 of the last 100 steps were clipped" in message
+    assert "Raise the bound" in message
 
 
 def test_record_and_worst() -> None:
