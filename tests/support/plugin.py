@@ -6,6 +6,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+from support.programs import run_program
+
 # A codec that a package brings: `Cast` under another id.
 CODEC = """
     from dataclasses import dataclass, replace
@@ -31,8 +33,13 @@ def install(folder: Path, name: str, source: str, points: str | None = None) -> 
     (info / "entry_points.txt").write_text(f"[tightgrad.methods]\n{points or f'{name} = {name}:Third'}\n")
 
 
+def run_forked(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code with the folder on the path, in a process that has imported tightgrad already."""
+    return run_program(textwrap.dedent(code), folder, os.environ)
+
+
 def run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code with the folder on the path."""
+    """Run Python code with the folder on the path, in a process that has imported nothing."""
     path = os.pathsep.join([str(folder), *filter(None, sys.path)])
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],

@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,9 @@ from torch.utils.data import DataLoader
 
 import tightgrad as tg
 from support.accelerate_state import reset
+from support.programs import run_program
 from support.ranks import run_ranks
 from support.tagging import BATCH, PLANS, STEPS, Tagger, Tokens, check_equal, launched, num_tokens, raw_loop, weights_of
-from support.waiting import patience
 from tightgrad.integrations.accelerate import TightAccelerator
 from tightgrad.integrations.accelerate_checks import check_scaler
 
@@ -136,18 +134,10 @@ SYNC = Path(__file__).with_name("accelerate_test_sync.py")
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_accelerates_own_test_passes(ranks):
+def test_accelerates_own_test_passes(ranks, tmp_path):
     """With compat="accelerate", since it takes a partial window divided by all steps for right."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *launcher, str(SYNC)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=patience(150),
-        check=False,
-    )
+    done = run_program(SYNC.read_text(encoding="utf-8"), tmp_path, environment, ranks=ranks if ranks > 1 else None)
     assert done.returncode == 0, done.stdout + done.stderr
     steps = [int(number) for number in re.findall(r"\[(\d+) steps through the pipeline\]", done.stdout)]
     assert len(steps) == ranks

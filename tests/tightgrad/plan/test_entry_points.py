@@ -24,7 +24,7 @@ def works(done: CompletedProcess[str]) -> str:
 
 def test_another_package_adds_a_method(tmp_path: Path) -> None:
     plugin.install(tmp_path, "third", plugin.codec("third"))
-    assert works(plugin.run(tmp_path, USE)) == "from another package\n"
+    assert works(plugin.run_forked(tmp_path, USE)) == "from another package\n"
 
 
 def test_the_package_may_be_imported_first(tmp_path: Path) -> None:
@@ -44,7 +44,10 @@ def test_a_package_may_look_methods_up_while_it_is_imported(tmp_path: Path) -> N
     after = 'PLAN = tg.Plan(compress=tg.Compress(Third("bfloat16")))\n'
     source = textwrap.dedent(before) + plugin.codec("third") + after
     plugin.install(tmp_path, "third", source, "third = third:Third\nalias = third:Third")
-    assert works(plugin.run(tmp_path, "from third import Third\n" + textwrap.dedent(USE))) == "from another package\n"
+    assert (
+        works(plugin.run_forked(tmp_path, "from third import Third\n" + textwrap.dedent(USE)))
+        == "from another package\n"
+    )
 
 
 def test_no_entry_point_is_loaded_where_none_is_needed(tmp_path: Path) -> None:
@@ -134,7 +137,7 @@ def test_broken_ones_are_named_and_harm_nobody_else(tmp_path: Path) -> None:
     for name, (source, points, _) in BROKEN.items():
         plugin.install(tmp_path, name, source, points)
     plugin.install(tmp_path, "good", plugin.codec("good"))
-    warned, errors = json.loads(works(plugin.run(tmp_path, AMONG_BROKEN)))
+    warned, errors = json.loads(works(plugin.run_forked(tmp_path, AMONG_BROKEN)))
     assert len(warned) == len(BROKEN)
     assert set(errors) == {"third", "twice"}
     for name, (_, _, reason) in BROKEN.items():
@@ -154,6 +157,6 @@ def test_the_command_line_lists_ours_beside_a_broken_one(tmp_path: Path) -> None
         sys.argv = ["tightgrad", "methods"]
         main()
     """
-    done = plugin.run(tmp_path, code)
+    done = plugin.run_forked(tmp_path, code)
     assert "topk" in works(done)
     assert "The entry point 'third' of the distribution third 1.0 cannot be used" in done.stderr

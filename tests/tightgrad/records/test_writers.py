@@ -3,8 +3,7 @@
 import io
 import json
 import math
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 import tightgrad as tg
+from support.programs import run_program
 from tightgrad.collectives import run_threaded
 from tightgrad.core.protocols import Collective
 from tightgrad.records.terminal import line_of, nbytes_text
@@ -244,7 +244,7 @@ def test_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert list(tmp_path.glob("wandb/*/*.wandb"))
 
 
-def test_a_missing_package_is_named() -> None:
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(['tensorboardX', 'torch.utils.tensorboard', 'wandb', 'mlflow']))\n"
@@ -253,7 +253,8 @@ def test_a_missing_package_is_named() -> None:
         "    try: make()\n"
         "    except tg.UnsupportedError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_program(code, tmp_path, os.environ)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "TensorBoard needs a package that writes its files: pip install tensorboardX.",
         "WandB needs the package wandb: pip install wandb.",
