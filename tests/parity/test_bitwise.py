@@ -40,9 +40,10 @@ def test_a_power_of_two_of_micro_batches_is_the_common_loop() -> None:
     assert_bitwise(ours, theirs)
 
 
-def test_two_ranks_are_ddp_with_its_options_and_buffers() -> None:
+@pytest.mark.parametrize("optimizers_in_turn", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_two_ranks_are_ddp_with_its_options_and_buffers(optimizers_in_turn: bool) -> None:
     """Equal batches on two ranks: dividing before or after the sum gives the same bits, as does either order."""
-    for rank, results in enumerate(run_ranks(2, run_ddp_against_torch)):
+    for rank, results in enumerate(run_ranks(2, run_ddp_against_torch, optimizers_in_turn)):
         for key, (theirs, ours) in results.items():
             for name, tensor in theirs.items():
                 assert torch.equal(ours[name], tensor), f"{name} on rank {rank} of {key}"

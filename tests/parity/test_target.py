@@ -9,10 +9,20 @@ from support.ranks import run_ranks
 
 WORLD_SIZES = (1, 2, 4)
 FETCHES = ("window", "batch")
+SYNCS = ("last", "every")
+REDUCING = ("wrapper", "pipeline", "backward")
 HALVES = dict(zip(FETCHES, halves_of_pairs(), strict=True))
+SOME = {fetch: pairs()[4 * place :: 8] for place, fetch in enumerate(FETCHES)}
+MORE = {fetch: pairs()[2 * place :: 4] for place, fetch in enumerate(FETCHES)}
+GRIDS = dict.fromkeys(FETCHES, grid())
 
 # A sum of a few dozen float32 products of order 1: rounding errors of 2^-24 each, added over three layers.
 TOLERANCE = 1e-6
+
+
+def share_of(cases: dict[str, list[Case]], fetch: str, turn: int) -> list[Case]:
+    """Every other one of `cases[fetch]`; those between are for the next turn."""
+    return cases[fetch] if cases is GRIDS else cases[fetch][(FETCHES.index(fetch) + turn) % 2 :: 2]
 
 
 def check(case: Case, everyone: Loaders, by_rank: list[Delivered]) -> None:
@@ -32,10 +42,10 @@ def check(case: Case, everyone: Loaders, by_rank: list[Delivered]) -> None:
 @pytest.mark.parametrize("fetch", FETCHES)
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 @pytest.mark.parametrize(
-    "cases", [pytest.param(pairs(), id="pairs"), pytest.param(grid(), id="grid", marks=pytest.mark.slow)]
+    "cases", [pytest.param(None, id="half"), pytest.param(grid(), id="grid", marks=pytest.mark.slow)]
 )
-def test_plain_module_delivers_the_target(cases: list[Case], world_size: int, fetch: str) -> None:
-    for case in cases:
+def test_plain_module_delivers_the_target(cases: list[Case] | None, world_size: int, fetch: str) -> None:
+    for case in cases or HALVES[fetch]:
         everyone = loaders(case, world_size)
         check(case, everyone, run_plain(case, everyone, fetch))
 
@@ -43,20 +53,19 @@ def test_plain_module_delivers_the_target(cases: list[Case], world_size: int, fe
 @pytest.mark.parametrize(
     ("world_size", "cases"),
     [
-        pytest.param(1, pairs(), id="1-pairs"),
-        pytest.param(2, None, id="2-half"),
-        pytest.param(4, pairs()[::4], id="4-some"),
-        pytest.param(2, grid(), id="2-grid", marks=pytest.mark.slow),
-        pytest.param(4, grid(), id="4-grid", marks=pytest.mark.slow),
+        pytest.param(1, HALVES, id="1-quarter"),
+        pytest.param(2, HALVES, id="2-quarter"),
+        pytest.param(4, MORE, id="4-some"),
+        pytest.param(2, GRIDS, id="2-grid", marks=pytest.mark.slow),
+        pytest.param(4, GRIDS, id="4-grid", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("reducing", ["wrapper", "pipeline", "backward"])
+@pytest.mark.parametrize("reducing", REDUCING)
 @pytest.mark.parametrize("fetch", FETCHES)
-def test_ddp_delivers_the_target(world_size: int, cases: list[Case] | None, reducing: str, fetch: str) -> None:
+def test_ddp_delivers_the_target(world_size: int, cases: dict[str, list[Case]], reducing: str, fetch: str) -> None:
     # What runs in DDP's backward needs a batch; the explicit mode lives without.
-    problems = [
-        (case, loaders(case, world_size, fewest=int(reducing != "pipeline"))) for case in cases or HALVES[fetch]
-    ]
+    taken = share_of(cases, fetch, REDUCING.index(reducing))
+    problems = [(case, loaders(case, world_size, fewest=int(reducing != "pipeline"))) for case in taken]
     by_rank = run_ranks(world_size, run_ddp, problems, reducing, fetch)
     for index, (case, everyone) in enumerate(problems):
         check(case, everyone, [delivered[index] for delivered in by_rank])
@@ -65,18 +74,19 @@ def test_ddp_delivers_the_target(world_size: int, cases: list[Case] | None, redu
 @pytest.mark.parametrize(
     ("world_size", "cases"),
     [
-        pytest.param(1, pairs()[::2], id="1-some"),
-        pytest.param(2, None, id="2-half"),
-        pytest.param(4, pairs()[::6], id="4-some"),
-        pytest.param(1, grid(), id="1-grid", marks=pytest.mark.slow),
-        pytest.param(2, grid(), id="2-grid", marks=pytest.mark.slow),
-        pytest.param(4, grid(), id="4-grid", marks=pytest.mark.slow),
+        pytest.param(1, SOME, id="1-some"),
+        pytest.param(2, HALVES, id="2-quarter"),
+        pytest.param(4, SOME, id="4-some"),
+        pytest.param(1, GRIDS, id="1-grid", marks=pytest.mark.slow),
+        pytest.param(2, GRIDS, id="2-grid", marks=pytest.mark.slow),
+        pytest.param(4, GRIDS, id="4-grid", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("sync", ["last", "every"])
+@pytest.mark.parametrize("sync", SYNCS)
 @pytest.mark.parametrize("fetch", FETCHES)
-def test_fsdp2_delivers_the_target(world_size: int, cases: list[Case] | None, sync: str, fetch: str) -> None:
-    problems = [(case, loaders(case, world_size, fewest=1)) for case in cases or HALVES[fetch]]
+def test_fsdp2_delivers_the_target(world_size: int, cases: dict[str, list[Case]], sync: str, fetch: str) -> None:
+    taken = share_of(cases, fetch, SYNCS.index(sync))
+    problems = [(case, loaders(case, world_size, fewest=1)) for case in taken]
     by_rank = run_ranks(world_size, run_fsdp2, problems, sync, fetch)
     for index, (case, everyone) in enumerate(problems):
         check(case, everyone, [delivered[index] for delivered in by_rank])
@@ -87,6 +97,10 @@ def test_the_halves_have_all_pairs_and_each_every_value() -> None:
     for half in HALVES.values():
         for axis in ("micro_batches", "batches", "parameters", "reduction"):
             assert {getattr(case, axis) for case in half} == {getattr(case, axis) for case in grid()}
+    for turn in (0, 1):
+        shares = [case for fetch in FETCHES for case in share_of(HALVES, fetch, turn)]
+        for axis in ("micro_batches", "batches", "parameters", "reduction"):
+            assert {getattr(case, axis) for case in shares} == {getattr(case, axis) for case in grid()}
 
 
 def test_the_grid_has_what_it_claims() -> None:
