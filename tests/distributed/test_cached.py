@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
 from support.contrastive import SIZE, Captured, Towers, batches, big_batch, flat, relative
+from support.in_turn import in_turn
 from support.ranks import run_ranks
 from support.wrapping import full
 
@@ -76,9 +77,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("micro_batches", [1, 4])
-@pytest.mark.parametrize(("kind", "where", "wrapping"), CASES)
-def test_the_gradient_is_that_of_the_big_batch(kind, where, wrapping, micro_batches):
+@pytest.mark.parametrize(("case", "micro_batches"), in_turn(CASES, [4, 1]))
+def test_the_gradient_is_that_of_the_big_batch(case, micro_batches):
+    kind, where, wrapping = case
     wanted, value = target()
     for grads, losses, weight in run_ranks(2, train_case, kind, micro_batches, where, wrapping):
         for grad in grads:
@@ -100,9 +101,12 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("name", PLANS)
-@pytest.mark.parametrize(("kind", "where"), [("ddp", "loss"), ("ddp", "representations"), ("fsdp2", "representations")])
-def test_whoever_sums(kind, where, name):
+SUMMED = [("ddp", "loss"), ("ddp", "representations"), ("fsdp2", "representations")]
+
+
+@pytest.mark.parametrize(("summed", "name"), in_turn(SUMMED, PLANS))
+def test_whoever_sums(summed, name):
+    kind, where = summed
     wanted, _ = target()
     if kind == "fsdp2" and name == "codec":
         pytest.skip("FSDP2 sums in backward")

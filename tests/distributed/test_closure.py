@@ -8,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
 from support.closing import by_hand, halves, lbfgs, sam, strong_wolfe, twice
+from support.in_turn import in_turn
 from support.ranks import run_ranks
 from support.wrapping import small_model, wrap
 
@@ -56,8 +57,7 @@ def expected(kind, micro_batches, keep=lambda window: True):
     return flat(model)
 
 
-@pytest.mark.parametrize("kind", [lbfgs, strong_wolfe, sam, halves, twice])
-@pytest.mark.parametrize("micro_batches", [1, 4])
+@pytest.mark.parametrize(("kind", "micro_batches"), in_turn([lbfgs, strong_wolfe, sam, halves, twice], [4, 1]))
 def test_the_step_is_that_of_the_big_batch_of_both_ranks(kind, micro_batches):
     found = run_ranks(2, train, kind, micro_batches, {})
     assert torch.equal(found[0][0], found[1][0])
@@ -65,8 +65,7 @@ def test_the_step_is_that_of_the_big_batch_of_both_ranks(kind, micro_batches):
     torch.testing.assert_close(found[0][0], expected(kind, micro_batches), rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("kind", [strong_wolfe, sam])
-@pytest.mark.parametrize("overlap", ["none", "backward"])
+@pytest.mark.parametrize(("kind", "overlap"), in_turn([strong_wolfe, sam], ["none", "backward"]))
 def test_the_pipeline_sums(kind, overlap):
     settings = {"compress": tg.Compress(tg.codecs.Cast("float32"), overlap=overlap)}
     found = run_ranks(2, train, kind, 4, settings)

@@ -80,8 +80,8 @@ def all_loops():
             with_attach(compress),
             Loop(compress).run(mine).tensors(),
             Loop(compress, scaler=scaler()).run(mine).tensors(),
-            Loop(compress, compiled=True, bucket_cap_mb=25).run(mine).tensors(),
         ]
+    results["quantised"].append(Loop(FEEDBACK, compiled=True, bucket_cap_mb=25).run(mine).tensors())
     poisoned = Loop(scaler=scaler()).run(mine[:3])
     before = poisoned.tensors()
     poisoned.run(mine[:1], poison=(1, 0))

@@ -6,6 +6,7 @@ import torch.distributed as dist
 from torch import nn
 
 import tightgrad as tg
+from support.in_turn import in_turn
 from support.ranks import run_ranks
 from support.wrapping import ragged_batches, small_model, wrap
 from tightgrad.collectives import TorchCollective
@@ -77,9 +78,7 @@ def fail_and_go_on(case, fetch, position):
     return error, consumed, straight.waits, equal(training.weights(), straight.weights())
 
 
-@pytest.mark.parametrize("position", [4, 5])
-@pytest.mark.parametrize("fetch", FETCHES)
-@pytest.mark.parametrize("case", COMPRESS)
+@pytest.mark.parametrize(("case", "fetch", "position"), in_turn(COMPRESS, FETCHES, [4, 5]))
 def test_a_window_that_one_rank_failed_to_fetch_is_none_on_all(case, fetch, position):
     (first, *found), (second, *others) = run_ranks(2, fail_and_go_on, case, fetch, position)
     assert first.startswith("rank 1 failed while fetching a window")
@@ -106,9 +105,7 @@ def end_or_fail_and_go_on(case, k, ends):
     return error, consumed, equal(training.weights(), straight.weights())
 
 
-@pytest.mark.parametrize("ends", [False, True])
-@pytest.mark.parametrize("k", [1, 2])
-@pytest.mark.parametrize("case", COMPRESS)
+@pytest.mark.parametrize(("case", "k", "ends"), in_turn(COMPRESS, [1, 2], [False, True]))
 def test_all_ranks_hear_of_a_window_whose_first_batch_failed(case, k, ends):
     """With windows of one micro-batch, the count of first batches is the only one."""
     first, second = run_ranks(2, end_or_fail_and_go_on, case, k, ends)
@@ -129,8 +126,7 @@ def leave_and_go_on(case, fetch):
     return equal(training.weights(), straight.weights())
 
 
-@pytest.mark.parametrize("fetch", FETCHES)
-@pytest.mark.parametrize("case", COMPRESS)
+@pytest.mark.parametrize(("case", "fetch"), in_turn(COMPRESS, FETCHES))
 def test_a_window_that_all_ranks_leave(case, fetch):
     assert all(run_ranks(2, leave_and_go_on, case, fetch))
 
@@ -152,8 +148,7 @@ def leave_before_the_last_backward(case, fetch):
     return consumed, equal(training.weights(), straight.weights())
 
 
-@pytest.mark.parametrize("fetch", FETCHES)
-@pytest.mark.parametrize("case", COMPRESS)
+@pytest.mark.parametrize(("case", "fetch"), in_turn(COMPRESS, FETCHES))
 def test_a_forward_without_backward_leaves_nothing(case, fetch):
     """DDP would reduce the next backward in its place, although that is held by no_sync."""
     for consumed, is_equal in run_ranks(2, leave_before_the_last_backward, case, fetch):

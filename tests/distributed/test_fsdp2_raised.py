@@ -66,14 +66,22 @@ def train(wrapper, plan, at, place):
     return pipe.state.step, max(float((full(one).double() - other).abs().max()) for one, other in pairs)
 
 
-def train_all(wrapper, plan):
-    places = [(0, "output"), (1, "output"), (1, "between"), (0, "input"), (1, "forward")]
+def train_all(wrapper, plan, places):
     return {(at, place): train(wrapper, plan, at, place) for at, place in places}
 
 
-@pytest.mark.parametrize(("ranks", "wrapper", "plan"), [(2, "fsdp2", plan) for plan in PLANS] + [(4, "hsdp", "last")])
-def test_the_next_window_is_that_of_the_big_batch(ranks, wrapper, plan):
-    for found in run_ranks(ranks, train_all, wrapper, plan):
-        assert len(found) == 5
+PLACES = [(0, "output"), (1, "output"), (1, "between"), (0, "input"), (1, "forward")]
+MODELS = [*((2, "fsdp2", plan) for plan in PLANS), (4, "hsdp", "last")]
+IN_TURN = [pytest.param(*model, PLACES[number % 2 :: 2], id=f"{number}") for number, model in enumerate(MODELS)]
+OTHERS = [
+    pytest.param(*model, PLACES[(number + 1) % 2 :: 2], id=f"{number} others", marks=pytest.mark.slow)
+    for number, model in enumerate(MODELS)
+]
+
+
+@pytest.mark.parametrize(("ranks", "wrapper", "plan", "places"), [*IN_TURN, *OTHERS])
+def test_the_next_window_is_that_of_the_big_batch(ranks, wrapper, plan, places):
+    for found in run_ranks(ranks, train_all, wrapper, plan, places):
+        assert len(found) == len(places) >= 2
         for case, (steps, far) in found.items():
             assert (steps, far < 1e-6) == (2, True), (case, far)

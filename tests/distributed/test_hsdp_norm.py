@@ -1,7 +1,6 @@
 """Norms and clippers on a 2x2 mesh: sharded, replicated and plain gradients together, against one process."""
 
 import math
-from functools import partial
 from typing import Any
 
 import pytest
@@ -101,24 +100,25 @@ def test_norms_are_those_of_one_process_in_float64() -> None:
             assert torch.equal(each, other[scale, p][1])
 
 
-def clipped(place: Any, clipper: Any) -> tuple[list[Tensor], float, float]:
-    grads = {str(index): tensor for index, tensor in enumerate(place(whole_tensors(1.0)))}
-    weights = {str(index): nn.Parameter(tensor) for index, tensor in enumerate(place(whole_tensors(0.7, seed=1)))}
+def clipped(placed: list[Tensor], placed_weights: list[Tensor], clipper: Any) -> tuple[list[Tensor], float, float]:
+    grads = {str(index): tensor.clone() for index, tensor in enumerate(placed)}
+    weights = {str(index): nn.Parameter(tensor) for index, tensor in enumerate(placed_weights)}
     with torch.no_grad():
         done = clipper.clip_(grads, weights, total_norm, {})
     return [full(grad) for grad in grads.values()], float(done.total_norm), float(done.clip_coef)
 
 
 def clipped_by_all() -> list[tuple[list[Tensor], float, float]]:
-    place = partial(laid_out, meshes())
-    return [clipped(place, clipper) for clipper in CLIPPERS]
+    over = meshes()
+    placed, weights = laid_out(over, whole_tensors(1.0)), laid_out(over, whole_tensors(0.7, seed=1))
+    return [clipped(placed, weights, clipper) for clipper in CLIPPERS]
 
 
 def test_clippers_do_to_shards_what_they_do_to_whole_tensors() -> None:
     """AGC too, whose units may be spread over ranks."""
     by_rank = run_ranks(4, clipped_by_all)
     for index, clipper in enumerate(CLIPPERS):
-        grads, norm, factor = clipped(lambda tensors: [tensor.clone() for tensor in tensors], clipper)
+        grads, norm, factor = clipped(whole_tensors(1.0), whole_tensors(0.7, seed=1), clipper)
         assert factor < 1.0
         for found in by_rank:
             assert found[index][1] == pytest.approx(norm, rel=1e-6)

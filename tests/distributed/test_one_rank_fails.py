@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 import tightgrad as tg
+from support.in_turn import in_turn
 from support.ranks import run_ranks
 from support.waiting import patience
 from support.wrapping import full, small_model, wrap
@@ -91,13 +92,7 @@ def fails(wrapped, place):
     return told, loop.weights(), loop.pipe.state.step
 
 
-@pytest.mark.parametrize(
-    ("wrapped", "place"),
-    [
-        *((wrapped, place) for wrapped in WRAPPED for place in ("edit", "writer")),
-        *((wrapped, "before step") for wrapped in WRAPPED),
-    ],
-)
+@pytest.mark.parametrize(("wrapped", "place"), in_turn(WRAPPED, ["edit", "before step", "writer"]))
 def test_after_the_last_backward_others_are_told_and_all_go_on(wrapped, place):
     first, second = run_ranks(2, fails, wrapped, place, timeout_seconds=patience(30))
     assert all(map(torch.equal, first[1], second[1]))
@@ -128,8 +123,7 @@ def fails_early(wrapped, position):
     return told, loop.weights(), loop.pipe.state.step
 
 
-@pytest.mark.parametrize("position", range(K))
-@pytest.mark.parametrize("wrapped", BEFORE)
+@pytest.mark.parametrize(("wrapped", "position"), in_turn(BEFORE, range(K)))
 def test_in_a_forward_others_are_told_where_they_wait(wrapped, position):
     first, second = run_ranks(2, fails_early, wrapped, position, timeout_seconds=patience(30))
     assert all(map(torch.equal, first[1], second[1]))

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
+from support.in_turn import in_turn
 from support.ranks import run_ranks
 from support.waiting import patience
 from support.wrapping import full, local, small_model, wrap
@@ -154,8 +155,7 @@ def written_later(compress, fetch):
     return found
 
 
-@pytest.mark.parametrize("fetch", ["window", "batch"])
-@pytest.mark.parametrize("compress", [None, COMPRESS], ids=["ddp", "compress"])
+@pytest.mark.parametrize(("compress", "fetch"), in_turn([None, COMPRESS], ["window", "batch"]))
 def test_what_one_rank_alone_has_written_is_compared_before_the_next_step(compress, fetch):
     for found in run_ranks(2, written_later, compress, fetch, timeout_seconds=patience(30)):
         for case, steps, message, stayed in found:

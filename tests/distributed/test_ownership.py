@@ -125,7 +125,13 @@ def changed_in(mode):
 HIDDEN = {"ddp bfloat16", "fsdp2 last", "fsdp2 last bfloat16", "fsdp2 compress"}
 
 
-@pytest.mark.parametrize("mode", MODES)
+# Each shows what two others show together.
+LATER = {"ddp views", "ddp every", "ddp every views unused", "ddp every views static", "explicit views", "hook views"}
+
+
+@pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=[pytest.mark.slow] if mode in LATER else []) for mode in MODES]
+)
 def test_a_change_is_an_error_on_every_rank(mode):
     for found in run_ranks(2, changed_in, mode, timeout_seconds=patience(20)):
         assert found["clean"] == [False] * 4

@@ -143,12 +143,13 @@ def trained(net, kind, micro_batches, bucket_cap_mb, **arguments):
         return str(error)
 
 
-def everything(nets):
+def everything(nets, caps_in_turn):
     results = {}
-    for net in nets:
-        for kind in KINDS:
+    for row, net in enumerate(nets):
+        for column, kind in enumerate(KINDS):
             for micro_batches in (1, 2) if kind != "hook" else (1,):
-                for cap in (25, SMALL_BUCKETS):
+                caps = (25, SMALL_BUCKETS)
+                for cap in [caps[(row + column + micro_batches) % 2]] if caps_in_turn else caps:
                     case = (net.__name__, kind, micro_batches, cap)
                     results[case] = trained(net, kind, micro_batches, cap)
         results[net.__name__, "backward", 1, "views"] = trained(net, "backward", 1, 25, gradient_as_bucket_view=True)
@@ -164,9 +165,13 @@ def expected(net, micro_batches, ranks=2):
     return gradients(model)
 
 
+caps_in_turn = pytest.mark.parametrize("caps_in_turn", [True, pytest.param(False, marks=pytest.mark.slow)])
+
+
+@caps_in_turn
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
-def test_each_layer_once_is_right_and_so_are_tied_layers():
-    first, second = run_ranks(2, everything, RIGHT)
+def test_each_layer_once_is_right_and_so_are_tied_layers(caps_in_turn):
+    first, second = run_ranks(2, everything, RIGHT, caps_in_turn)
     by_name = {net.__name__: net for net in RIGHT}
     for case, steps in first.items():
         assert not isinstance(steps, str), (case, steps)
@@ -178,8 +183,9 @@ def test_each_layer_once_is_right_and_so_are_tied_layers():
                 torch.testing.assert_close(grad.double(), exact, rtol=1e-5, atol=1e-6, msg=str(case))
 
 
-def test_a_gradient_that_grows_after_it_was_reduced_is_an_error_on_every_rank():
-    for rank in run_ranks(2, everything, WRONG):
+@caps_in_turn
+def test_a_gradient_that_grows_after_it_was_reduced_is_an_error_on_every_rank(caps_in_turn):
+    for rank in run_ranks(2, everything, WRONG, caps_in_turn):
         for case, found in rank.items():
             if case[1] == "none":
                 assert not isinstance(found, str), "reduced after backward: right"

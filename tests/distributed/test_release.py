@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
+from support.in_turn import in_turn
 from support.ranks import run_ranks
 from support.waiting import patience
 from support.wrapping import full, ragged_batches, small_model, wrap
@@ -70,8 +71,7 @@ def trained_by_hand(mode, leaves):
     return pairs, buffers
 
 
-@pytest.mark.parametrize("leaves", [False, True])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "leaves"), in_turn(MODES, [False, True]))
 def test_a_closed_pipeline_leaves_a_plain_wrapper(mode, leaves):
     for pairs, buffers in run_ranks(2, trained_by_hand, mode, leaves, timeout_seconds=patience(200)):
         for ours, plain in pairs:

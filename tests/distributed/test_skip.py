@@ -6,6 +6,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 import tightgrad as tg
+from support.in_turn import in_turn
 from support.ranks import run_ranks
 from support.wrapping import full, ragged_batches, small_model, wrap
 
@@ -50,12 +51,12 @@ def train(wrapper, plan, left_out, gives_loss):
     return seen, record.weight
 
 
-@pytest.mark.parametrize("left_out", LEFT_OUT)
-@pytest.mark.parametrize(
-    ("wrapper", "plan"),
-    [("ddp", "last"), ("ddp", "every"), ("ddp", "compress"), ("fsdp2", "last"), ("fsdp2", "every")],
-)
-def test_the_gradient_is_that_of_the_others(wrapper, plan, left_out):
+MODES = [("ddp", "last"), ("ddp", "every"), ("ddp", "compress"), ("fsdp2", "last"), ("fsdp2", "every")]
+
+
+@pytest.mark.parametrize(("mode", "left_out"), in_turn(MODES, LEFT_OUT))
+def test_the_gradient_is_that_of_the_others(mode, left_out):
+    wrapper, plan = mode
     kept = [
         batch
         for rank in range(WORLD)

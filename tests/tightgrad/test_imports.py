@@ -57,7 +57,9 @@ FSDP2 = ("torch.distributed.fsdp._fully_shard",)
 PRIVATE = (*FSDP2, "torch.distributed.fsdp", "torch.distributed._composable", "torch.distributed.tensor.parallel")
 
 
-@pytest.mark.parametrize("prefixes", [FSDP2, PRIVATE], ids=["fsdp2", "more"])
+@pytest.mark.parametrize(
+    "prefixes", [pytest.param(FSDP2, id="fsdp2", marks=pytest.mark.slow), pytest.param(PRIVATE, id="more")]
+)
 def test_a_torch_without_private_modules_runs_what_does_not_need_them(prefixes):
     text = BLOCK.format(prefixes=prefixes) + PLAIN + DDP + SHARDED
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=600, check=False)

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import tightgrad as tg
+from support.in_turn import in_turn
 from support.training import batches, linear, loss_of, train
 
 
@@ -33,10 +34,9 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("accumulate", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("num", range(14))
-def test_the_length_is_the_number_of_windows(accumulate, num):
-    model, pipe = make(accumulate)
+@pytest.mark.parametrize(("name", "num"), in_turn(SETTINGS, range(14)))
+def test_the_length_is_the_number_of_windows(name, num):
+    model, pipe = make(SETTINGS[name])
     loader = batches(num)
     assert len(pipe.windows(loader)) == len(train(pipe, model, loader))
     assert len(pipe.windows(loader)) == len(train(pipe, model, loader)), "from the step where it is now"

@@ -50,7 +50,8 @@ def norms_rank() -> list[tuple[str, float, float]]:
         for scale in scales:
             plain = values(ALL, dtype, seed=0, scale=scale)
             placed = {name: place(name, value, mesh) for name, value in plain.items()}
-            assert all(torch.allclose(whole(placed[name]), plain[name], rtol=1e-5, atol=0) for name in plain)
+            if scale == 1.0:
+                assert all(torch.allclose(whole(placed[name]), plain[name], rtol=1e-5, atol=0) for name in plain)
             for p in POWERS if scale == 1.0 else (0.5, 2.0, 3.5, math.inf) if scale < 1.0 else (1.0, 2.0, 7.0):
                 title = f"{dtype} {scale} {p}"
                 total = total_norm(list(placed.values()), p)
@@ -71,9 +72,11 @@ def test_norms() -> None:
         assert ours == pytest.approx(expected, rel=1e-6, abs=2.0**-149 if expected == in_float32 else 0.0), title
 
 
-def clippers_rank() -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor], float, float]]:
+def clippers_rank(
+    names: dict[torch.dtype, list[str]],
+) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor], float, float]]:
     mesh, found = make_mesh(), {}
-    for dtype in (torch.float32, torch.complex128):
+    for dtype in names:
         weights = values(ALL, dtype, seed=1)
         plain_params = {name: nn.Parameter(weight) for name, weight in weights.items()}
         params = {n: nn.Parameter(place("replicated" if n in SUMMANDS else n, w, mesh)) for n, w in weights.items()}
@@ -83,10 +86,11 @@ def clippers_rank() -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor], flo
         for plain in steps:
             del plain[mesh_of_one]
         placed = [{n: place(n, value, mesh) for n, value in plain.items()} for plain in steps]  # which takes longest
-        for name, clipper in CLIPPERS.items():
+        for name in names[dtype]:
+            clipper = CLIPPERS[name]
             plain_state: Any = {}
             state: Any = {}
-            for step in range(3):
+            for step in range(3) if clipper.slots else [2]:
                 plain, grads = ({n: g.clone() for n, g in one[step].items()} for one in (steps, placed))
                 theirs = clipper.clip_(plain, plain_params, exact_norm, plain_state)
                 ours = clipper.clip_(grads, params, exact_norm, state)
@@ -96,8 +100,15 @@ def clippers_rank() -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor], flo
     return found
 
 
-def test_clippers() -> None:
-    by_rank = run_ranks(4, clippers_rank)
+EVERY_OTHER = {torch.float32: [*CLIPPERS], torch.complex128: [*CLIPPERS][::2]}
+COMPLEX = {torch.complex128: [*CLIPPERS]}
+
+
+@pytest.mark.parametrize(
+    "names", [pytest.param(EVERY_OTHER, id="quick"), pytest.param(COMPLEX, id="complex", marks=pytest.mark.slow)]
+)
+def test_clippers(names: dict[torch.dtype, list[str]]) -> None:
+    by_rank = run_ranks(4, clippers_rank, names)
     for found in by_rank:
         for name, (ours, plain, coefficient, expected) in found.items():
             assert coefficient == pytest.approx(expected, rel=1e-5), name

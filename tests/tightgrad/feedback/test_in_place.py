@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import tightgrad as tg
+from support.in_turn import in_turn
 from support.training import on_ranks
 from tightgrad.collectives import run_threaded
 from tightgrad.core.clock import StageClock
@@ -110,14 +111,12 @@ def same(first, second):
     return first == second
 
 
-@pytest.mark.parametrize("make_model", MODELS.values(), ids=MODELS)
-@pytest.mark.parametrize("residual", ["float32", "int8"])
-@pytest.mark.parametrize("fallback", [None, "dense"])
-def test_bits_are_the_same(make_model, residual, fallback):
+@pytest.mark.parametrize(("name", "residual", "fallback"), in_turn(MODELS, ["float32", "int8"], [None, "dense"]))
+def test_bits_are_the_same(name, residual, fallback):
     def run(feedback):
         settings = {"fallback": fallback, "max_relative_error": 0.3 if fallback else None}
         compress = tg.Compress(CODEC, feedback=feedback(residual=residual), **settings)
-        return on_ranks(2, lambda collective: trained(collective, make_model, compress))
+        return on_ranks(2, lambda collective: trained(collective, MODELS[name], compress))
 
     for ours, expected in zip(run(tg.ErrorFeedback), run(Apart), strict=True):
         assert isinstance(ours, list), ours

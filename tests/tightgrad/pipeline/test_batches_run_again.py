@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tightgrad as tg
+from support.in_turn import in_turn
 
 SIZES = (4, 2, 5, 1)
 
@@ -89,8 +90,7 @@ def trained(loss_of, name):
     return model.weight
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("loss_of", [doubled, taken_out, put_in])
+@pytest.mark.parametrize(("loss_of", "name"), in_turn([doubled, taken_out, put_in], OPTIMIZERS))
 def test_each_time_it_is_whole(loss_of, name):
     assert torch.equal(trained(loss_of, name), trained(as_it_is, name))
 

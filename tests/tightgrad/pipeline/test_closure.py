@@ -8,6 +8,7 @@ from torch import nn
 
 import tightgrad as tg
 from support.closing import KINDS, CallsTwice, Climbing, by_hand, lbfgs, sam, strong_wolfe, twice
+from support.in_turn import in_turn
 from support.training import snapshot
 
 SIZES = (4, 2, 5, 4, 4, 3, 1, 4)
@@ -47,9 +48,7 @@ def plan_of(micro_batches, **settings):
 
 
 class TestTheStepIsThatOfTheBigBatch:
-    @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("micro_batches", [1, 4])
-    @pytest.mark.parametrize("max_norm", [None, 0.7])
+    @pytest.mark.parametrize(("kind", "micro_batches", "max_norm"), in_turn(KINDS, [4, 1], [None, 0.7]))
     def test_as_by_hand_in_float64(self, kind, micro_batches, max_norm):
         model, reference = network(), network()
         clip = None if max_norm is None else tg.clip.GlobalNorm(max_norm, compat="torch")
@@ -190,8 +189,7 @@ class TestAStepThatIsNotAdmitted:
 
         return loss_of
 
-    @pytest.mark.parametrize("kind", [lbfgs, strong_wolfe, sam, twice])
-    @pytest.mark.parametrize("at", [6, 11])
+    @pytest.mark.parametrize(("kind", "at"), in_turn([lbfgs, strong_wolfe, sam, twice], [6, 11]))
     def test_skip(self, kind, at):
         model, reference = network(), network()
         optimizer = kind(model.parameters())

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import tightgrad as tg
+from support.in_turn import in_turn
 from tightgrad.pipeline.premises.gradient_watch import GradientWatch, foreign_change
 from tightgrad.scaling.noise_scale import NoiseScale
 
@@ -101,9 +102,7 @@ def disturbed(pipe, model, optimizer, window, change, after):
     pipe.step()
 
 
-@pytest.mark.parametrize("plan", PLANS.values(), ids=list(PLANS))
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-@pytest.mark.parametrize("after", [1, K])
+@pytest.mark.parametrize(("plan", "change", "after"), in_turn(PLANS.values(), CHANGES, [1, K]))
 def test_a_change_from_outside_is_an_error_before_the_weights_move(plan, change, after):
     model = network()
     before = copy.deepcopy(model.state_dict())

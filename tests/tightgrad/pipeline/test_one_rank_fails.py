@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import tightgrad as tg
+from support.in_turn import in_turn
 from support.waiting import patience
 
 K, WORLD, WINDOWS, BAD = 2, 3, 4, 1
@@ -146,9 +147,9 @@ EDITS = ("before_clip", "before_clip, half done")
 @pytest.mark.parametrize(
     ("plan", "runs", "place"),
     [
-        *((plan, "loop", place) for plan in ("dense", "skips", "compress") for place in (*IN_LOOP, EDITS[0])),
-        *(("dense", runs, place) for runs in ("loop", "run") for place in EDITS),
-        *((plan, "run", place) for plan in ("dense", "pieces", "one at a time") for place in IN_LOOP[:3]),
+        *in_turn(["dense", "skips", "compress"], ["loop"], [*IN_LOOP, EDITS[0]]),
+        *in_turn(["dense"], ["run", "loop"], EDITS),
+        *in_turn(["dense", "pieces", "one at a time"], ["run"], IN_LOOP[:3]),
         *(("one at a time", "loop", place) for place in IN_LOOP),
         *(("dense", "run_cached", place) for place in ("encode", "loss of all")),
         *((plan, "run, measured", place) for plan in ("dense", "pieces") for place in IN_LOOP[:2]),

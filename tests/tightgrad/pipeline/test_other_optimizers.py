@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 import tightgrad as tg
+from support.in_turn import in_turn
 from support.ranks import run_ranks
 
 K = 2
@@ -46,8 +47,7 @@ def of_the_head(model, optimizer):
     return torch.optim.SGD([{"params": [model[2].weight]}, {"params": [torch.ones(1, requires_grad=True)]}], lr=0.01)
 
 
-@pytest.mark.parametrize("change", [anew, with_schedule, of_the_head])
-@pytest.mark.parametrize("at", [0, 1, 4])
+@pytest.mark.parametrize(("change", "at"), in_turn([anew, with_schedule, of_the_head], [0, 1, 4]))
 def test_a_new_optimizer_is_told_once(change, at):
     (text,) = train(change, at=at)
     assert "SGD) " in text

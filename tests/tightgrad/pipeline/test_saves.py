@@ -9,6 +9,7 @@ import torch
 import torch.distributed.checkpoint as torch_dcp
 
 import tightgrad as tg
+from support.in_turn import in_turn
 from support.saved import contents, load, make, windows
 from support.training import batches, linear, loss_of, on_ranks
 from tightgrad.checkpoint import folder as checkpoint
@@ -96,9 +97,7 @@ def test_a_save_leaves_the_files_of_the_one_before_alone(tmp_path, kind):
         assert all(torch.equal(residual[name], value) for name, value in saved["slots"]["residual"].items())
 
 
-@pytest.mark.parametrize("loading_ranks", [1, 2, 3])
-@pytest.mark.parametrize("exchanged", [0, 1])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "exchanged", "loading_ranks"), in_turn(KINDS, [0, 1], [2, 1, 3]))
 def test_files_of_two_saves_are_not_loaded_together(tmp_path, kind, exchanged, loading_ranks):
     """As an earlier version left them when it was killed between two ranks' files."""
     (first, second, _), _ = on_ranks(2, lambda collective: save_twice(collective, kind, tmp_path))

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tightgrad as tg
+from support.in_turn import in_turn
 from support.resuming import Run, compared, differences
 
 TOPK = tg.Compress(tg.codecs.TopK(0.2), feedback=tg.ErrorFeedback())
@@ -199,8 +200,8 @@ def seeded(make):
 
 
 @pytest.mark.filterwarnings("ignore:BatchNorm")
-@pytest.mark.parametrize("stop", [0, 4, 5], ids=["before the first step", "after a step", "in a window"])
-@pytest.mark.parametrize("make", LOOPS, ids=lambda make: make.__name__)
+# After 0 batches before the first step, after 4 between steps, after 5 in a window.
+@pytest.mark.parametrize(("make", "stop"), in_turn(LOOPS, [5, 0, 4]))
 def test_a_run_goes_on_to_the_bit(tmp_path, make, stop):
     straight = seeded(make)
     records = straight.train(BATCHES)

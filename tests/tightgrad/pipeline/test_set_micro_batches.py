@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import tightgrad as tg
+from support.in_turn import in_turn
 from support.ranks import run_ranks
 from support.wrapping import small_model, wrap
 
@@ -181,8 +182,7 @@ CASES = [("plain", "plain"), ("ddp", "plain"), ("ddp", "batch"), ("ddp", "every"
 CASES += [("ddp", "overlapped"), ("fsdp2", "plain"), ("fsdp2", "batch")]
 
 
-@pytest.mark.parametrize("numbers", [(2, 3), (2, 1)])
-@pytest.mark.parametrize(("kind", "name"), CASES)
-def test_ranks_that_set_different_numbers_are_told_on_every_rank(kind, name, numbers):
-    for found in run_ranks(2, rank_body, kind, name, numbers):
+@pytest.mark.parametrize(("case", "numbers"), in_turn(CASES, [(2, 3), (2, 1)]))
+def test_ranks_that_set_different_numbers_are_told_on_every_rank(case, numbers):
+    for found in run_ranks(2, rank_body, *case, numbers):
         assert found == [2] * 4

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tightgrad as tg
+from support.in_turn import in_turn
 from tightgrad.plan.guard import spike
 
 BOUNDS = {
@@ -55,8 +56,7 @@ def train(plan, batches, collective=None):
     return model, optimizer, pipe, records
 
 
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize(("parts", "bound"), in_turn(PARTS, BOUNDS))
 def test_a_step_that_is_left_out_has_not_been(parts, bound):
     plan = tg.Plan(guard=tg.Guard(**BOUNDS[bound]), **PARTS[parts])
     with pytest.warns(tg.TightGradWarning, match="step 12 was left out: the gradient's norm, .* is above") as told:

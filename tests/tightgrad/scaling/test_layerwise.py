@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from support.in_turn import in_turn
 from support.layerwise import (
     OPTIMIZERS,
     fit,
@@ -62,37 +63,22 @@ def test_foreach_equals_the_reference(name: str, settings: dict[str, Any], dtype
     )
 
 
-@every_run
-@pytest.mark.parametrize("mesh_shape", [(2,), (2, 1), (1, 2)], ids=str)
-def test_sharded_equals_unsharded(
-    name: str, settings: dict[str, Any], mesh_shape: tuple[int, ...], sharded: dict[Any, list[Any]]
-) -> None:
-    model = make_model()
-    fit(model, name, settings)
-    index = RUNS.index((name, settings))
-    for implementation, ranks in sharded[mesh_shape].items():
-        results = [rank[index] for rank in ranks]
-        assert difference(results[0]["params"], [p.detach() for p in model.parameters()]) < 1e-6, implementation
+@pytest.mark.parametrize(
+    ("mesh_shape", "implementation"), in_turn([(2,), (2, 1), (1, 2)], ["foreach", "single_tensor"])
+)
+def test_sharded_equals_unsharded(mesh_shape: tuple[int, ...], implementation: str) -> None:
+    runs = [(name, {**settings, "implementation": implementation}) for name, settings in RUNS]
+    by_rank = run_ranks(2, fit_sharded, mesh_shape, runs)
+    for (name, settings), *results in zip(RUNS, *by_rank, strict=True):
+        model = make_model()
+        fit(model, name, settings)
+        wanted = [p.detach() for p in model.parameters()]
+        assert difference(results[0]["params"], wanted) < 1e-6, (name, settings)
         assert all(torch.equal(a, b) for a, b in zip(results[0]["params"], results[1]["params"], strict=True))
         if name == "lamb" or settings.get("momentum") != 0.0:
-            assert all(result["state_like_params"] for result in results)
+            assert all(result["state_like_params"] for result in results), (name, settings)
         whole = sum(parameter.numel() for parameter in model.parameters())
         assert sum(result["local_numel"] for result in results) == whole * (2 if mesh_shape == (2, 1) else 1)
-
-
-@pytest.fixture(scope="module")
-def sharded() -> dict[Any, Any]:
-    """All runs on two ranks, by mesh and implementation."""
-    implementations = ("foreach", "single_tensor")
-    results: dict[Any, dict[str, Any]] = {}
-    for mesh_shape in ((2,), (2, 1), (1, 2)):
-        runs = [(name, {**settings, "implementation": which}) for which in implementations for name, settings in RUNS]
-        by_rank = run_ranks(2, fit_sharded, mesh_shape, runs)
-        results[mesh_shape] = {
-            which: [rank[index * len(RUNS) : (index + 1) * len(RUNS)] for rank in by_rank]
-            for index, which in enumerate(implementations)
-        }
-    return results
 
 
 @every_run

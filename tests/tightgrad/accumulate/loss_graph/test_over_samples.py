@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 import tightgrad as tg
+from support.in_turn import in_turn
 from support.ranks import run_ranks
 from tightgrad.accumulate.loss_graph.over_samples import over_samples
 from tightgrad.accumulate.loss_graph.terms import terms
@@ -208,10 +209,9 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("sizes", [EQUAL, RAGGED])
-@pytest.mark.parametrize("loss_of", RIGHT.values(), ids=RIGHT.keys())
-def test_what_is_no_sum_over_the_samples(loss_of, sizes):
-    assert told(loss_of, loader(sizes), windows=2) == []
+@pytest.mark.parametrize(("name", "sizes"), in_turn(RIGHT, [EQUAL, RAGGED]))
+def test_what_is_no_sum_over_the_samples(name, sizes):
+    assert told(RIGHT[name], loader(sizes), windows=2) == []
 
 
 NOT_ASKED = {
