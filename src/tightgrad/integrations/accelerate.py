@@ -130,7 +130,7 @@ class TightAccelerator(Accelerator):
         for loader in self._dataloaders:
             if isinstance(loader, DataLoaderStateMixin) and not issubclass(type(loader), _WindowsMixin):
                 _by_windows(loader, self)
-        for part in prepared if isinstance(prepared, tuple) else (prepared,):
+        for part in prepared if len(args) > 1 else (prepared,):  # a tuple, or a list under FSDP2
             if is_trainable(part) and all(part is not one for one in self._trained):
                 self._trained.append(part)
         if self._trained and self._optimizers:
@@ -263,6 +263,8 @@ class TightAccelerator(Accelerator):
 
     def _check_clip(self, wanted: Clipper, parameters: Tensor | Iterable[Tensor]) -> None:
         check_clips_alike(self.plan, wanted, "the loop asks for")
+        if self.loop is not None and not self.loop.is_last:
+            return  # under FSDP2 model.parameters() gives gathered ones in mid-window
         given = {id(one) for one in ([parameters] if isinstance(parameters, Tensor) else parameters)}
         own = self.pipe.adapter.parameters
         left = sorted(name for name, parameter in own.items() if id(parameter) not in given)

@@ -10,6 +10,7 @@ from torch import optim
 from tightgrad.core.errors import UnsupportedError
 from tightgrad.integrations.accelerate_checks import check_backwards
 from tightgrad.integrations.external_loop import ExternalLoop
+from tightgrad.pipeline.premises.state_init import is_initialising_state
 
 
 class TightOptimizer(AcceleratedOptimizer):
@@ -34,6 +35,9 @@ class TightOptimizer(AcceleratedOptimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:
         """Finish the window if the current micro-batch is its last; outside of windows as Accelerate's."""
+        if self.loop is not None and is_initialising_state():
+            self.optimizer.step(closure)
+            return
         if self.loop is not None and self.loop.has_stepped(self.optimizer):
             self._is_overflow = self.loop.record is not None and self.loop.record.skipped
             return
@@ -50,7 +54,9 @@ class TightOptimizer(AcceleratedOptimizer):
 
     def zero_grad(self, set_to_none: bool | None = None) -> None:
         """Clear nothing in a window; outside of windows as Accelerate's."""
-        if self.loop is None or self.loop.window is None:
+        if self.loop is not None and is_initialising_state():
+            self.optimizer.zero_grad()
+        elif self.loop is None or self.loop.window is None:
             super().zero_grad(set_to_none)
 
 

@@ -1,7 +1,7 @@
 """Windows in a loop of another framework: all batches are given at once, micro-batches and the step one by one."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +46,7 @@ class ExternalLoop:
         self.window: Window[Any] | None = None
         self.position = 0
         self._windows: Iterator[Window[Any]] = iter(())
+        self._held = ExitStack()
         self._norms: list[Tensor] = []
         self._not_asked: list[Any] = []
 
@@ -155,7 +156,8 @@ class ExternalLoop:
         if self.window is None or self.is_last:
             raise UsageError("there is no further micro-batch in this window; the loop runs more than it announced.")
         self.position += 1
-        with self.window.micro_batch(self.position - 1):
+        with ExitStack() as self._held:
+            self._held.enter_context(self.window.micro_batch(self.position - 1))
             yield
 
     def step(self, optimizer: Any = None) -> StepRecord:
@@ -165,6 +167,7 @@ class ExternalLoop:
             optimizer: whose step the loop has asked for; all are stepped, and the loop is to ask for those of the
                 others as well, before its next batch. None asks for all of them.
         """
+        self._held.close()  # what is looked at when a micro-batch ends has to be found before weights move
         self.window = None
         self._not_asked = [] if optimizer is None else [one for one in self.pipe.optimizers if one is not optimizer]
         norms, self._norms = self._norms, []

@@ -30,7 +30,13 @@ from tightgrad.collectives.gather_with_grad import gather_rows
 from tightgrad.core.errors import CheckpointError, UnsupportedError, UsageError
 from tightgrad.core.notices import warn
 from tightgrad.integrations.external_loop import ExternalLoop, check_takes_loss_alone
-from tightgrad.integrations.lightning_checks import OWN_LOOP, check_clips_as_planned, check_supported, full_plan
+from tightgrad.integrations.lightning_checks import (
+    OWN_LOOP,
+    check_asks_for_sum,
+    check_clips_as_planned,
+    check_supported,
+    full_plan,
+)
 from tightgrad.integrations.lightning_hooks import StepHooks
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
@@ -236,7 +242,8 @@ class TightGrad(Callback):
                 f"manual_backward(loss) came after the step of batch {self._batch}: TightGrad takes one step for a "
                 f"batch, or for several. Add the losses of a batch and step once; or {OWN_LOOP}."
             )
-        if self.pipe.adapter.reduces and self._running.is_last:
+        if self.pipe.adapter.every_rank_runs and self._running.is_last:
+            check_asks_for_sum(trainer, module)
             trainer.strategy.pre_backward(loss)
         # Lightning has divided by its number of batches, which the pipeline's weights do better.
         scale = trainer.accumulate_grad_batches if module.automatic_optimization else 1

@@ -132,6 +132,18 @@ def check_clips_as_planned(given: Plan, plan: Plan, trainer: Trainer, module: Li
         )
 
 
+def check_asks_for_sum(trainer: Trainer, module: LightningModule) -> None:
+    """Raise `UsageError` if a manual backward whose gradients are to be summed runs under DDP's `no_sync`: in manual
+    optimization the backward is within DDP's forward, and what the flag says then is what counts.
+    """
+    if not module.automatic_optimization and not getattr(trainer.strategy.model, "require_backward_grad_sync", True):
+        raise UsageError(
+            "manual_backward(loss) was called under no_sync() in the last batch of a window, so its gradients would "
+            "not be summed over ranks. Leave out toggle_model(sync_grad=...), strategy.block_backward_sync() and "
+            "no_sync(): TightGrad sums once in each window, in its last backward. Nothing has been stepped."
+        )
+
+
 def clipper_of(limit: float | None, algorithm: str | None) -> Clipper | None:
     """Return the clipper of a limit and the name of an algorithm; None where Lightning does not clip either."""
     if limit is None or limit <= 0:

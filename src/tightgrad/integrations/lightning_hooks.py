@@ -2,7 +2,7 @@
 are complete and summed over ranks.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from tightgrad.core.types import Grads
 from tightgrad.integrations.external_loop import ExternalLoop, check_clips_alike
 from tightgrad.integrations.lightning_checks import clipper_of, clips_by_itself, overriders
 from tightgrad.pipeline.pipeline import GradientPipeline
+from tightgrad.pipeline.premises.state_init import is_initialising_state
 
 EARLY = "on_after_backward"
 LATE = "on_before_optimizer_step"
@@ -58,10 +59,7 @@ class StepHooks:
             self._undo.callback(self._optimizers[0].register_step_pre_hook(self._before_step).remove)
         # Private, lightning 2.0 to 2.6: what `self.optimizers()` gives; the public way wants a fit under way.
         for optimizer in (*self._optimizers, *self._trainer.strategy._lightning_optimizers):
-            clear = optimizer.zero_grad
-            self._replace(
-                optimizer, "zero_grad", lambda *a, _clear=clear, **k: _clear(*a, **k) if loop.window is None else None
-            )
+            self._replace(optimizer, "zero_grad", _between_windows(optimizer.zero_grad, loop))
         plugin = self._trainer.precision_plugin
         self._replace(plugin, "clip_gradients", partial(self._clip_gradients, plugin.clip_gradients))
 
@@ -80,6 +78,8 @@ class StepHooks:
                 _call_lightning_module_hook(self._trainer, LATE, optimizer)
 
     def _before_step(self, optimizer: optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if is_initialising_state():
+            return
         for parameter in self._dropped:
             parameter.grad = None
         if not clips_by_itself(self._module):
@@ -132,6 +132,16 @@ class StepHooks:
             )
         if self._early:
             self._pipe.ownership.watch_grads()  # as the hook has changed them
+
+
+def _between_windows(clear: Callable[..., None], loop: ExternalLoop) -> Callable[..., None]:
+    """Return what clears gradients unless a window is open, or a checkpoint does that with its own."""
+
+    def clear_between(*args: Any, **kwargs: Any) -> None:
+        if loop.window is None or is_initialising_state():
+            clear(*args, **kwargs)
+
+    return clear_between
 
 
 @contextmanager

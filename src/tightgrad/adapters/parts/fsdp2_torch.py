@@ -89,6 +89,9 @@ def forget_iteration(model: Any) -> None:
     state: Any = model._get_fsdp_state()  # private in torch 2.9 to 2.14
     if not state._is_root:  # None before the first forward; False in a larger model, whose iteration is not ours to end
         model.reshard()
+        for module in fsdp_modules(model):  # a root below one whose own forward nobody calls, as a LightningModule's
+            if module._get_fsdp_state()._is_root:
+                forget_iteration(module)
         return
     if hasattr(model, "reset_iter_state"):  # torch 2.13 and newer; what follows is its equal for 2.9 to 2.12
         model.reset_iter_state()

@@ -17,6 +17,7 @@ from tightgrad.core.errors import UsageError
 from tightgrad.core.notices import first_few, named, warn
 from tightgrad.core.placement import is_dtensor
 from tightgrad.pipeline.premises.gradient_watch import GradientWatch, foreign_change
+from tightgrad.pipeline.premises.state_init import is_initialising_state
 
 _CLOSED = "this pipeline is closed; call attach() again to go on training with a plan."
 _WRITE_INSTEAD = (
@@ -45,9 +46,11 @@ class StepGuard:
         self._ownership = (lambda: None) if ownership is None else weakref.ref(ownership)
 
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Raise `UsageError` unless the pipeline itself steps, is closed, or is gone."""
+        """Raise `UsageError` unless the pipeline itself steps, is closed, or is gone, or a checkpoint makes the
+        optimizer's state.
+        """
         ownership = self._ownership()
-        if ownership is not None and not ownership.is_stepping:
+        if ownership is not None and not ownership.is_stepping and not is_initialising_state():
             raise UsageError(
                 f"{type(optimizer).__name__}.step() was called from outside, but a TightGrad pipeline steps this "
                 f"optimizer; the plan would be left out. Nothing has been changed. {ownership.write_instead}"

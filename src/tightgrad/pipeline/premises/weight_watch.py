@@ -16,6 +16,7 @@ from tightgrad.core.notices import named, warn
 from tightgrad.core.placement import local_part
 from tightgrad.pipeline.premises.gradient_watch import norms
 from tightgrad.pipeline.premises.other_optimizers import within
+from tightgrad.pipeline.premises.state_init import is_initialising_state
 
 MOST_NAMED = 5
 
@@ -125,6 +126,8 @@ class WeightWatch:
 
     def note_step(self, optimizer: optim.Optimizer) -> None:
         """Take note that an optimizer steps that is none of the pipeline's, and no part of one."""
+        if self._versions is not None and is_initialising_state():
+            self._versions = None  # until the next backward: weights are written over with what they were
         if self._versions is None or self._stepped_by or any(optimizer is own for own in self._optimizers):
             return
         ours = {id(parameter): name for name, parameter in self._parameters.items()}

@@ -1,0 +1,166 @@
+"""Lightning under `ModelParallelStrategy`: validation before and inside of windows, and going on after any batch."""
+
+from itertools import islice
+
+import lightning
+import pytest
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import DataLoader
+
+import tightgrad as tg
+from support.lightning_fits import FILTERS
+from support.ranks import run_ranks
+from support.tagging import (
+    BATCH,
+    NUM_BATCHES,
+    PLANS,
+    STEPS,
+    Tagger,
+    check_equal,
+    launched,
+    num_tokens,
+    raw_loader,
+    raw_loop,
+)
+from support.wrapping import full
+from tightgrad.integrations.lightning import TightGrad
+
+pytestmark = [
+    pytest.mark.filterwarnings("error::tightgrad.TightGradWarning"),
+    *map(pytest.mark.filterwarnings, FILTERS),
+]
+
+
+class Sharded(lightning.LightningModule):
+    """As Lightning's pages write it; the module itself is a unit as well."""
+
+    def __init__(self, optimizer=torch.optim.SGD):
+        super().__init__()
+        self.tagger, self.optimizer = Tagger(), optimizer
+
+    def configure_model(self):
+        mesh = self.device_mesh["data_parallel"]
+        for part in (self.tagger.head, self.tagger, self):
+            fully_shard(part, mesh=mesh)
+
+    def training_step(self, batch, index):
+        return self.tagger(**batch)["loss"]
+
+    def validation_step(self, batch, index):
+        self.tagger(**batch)
+
+    def configure_optimizers(self):
+        return self.optimizer(self.parameters(), lr=0.5)
+
+
+class WithPlace(DataLoader):
+    """Goes on where its state says, as torchdata's loader does."""
+
+    begin = place = 0
+
+    def __iter__(self):
+        self.place, self.begin = self.begin, 0
+        for batch in islice(super().__iter__(), self.place, None):
+            self.place += 1
+            yield batch
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.begin = state["place"]
+
+
+class Saves(Callback):
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        done = trainer.current_epoch * NUM_BATCHES + batch_idx + 1
+        if done in (1, 5):
+            trainer.save_checkpoint(self.folder / str(done))
+
+
+def fit(plan, *callbacks, module=None, path=None, epochs=1, validation=None, **settings):
+    module, tight = module or Sharded(), TightGrad(plan, weight=num_tokens)
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        devices=dist.get_world_size(),
+        strategy=ModelParallelStrategy(
+            data_parallel_size=dist.get_world_size(), tensor_parallel_size=1, process_group_backend="gloo"
+        ),
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accumulate_grad_batches=STEPS,
+        callbacks=[tight, *callbacks],
+        **settings,
+    )
+    plain = raw_loader(dist.get_rank(), dist.get_world_size())
+    trainer.fit(module, WithPlace(plain.dataset, batch_size=BATCH), validation, ckpt_path=path)
+    return {name: full(value).clone() for name, value in module.tagger.state_dict().items()}, tight
+
+
+def validated():
+    want, _, _ = raw_loop(PLANS["clipped"])
+    with launched():
+        loader = raw_loader(dist.get_rank(), dist.get_world_size())
+        have, tight = fit(PLANS["clipped"], validation=loader, val_check_interval=3, limit_val_batches=2)
+    assert tight.pipe.state.step == 2
+    for name, value in want.items():
+        torch.testing.assert_close(have[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_validation_before_training_and_in_mid_window():
+    run_ranks(2, validated)
+
+
+def goes_on(folder, kind):
+    plan = PLANS["compressed"]
+    with launched():
+        want, _ = fit(plan, Saves(folder), module=Sharded(kind), epochs=2)
+        for done in (1, 5):
+            have, tight = fit(plan, module=Sharded(kind), path=folder / str(done), epochs=2)
+            check_equal(have, want)
+            assert tight.pipe.state.step == 4
+
+
+@pytest.mark.filterwarnings("ignore:Found keys that are in the model state dict:UserWarning")
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_it_goes_on_from_a_checkpoint_in_mid_window_also_before_the_first_step(kind, tmp_path):
+    """torch steps an optimizer that has no state yet when it writes it, here inside of the first window."""
+    run_ranks(2, goes_on, tmp_path, kind)
+
+
+class Blocks(Sharded):
+    def training_step(self, batch, index):
+        self.tagger.set_requires_gradient_sync((index + 1) % STEPS == 0)
+        return super().training_step(batch, index)
+
+
+class CountsSteps(Callback):
+    count = 0
+
+    def on_train_start(self, trainer, pl_module):
+        trainer.optimizers[0].register_step_post_hook(self.step)
+
+    def step(self, *_):
+        self.count += 1
+
+
+def unsynchronised():
+    counts = CountsSteps()
+    with launched(), pytest.raises(tg.UsageError, match=r"leave out set_requires_gradient_sync\(False\)"):
+        fit(PLANS["clipped"], counts, module=Blocks())
+    return counts.count
+
+
+def test_a_backward_without_synchronisation_is_told_before_weights_move():
+    assert run_ranks(2, unsynchronised) == [1, 1]
