@@ -30,6 +30,7 @@ from tightgrad.accumulate.weights import Weight, one
 from tightgrad.clip import GlobalNorm, Value
 from tightgrad.core.check import check_choice
 from tightgrad.core.errors import UnsupportedError, UsageError
+from tightgrad.core.placement import is_dtensor
 from tightgrad.core.protocols import Clipper
 from tightgrad.core.types import Grads
 from tightgrad.integrations.accelerate_checks import (
@@ -263,10 +264,10 @@ class TightAccelerator(Accelerator):
 
     def _check_clip(self, wanted: Clipper, parameters: Tensor | Iterable[Tensor]) -> None:
         check_clips_alike(self.plan, wanted, "the loop asks for")
-        if self.loop is not None and not self.loop.is_last:
+        own = self.pipe.adapter.parameters
+        if self.loop is not None and not self.loop.is_last and any(map(is_dtensor, own.values())):
             return  # under FSDP2 model.parameters() gives gathered ones in mid-window
         given = {id(one) for one in ([parameters] if isinstance(parameters, Tensor) else parameters)}
-        own = self.pipe.adapter.parameters
         left = sorted(name for name, parameter in own.items() if id(parameter) not in given)
         if left:
             raise UsageError(
