@@ -1,25 +1,49 @@
-"""Audits many small scripts from one process that has loaded torch: `python audits.py SCRIPT.py NAME:RANKS ...`.
+"""Audits many small scripts from one process that has loaded torch.
 
-Each rank is a fork of it, so that a script takes a fraction of a second. Prints one JSON object: name -> remarks.
+Each rank is a fork of it, so that a script takes a fraction of a second.
 """
 
-import json
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
-from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import tightgrad_lab.audit.script.child as child
 import tightgrad_lab.audit.script.surroundings.ways_round  # noqa: F401
+from support.waiting import patience
 from tightgrad_lab.audit.script import Settings, launch
 from tightgrad_lab.audit.script.finding import Remark
 from tightgrad_lab.audit.script.judge import judge
 from tightgrad_lab.errors import ArgumentError
-from tightgrad_lab.forking import PRELOADED
+from tightgrad_lab.forking import process_context
+
+Remarks = dict[str, list[dict[str, Any]]]
+"""What is said of each function of a script, by its name."""
+
+
+def audited(script: Path, ranks_of: Mapping[str, int]) -> Remarks:
+    """Audit functions of a script, each on so many ranks."""
+    context = process_context()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_audit_all, args=(str(script), dict(ranks_of), sender))
+    process.start()
+    sender.close()
+    try:
+        assert receiver.poll(patience(300)), "the audits have not come to an end"
+        found: Remarks = receiver.recv()
+        return found
+    finally:
+        process.kill()
+        process.join()
+
+
+def _audit_all(script: str, ranks_of: Mapping[str, int], sender: Connection) -> None:
+    sender.send({name: remarks_of(script, name, ranks) for name, ranks in ranks_of.items()})
 
 
 def forked(folder: Path, rank: int, ranks: int) -> int:
@@ -52,10 +76,3 @@ def remarks_of(script: str, name: str, ranks: int) -> list[dict[str, Any]]:
         except ArgumentError as error:
             return [asdict(Remark("error", str(error), "", ""))]
         return [asdict(one) for one in judge(ledgers)]
-
-
-if __name__ == "__main__":
-    for module in PRELOADED:  # what a script's first optimizer or backward would import in each rank anew
-        import_module(module)
-    chosen = [one.partition(":")[::2] for one in sys.argv[2:]]
-    print(json.dumps({name: remarks_of(sys.argv[1], name, int(ranks)) for name, ranks in chosen}))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from tightgrad_lab.audit.crash import is_from_another_rank, where_it_failed
@@ -134,6 +135,7 @@ def _observe_all(rank: Rank, send: Send, work: list[tuple[str, list[tuple[int, S
     """As under torchrun: the process group stands, and the environment says so. What loops print is not shown."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # in models as small as an audit's, threads above all wait for each other
     os.environ.update(RANK=str(rank.rank), LOCAL_RANK=str(rank.rank), WORLD_SIZE=str(rank.ranks))
     os.environ.update(LOCAL_WORLD_SIZE=str(rank.ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
     os.environ.update(GROUP_RANK="0", TORCHELASTIC_RUN_ID="audit", ACCELERATE_USE_CPU="1", OMP_NUM_THREADS="1")

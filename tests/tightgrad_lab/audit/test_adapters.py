@@ -124,6 +124,9 @@ RIGHT = {
     ),
     "data that are wiped": text(train=TRAIN.replace(".backward()", ".backward()\n            batch[0].zero_()")),
     "a term that is divided": text(loss=LOSS.replace(", len(t", f" + {PENALTY}, len(t")),
+    "one thread on however many cores": text(
+        build=BUILD.replace("    return", "    assert torch.get_num_threads() == 1\n    return")
+    ),
 }
 WRONG = {
     "an undivided penalty": (

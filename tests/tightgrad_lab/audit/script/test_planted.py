@@ -1,15 +1,10 @@
 """Faults of terms, divisors, targets and data are named, each alone; loops that are right are not accused."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import support.audits
-from support.waiting import patience
+from support.audits import Remarks, audited
 
 SCRIPTS = [Path(__file__).parent / name for name in ("planted.py", "planted_targets.py")]
 KINDS = {
@@ -38,26 +33,22 @@ NOTES = {"fine_autoencoder": "not shifted", "fine_clipped_slices": "changed data
 
 
 @pytest.fixture(scope="module")
-def remarks() -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+def remarks() -> Remarks:
+    found: Remarks = {}
     for script in SCRIPTS:
-        names = [f"{name}:{RANKS.get(name, 1)}" for name in [*WRONG, *FINE] if NAMES[name] == script]
-        command = [sys.executable, support.audits.__file__, str(script), *names]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=patience(300), check=False)
-        assert run.returncode == 0, run.stderr
-        found |= json.loads(run.stdout)
+        found |= audited(script, {name: RANKS.get(name, 1) for name in [*WRONG, *FINE] if NAMES[name] == script})
     return found
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_fault_is_named_and_nothing_else(name: str, remarks: dict[str, list[dict[str, Any]]]) -> None:
+def test_a_fault_is_named_and_nothing_else(name: str, remarks: Remarks) -> None:
     (fault,) = [one for one in remarks[name] if one["wrong"]]
     assert fault["kind"] == WRONG[name]
     assert fault["cure"]
 
 
 @pytest.mark.parametrize("name", FINE)
-def test_a_loop_that_is_right_is_not_accused(name: str, remarks: dict[str, list[dict[str, Any]]]) -> None:
+def test_a_loop_that_is_right_is_not_accused(name: str, remarks: Remarks) -> None:
     assert [one["cause"] for one in remarks[name] if one["wrong"]] == []
     assert name not in NOTES or NOTES[name] in {one["kind"] for one in remarks[name]}
 
@@ -75,6 +66,6 @@ def test_a_loop_that_is_right_is_not_accused(name: str, remarks: dict[str, list[
         ("same_buffer", "the 4 micro-batches of a step are the same data, other data in the next step"),
     ],
 )
-def test_words(name: str, words: str, remarks: dict[str, list[dict[str, Any]]]) -> None:
+def test_words(name: str, words: str, remarks: Remarks) -> None:
     (fault,) = [one for one in remarks[name] if one["wrong"]]
     assert words in fault["cause"]

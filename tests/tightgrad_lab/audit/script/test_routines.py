@@ -1,15 +1,10 @@
 """Faults of a loop besides its gradients are named, each alone; loops beside them that are right are not accused."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import support.audits
-from support.waiting import patience
+from support.audits import Remarks, audited
 
 SCRIPT = Path(__file__).parent / "routines.py"
 WRONG = {
@@ -51,22 +46,17 @@ RANKS = {"first_rank_alone": 2, "fine_invented_data": 2, "mass_divided_by_ranks_
 
 
 @pytest.fixture(scope="module")
-def remarks() -> dict[str, list[dict[str, Any]]]:
-    names = [f"{name}:{RANKS.get(name, 1)}" for name in [*WRONG, *FINE]]
-    command = [sys.executable, support.audits.__file__, str(SCRIPT), *names]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=patience(300), check=False)
-    assert run.returncode == 0, run.stderr
-    found: dict[str, list[dict[str, Any]]] = json.loads(run.stdout)
-    return found
+def remarks() -> Remarks:
+    return audited(SCRIPT, {name: RANKS.get(name, 1) for name in [*WRONG, *FINE]})
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_fault_is_named_and_nothing_else(name: str, remarks: dict[str, list[dict[str, Any]]]) -> None:
+def test_a_fault_is_named_and_nothing_else(name: str, remarks: Remarks) -> None:
     assert [one["kind"] for one in remarks[name] if one["wrong"]] == [WRONG[name]]
 
 
 @pytest.mark.parametrize("name", FINE)
-def test_a_loop_that_is_right_is_not_accused(name: str, remarks: dict[str, list[dict[str, Any]]]) -> None:
+def test_a_loop_that_is_right_is_not_accused(name: str, remarks: Remarks) -> None:
     assert [one["cause"] for one in remarks[name] if one["wrong"]] == []
     assert NOTES.get(name, set()) <= {one["kind"] for one in remarks[name]}
 
@@ -85,7 +75,7 @@ def test_a_loop_that_is_right_is_not_accused(name: str, remarks: dict[str, list[
         ("elsewhere", "trains in processes that it starts itself"),
     ],
 )
-def test_words(name: str, words: str, remarks: dict[str, list[dict[str, Any]]]) -> None:
+def test_words(name: str, words: str, remarks: Remarks) -> None:
     (fault,) = [one for one in remarks[name] if one["wrong"]]
     assert words in fault["cause"]
     assert fault["cure"] or fault["kind"] == "error"
