@@ -13,8 +13,8 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
+import tempfile
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -22,24 +22,20 @@ from typing import Any
 
 import torch
 
+from support.programs import run_program
+
 MORE_NBYTES = 512 * 2**20  # the inputs have a few kilobytes
 SECONDS_EACH = 10  # of computing, however busy the machine is
 MOST_SECONDS_EACH = 300  # of waiting, for what stands still without computing
 MOST_FAILURES = 5
 
 
-def run(module: str, count: int, seed: int, timeout_seconds: float) -> dict[str, Any]:
+def run(module: str, count: int, seed: int, seconds: float) -> dict[str, Any]:
     """Try `count` damaged inputs in a child process; its report."""
-    path = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])  # the code that this process tests
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "faults.guarded", module, str(count), str(seed)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout_seconds,
-        check=False,
-    )
+    code = "from faults.guarded import main\nmain()"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        done = run_program(code, Path(folder), environment, module, str(count), str(seed), seconds=seconds)
     assert done.returncode == 0, f"the child died with {done.returncode}:\n{done.stderr[-4000:]}"
     return json.loads(done.stdout)
 

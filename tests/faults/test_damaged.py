@@ -13,8 +13,8 @@ FULL = {"faults.payloads": 60_000, "faults.states": 40_000}
 MODULES = sorted(FAST)
 
 
-def assert_survived(module: str, count: int, seed: int, timeout_seconds: float) -> None:
-    report = guarded.run(module, count, seed, timeout_seconds)
+def assert_survived(module: str, count: int, seed: int, seconds: float) -> None:
+    report = guarded.run(module, count, seed, seconds)
     assert not report["failures"], "\n".join(report["failures"])
     outcomes = report["outcomes"]
     print(module, outcomes, f"memory grew by {report['grown_nbytes'] / 2**20:.0f} MiB")
@@ -26,7 +26,7 @@ def assert_survived(module: str, count: int, seed: int, timeout_seconds: float) 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_some_damaged_inputs(module: str) -> None:
-    assert_survived(module, FAST[module], seed=0, timeout_seconds=patience(120))
+    assert_survived(module, FAST[module], seed=0, seconds=120)
 
 
 @pytest.mark.slow
@@ -34,4 +34,4 @@ def test_some_damaged_inputs(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_100_000_damaged_inputs(module: str) -> None:
     assert sum(FULL.values()) == 100_000
-    assert_survived(module, FULL[module], seed=1, timeout_seconds=patience(1_700))
+    assert_survived(module, FULL[module], seed=1, seconds=1_700)

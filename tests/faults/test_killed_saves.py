@@ -2,28 +2,26 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from faults import kill_saves
+from support.programs import run_program
 from support.waiting import patience
 
 FEW, MANY = 12, 200
 
 
 def survive(folder, count, seed, sent):
-    tests = Path(__file__).parent.parent
-    path = os.pathsep.join([str(tests), *sys.path])  # the code that this process tests
-    done = subprocess.run(
-        [sys.executable, "-m", "faults.kill_saves", str(folder / "run"), str(count), str(seed), sent],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=patience(60 + 3 * count),
-        check=False,
+    done = run_program(
+        "from faults.kill_saves import main\nmain()",
+        folder,
+        {**os.environ, "OMP_NUM_THREADS": "1"},
+        str(folder / "run"),
+        str(count),
+        str(seed),
+        sent,
+        seconds=60 + 3 * count,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     report = json.loads(done.stdout)

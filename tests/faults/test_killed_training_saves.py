@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 import tightgrad as tg
+from support.programs import run_program
 from support.waiting import patience
 
 OPERATIONS = {"os.mkdir", "os.listdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
@@ -82,11 +82,8 @@ def save_and_die(folder, save=tg.save):
 @pytest.mark.timeout(patience(60))
 @pytest.mark.parametrize("save", ["tg.save", "save_later"])
 def test_a_process_killed_at_the_file_operations_of_a_save(tmp_path, save):
-    tests = Path(__file__).parent.parent
-    code = f"from faults.test_killed_training_saves import *; save_and_die({str(tmp_path / 'saves')!r}, {save})"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), *sys.path]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, env=environment, timeout=patience(60), capture_output=True, text=True, check=False)
+    code = f"from faults.test_killed_training_saves import *\nsave_and_die({str(tmp_path / 'saves')!r}, {save})"
+    done = run_program(code, tmp_path, {**os.environ, "OMP_NUM_THREADS": "1"}, seconds=60)
     assert done.returncode == 0, done.stderr[-3000:]
     folders = sorted(tmp_path.glob("saves-*"), key=lambda path: int(path.name.split("-")[1]))
     found = [held(folder) for folder in folders]

@@ -9,6 +9,7 @@ from importlib.metadata import version
 import pytest
 
 from tightgrad.plan.registry import cards
+from tightgrad_command import main
 
 PROGRAM = """
 import sys
@@ -34,20 +35,40 @@ def test_the_version_needs_neither_lab_nor_torch():
     assert (done.returncode, done.stdout, done.stderr) == (0, f"tightgrad {version('tightgrad')}\n", "")
 
 
-def test_methods_are_listed_and_explained():
+class WithoutLab:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tightgrad_lab":
+            raise ModuleNotFoundError(name=name)
+
+
+@pytest.fixture
+def without_lab(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tightgrad_lab"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [WithoutLab(), *sys.meta_path])
+
+
+def test_methods_are_listed_from_the_library_alone():
     listed = run("methods")
     assert listed.returncode == 0, listed.stderr
     assert [line.split()[0] for line in listed.stdout.splitlines()] == [card.id for card in cards()]
-    explained = run("methods", "topk")
-    assert explained.returncode == 0, explained.stderr
+
+
+def test_a_method_is_explained(without_lab, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["methods", "topk"])
+    out, err = capsys.readouterr()
+    assert (left.value.code, err) == (0, "")
     for part in ("topk (codec, tensor)", "use when", "avoid when", "codecs.TopK(density", "Examples:", ">>>"):
-        assert part in explained.stdout
+        assert part in out
 
 
-def test_an_unknown_method_is_answered_with_the_nearest():
-    done = run("methods", "topkk")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("tightgrad: no method has the id 'topkk'; topk")
+def test_an_unknown_method_is_answered_with_the_nearest(without_lab, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["methods", "topkk"])
+    out, err = capsys.readouterr()
+    assert (left.value.code, out) == (2, "")
+    assert err.startswith("tightgrad: no method has the id 'topkk'; topk")
 
 
 @pytest.mark.parametrize("arguments", ["", "--help", "lab", "doctor x", "methods --json", "methods a b"])
@@ -68,16 +89,18 @@ def test_with_the_lab_it_does_the_rest_and_a_fault_of_the_lab_is_not_taken_for_i
 
 
 @pytest.mark.parametrize(
-    ("without", "unbuffered"),
+    ("arguments", "without", "unbuffered"),
     [
-        (ALONE, ""),
-        ((), "1"),
-        pytest.param(ALONE, "1", marks=pytest.mark.slow),
-        pytest.param((), "", marks=pytest.mark.slow),
+        ("--version", ALONE, ""),
+        ("--version", ALONE, "1"),
+        ("methods topk", (), "1"),
+        pytest.param("methods topk", ALONE, "", marks=pytest.mark.slow),
+        pytest.param("methods topk", ALONE, "1", marks=pytest.mark.slow),
+        pytest.param("methods topk", (), "", marks=pytest.mark.slow),
     ],
 )
-def test_a_reader_that_has_seen_enough_is_no_error(without, unbuffered):
-    code = PROGRAM.format(arguments=["methods", "topk"], without=without)
+def test_a_reader_that_has_seen_enough_is_no_error(arguments, without, unbuffered):
+    code = PROGRAM.format(arguments=arguments.split(), without=without)
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as process:

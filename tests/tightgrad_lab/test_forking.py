@@ -7,56 +7,60 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 import torch
 
 from support.waiting import patience
 from tightgrad_lab.forking import process_context
 
 PROGRAM = """
-import os, time
+import os, threading, time
+from functools import partial
 from pathlib import Path
 from tightgrad_lab.experiments.fragile import outcomes
 from tightgrad_lab.experiments.workers import run_all
 from tightgrad_lab.training.ranks import run_ranks
 
 def rank(index, send, folder):
-    leave_number(folder)
+    leave_number(f"{folder}/ranks")
 
-def leave_number(folder):
-    Path(folder, f"{os.getpid()}.pid").touch()
+def leave_number(place):
+    Path(f"{place}.{os.getpid()}").touch()
     time.sleep(3600)
 
 if __name__ == "__main__":
     folder = os.getcwd()
-    START
+    for start in (
+        partial(run_all, leave_number, [f"{folder}/workers"] * 2, print),
+        partial(outcomes, 2, leave_number, f"{folder}/fragile", seconds=3600),
+    ):
+        threading.Thread(target=start, daemon=True).start()
+    run_ranks(2, rank, (folder,), print)
 """
-STARTS = {
-    "ranks": "run_ranks(2, rank, (folder,), print)",
-    "workers": "run_all(leave_number, [folder, folder], print)",
-    "fragile": "outcomes(2, leave_number, folder, seconds=3600)",
-}
+STARTS = ("ranks", "workers", "fragile")
 
 
-@pytest.mark.parametrize("kind", STARTS)
-def test_processes_end_when_the_one_that_started_them_is_killed(kind, tmp_path):
-    (tmp_path / "program.py").write_text(PROGRAM.replace("START", STARTS[kind]), encoding="utf-8")
+def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "program.py"], cwd=tmp_path, env=environment) as process:
         try:
-            _wait(lambda: len(list(tmp_path.glob("*.pid"))) == 2 or process.poll() is not None)
-            numbers = [int(path.stem) for path in tmp_path.glob("*.pid")]
-            assert len(numbers) == 2
-            assert all(map(_runs, numbers))
+            _wait(lambda: all(len(_started(tmp_path, kind)) == 2 for kind in STARTS) or process.poll() is not None)
+            numbers = {kind: _started(tmp_path, kind) for kind in STARTS}
+            assert all(len(own) == 2 and all(map(_runs, own)) for own in numbers.values()), numbers
         finally:
             process.send_signal(signal.SIGKILL)
-    _wait(lambda: not any(map(_runs, numbers)))
+    for kind, own in numbers.items():
+        _wait(lambda own=own: not any(map(_runs, own)), f"the {kind} have not ended")
 
 
-def _wait(done):
+def _started(folder, kind):
+    return [int(path.suffix[1:]) for path in folder.glob(f"{kind}.*")]
+
+
+def _wait(done, otherwise="not all have started"):
     end = time.monotonic() + patience(30)
     while not done():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, otherwise
         time.sleep(0.05)
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 
@@ -51,11 +52,11 @@ STAGES = ["data", "model", "backward", "accumulate", "guard", "feedback", "encod
 
 
 def train_few(rank, send, jobs):
-    """On each rank, with every eighth image: what one step shows needs no hundred."""
+    """On each rank, with every sixteenth image: what one step shows needs no hundred."""
     load = ImageCase.load
 
     def few(case):
-        return tuple(replace(one, pixels=one.pixels[::8], labels=one.labels[::8]) for one in load(case))
+        return tuple(replace(one, pixels=one.pixels[::16], labels=one.labels[::16]) for one in load(case))
 
     ImageCase.load = few
     factorial.train_jobs(rank, send, jobs)
@@ -63,17 +64,19 @@ def train_few(rank, send, jobs):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """One run of the command; gives its JSON and its folder."""
+    """One run of the command; gives its JSON and its folder. What was measured for the book is not drawn here."""
     folder = tmp_path_factory.mktemp("lab")
     own = factorial.case_settings
 
     def tiny(*args, **kwargs):
-        return replace(own(*args, **kwargs), batch_size=240, micro_batches=4)
+        return replace(own(*args, **kwargs), batch_size=120, micro_batches=4)
 
-    out, err = io.StringIO(), io.StringIO()
+    out, err, slides = io.StringIO(), io.StringIO(), []
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(factorial, "case_settings", tiny)
         patch.setattr(factorial, "train_jobs", train_few)
+        patch.setattr(import_module("tightgrad_lab.report.build"), "published", lambda *_: None)
+        patch.setattr("tightgrad_lab.cli.lab.build_slides", lambda *where: slides.append(where))
         arguments = [
             "lab",
             "image",
@@ -86,6 +89,7 @@ def lab(tmp_path_factory):
         ]
         code = cli.run([*arguments, "--json"])
     assert code == 0, err.getvalue()
+    assert slides == [(folder / "runs", folder / "report")]
     return json.loads(out.getvalue()), folder
 
 
@@ -136,18 +140,18 @@ def test_files_of_a_run(lab, combination):
     assert all(step["micro_batches"] == (4 if "accumulate" in combination else 1) for step in steps[:-1])
     assert summary["wire_bytes"] == sum(step["wire_bytes"] for step in steps)
     assert summary["epochs"][-1]["value"] == summary["value"]
-    assert (summary["train_samples"], summary["test_samples"]) == (750, 125)
+    assert (summary["train_samples"], summary["test_samples"]) == (375, 63)
 
 
 def _settings():
-    return replace(factorial.case_settings("image", full=False, seeds=None, epochs=1), batch_size=240, micro_batches=4)
+    return replace(factorial.case_settings("image", full=False, seeds=None, epochs=1), batch_size=120, micro_batches=4)
 
 
 def test_flow_has_every_stage_with_measured_bytes(lab):
     flow = json.loads((lab[1] / "runs" / "image" / "flow.json").read_text())
     stages = {stage["id"]: stage for stage in flow["stages"]}
     assert list(stages) == [*STAGES, "optimizer"]
-    assert stages["data"] == {"id": "data", "shape": [30, 1, 28, 28], "bytes": 30 * 28 * 28 * 4}
+    assert stages["data"] == {"id": "data", "shape": [15, 1, 28, 28], "bytes": 15 * 28 * 28 * 4}
     assert stages["encode"]["bytes"] <= stages["collective"]["bytes"] < stages["backward"]["bytes"]
     assert all(stages[name]["seconds"] > 0 for name in STAGES if name not in ("data", "feedback"))
 

@@ -97,6 +97,13 @@ def test_dense_is_taken_only_where_it_is_nearly_as_fast() -> None:
     assert fastest_or_dense({DENSE: 0.9, "8-bit blocks": 1.0}) == DENSE
 
 
+@pytest.fixture
+def _timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes are those of one step; how long it takes is not asked."""
+    monkeypatch.setattr(scale, "REPEATS", 1)
+
+
+@pytest.mark.usefixtures("_timed_once")
 def test_at_scale_bytes_are_those_that_are_counted() -> None:
     """Carried on from 3 and 8 ranks, bytes on 5 and 16 are those of real steps on 5 and 16."""
     machine = scale.Machine(300_000, 0.1, SLOW, Link(1e-6, 1e9), 1)
@@ -121,6 +128,7 @@ def test_plan_prints_rows_and_writes_the_plan(capsys: pytest.CaptureFixture[str]
     assert printed["link"] == {"latency_seconds": 0.0002, "bytes_per_second": 1.25e6}
 
 
+@pytest.mark.usefixtures("_timed_once")
 def test_scale_reaches_4096_ranks(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["bench", "scale", "--parameters", "100000", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
