@@ -15,6 +15,7 @@ from torch.distributed.distributed_c10d import _set_pg_timeout  # private in tor
 from torch.nn.parallel import DistributedDataParallel
 
 import tightgrad as tg
+from support.net_ranks import forked
 from support.waiting import COLLECTIVE_SECONDS
 from tightgrad_lab.network import network, run_in_network, why_not
 from tightgrad_lab.network.namespaces import INTERFACE
@@ -65,7 +66,7 @@ def train(rank, send, folder):
 def test_a_cut_network(tmp_path):
     found, ready = [], set()
 
-    with network(2, None) as net:
+    with network(2, None) as net, forked():
 
         def receive(message):
             if "ready" not in message:

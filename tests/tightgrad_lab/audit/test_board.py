@@ -1,9 +1,14 @@
 """The board's rows are complete, say what their runs said, and make a table."""
 
+import contextlib
+import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,7 +56,19 @@ def test_stored_rows_are_complete_and_fair() -> None:
     assert ("datawhalechina/happy-llm", False) in by_project
 
 
-def test_a_command_is_run_and_its_verdict_kept(tmp_path: Path) -> None:
+def command_here(command: list[str], *, cwd: Path, **_: object) -> subprocess.CompletedProcess[str]:
+    """In this process, without what it takes to start Python and import torch."""
+    assert command[:3] == [sys.executable, "-m", "tightgrad_lab.cli"]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.run(command[3:])
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
+@pytest.mark.parametrize("here", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_command_is_run_and_its_verdict_kept(here: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if here:
+        monkeypatch.setattr("tightgrad_lab.audit.board.subprocess", SimpleNamespace(run=command_here))
     clone = tmp_path / "repos" / "project"
     clone.mkdir(parents=True)
     shutil.copy(SCRIPT, clone / "corpus.py")

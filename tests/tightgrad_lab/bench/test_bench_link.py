@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from support.net_ranks import forked
 from tightgrad_lab.bench import link
 from tightgrad_lab.bench.link_work import Work
 from tightgrad_lab.cli import app as cli
@@ -35,7 +36,8 @@ def is_counted_well(row: dict[str, Any]) -> bool:
 def test_rows_over_a_slow_link() -> None:
     plans = {name: RECOMMENDED[name] for name in ("topk 1 %", "8-bit blocks")}
     peers = ("no communication", "dense")
-    found = link.run(RATE, 2, timing=link.Timing(steps=2), work=WORK, plans=plans, peers=peers)
+    with forked():
+        found = link.run(RATE, 2, timing=link.Timing(steps=2), work=WORK, plans=plans, peers=peers)
     rows = {row["plan"]: row for row in found["rows"]}
     assert list(rows) == [*peers, *plans]
     assert all(row.keys() >= KEYS and row["error"] is None for row in rows.values())

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from support.net_ranks import forked
 from support.waiting import patience
 from tightgrad_lab.bench import framing
 from tightgrad_lab.network import NetRank, network, run_in_network, why_not
@@ -58,7 +59,7 @@ def counted_and_sent(rank: NetRank, send: Any) -> None:
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_interface_sends_what_is_counted(ranks: int) -> None:
     found: list[dict[str, Any]] = []
-    with network(ranks, None) as net:
+    with network(ranks, None) as net, forked():
         run_in_network(net, counted_and_sent, (), found.append, timeout_seconds=patience(100))
     assert len(found) == 5 * (len(NUMELS) + (ranks == 2))  # the operations above
     for row in found:

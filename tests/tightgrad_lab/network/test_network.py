@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from support.net_ranks import forked
 from support.waiting import patience
 from tightgrad_lab.errors import ArgumentError, RunError
 from tightgrad_lab.network import NetRank, namespaces, network, run_in_network, why_not
@@ -55,7 +56,7 @@ def test_a_link_has_its_rate_and_its_counters_see_what_is_sent() -> None:
     with network(2, RATE) as net:
         assert len([name for name in namespaces_now() if f"-{os.getpid()}-" in name]) == 3
         run_in_network(net, timed_broadcast, (), found.append, timeout_seconds=patience(120))
-        with pytest.raises(RunError, match=r"rank 1 ended .*ValueError: planted"):
+        with forked(), pytest.raises(RunError, match=r"rank 1 ended .*ValueError: planted"):
             run_in_network(net, fails_on_one, (), found.append, timeout_seconds=patience(120))
     by_rank = {message["rank"]: message for message in found}
     assert all(message["good"] for message in found)
