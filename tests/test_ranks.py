@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from support import ranks
 from support.ranks import MORE_THREADS, RankError, run_ranks
 
 
@@ -50,6 +53,41 @@ def dies_of_a_signal() -> None:
 def test_a_rank_that_dies_of_a_signal_says_where() -> None:
     with pytest.raises(RankError, match=r"(?s)exit code -11.*Segmentation fault.*in dies_of_a_signal"):
         run_ranks(1, dies_of_a_signal)
+
+
+class Garbage:
+    """In a cycle with itself, so that only garbage collection deletes it."""
+
+    def __init__(self, at_the_end: Callable[[], object]) -> None:
+        self.me = self
+        self.at_the_end = at_the_end
+
+    def __del__(self) -> None:
+        self.at_the_end()
+
+
+def leaves_what_hangs() -> int:
+    Garbage(lambda: time.sleep(1000))
+    return os.getpid()
+
+
+def leaves_what_dies() -> None:
+    Garbage(dies_of_a_signal)
+
+
+def test_ranks_whose_garbage_collection_hangs_are_replaced_but_not_again_and_again(monkeypatch) -> None:
+    monkeypatch.setattr(ranks, "_hung", 0)
+    monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.5)
+    pids = [run_ranks(1, leaves_what_hangs)[0] for _ in range(ranks.MOST_HUNG)]
+    assert len({*pids}) == len(pids)
+    with pytest.raises(RankError, match="garbage collection after the body hung, 3 times in this process"):
+        run_ranks(1, leaves_what_hangs)
+    assert run_ranks(1, os.getpid)[0] not in pids
+
+
+def test_a_rank_that_dies_of_its_garbage_says_where() -> None:
+    with pytest.raises(RankError, match=r"(?s)exit code -11.*Segmentation fault.*in dies_of_a_signal"):
+        run_ranks(1, leaves_what_dies)
 
 
 def shards_a_model() -> int:

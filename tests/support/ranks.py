@@ -72,6 +72,7 @@ def run_ranks(
         except BaseException:  # a test that ran out of time must not leave its task to the next one
             _stop_all()
             raise
+        errors = errors or _collected(_workers[:world_size], task)
         if errors:
             _stop_all()
             raise RankError("\n".join(f"-- rank {rank}:\n{text}" for rank, text in sorted(errors.items())))
@@ -139,6 +140,36 @@ def _run(workers: list[_Worker], task: _Task) -> dict[int, str]:
     return errors
 
 
+def _collected(workers: list[_Worker], task: _Task) -> dict[int, str]:
+    """Wait until all have collected their garbage; return what those left that died of it.
+
+    Deleting a process group can hang in torch: it waits for a thread of its own and holds the interpreter, for which
+    that thread waits to delete a work. That says nothing of the body, so ranks are replaced, but not again and again: a
+    finalizer of ours that hangs does so each time.
+    """
+    global _hung
+    deadline = time.monotonic() + GRACE_SECONDS
+    errors: dict[int, str] = {}
+    for rank, worker in enumerate(workers):
+        answer = None
+        while answer is None and time.monotonic() < deadline:
+            answer = _answer(worker, _trace_path(task.folder, rank))
+        if answer:
+            errors[rank] = answer
+        elif answer is None:
+            _hung += 1
+            if _hung > MOST_HUNG:
+                errors[rank] = f"garbage collection after the body hung, {_hung} times in this process"
+            else:
+                _stop_all()
+                return {}
+    return errors
+
+
+MOST_HUNG = 2
+_hung = 0
+
+
 def _answer(worker: _Worker, trace: Path) -> str | None:
     """A traceback, "" if all went well, None if there is no answer yet."""
     try:
@@ -173,12 +204,13 @@ def _serve(rank: int, tasks: "mp.Queue[bytes]", answers: "mp.Queue[str]") -> Non
             answer = traceback.format_exc()
         else:
             answer = ""
-        # Process groups that are left in cycles look for a file of this folder, which goes after the answer. To delete
-        # one waits for a thread of its own that may be about to delete a work, for which it needs the interpreter.
+        answers.put(answer)
+        # Process groups that are left in cycles look for a file of this folder, which goes after the second answer.
+        # Their threads may be about to delete a work, for which they need the interpreter that a deletion holds.
         time.sleep(0.005)
         with _stack_kept(_trace_path(task.folder, rank)):
             gc.collect()
-        answers.put(answer)
+        answers.put("")
 
 
 @contextmanager
