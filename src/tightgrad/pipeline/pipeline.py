@@ -22,7 +22,7 @@ from tightgrad.pipeline.left_out import check_can_skip
 from tightgrad.pipeline.meters.worst import worst
 from tightgrad.pipeline.parts import Parts
 from tightgrad.pipeline.plain_step import PlainStep
-from tightgrad.pipeline.premises.collaborators import check_without_closure, needs_closure
+from tightgrad.pipeline.premises.collaborators import check_will_step, check_without_closure, needs_closure
 from tightgrad.pipeline.recorder import Recorder
 from tightgrad.pipeline.step import Step
 from tightgrad.pipeline.whole_window import WholeWindows
@@ -303,6 +303,7 @@ class GradientPipeline(Leaving):
     def _finish(self, again: Again | None = None) -> StepRecord:
         """Step, with a closure that runs the window `again` or without one."""
         step = self._open_step("step")
+        check_will_step(self.optimizers)
         step.complete()
         self._has_run = True
         try:

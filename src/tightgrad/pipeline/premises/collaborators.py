@@ -87,12 +87,32 @@ def _check_optimizer(optimizer: object) -> None:
             f"optimizer is {_kind(optimizer)}, which has no step() and no param_groups; pass a torch.optim.Optimizer "
             "over the model's parameters."
         )
+    if getattr(optimizer, "scaler", None) is not None and hasattr(optimizer, "gradient_state"):
+        raise UnsupportedError(
+            f"{type(optimizer).__name__} has Accelerate's GradScaler, whose step would unscale gradients that the "
+            'pipeline has never scaled; take mixed_precision="bf16", or attach optimizer.optimizer with autocast and '
+            "attach(..., scaler=torch.amp.GradScaler())."
+        )
     needed = [name for name in required_by_step(optimizer) if name != "closure"]
     if needed:
         raise UnsupportedError(
             f"{type(optimizer).__name__}.step() needs {', '.join(needed)}, which pipe.step() cannot know; give them "
             "usual values in a subclass."
         )
+
+
+def check_will_step(optimizers: Iterable[object]) -> None:
+    """Raise `UsageError` if an optimizer of Accelerate's would do nothing when it is stepped now: Accelerate counts
+    batches as well, and says that gradients are still being accumulated.
+    """
+    for optimizer in optimizers:
+        if not getattr(getattr(optimizer, "gradient_state", None), "sync_gradients", True):
+            raise UsageError(
+                f"{type(optimizer).__name__}.step() would do nothing now, since Accelerate counts batches as well and "
+                "takes this one for none of its steps; the window's gradients would be lost. Nothing has been changed. "
+                "Leave `with accelerator.accumulate(model):` out, since pipe.windows() makes the windows; or attach "
+                "optimizer.optimizer; or take tightgrad.integrations.accelerate.TightAccelerator."
+            )
 
 
 def needs_closure(optimizer: object) -> bool:
