@@ -6,11 +6,15 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from tightgrad.core.collective import gathered
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
 from tightgrad.core.notices import warn
-from tightgrad.integrations.external_loop import ExternalLoop, with_micro_batches
+from tightgrad.integrations.external_loop import ExternalLoop, check_same_number, with_micro_batches
 from tightgrad.plan.plan import Plan
+
+EVEN = (
+    "(even_batches=False); keep even_batches=True, by which Accelerate repeats samples, or pass "
+    "DataLoader(..., drop_last=True)"
+)
 
 
 def check_supported(accelerator: Accelerator) -> None:
@@ -85,13 +89,7 @@ def check_even(accelerator: Any, loader: Any) -> None:
         return
     adapter = accelerator.pipe.adapter
     most = 1 if adapter.every_rank_runs else accelerator.gradient_accumulation_steps  # then windows may be shorter
-    batches = [number for (number,) in gathered([len(loader)], adapter.collective)]
-    if len({-(-number // most) for number in batches}) > 1:
-        raise UsageError(
-            f"the ranks have {', '.join(map(str, batches))} batches (even_batches=False), so that some would wait for "
-            "the others' last step for ever. Keep even_batches=True, by which Accelerate repeats samples, or pass "
-            "DataLoader(..., drop_last=True)."
-        )
+    check_same_number(loader, most, adapter.collective, EVEN)
 
 
 def is_trainable(part: object) -> bool:

@@ -12,9 +12,10 @@ from torch import Tensor
 from tightgrad.accumulate import Accumulate, Window
 from tightgrad.accumulate.settings import Schedule
 from tightgrad.accumulate.weights import Weighed
+from tightgrad.core.collective import gathered
 from tightgrad.core.errors import ConfigError, StateMismatchError, UnsupportedError, UsageError
 from tightgrad.core.notices import warn
-from tightgrad.core.protocols import Clipper
+from tightgrad.core.protocols import Clipper, Collective
 from tightgrad.pipeline.pipeline import GradientPipeline
 from tightgrad.pipeline.premises.collaborators import check_without_closure
 from tightgrad.plan.guard import agreed_on_any
@@ -202,6 +203,16 @@ class ExternalLoop:
             self.pipe.abandon()
             self.window, self._norms = None, []
 
+    def tell_of_drop(self, why: str) -> None:
+        """Warn, by rank 0, if a window is open whose step will not come, so that the gradients in it are dropped."""
+        if self.num_backwards and self.pipe.adapter.collective.rank == 0:
+            assert self.window is not None
+            warn(
+                f"{why} after {self.num_backwards} of the {len(self.window)} batches that make one step: their "
+                "gradients are dropped, and no step is taken for them.",
+                2,
+            )
+
     def close(self) -> None:
         """Drop the open window, and give model and optimizer back to other loops."""
         self.abandon()
@@ -223,6 +234,27 @@ def check_takes_loss_alone(args: Iterable[Any], kwargs: Mapping[str, Any]) -> No
         raise UnsupportedError(
             f"backward() takes no {given} with TightGrad, but the loss alone; add the losses of a batch and call it "
             "once."
+        )
+
+
+def check_same_number(batches: Any, most: int, collective: Collective, instead: str) -> None:
+    """Raise `UsageError`, on every rank, if the ranks' loops would end at different steps. Collective.
+
+    Args:
+        batches: a loader, or the number of its batches; one without a length is not compared.
+        most: batches of a step, of which the last may have fewer on one rank than on another; 1 if it may not.
+        collective: the ranks.
+        instead: what to do about it.
+    """
+    try:
+        own = int(batches if isinstance(batches, int | float) else len(batches))
+    except (TypeError, NotImplementedError, OverflowError):
+        own = -1
+    numbers = [number for (number,) in gathered([own], collective)]
+    if min(numbers) >= 0 and len({-(-number // most) for number in numbers}) > 1:
+        raise UsageError(
+            f"the ranks have {', '.join(map(str, numbers))} batches, so that some would wait for the others' last step "
+            f"for ever {instead}."
         )
 
 

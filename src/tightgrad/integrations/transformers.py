@@ -23,14 +23,15 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tightgrad.accumulate.additive import Forward, compare_with_halves
 from tightgrad.accumulate.weights import Weight, batch_weights
+from tightgrad.checkpoint.folder import save_state
 from tightgrad.clip import GlobalNorm
 from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.notices import warn
 from tightgrad.core.placement import is_dtensor
 from tightgrad.core.types import Grads
-from tightgrad.integrations.accelerate_checks import check_supported, full_plan
+from tightgrad.integrations.accelerate_checks import EVEN, check_supported, full_plan
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
-from tightgrad.integrations.external_loop import ExternalLoop, check_takes_loss_alone, with_clip
+from tightgrad.integrations.external_loop import ExternalLoop, check_same_number, check_takes_loss_alone, with_clip
 from tightgrad.integrations.transformers_loss import counts_labels, has_own_loss, told_of_columns, weight_of_loss
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
@@ -137,6 +138,10 @@ class TightTrainerMixin:
         )
         if resume_from_checkpoint is not None:
             loop.load(Path(resume_from_checkpoint) / FOLDER)
+        if not accelerator.even_batches and accelerator.num_processes > 1:
+            adapter = loop.pipe.adapter
+            most = 1 if adapter.every_rank_runs else self.args.gradient_accumulation_steps  # type: ignore[attr-defined]
+            check_same_number(train_dataloader, most, adapter.collective, EVEN)
         accelerator.backward = self._backward
         accelerator.clip_grad_norm_ = lambda *args, **kwargs: loop.later_norm()
         callbacks = self.callback_handler.callbacks  # type: ignore[attr-defined]
@@ -228,9 +233,22 @@ class TightTrainerMixin:
             )
         self.pipe.backward(loss)
 
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        self._running.tell_of_drop("a callback has stopped the training")
+        self._running.abandon()
+        return super()._finalize_training(*args, **kwargs)  # type: ignore[misc]
+
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)  # type: ignore[misc]
-        self.pipe.save(Path(output_dir) / FOLDER)
+        if self._running.window is not None:
+            self._save_without_window(Path(output_dir) / FOLDER)
+        else:
+            self.pipe.save(Path(output_dir) / FOLDER)
+
+    def _save_without_window(self, folder: Path) -> None:
+        """Save what was there when the open window began: Trainer goes on with the first batch of that step."""
+        state = {**self.pipe.state_dict(), "open_window": None}
+        save_state(lambda: state, folder, self.pipe.adapter.collective)
 
 
 @contextmanager

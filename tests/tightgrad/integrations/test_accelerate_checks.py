@@ -284,6 +284,33 @@ def test_ranks_whose_loaders_end_at_different_steps_are_told(name, batches, drop
     assert all(result == found if isinstance(found, int) else found in result for result in results)
 
 
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield from torch.ones(10, 4)
+
+
+def without_a_length():
+    with launched():
+        try:
+            settings = DataLoaderConfiguration(even_batches=False)
+            accelerator = TightAccelerator(
+                plan=CLIPPED, gradient_accumulation_steps=2, cpu=True, dataloader_config=settings
+            )
+            model = torch.nn.Linear(4, 1)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            model, optimizer, loader = accelerator.prepare(model, optimizer, DataLoader(Stream(), batch_size=2))
+            for batch in loader:
+                accelerator.backward(model(batch).square().mean())
+                optimizer.step()
+            return accelerator.pipe.state.step
+        finally:
+            reset()
+
+
+def test_loaders_without_a_length_are_not_compared():
+    assert run_ranks(2, without_a_length) == [2, 2]
+
+
 def leave_after(number, accelerator, model, optimizer, loader, *, backward=True):
     for count, batch in enumerate(loader, 1):
         if backward:
