@@ -29,7 +29,7 @@ from tightgrad.checkpoint.save_folder import LATEST, file_name, folder_name
 from tightgrad.collectives.gather_with_grad import gather_rows
 from tightgrad.core.errors import CheckpointError, UnsupportedError, UsageError
 from tightgrad.core.notices import warn
-from tightgrad.integrations.external_loop import ExternalLoop, check_takes_loss_alone
+from tightgrad.integrations.external_loop import ExternalLoop, check_same_number, check_takes_loss_alone
 from tightgrad.integrations.lightning_checks import (
     OWN_LOOP,
     check_asks_for_sum,
@@ -128,6 +128,14 @@ class TightGrad(Callback):
         trainer.strategy.backward = partial(self._backward, trainer, pl_module)
         trainer.strategy.optimizer_step = partial(self._optimizer_step, pl_module)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare how many batches the ranks have: Lightning sends a message before each of them."""
+        instead = (
+            "(use_distributed_sampler=False, or a sampler of your own); give every rank the same number of batches"
+        )
+        if trainer.world_size > 1:
+            check_same_number(trainer.num_training_batches, 1, self.pipe.adapter.collective, instead)
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Open a window at its first batch, and hold the micro-batch. Before the first window, load what a checkpoint
         holds: its parameters are unfrozen by now.
@@ -144,6 +152,8 @@ class TightGrad(Callback):
             self._saved = None
             if loop.num_done and not hasattr(loader, "load_state_dict"):
                 self._drop_done(loop)
+            elif pl_module.automatic_optimization and batch_idx % full and not loop.num_done:
+                self._tell_short(batch_idx % full, full)
         if loop.window is None:
             done = batch_idx % full if pl_module.automatic_optimization else loop.num_done
             left = trainer.num_training_batches - batch_idx  # not all, where a fit goes on in the middle of an epoch
@@ -161,6 +171,15 @@ class TightGrad(Callback):
                 1,
             )
         self.pipe.state.open_window = None
+
+    def _tell_short(self, done: int, full: int) -> None:
+        if self.pipe.adapter.collective.rank == 0:
+            warn(
+                f"the fit goes on after {done} of the {full} batches that make one step, and the checkpoint has no "
+                "gradients of theirs, as where an error or an interrupt ended the fit that saved it: they are left "
+                "out, and the next step has fewer batches.",
+                1,
+            )
 
     def _full_window(self, trainer: Trainer, module: LightningModule) -> int:
         """The number of batches that make a step; Lightning counts them from the beginning of the epoch."""
@@ -200,8 +219,8 @@ class TightGrad(Callback):
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop the window of an epoch that was left early."""
-        self._close()
+        """Drop the window of an epoch that was left early, and tell of it."""
+        self._close("the epoch was left")
 
     def _check_backward(self, module: LightningModule) -> None:
         if self._running.num_backwards < self._running.position:
@@ -213,19 +232,25 @@ class TightGrad(Callback):
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Drop the open window after an error."""
+        """Drop the open window after an error, and give everything back: Lightning tears nothing down then."""
         self._close()
+        self._give_back(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the strategy its own methods back."""
         self._close()
+        self._give_back(trainer)
+
+    def _give_back(self, trainer: Trainer) -> None:
         if self._hooks is not None and self.loop is not None:
             self._hooks.remove()
             self.loop.close()
         for name in ("backward", "optimizer_step", "process_dataloader"):
             trainer.strategy.__dict__.pop(name, None)
 
-    def _close(self) -> None:
+    def _close(self, why: str = "") -> None:
+        if self.loop is not None and why:
+            self.loop.tell_of_drop(why)
         self._held.close()
         self._full = None
         if self.loop is not None:

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning, GradientAccumulationScheduler
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from tightgrad.clip import GlobalNorm, Value
 from tightgrad.core.errors import ConfigError, UnsupportedError, UsageError
@@ -53,6 +54,11 @@ def check_supported(trainer: Trainer, module: LightningModule) -> None:
             f"{type(module).__name__} overrides backward(), which TightGrad would not call: the pipeline scales the "
             "loss and runs its backward itself. Drop the override: return from training_step the loss to run backward "
             f"on, put edits of gradients into on_before_optimizer_step; or {OWN_LOOP}."
+        )
+    if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
+        raise UnsupportedError(
+            f"{type(module).__name__}.training_step takes dataloader_iter, and how many batches it will draw is not "
+            f"known when a window begins; write training_step(self, batch, batch_idx), or {OWN_LOOP}."
         )
     unfreezing = [type(one).__name__ for one in trainer.callbacks if isinstance(one, BaseFinetuning)]
     if unfreezing and trainer.world_size > 1:
