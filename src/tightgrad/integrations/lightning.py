@@ -24,6 +24,7 @@ from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor
 
 from tightgrad.accumulate.weights import Weight
+from tightgrad.adapters.parts.fsdp2_torch import sharded_root
 from tightgrad.checkpoint.rank_file import serialized
 from tightgrad.checkpoint.save_folder import LATEST, file_name, folder_name
 from tightgrad.collectives.gather_with_grad import gather_rows
@@ -117,7 +118,8 @@ class TightGrad(Callback):
 
         def attached() -> GradientPipeline:
             settings = {**self._settings, "before_clip": hooks.before_clip}
-            pipe = attach(trainer.strategy.model, trainer.optimizers, self.plan, **settings)
+            # Lightning's pages call fully_shard on a part of the module, which has all its parameters.
+            pipe = attach(sharded_root(trainer.strategy.model), trainer.optimizers, self.plan, **settings)
             hooks.serve(pipe)
             return pipe
 

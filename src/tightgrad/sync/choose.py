@@ -204,7 +204,8 @@ def _check_no_wrapper_inside(model: nn.Module) -> None:
         if is_fsdp2(module) or isinstance(module, DistributedDataParallel | DataParallel):
             raise UnsupportedError(
                 f"{name!r} inside the model is in {type(module).__name__}, but the model itself is not: some gradients "
-                "would be summed over ranks and others not. Wrap the whole model as well."
+                "would be summed over ranks and others not. Wrap the whole model as well, or give that module to "
+                "attach if it has all parameters that are trained."
             )
 
 

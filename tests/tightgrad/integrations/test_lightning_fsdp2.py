@@ -36,7 +36,7 @@ pytestmark = [
 
 
 class Sharded(lightning.LightningModule):
-    """As Lightning's pages write it; the module itself is a unit as well."""
+    """The module itself is a unit as well."""
 
     def __init__(self, optimizer=torch.optim.SGD):
         super().__init__()
@@ -55,6 +55,26 @@ class Sharded(lightning.LightningModule):
 
     def configure_optimizers(self):
         return self.optimizer(self.parameters(), lr=0.5)
+
+
+class ShardedBelow(Sharded):
+    """As Lightning's pages write it: the module itself is no unit."""
+
+    def configure_model(self):
+        mesh = self.device_mesh["data_parallel"]
+        for part in (self.tagger.head, self.tagger):
+            fully_shard(part, mesh=mesh)
+
+
+class PartlySharded(ShardedBelow):
+    """One parameter is not sharded, so nobody sums its gradient."""
+
+    def configure_model(self):
+        super().configure_model()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def training_step(self, batch, index):
+        return self.scale * super().training_step(batch, index)
 
 
 class WithPlace(DataLoader):
@@ -108,35 +128,50 @@ def fit(plan, *callbacks, module=None, path=None, epochs=1, validation=None, **s
     return {name: full(value).clone() for name, value in module.tagger.state_dict().items()}, tight
 
 
-def validated():
+def validated(kind):
     want, _, _ = raw_loop(PLANS["clipped"])
     with launched():
         loader = raw_loader(dist.get_rank(), dist.get_world_size())
-        have, tight = fit(PLANS["clipped"], validation=loader, val_check_interval=3, limit_val_batches=2)
+        have, tight = fit(PLANS["clipped"], module=kind(), validation=loader, val_check_interval=3, limit_val_batches=2)
     assert tight.pipe.state.step == 2
     for name, value in want.items():
         torch.testing.assert_close(have[name], value, rtol=1e-6, atol=1e-7)
 
 
-def test_validation_before_training_and_in_mid_window():
-    run_ranks(2, validated)
+@pytest.mark.parametrize("kind", [Sharded, ShardedBelow])
+def test_validation_before_training_and_in_mid_window(kind):
+    run_ranks(2, validated, kind)
 
 
-def goes_on(folder, kind):
+def fits_partly_sharded():
+    with (
+        launched(),
+        pytest.raises(tg.UnsupportedError, match=r"'tagger' inside the model .* give that module to attach"),
+    ):
+        fit(PLANS["clipped"], module=PartlySharded())
+
+
+def test_a_parameter_outside_of_what_is_sharded_is_refused():
+    run_ranks(2, fits_partly_sharded)
+
+
+def goes_on(folder, module, kind):
     plan = PLANS["compressed"]
     with launched():
-        want, _ = fit(plan, Saves(folder), module=Sharded(kind), epochs=2)
+        want, _ = fit(plan, Saves(folder), module=module(kind), epochs=2)
         for done in (1, 5):
-            have, tight = fit(plan, module=Sharded(kind), path=folder / str(done), epochs=2)
+            have, tight = fit(plan, module=module(kind), path=folder / str(done), epochs=2)
             check_equal(have, want)
             assert tight.pipe.state.step == 4
 
 
 @pytest.mark.filterwarnings("ignore:Found keys that are in the model state dict:UserWarning")
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-def test_it_goes_on_from_a_checkpoint_in_mid_window_also_before_the_first_step(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("module", "kind"), [(Sharded, torch.optim.SGD), (Sharded, torch.optim.AdamW), (ShardedBelow, torch.optim.AdamW)]
+)
+def test_it_goes_on_from_a_checkpoint_in_mid_window_also_before_the_first_step(module, kind, tmp_path):
     """torch steps an optimizer that has no state yet when it writes it, here inside of the first window."""
-    run_ranks(2, goes_on, tmp_path, kind)
+    run_ranks(2, goes_on, tmp_path, module, kind)
 
 
 class Blocks(Sharded):

@@ -39,6 +39,13 @@ def is_fsdp2(module: nn.Module) -> TypeIs[FSDPModule]:  # type: ignore[narrowed-
     )
 
 
+def sharded_root(model: nn.Module) -> nn.Module:
+    """Return the outermost module under `fully_shard` if all that is trained is in it, else the model itself."""
+    root = next((module for module in model.modules() if is_fsdp2(module)), model)
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    return root if trained <= set(map(id, root.parameters())) else model
+
+
 def fsdp_modules(model: nn.Module) -> list[FSDPModule]:
     """Return all modules under `fully_shard`."""
     return [module for module in model.modules() if is_fsdp2(module)]
