@@ -30,10 +30,10 @@ pdf: $(READY)    ## print the book and the slides of report/ to PDF; needs Chrom
 	$(BIN)/python -m tightgrad_lab.report.pdf report
 
 test: $(READY)   ## the tests that take seconds each (10 minutes on two cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 3 --dist loadfile
 
 test-full: $(READY)  ## every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-torch:      ## smoke, parity and unit tests on another torch, as in make test-torch VERSION=2.9.1
 	test -n "$(VERSION)" || { echo "name a torch, as in make test-torch VERSION=2.9.1"; exit 2; }
