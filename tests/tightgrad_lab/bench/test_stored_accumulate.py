@@ -25,29 +25,33 @@ def latest(wrapper: str, ours: str = "tightgrad") -> dict[str, dict[str, Any]]:
     return [rows for rows in found if ours in rows][-1]
 
 
-MISSED = pytest.mark.xfail(
-    strict=True, reason="1.0136 and 1.0158 on 30 November: premises are checked in each step; see below"
-)
+MISSED = {
+    "plain": "1.0136 and 1.0158 on 30 November: premises are checked in each step; see below",
+    "fsdp2 last": "1.0164 on 1 December: premises are checked in each step; see below",
+    "fsdp2 every": "1.0565 on 1 December: torch counts no writes into shards on the CPU, so their norms are read",
+}
+"""Why the rows with `fetch="window"` are above the bound, by wrapper."""
 
 
 @pytest.mark.parametrize("ours", OURS)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_time_next_to_a_loop_by_hand(wrapper: str, ours: str, request: pytest.FixtureRequest) -> None:
-    if (wrapper, ours) == ("plain", "tightgrad"):
-        request.applymarker(MISSED)
+    if ours == "tightgrad" and wrapper in MISSED:
+        request.applymarker(pytest.mark.xfail(strict=True, reason=MISSED[wrapper]))
     row = latest(wrapper, ours)[ours]
     assert len(row["time_ratios_to_both_loops"]) >= FEWEST_PROCESSES
     assert row["time_ratio_to_both_loops"] <= MOST
 
 
 @pytest.mark.parametrize("ours", OURS)
-def test_a_plain_step_with_its_checks(ours: str) -> None:
-    assert latest("plain", ours)[ours]["time_ratio_to_both_loops"] <= WITH_CHECKS
+@pytest.mark.parametrize("wrapper", ["plain", "ddp", "fsdp2 last"])
+def test_a_step_with_its_checks(wrapper: str, ours: str) -> None:
+    assert latest(wrapper, ours)[ours]["time_ratio_to_both_loops"] <= WITH_CHECKS
 
 
 @pytest.mark.parametrize(("ours", "runs", "processes"), [("tightgrad", "pqr", 16), (BY_BATCH, "twx", 14)])
 def test_fsdp2_every_over_all_runs(ours: str, runs: str, processes: int) -> None:
-    """One of three runs is above the bound: the claim is of all processes, not of the run that came last."""
+    """Before norms of shards were read: one of three runs is above the bound, all processes together are not."""
     ratios: list[float] = []
     for run in runs:
         file = json.loads((RESULTS / f"2026-11-28-accumulate-2cores-{run}.json").read_text(encoding="utf-8"))
