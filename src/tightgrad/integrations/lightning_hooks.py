@@ -60,9 +60,7 @@ class StepHooks:
         # Private, lightning 2.0 to 2.6: what `self.optimizers()` gives; the public way wants a fit under way.
         for optimizer in (*self._optimizers, *self._trainer.strategy._lightning_optimizers):
             self._replace(optimizer, "zero_grad", _between_windows(optimizer.zero_grad, loop))
-        if (
-            not self._module.automatic_optimization
-        ):  # Lightning clears before each validation, since it counts no batches
+        if not self._module.automatic_optimization:  # Lightning counts no batches then, and clears before validation
             clear = self._module.on_validation_model_zero_grad
             self._replace(self._module, "on_validation_model_zero_grad", _between_windows(clear, loop))
         plugin = self._trainer.precision_plugin
