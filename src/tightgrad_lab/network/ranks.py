@@ -141,7 +141,8 @@ def _collect(
             failed.append(rank)
             deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
     if failed:
-        raise RunError(_reason(failed[0], processes[failed[0]].returncode, logs[failed[0]]))
+        # Who is seen first may only have lost its connection to the one that failed.
+        raise RunError("; ".join(_reason(rank, processes[rank].returncode, logs[rank]) for rank in sorted(failed)))
 
 
 def _reason(rank: int, code: int, log: IO[bytes]) -> str:

@@ -45,6 +45,11 @@ def fails_on_one(rank: NetRank, send: Any) -> None:
     dist.barrier()
 
 
+def fails_one_after_the_other(rank: NetRank, send: Any) -> None:
+    time.sleep(0.5 * rank.rank)
+    raise ValueError(f"planted on rank {rank.rank}")
+
+
 def never_ends(rank: NetRank, send: Any) -> None:
     send({"pid": os.getpid()})
     time.sleep(6_000)
@@ -58,6 +63,9 @@ def test_a_link_has_its_rate_and_its_counters_see_what_is_sent() -> None:
         run_in_network(net, timed_broadcast, (), found.append, timeout_seconds=patience(120))
         with forked(), pytest.raises(RunError, match=r"rank 1 ended .*ValueError: planted"):
             run_in_network(net, fails_on_one, (), found.append, timeout_seconds=patience(120))
+        everyone = r"rank 0 ended .*: planted on rank 0; rank 1 ended .*: planted on rank 1"
+        with forked(), pytest.raises(RunError, match=everyone):
+            run_in_network(net, fails_one_after_the_other, (), found.append, timeout_seconds=patience(120))
     by_rank = {message["rank"]: message for message in found}
     assert all(message["good"] for message in found)
     expected = 8 * NBYTES / RATE
