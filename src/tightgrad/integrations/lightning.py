@@ -235,13 +235,17 @@ class TightGrad(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Drop the open window after an error, and give everything back: Lightning tears nothing down then."""
-        self._close()
-        self._give_back(trainer)
+        try:
+            self._close()
+        finally:
+            self._give_back(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the strategy its own methods back."""
-        self._close()
-        self._give_back(trainer)
+        try:
+            self._close()
+        finally:
+            self._give_back(trainer)
 
     def _give_back(self, trainer: Trainer) -> None:
         if self._hooks is not None and self.loop is not None:
@@ -253,7 +257,8 @@ class TightGrad(Callback):
     def _close(self, why: str = "") -> None:
         if self.loop is not None and why:
             self.loop.tell_of_drop(why)
-        self._held.close()
+        # Left as after an error: what is checked at the end of a whole micro-batch is not to be asked of this one.
+        self._held.__exit__(GeneratorExit, GeneratorExit(), None)
         self._full = None
         if self.loop is not None:
             self.loop.abandon()

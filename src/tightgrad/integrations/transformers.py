@@ -247,8 +247,9 @@ class TightTrainerMixin:
 
     def _save_without_window(self, folder: Path) -> None:
         """Save what was there when the open window began: Trainer goes on with the first batch of that step."""
-        state = {**self.pipe.state_dict(), "open_window": None}
-        save_state(lambda: state, folder, self.pipe.adapter.collective)
+        self.pipe.wait_for_save()
+        collective = self.pipe.adapter.collective
+        save_state(lambda: {**self.pipe.state_dict(), "open_window": None}, folder, collective)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Lightning under `ModelParallelStrategy`: validation before and inside of windows, and going on after any batch."""
 
+import warnings
 from itertools import islice
 
 import lightning
@@ -199,3 +200,44 @@ def unsynchronised():
 
 def test_a_backward_without_synchronisation_is_told_before_weights_move():
     assert run_ranks(2, unsynchronised) == [1, 1]
+
+
+class FailsInTheLast(ShardedBelow):
+    def training_step(self, batch, index):
+        if index == STEPS - 1:
+            raise ValueError("the loop's own error")
+        return super().training_step(batch, index)
+
+
+class LeavesBeforeTheLast(ShardedBelow):
+    def on_train_batch_start(self, batch, index):
+        return -1 if index == STEPS - 1 else None
+
+
+class Keeps(Callback):
+    def on_train_start(self, trainer, pl_module):
+        self.trainer = trainer
+
+
+def fails_in_the_last():
+    keeps = Keeps()
+    with launched(), pytest.raises(ValueError, match="the loop's own error"):
+        fit(PLANS["clipped"], keeps, module=FailsInTheLast())
+    return {"backward", "optimizer_step", "process_dataloader"} & keeps.trainer.strategy.__dict__.keys()
+
+
+def test_an_error_in_the_last_micro_batch_is_the_one_that_is_raised_and_everything_is_given_back():
+    assert run_ranks(2, fails_in_the_last) == [set(), set()]
+
+
+def leaves_before_the_last():
+    with launched(), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", tg.TightGradWarning)
+        _, tight = fit(PLANS["clipped"], module=LeavesBeforeTheLast())
+    return tight.pipe.state.step, [str(one.message) for one in told if one.category is tg.TightGradWarning]
+
+
+def test_an_epoch_that_is_left_before_the_last_micro_batch_is_told_and_no_error():
+    (step, (told,)), (other, nothing) = run_ranks(2, leaves_before_the_last)
+    assert (step, other, nothing) == (0, 0, [])
+    assert "the epoch was left after" in told
