@@ -174,8 +174,8 @@ def agreed(world_size: int, policy: str, seed: int) -> tuple[Trouble, list[dict[
 
 def grid(test: Any) -> Any:
     """One draw in every run of the tests, five more in the slow ones."""
-    slow = [pytest.param(*draw, marks=pytest.mark.slow) for draw in ((2, 0), (2, 5), (3, 2), (3, 3), (3, 4))]
-    return pytest.mark.parametrize(("world_size", "seed"), [(2, 1), *slow])(test)
+    slow = [pytest.param(*draw, marks=pytest.mark.slow) for draw in ((2, 0), (2, 1), (2, 5), (3, 2), (3, 4))]
+    return pytest.mark.parametrize(("world_size", "seed"), [(3, 3), *slow])(test)
 
 
 @grid

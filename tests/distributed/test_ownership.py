@@ -125,8 +125,8 @@ def changed_in(mode):
 HIDDEN = {"ddp bfloat16", "fsdp2 last", "fsdp2 last bfloat16", "fsdp2 compress"}
 
 
-# Each shows what two others show together.
-LATER = {"ddp views", "ddp every", "ddp every views unused", "ddp every views static", "explicit views", "hook views"}
+# What they cross, others of the quick run have one by one.
+LATER = {"ddp every", "ddp every views unused", "ddp every views static", "hook views"}
 
 
 @pytest.mark.parametrize(

@@ -149,20 +149,18 @@ def _collected(workers: list[_Worker], task: _Task) -> dict[int, str]:
     """
     global _hung
     deadline = time.monotonic() + GRACE_SECONDS
-    errors: dict[int, str] = {}
+    answers: dict[int, str | None] = {}
     for rank, worker in enumerate(workers):
-        answer = None
-        while answer is None and time.monotonic() < deadline:
-            answer = _answer(worker, _trace_path(task.folder, rank))
-        if answer:
-            errors[rank] = answer
-        elif answer is None:
-            _hung += 1
-            if _hung > MOST_HUNG:
-                errors[rank] = f"garbage collection after the body hung, {_hung} times in this process"
-            else:
-                _stop_all()
-                return {}
+        answers[rank] = _answer(worker, _trace_path(task.folder, rank))
+        while answers[rank] is None and time.monotonic() < deadline:
+            answers[rank] = _answer(worker, _trace_path(task.folder, rank))
+    errors = {rank: answer for rank, answer in answers.items() if answer}
+    hung = [rank for rank, answer in answers.items() if answer is None]
+    if hung:
+        _hung += 1
+        _stop_all()
+    if _hung > MOST_HUNG:
+        errors |= dict.fromkeys(hung, f"garbage collection after the body hung, {_hung} times in this process")
     return errors
 
 
