@@ -51,16 +51,14 @@ def _without_png() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def kept(chromium: Any) -> Iterator[Callable[..., Opened]]:
-    """Opens a page once for all tests of a file that change nothing of it but the window and its colours."""
-    pages: dict[Path, Opened] = {}
+    """Opens a page once for all tests of a file that look at it in the same window and colours, and leave it alone."""
+    pages: dict[tuple[Any, ...], Opened] = {}
 
     def once(file: Path, width: int, scheme: str, height: int = 900) -> Opened:
-        if file not in pages:
-            pages[file] = Opened(chromium, file, width, scheme, height)
-        page = pages[file].page
-        page.set_viewport_size({"width": width, "height": height})
-        page.emulate_media(color_scheme=scheme)
-        return pages[file]
+        view = file, width, scheme, height
+        if view not in pages:
+            pages[view] = Opened(chromium, *view)
+        return pages[view]
 
     yield once
     for one in pages.values():

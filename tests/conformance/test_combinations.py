@@ -22,7 +22,7 @@ from tightgrad.plan.registry import methods
 from tightgrad.reducers import Hierarchical
 
 WORLD_SIZE = 3  # under `Hierarchical`, nodes of two ranks and of one
-STEPS = 2
+STEPS = 3
 EPS = 2.0**-24
 SHAPES = {"matrix": (17, 13), "bias": (9,), "scalar": (), "empty": (0,)}
 

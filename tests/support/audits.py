@@ -37,6 +37,9 @@ def audited(script: Path, ranks_of: Mapping[str, int]) -> Remarks:
         assert receiver.poll(patience(300)), "the audits have not come to an end"
         found: Remarks = receiver.recv()
         return found
+    except EOFError:
+        process.join()
+        raise AssertionError(f"the audits ended with exit code {process.exitcode}; their error is above") from None
     finally:
         process.kill()
         process.join()

@@ -1,5 +1,7 @@
 """Small Lightning modules whose batches weigh the same, so that plain Lightning's answer is the right one."""
 
+from itertools import islice
+
 import lightning
 import torch
 from torch.utils.data import DataLoader
@@ -75,3 +77,21 @@ def unmoved(module):
     return all(
         torch.equal(have, want) for have, want in zip(module.parameters(), type(module)().parameters(), strict=True)
     )
+
+
+class WithPlace(DataLoader):
+    """Goes on where its state says, as torchdata's loader does."""
+
+    begin = place = 0
+
+    def __iter__(self):
+        self.place, self.begin = self.begin, 0
+        for batch in islice(super().__iter__(), self.place, None):
+            self.place += 1
+            yield batch
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.begin = state["place"]

@@ -34,6 +34,10 @@ class RankError(Exception):
     """A rank raised, died or did not come to an end; carries every rank's traceback that there is."""
 
 
+class _HungError(RankError):
+    """A rank was through with a body, and has not come to the end of the garbage collection after it."""
+
+
 @dataclass(frozen=True)
 class _Task:
     folder: str
@@ -61,6 +65,13 @@ def run_ranks(
     Raises:
         RankError: a rank failed.
     """
+    try:
+        return _run_once(world_size, body, args, timeout_seconds)
+    except _HungError:  # torch's own hang is rare; a finalizer of ours that hangs does so again
+        return _run_once(world_size, body, args, timeout_seconds)
+
+
+def _run_once(world_size: int, body: Callable[..., Any], args: tuple[Any, ...], timeout_seconds: float) -> list[Any]:
     if any(worker.more_threads() > MORE_THREADS for worker in _workers):
         _stop_all()
     while len(_workers) < world_size:
@@ -69,10 +80,11 @@ def run_ranks(
         task = _Task(folder, world_size, timeout_seconds, body, args)
         try:
             errors = _run(_workers[:world_size], task)
+            if not errors:
+                errors = _collected(_workers[:world_size], task)
         except BaseException:  # a test that ran out of time must not leave its task to the next one
             _stop_all()
             raise
-        errors = errors or _collected(_workers[:world_size], task)
         if errors:
             _stop_all()
             raise RankError("\n".join(f"-- rank {rank}:\n{text}" for rank, text in sorted(errors.items())))
@@ -141,13 +153,11 @@ def _run(workers: list[_Worker], task: _Task) -> dict[int, str]:
 
 
 def _collected(workers: list[_Worker], task: _Task) -> dict[int, str]:
-    """Wait until all have collected their garbage; return what those left that died of it.
+    """Wait until all have collected their garbage; return the tracebacks of those that died of it.
 
     Deleting a process group can hang in torch: it waits for a thread of its own and holds the interpreter, for which
-    that thread waits to delete a work. That says nothing of the body, so ranks are replaced, but not again and again: a
-    finalizer of ours that hangs does so each time.
+    that thread waits to delete a work.
     """
-    global _hung
     deadline = time.monotonic() + GRACE_SECONDS
     answers: dict[int, str | None] = {}
     for rank, worker in enumerate(workers):
@@ -156,16 +166,9 @@ def _collected(workers: list[_Worker], task: _Task) -> dict[int, str]:
             answers[rank] = _answer(worker, _trace_path(task.folder, rank))
     errors = {rank: answer for rank, answer in answers.items() if answer}
     hung = [rank for rank, answer in answers.items() if answer is None]
-    if hung:
-        _hung += 1
-        _stop_all()
-    if _hung > MOST_HUNG:
-        errors |= dict.fromkeys(hung, f"garbage collection after the body hung, {_hung} times in this process")
+    if hung and not errors:
+        raise _HungError(f"garbage collection after the body hung on rank {hung}, in two runs of it")
     return errors
-
-
-MOST_HUNG = 2
-_hung = 0
 
 
 def _answer(worker: _Worker, trace: Path) -> str | None:

@@ -134,7 +134,7 @@ class FSDP2Adapter(Adapter):
 
     @property
     def counts_writes(self) -> bool:
-        """Tell that it does not for shards on the CPU, where `torch._foreach_*` writes into a DTensor uncounted."""
+        """Tell whether torch counts writes: on the CPU it does not count those of `torch._foreach_*` into shards."""
         parameters = self.parameters.values()
         return next(iter(parameters)).device.type != "cpu" or all(p.grad is None for p in parameters)
 

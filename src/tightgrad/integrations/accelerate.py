@@ -302,7 +302,7 @@ class _WindowsMixin:
             yield from source
             return
 
-        check_even(tight, self)
+        check_even(tight, tight.gradient_accumulation_steps, self, tight)
 
         def is_full(group: list[tuple[Any, Any]]) -> bool:
             return len(group) >= tight.gradient_accumulation_steps - loop.num_done or self.end_of_dataloader

@@ -11,11 +11,6 @@ from tightgrad.core.notices import warn
 from tightgrad.integrations.external_loop import ExternalLoop, check_same_number, with_micro_batches
 from tightgrad.plan.plan import Plan
 
-EVEN = (
-    "(even_batches=False); keep even_batches=True, by which Accelerate repeats samples, or pass "
-    "DataLoader(..., drop_last=True)"
-)
-
 
 def check_supported(accelerator: Accelerator) -> None:
     """Raise if another part owns the gradients, or ranks split something else than data.
@@ -75,21 +70,24 @@ def full_plan(plan: Plan, steps: int, settings: dict[str, Any]) -> Plan:
     return replace(plan, accumulate=replace(plan.accumulate, sync="every"))
 
 
-def check_even(accelerator: Any, loader: Any) -> None:
+def check_even(accelerator: Any, steps: int, loader: Any, owner: Any) -> None:
     """Compare how much the ranks' loaders have, where Accelerate does not make them even. Collective then.
 
     Args:
-        accelerator: with its pipeline.
+        accelerator: made the loader.
+        steps: batches of a window.
         loader: over which the ranks are about to iterate.
+        owner: has the pipeline, which is asked for only if loaders may be uneven.
 
     Raises:
         UsageError: on every rank, if one would end before the others.
     """
     if accelerator.even_batches or accelerator.num_processes == 1:
         return
-    adapter = accelerator.pipe.adapter
-    most = 1 if adapter.every_rank_runs else accelerator.gradient_accumulation_steps  # then windows may be shorter
-    check_same_number(loader, most, adapter.collective, EVEN)
+    adapter = owner.pipe.adapter
+    most = 1 if adapter.every_rank_runs else steps  # then windows may be shorter
+    keep = "Keep even_batches=True, by which Accelerate repeats samples, or pass DataLoader(..., drop_last=True)."
+    check_same_number(loader, most, adapter.collective, "even_batches=False", keep)
 
 
 def is_trainable(part: object) -> bool:

@@ -237,14 +237,15 @@ def check_takes_loss_alone(args: Iterable[Any], kwargs: Mapping[str, Any]) -> No
         )
 
 
-def check_same_number(batches: Any, most: int, collective: Collective, instead: str) -> None:
+def check_same_number(batches: Any, most: int, collective: Collective, how: str, instead: str) -> None:
     """Raise `UsageError`, on every rank, if the ranks' loops would end at different steps. Collective.
 
     Args:
         batches: a loader, or the number of its batches; one without a length is not compared.
         most: batches of a step, of which the last may have fewer on one rank than on another; 1 if it may not.
         collective: the ranks.
-        instead: what to do about it.
+        how: what lets them have different numbers.
+        instead: what to do about it, as a sentence.
     """
     try:
         own = int(batches if isinstance(batches, int | float) else len(batches))
@@ -253,8 +254,8 @@ def check_same_number(batches: Any, most: int, collective: Collective, instead: 
     numbers = [number for (number,) in gathered([own], collective)]
     if min(numbers) >= 0 and len({-(-number // most) for number in numbers}) > 1:
         raise UsageError(
-            f"the ranks have {', '.join(map(str, numbers))} batches, so that some would wait for the others' last step "
-            f"for ever {instead}."
+            f"the ranks have {', '.join(map(str, numbers))} batches ({how}), so some would wait for ever for the "
+            f"others' last step. {instead}"
         )
 
 

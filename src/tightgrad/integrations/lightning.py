@@ -132,11 +132,10 @@ class TightGrad(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare how many batches the ranks have: Lightning sends a message before each of them."""
-        instead = (
-            "(use_distributed_sampler=False, or a sampler of your own); give every rank the same number of batches"
-        )
         if trainer.world_size > 1:
-            check_same_number(trainer.num_training_batches, 1, self.pipe.adapter.collective, instead)
+            how = "use_distributed_sampler=False, or a sampler of your own"
+            instead = "Give every rank the same number of batches."
+            check_same_number(trainer.num_training_batches, 1, self.pipe.adapter.collective, how, instead)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Open a window at its first batch, and hold the micro-batch. Before the first window, load what a checkpoint
@@ -178,8 +177,9 @@ class TightGrad(Callback):
         if self.pipe.adapter.collective.rank == 0:
             warn(
                 f"the fit goes on after {done} of the {full} batches that make one step, and the checkpoint has no "
-                "gradients of theirs, as where an error or an interrupt ended the fit that saved it: they are left "
-                "out, and the next step has fewer batches.",
+                "gradients of these. If an error or an interrupt ended the fit that saved it, they are left out, and "
+                "the next step has fewer batches; if accumulate_grad_batches was smaller then, they may have been "
+                "stepped already.",
                 1,
             )
 

@@ -29,9 +29,9 @@ from tightgrad.core.errors import UnsupportedError, UsageError
 from tightgrad.core.notices import warn
 from tightgrad.core.placement import is_dtensor
 from tightgrad.core.types import Grads
-from tightgrad.integrations.accelerate_checks import EVEN, check_supported, full_plan
+from tightgrad.integrations.accelerate_checks import check_even, check_supported, full_plan
 from tightgrad.integrations.accelerated_optimizer import TightOptimizer
-from tightgrad.integrations.external_loop import ExternalLoop, check_same_number, check_takes_loss_alone, with_clip
+from tightgrad.integrations.external_loop import ExternalLoop, check_takes_loss_alone, with_clip
 from tightgrad.integrations.transformers_loss import counts_labels, has_own_loss, told_of_columns, weight_of_loss
 from tightgrad.pipeline.attach import attach
 from tightgrad.pipeline.pipeline import GradientPipeline
@@ -138,10 +138,7 @@ class TightTrainerMixin:
         )
         if resume_from_checkpoint is not None:
             loop.load(Path(resume_from_checkpoint) / FOLDER)
-        if not accelerator.even_batches and accelerator.num_processes > 1:
-            adapter = loop.pipe.adapter
-            most = 1 if adapter.every_rank_runs else self.args.gradient_accumulation_steps  # type: ignore[attr-defined]
-            check_same_number(train_dataloader, most, adapter.collective, EVEN)
+        check_even(accelerator, self.args.gradient_accumulation_steps, train_dataloader, loop)  # type: ignore[attr-defined]
         accelerator.backward = self._backward
         accelerator.clip_grad_norm_ = lambda *args, **kwargs: loop.later_norm()
         callbacks = self.callback_handler.callbacks  # type: ignore[attr-defined]

@@ -15,7 +15,8 @@ from tightgrad.testing.checks import Checks, OfLastSubject, context_of
 FEEDBACK_CHECKS = Checks()
 MEMORY_CHECKS = Checks()
 _BANKS = OfLastSubject()
-STEPS = 4
+STEPS = 12
+FEW_STEPS = 4
 EPS = 2.0**-24
 SHAPES = {"matrix": (17, 13), "bias": (9,), "scalar": (), "empty": (0,)}
 
@@ -118,10 +119,10 @@ def on_ranks(world_size: int, sending: Sending, body: Callable[[Bank], Any]) -> 
 
 
 def after_all_steps(sending: Sending, world_size: int) -> list[Bank]:
-    """Return the banks after `STEPS` steps, or after two where nothing is added up; the same to each check."""
+    """Return the banks after `STEPS` steps, or `FEW_STEPS` where nothing is added up; the same to each check."""
 
     def body(bank: Bank) -> Bank:
-        for step in range(STEPS if sending.case.conserves else 2):
+        for step in range(STEPS if sending.case.conserves else FEW_STEPS):
             bank.step(step)
         return bank
 
@@ -131,7 +132,7 @@ def after_all_steps(sending: Sending, world_size: int) -> list[Bank]:
 
 @FEEDBACK_CHECKS.add(variants={"1 rank": 1, "3 ranks": 3}, applies=lambda sending: sending.case.conserves)
 def check_conservation(sending: Sending, world_size: int) -> None:
-    """Check that what was delivered and what is left add up to what was put in, over several steps and all ranks."""
+    """Check that what was delivered and what is left add up to what was put in, over many steps and all ranks."""
     banks = after_all_steps(sending, world_size)
     for name in SHAPES:
         put_in = torch.stack([bank.put_in[name] for bank in banks]).sum(dim=0)

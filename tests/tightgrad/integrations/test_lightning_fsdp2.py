@@ -1,7 +1,6 @@
 """Lightning under `ModelParallelStrategy`: validation before and inside of windows, and going on after any batch."""
 
 import warnings
-from itertools import islice
 
 import lightning
 import pytest
@@ -10,10 +9,9 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
-from torch.utils.data import DataLoader
 
 import tightgrad as tg
-from support.lightning_fits import FILTERS
+from support.lightning_fits import FILTERS, WithPlace
 from support.ranks import run_ranks
 from support.tagging import (
     BATCH,
@@ -76,24 +74,6 @@ class PartlySharded(ShardedBelow):
 
     def training_step(self, batch, index):
         return self.scale * super().training_step(batch, index)
-
-
-class WithPlace(DataLoader):
-    """Goes on where its state says, as torchdata's loader does."""
-
-    begin = place = 0
-
-    def __iter__(self):
-        self.place, self.begin = self.begin, 0
-        for batch in islice(super().__iter__(), self.place, None):
-            self.place += 1
-            yield batch
-
-    def state_dict(self):
-        return {"place": self.place}
-
-    def load_state_dict(self, state):
-        self.begin = state["place"]
 
 
 class Saves(Callback):

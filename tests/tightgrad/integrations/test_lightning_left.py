@@ -87,7 +87,7 @@ def test_a_checkpoint_of_an_interrupt_says_what_it_has_not(tmp_path):
             trainer_of(TightGrad(), saves, Interrupts(), enable_checkpointing=True).fit(Regression(), data())
     finally:
         signal.signal(signal.SIGINT, handler)
-    with pytest.warns(tg.TightGradWarning, match="goes on after 3 of the 4 batches .* no gradients of theirs"):
+    with pytest.warns(tg.TightGradWarning, match="goes on after 3 of the 4 batches .* no gradients of these"):
         trainer_of(TightGrad()).fit(Regression(), data(), ckpt_path=tmp_path / "left.ckpt")
 
 

@@ -3,7 +3,6 @@ or the user is told what is left out.
 """
 
 import json
-from itertools import islice
 
 import lightning
 import pytest
@@ -13,7 +12,7 @@ from torch.utils.data import DataLoader
 
 import tightgrad as tg
 from support.accelerate_state import reset
-from support.lightning_fits import FILTERS
+from support.lightning_fits import FILTERS, WithPlace
 from support.ranks import run_ranks
 from support.tagging import (
     BATCH,
@@ -33,24 +32,6 @@ from tightgrad.integrations.lightning import TightGrad
 LEFT = "ignore:the loop over the training loader was left:tightgrad.TightGradWarning"
 pytestmark = [pytest.mark.filterwarnings(text) for text in (*FILTERS, LEFT)]
 PLACES = [3, 5, 7, 13]  # in full and in short windows, between windows, and in the second epoch
-
-
-class WithPlace(DataLoader):
-    """Goes on where its state says, as torchdata's loader does."""
-
-    begin = place = 0
-
-    def __iter__(self):
-        self.place, self.begin = self.begin, 0
-        for batch in islice(super().__iter__(), self.place, None):
-            self.place += 1
-            yield batch
-
-    def state_dict(self):
-        return {"place": self.place}
-
-    def load_state_dict(self, state):
-        self.begin = state["place"]
 
 
 def accelerated(ranks=1, steps=STEPS):

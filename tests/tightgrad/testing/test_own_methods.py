@@ -78,7 +78,7 @@ FAULTS = (
     ("Unregistered", "test_codec[config_and_repr_round_trip", "no method has the id 'unregistered'"),
     ("Loose", "test_clipper[the_applied_norm_is_at_most_the_bound", "above the bound 1"),
     ("Averaging", "test_reducer[ranks_agree_and_transmitted_adds_up", "does not add up to its total"),
-    ("Forgetful", "test_feedback[conservation", "was neither delivered nor kept after 4 steps"),
+    ("Forgetful", "test_feedback[conservation", "was neither delivered nor kept after 12 steps"),
     ("Roleless", "test_feedback[conservation", 'has role="residual", so flush() would deliver nothing'),
 )
 

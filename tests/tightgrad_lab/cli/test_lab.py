@@ -62,35 +62,42 @@ def train_few(rank, send, jobs):
     factorial.train_jobs(rank, send, jobs)
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """One run of the command; gives its JSON and its folder. What was measured for the book is not drawn here."""
-    folder = tmp_path_factory.mktemp("lab")
+def run_lab(folder):
+    """Run the command on few images; give its JSON."""
     own = factorial.case_settings
 
     def tiny(*args, **kwargs):
         return replace(own(*args, **kwargs), batch_size=120, micro_batches=4)
 
-    out, err, slides = io.StringIO(), io.StringIO(), []
+    out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(factorial, "case_settings", tiny)
         patch.setattr(factorial, "train_jobs", train_few)
+        where = ["--runs", str(folder / "runs"), "--report", str(folder / "report")]
+        code = cli.run(["lab", "image", "--epochs", "1", *where, "--json"])
+    assert code == 0, err.getvalue()
+    return json.loads(out.getvalue())
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """One run of the command; gives its JSON and its folder. What was measured for the book is not drawn here."""
+    folder, slides = tmp_path_factory.mktemp("lab"), []
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(import_module("tightgrad_lab.report.build"), "published", lambda *_: None)
         patch.setattr("tightgrad_lab.cli.lab.build_slides", lambda *where: slides.append(where))
-        arguments = [
-            "lab",
-            "image",
-            "--epochs",
-            "1",
-            "--runs",
-            str(folder / "runs"),
-            "--report",
-            str(folder / "report"),
-        ]
-        code = cli.run([*arguments, "--json"])
-    assert code == 0, err.getvalue()
+        shown = run_lab(folder)
     assert slides == [(folder / "runs", folder / "report")]
-    return json.loads(out.getvalue()), folder
+    return shown, folder
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_what_was_measured_for_the_book_and_with_the_slides(tmp_path, lab):
+    run_lab(tmp_path)
+    written = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"index.html", "book.html", "book.zh.html", "slides.en.html", "slides.zh.html"} <= written
+    drawn = [(folder / "report" / "book.html").read_text("utf-8").count("<svg") for folder in (tmp_path, lab[1])]
+    assert drawn[0] > drawn[1], "published results are drawn where the run has none"
 
 
 def test_json_has_a_row_for_each_combination(lab):

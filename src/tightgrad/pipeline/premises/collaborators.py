@@ -108,8 +108,8 @@ def check_will_step(optimizers: Iterable[object]) -> None:
     for optimizer in optimizers:
         if not getattr(getattr(optimizer, "gradient_state", None), "sync_gradients", True):
             raise UsageError(
-                f"{type(optimizer).__name__}.step() would do nothing now, since Accelerate counts batches as well and "
-                "takes this one for none of its steps; the window's gradients would be lost. Nothing has been changed. "
+                f"{type(optimizer).__name__}.step() would do nothing now: Accelerate counts batches as well, and by "
+                "its count no step is due, so the window's gradients would be lost. Nothing has been changed. "
                 "Leave `with accelerator.accumulate(model):` out, since pipe.windows() makes the windows; or attach "
                 "optimizer.optimizer; or take tightgrad.integrations.accelerate.TightAccelerator."
             )
